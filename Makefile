@@ -1,0 +1,61 @@
+# Every target makes its own environment in .venv, once; nothing is installed outside of it.
+.DEFAULT_GOAL := help
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 ...` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help install demo first-result seeds test lint lab tiny-clip bench-retrieval clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+
+install: $(STAMP)  ## make .venv and install everything into it (every target does this by itself)
+
+demo: $(STAMP)  ## train and score CSGN on the embedded benchmark; leaves reports/demo/index.html
+	@$(RUN) -m csgn_lib demo
+
+test: $(STAMP)  ## check the style and run the tests
+	@$(RUN) -m ruff check csgn_lib tests notebooks
+	@$(RUN) -m ruff format --check csgn_lib tests
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2
+
+lint: $(STAMP)  ## mend the style where a machine can
+	@$(RUN) -m ruff check --fix csgn_lib tests notebooks
+	@$(RUN) -m ruff format csgn_lib tests
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a token
+	@$(RUN) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)"
+
+first-result: demo  ## the demo, and its table and pictures kept under reports/first-result for the README
+	@mkdir -p reports/first-result
+	@cp reports/demo/results.csv reports/demo/table.txt reports/first-result/
+	@for f in people strip-worst strip-best; do cp "$$(ls -t reports/runs/*/figures/$$f.png | head -1)" reports/first-result/; done
+
+seeds: $(STAMP)  ## the demo's rows over three seeds: some 20 minutes on 2 cores; leaves reports/seeds
+	@$(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/seeds/rows.json)" -p seeds '[0, 1, 2]' -p every '{}' \
+	  -p out "$(CURDIR)/reports/seeds"
+
+tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again: some 40 minutes on 2 cores
+	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining \
+	  --clip-steps 1800 --resnet-steps 800
+
+bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
+	@$(RUN) -m csgn_lib.retrieval
+
+clean:  ## remove .venv and caches; data and reports stay
+	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build
+	find csgn_lib tests -name __pycache__ -prune -exec rm -rf {} +
+
+# An environment that has all it needs is reused without the network (--no-index); else pip fetches.
+$(STAMP): pyproject.toml
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
+	  test -n "$(PYTHON)" || { echo "csgn: Python 3.11 or newer was not found; install it, or: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	  echo "making $(VENV) with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	    echo "csgn: python -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; }
+	@$(RUN) -m pip install --quiet --no-index --no-build-isolation -e ".[test]" >/dev/null 2>&1 \
+	  || { echo "installing into $(VENV): some 3 GB once, minutes"; $(RUN) -m pip install -e ".[test]"; }
+	@touch $@
