@@ -1,0 +1,56 @@
+"""What several test files share: one tiny rendered world, and one small CLIP with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from csgn_lib import datasets, synthetic
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from csgn_lib.backbones import ClipTower
+
+TINY = synthetic.World(people=(8, 4, 6), wardrobe=(6, 4, 4), images=(4, 2, 2), outfits=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_world() -> synthetic.World:
+    """8, 4 and 6 people in three outfits each: 192 + 48 + 72 pictures."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny world on disk; not to be written to."""
+    return synthetic.ensure(TINY, tmp_path_factory.mktemp("world") / "synthetic", processes=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_benchmark(tiny_root: Path) -> datasets.Benchmark:
+    return datasets.load("synthetic", tiny_root)
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    """In float32, whatever precision an earlier test of this process trained in."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="no")
+
+
+@pytest.fixture(scope="session")
+def random_clip() -> ClipTower:
+    """csgn-tiny at 96 x 48 with random weights, frozen; copy it to train it."""
+    import torch
+
+    from csgn_lib.backbones import load_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return load_clip("csgn-tiny", None, (96, 48)).eval().requires_grad_(False)
