@@ -1,0 +1,84 @@
+"""Benchmarks on disk, their protocols as data, and what is wrong with a download.
+
+``load(name, root)`` reads any layout of NAMES into a ``Benchmark``: three frames of paths and labels.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from csgn_lib.datasets import (
+    ccvid,
+    celebreid,
+    deepchange,
+    last,
+    ltcc,
+    market1501,
+    own_images,
+    portrait,
+    prcc,
+    vcclothes,
+)
+from csgn_lib.datasets.benchmark import Benchmark, Omission
+from csgn_lib.datasets.integrity import Problem, Report
+from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, nearest
+from csgn_lib.datasets.protocols import resolve as protocol
+from csgn_lib.records import InputError, home
+
+_READERS = {
+    "ltcc": (ltcc.read, ltcc.FOLDER),
+    "prcc": (prcc.read, prcc.FOLDER),
+    "vcclothes": (vcclothes.read, vcclothes.FOLDER),
+    "celebreid": (celebreid.read, celebreid.FOLDER),
+    "celebreid_light": (celebreid.read, celebreid.FOLDER_LIGHT),
+    "deepchange": (deepchange.read, deepchange.FOLDER),
+    "last": (last.read, last.FOLDER),
+    "ccvid": (ccvid.read, ccvid.FOLDER),
+    "market1501": (market1501.read, market1501.FOLDER),
+    "synthetic": (ltcc.read, "synthetic"),
+    "csv": (own_images.read, own_images.FOLDER),
+}
+NAMES: tuple[str, ...] = tuple(_READERS)
+
+__all__ = [
+    "BENCHMARK_PROTOCOLS",
+    "NAMES",
+    "PROTOCOLS",
+    "Benchmark",
+    "Omission",
+    "Problem",
+    "Protocol",
+    "Report",
+    "ccvid",
+    "load",
+    "portrait",
+    "protocol",
+]
+
+
+def load(name: str, root: str | Path | None = None) -> Benchmark:
+    """Read a benchmark's index from disk; images are not opened.
+
+    Images that ``left_out.csv`` in the root lists (``Benchmark.save_omissions`` writes it) are left out, on record.
+
+    Args:
+        name: one of NAMES; ``csv`` is a folder of your own images, ``synthetic`` the embedded benchmark.
+        root: its folder. None: the release's own folder name (``LTCC_ReID``, ``prcc``, ...) below the
+            folder that the environment variable CSGN_DATA names, or else below the workbench's ``data``.
+
+    Raises:
+        InputError: an unknown name (with the nearest), a wrong root (with the right one, if it is near
+            by), a file whose name cannot be read, an empty split.
+    """
+    if name not in _READERS:
+        raise InputError(f"unknown benchmark {name!r}{nearest(str(name).lower().replace('-', ''), NAMES)}")
+    read, folder = _READERS[name]
+    if root is None and name == "synthetic":
+        raise InputError(
+            "the embedded benchmark is drawn before it is read: "
+            "root = csgn_lib.synthetic.ensure(world), then load('synthetic', root)"
+        )
+    return read(
+        Path(os.environ.get("CSGN_DATA", home() / "data"), folder) if root is None else root, name
+    ).obey_omissions()

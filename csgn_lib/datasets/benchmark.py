@@ -1,0 +1,249 @@
+"""A benchmark: three frames, the protocols that fit them, and a record of what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from csgn_lib.datasets import frames as fr
+from csgn_lib.datasets.duplicates import NEAR
+from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, Protocol, resolve
+from csgn_lib.records import InputError, write_text
+
+if TYPE_CHECKING:
+    from csgn_lib.datasets.integrity import Report
+
+_TRACKLETS = {"ccvid"}  # ranked by tracklet, not by image
+LEFT_OUT = "left_out.csv"  # path and reason of images that every load leaves out, in the benchmark's root
+_FACES = {"deepchange", "ccvid"}  # their agreements ask for blocked faces in any figure
+_DISTRACTORS = {"market1501": 0, "last": 0}  # the person number of gallery images of nobody in particular
+
+
+@dataclass(frozen=True)
+class Omission:
+    """One image that is left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Images with labels, in three frames.
+
+    Every frame has ``path`` (relative to ``root``, "/"-separated), ``person, camera, clothes`` (int64;
+    -1 where the benchmark has no such label), the same three as text in ``..._label``, and
+    ``tracklet`` for video. Rows are sorted by path. ``frame.attrs["benchmark"]`` is ``name``.
+
+    Attributes:
+        train: people and clothes numbered 0..N-1.
+        query, gallery: people by their raw number; clothes numbered over both.
+        validation: other people, for tuning: their query and gallery, and an empty train.
+        unused: images of the release in no split, with a column ``split`` (PRCC's val, Market's junk).
+        omissions: what ``without`` left out.
+        held_out: true for a validation that ``hold_out`` cut from the training people.
+    """
+
+    name: str
+    root: Path
+    train: pd.DataFrame
+    query: pd.DataFrame
+    gallery: pd.DataFrame
+    validation: Benchmark | None = None
+    unused: pd.DataFrame | None = None
+    omissions: tuple[Omission, ...] = ()
+    held_out: bool = False
+
+    def __post_init__(self) -> None:
+        for frame in (self.train, self.query, self.gallery):
+            frame.attrs["benchmark"] = self.name
+            frame.attrs["unit"] = "tracklet" if self.name in _TRACKLETS else "image"
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{split} {len(frame):,}" for split, frame in self.frames())
+        left_out = f"; {len(self.omissions)} left out" if self.omissions else ""
+        return f"Benchmark({self.name!r}, {str(self.root)!r}: {sizes}{left_out})"
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Names of the protocols that this benchmark's labels allow; the headline first."""
+        return tuple(name for name, protocol in BENCHMARK_PROTOCOLS[self.name].items() if self._allows(protocol))
+
+    def _allows(self, protocol: Protocol) -> bool:
+        try:
+            protocol.check(self.query, self.gallery)
+        except InputError:
+            return self.query.empty and self.gallery.empty  # nothing to test: nothing to tell them apart by
+        return True
+
+    def protocol(self, name: str | Protocol | None = None) -> Protocol:
+        """What a protocol's name means here; without a name the headline. Raises InputError."""
+        return resolve(self.protocols[0] if name is None else name, self.name)
+
+    @property
+    def distractor(self) -> int | None:
+        """The person number of distractors in the gallery, which are ranked but match nobody."""
+        return _DISTRACTORS.get(self.name)
+
+    @property
+    def hide_faces(self) -> bool:
+        """Whether the owners ask for blocked faces in figures."""
+        return self.name in _FACES
+
+    def frames(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """(split, frame) of every split that has rows; validation as ``validation_query`` and so on."""
+        for split in ("train", "query", "gallery"):
+            if len(getattr(self, split)):
+                yield split, getattr(self, split)
+        if self.validation is not None:
+            yield from ((f"validation_{split}", frame) for split, frame in self.validation.frames())
+
+    def check(self, images: bool = True, near: int = NEAR, workers: int | None = None) -> Report:
+        """Compare with the published counts and look for damage; see ``integrity.check``."""
+        from csgn_lib.datasets.integrity import check  # it reads a Benchmark: the other way round at the top
+
+        return check(self, images=images, near=near, workers=workers)
+
+    def without(self, paths: Iterable[str], reason: str) -> Benchmark:
+        """This benchmark less some images, by a rule that is recorded in ``omissions`` and the manifest.
+
+        Training people and clothes are numbered afresh, so that they stay contiguous.
+
+        Raises:
+            InputError: no reason, or a path that is in no split.
+        """
+        dropped = sorted(set(paths))
+        if not reason.strip():
+            raise InputError("leaving images out needs a reason: it becomes part of every run's record")
+        present = set().union(*(frame["path"] for _, frame in self.frames()))
+        for path in dropped:
+            if path not in present:
+                raise InputError(f"{path!r} is in no split of {self.name}; paths are relative to {self.root}")
+        kept = self._keep(set(dropped))
+        return replace(kept, omissions=self.omissions + tuple(Omission(path, reason.strip()) for path in dropped))
+
+    def save_omissions(self) -> Path:
+        """Write ``omissions`` to LEFT_OUT in ``root``; from then on ``load`` leaves those images out.
+
+        Raises InputError if the folder cannot be written: then keep ``without`` in your own code.
+        """
+        file = self.root / LEFT_OUT
+        table = pd.DataFrame([(o.path, o.reason) for o in self.omissions], columns=["path", "reason"])
+        try:
+            write_text(file, table.to_csv(index=False))
+        except OSError as error:
+            raise InputError(f"{file} cannot be written ({error}); call without() after load() instead") from None
+        return file
+
+    def obey_omissions(self) -> Benchmark:
+        """This benchmark less what LEFT_OUT in ``root`` lists, on record; itself if there is no such file.
+
+        Raises InputError naming the file: it is no such table, or lists (the rows are named) a path that is in no
+        split or has no reason.
+        """
+        file = self.root / LEFT_OUT
+        if not file.is_file():
+            return self
+        try:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise InputError(f"{file} cannot be read as a comma-separated UTF-8 file: {error}") from None
+        if list(table.columns) != ["path", "reason"]:
+            raise InputError(f"{file}: expected the columns path, reason; found {', '.join(table.columns)}")
+        left = self
+        for reason, rows in table.groupby("reason", sort=False):
+            try:
+                left = left.without(rows["path"], reason)
+            except InputError as error:
+                raise InputError(f"{file}, rows {rows.index[0] + 1} to {rows.index[-1] + 1}: {error}") from None
+        return left
+
+    def _keep(self, dropped: set[str]) -> Benchmark:
+        keep = {split: fr.select(f, ~f["path"].isin(dropped)) for split, f in self.frames() if "_" not in split}
+        if "train" in keep:
+            keep["train"] = fr.number_train(keep["train"])
+        validation = None if self.validation is None else self.validation._keep(dropped)
+        return replace(self, validation=validation, **keep)
+
+    def hold_out(self, people: int, seed: int) -> Benchmark:
+        """Move ``people`` people from train to ``validation``, chosen by ``seed``.
+
+        Their query is one image per person x outfit x camera (CCVID: one tracklet), the rest is their
+        gallery. People are taken in the order of a hash of seed and label: the same on every machine,
+        and the first ones of a larger choice are those of a smaller one. Who has a single image stays.
+
+        Raises:
+            InputError: validation people exist already, or not enough people can be moved.
+        """
+        if people == 0:
+            return self
+        if self.validation is not None:
+            raise InputError(f"{self.name} has validation people already; hold_out(people=0) keeps them")
+        unit = "tracklet" if self.name in _TRACKLETS else "path"
+        sizes = self.train.groupby("person_label")[unit].nunique()
+        able = sorted(sizes.index[sizes > 1], key=lambda label: hashlib.sha256(f"{seed} {label}".encode()).digest())
+        if not 0 < people < len(able):
+            raise InputError(f"hold_out: people = {people}; {self.name} has {len(able)} training people to choose from")
+        moved = self.train["person_label"].isin(able[:people])
+        validation = self._as_validation(fr.select(self.train, moved))
+        return replace(self, train=fr.number_train(fr.select(self.train, ~moved)), validation=validation)
+
+    def _as_validation(self, held: pd.DataFrame) -> Benchmark:
+        raw = pd.to_numeric(held["person_label"].str.lstrip("P"), errors="coerce")
+        held = fr.number_clothes(held.assign(person=held["person"] if raw.isna().any() else raw.astype("int64")))[0]
+        held.attrs = dict(self.train.attrs)
+        asked = fr.pick_queries(held)
+        query, gallery = fr.select(held, asked), fr.select(held, ~asked)
+        return Benchmark(self.name, self.root, held.iloc[:0].copy(), query, gallery, held_out=True)
+
+    def manifest(self, contents: bool = False) -> str:
+        """sha256 (hex) that names the data: sorted paths, sizes in bytes, labels, splits, omissions.
+
+        Args:
+            contents: read every file and hash its bytes too; without, a change that keeps the size and
+                the name of a file goes unseen.
+
+        ``hold_out`` does not change it: the data are the same.
+        """
+        digest = hashlib.sha256()
+        for line in sorted(self._manifest_lines(contents)):
+            digest.update(line.encode() + b"\n")
+        return digest.hexdigest()
+
+    def _manifest_lines(self, contents: bool) -> Iterator[str]:
+        for split, frame in self.frames():
+            cut = self.validation is not None and self.validation.held_out and split.startswith("validation")
+            columns = [frame[c].tolist() for c in ("path", "person_label", "clothes_label", "camera_label")]
+            for path, *labels in zip(*columns, strict=True):
+                file = os.path.join(self.root, path)
+                yield "\t".join(
+                    ["train" if cut else split, path, _size(file), *labels, _bytes(file) if contents else ""]
+                )
+        for omission in self.omissions:
+            yield f"left out\t{omission.path}\t{omission.reason}"
+
+    def record(self) -> dict[str, Any]:
+        """What a run writes down about its data, ready for JSON."""
+        left_out = [{"path": omission.path, "reason": omission.reason} for omission in self.omissions]
+        images = {split: len(frame) for split, frame in self.frames()}
+        return {"benchmark": self.name, "manifest": self.manifest(), "images": images, "left_out": left_out}
+
+
+def _size(file: str) -> str:
+    try:
+        return str(os.stat(file).st_size)
+    except FileNotFoundError:
+        return "missing"
+
+
+def _bytes(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return "missing"

@@ -1,0 +1,307 @@
+"""Is this download what it should be? Counts against the published ones, damage, duplicates, leaks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from csgn_lib.datasets.duplicates import NEAR, Fingerprints, exact_pairs, featureless, fingerprints, near_pairs
+from csgn_lib.datasets.published import MARKS, PUBLISHED, Count
+
+if TYPE_CHECKING:
+    from csgn_lib.datasets.benchmark import Benchmark
+
+_RESTARTS = {"celebreid", "celebreid_light"}  # test people are numbered from 1 again: equal numbers, other people
+_EXAMPLES = 20  # paths kept of a kind that can run into millions (frames of one video look alike)
+
+
+_RELATIONS = {  # how the two images of a pair are related, worst first
+    "across_people": ("warning", "pairs of images labelled as different people"),
+    "across_sides": ("error", "pairs, one image in train and the other in test or validation"),
+    "across_query_and_gallery": ("note", "pairs of one person, one image a query and the other in the gallery"),
+    "within_person": ("note", "pairs within a person and split, as in neighbouring frames of a video"),
+}
+
+# what is looked for: whether images must be opened to see it
+KINDS: dict[str, bool] = {
+    "missing": False,
+    "undecodable": True,
+    "listed_twice": False,
+    "people_in_train_and_test": False,
+    **{f"{kind}_{relation}": True for kind in ("duplicates", "near_duplicates") for relation in _RELATIONS},
+    "count": False,
+    "query_without_match": False,
+    "folder_disagrees": False,
+    "outfit_seen_once": False,
+    "featureless": True,
+    "left_out": False,
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of finding.
+
+    Attributes:
+        kind: a key of KINDS.
+        severity: error: a result would be wrong or a run would stop. warning: look before trusting a
+            number. note: usual in this field, but good to know.
+        detail: what it is, with numbers.
+        paths: the images, or for pairs the first few, two and two.
+    """
+
+    kind: str
+    severity: Literal["error", "warning", "note"]
+    detail: str
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What ``check`` found.
+
+    Attributes:
+        counts: frame ``split what published mark source found agrees``; one row a published number
+            and, for what has none published, a row with the number found.
+        problems: worst first; empty if nothing was found.
+        manifest: the data's hash, as in every run's record.
+        opened: whether the images were opened, or only listed.
+    """
+
+    name: str
+    counts: pd.DataFrame
+    problems: tuple[Problem, ...]
+    manifest: str
+    opened: bool
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that would make a result wrong or stop a run."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Paths of missing and undecodable images, for ``Benchmark.without(report.broken, reason)``."""
+        kinds = {"missing", "undecodable"}
+        return tuple(sorted(path for problem in self.problems if problem.kind in kinds for path in problem.paths))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The problems as a table: ``severity kind detail paths`` (the first path, and how many more)."""
+        rows = [(p.severity, p.kind, p.detail, _some(p.paths)) for p in self.problems]
+        return pd.DataFrame(rows, columns=["severity", "kind", "detail", "paths"])
+
+    @property
+    def overview(self) -> pd.DataFrame:
+        """Everything looked for: ``kind severity found``; "none" where nothing was, the worst where several were."""
+        rows = []
+        for kind, opening in KINDS.items():
+            problems = [problem for problem in self.problems if problem.kind == kind]
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            nothing = "none" if self.opened or not opening else "not looked for: images were not opened"
+            severity, found = (problems[0].severity, problems[0].detail + more) if problems else ("", nothing)
+            rows.append((kind, severity, found))
+        return pd.DataFrame(rows, columns=["kind", "severity", "found"])
+
+    def __str__(self) -> str:
+        width = "images opened" if self.opened else "images listed, not opened"
+        lines = [f"{self.name}: {width}; manifest {self.manifest}", self.counts.to_string(index=False), ""]
+        lines += [f"{p.severity}: {p.kind}: {p.detail} {_some(p.paths)}".rstrip() for p in self.problems]
+        return "\n".join(lines if self.problems else [*lines, "no problem found"])
+
+
+def _some(paths: tuple[str, ...]) -> str:
+    return "" if not paths else paths[0] + (f" (+{len(paths) - 1})" if len(paths) > 1 else "")
+
+
+def check(benchmark: Benchmark, images: bool = True, near: int = NEAR, workers: int | None = None) -> Report:
+    """Compare a benchmark with the published counts and look for damage, duplicates and leaks.
+
+    Args:
+        images: open every image (1 to 2 ms each); without, only names and sizes are looked at.
+        near: bits of 64 by which the difference hashes of near duplicates may differ.
+        workers: threads that decode; none: one a processor.
+
+    Nothing is changed or left out: ``benchmark.without(report.broken, reason)`` does that, on record.
+    """
+    counts = count_table(benchmark)
+    everything = _everything(benchmark)
+    problems = [*_labels(benchmark, everything), *_miscounts(counts)]
+    if images:
+        prints = fingerprints(benchmark.root, everything["path"], workers)
+        problems += [*_damage(everything, prints), *_duplicates(everything, prints, near)]
+    else:
+        there = [os.path.exists(os.path.join(benchmark.root, path)) for path in everything["path"]]
+        problems += _listing("missing", "error", "listed files do not exist", everything["path"][~np.array(there)])
+    problems.sort(key=lambda problem: ("error", "warning", "note").index(problem.severity))
+    return Report(benchmark.name, counts, tuple(problems), benchmark.manifest(), images)
+
+
+def _everything(benchmark: Benchmark) -> pd.DataFrame:
+    """All rows with their split, the side they are on and ``who``: a person's name across sides."""
+    frames = [frame.assign(split=split) for split, frame in benchmark.frames()]
+    rows = pd.concat(frames, ignore_index=True)
+    rows["side"] = rows["split"].str.split("_").str[0].replace({"query": "test", "gallery": "test"})
+    rows["who"] = rows["person_label"]
+    if benchmark.name in _RESTARTS:
+        rows["who"] = rows["side"].where(rows["side"] == "test", "train") + " " + rows["who"]
+    nobody = (rows["side"] != "train") & rows["person"].isin([-1, benchmark.distractor])
+    rows.loc[nobody, "who"] = "nobody"
+    return rows
+
+
+def _listing(kind: str, severity: str, text: str, paths: Iterable[str]) -> list[Problem]:
+    paths = tuple(sorted(set(paths)))
+    return [Problem(kind, severity, f"{len(paths):,} {text}", paths)] if paths else []
+
+
+def _labels(benchmark: Benchmark, rows: pd.DataFrame) -> Iterator[Problem]:
+    """What can be seen without opening an image."""
+    yield from _listing("listed_twice", "error", "images are listed twice", rows["path"][rows["path"].duplicated()])
+    known = rows[rows["who"] != "nobody"]
+    sides = known.groupby("who")["side"].nunique()
+    shared = sides.index[sides > 1]
+    if len(shared):
+        paths = tuple(known["path"][known["who"].isin(shared)])
+        some = ", ".join(shared[:5])
+        yield Problem("people_in_train_and_test", "error", f"{len(shared)} people, such as {some}", paths)
+    for prefix in ("", "validation_"):
+        query, gallery = (known[known["split"] == f"{prefix}{split}"] for split in ("query", "gallery"))
+        lost = query["path"][~query["who"].isin(gallery["who"])]
+        yield from _listing(
+            "query_without_match", "warning", f"{prefix}query images have no match in the gallery", lost
+        )
+    outfit = known["side"] + " " + known["clothes_label"]
+    once = (outfit.groupby(outfit).transform("size") == 1) & (known["clothes_label"] != "")
+    yield from _listing("outfit_seen_once", "note", "outfits are seen in a single image", known["path"][once])
+    reasons = ", ".join(sorted({omission.reason for omission in benchmark.omissions}))
+    left_out = (omission.path for omission in benchmark.omissions)
+    yield from _listing("left_out", "note", f"images are left out on record ({reasons})", left_out)
+    if benchmark.name == "last":
+        folder = known["path"].str.split("/").str[-2]
+        differs = folder.str.fullmatch(r"\d+") & (folder != known["person_label"])
+        text = "images lie in another person's folder; their names are trusted"
+        yield from _listing("folder_disagrees", "note", text, known["path"][differs])
+
+
+def _damage(rows: pd.DataFrame, prints: Fingerprints) -> Iterator[Problem]:
+    missing, bad = prints.error == "missing", (prints.error != "") & (prints.error != "missing")
+    yield from _listing("missing", "error", "listed files do not exist", rows["path"][missing])
+    text = f"images cannot be decoded ({prints.error[bad][0]})" if bad.any() else ""
+    yield from _listing("undecodable", "error", text, rows["path"][bad])
+    flat = (prints.error == "") & featureless(prints.thumbnail)
+    yield from _listing("featureless", "warning", "images are one flat colour", rows["path"][flat])
+
+
+def _relations(rows: pd.DataFrame) -> Callable[[NDArray[np.int64]], NDArray[np.object_]]:
+    """A function from pairs of positions (n, 2) to their keys in _RELATIONS (n,)."""
+    labels = [pd.factorize(rows[column])[0] for column in ("who", "side", "split")]
+    somebody = (rows["who"] != "nobody").to_numpy()
+
+    def relate(pairs: NDArray[np.int64]) -> NDArray[np.object_]:
+        who, side, split = (codes[pairs] for codes in labels)
+        out = np.full(len(pairs), "within_person", dtype=object)
+        out[split[:, 0] != split[:, 1]] = "across_query_and_gallery"
+        out[(who[:, 0] != who[:, 1]) | ~somebody[pairs].all(axis=1)] = "across_people"
+        out[side[:, 0] != side[:, 1]] = "across_sides"
+        return out
+
+    return relate
+
+
+def _duplicates(rows: pd.DataFrame, prints: Fingerprints, near: int) -> Iterator[Problem]:
+    relate = _relations(rows)
+    yield from _pairs_by_relation("duplicates", "identical", rows, relate, [exact_pairs(prints)])
+    yield from _pairs_by_relation("near_duplicates", "alike", rows, relate, near_pairs(prints, near))
+
+
+def _pairs_by_relation(
+    kind: str,
+    text: str,
+    rows: pd.DataFrame,
+    relate: Callable[[NDArray[np.int64]], NDArray[np.object_]],
+    blocks: Iterable[NDArray[np.int64]],
+) -> Iterator[Problem]:
+    paths = rows["path"].to_numpy(dtype=object)
+    totals = dict.fromkeys(_RELATIONS, 0)
+    examples: dict[str, list[str]] = {relation: [] for relation in _RELATIONS}
+    for pairs in blocks:
+        relation = relate(pairs)
+        for name in _RELATIONS:
+            chosen = pairs[relation == name]
+            totals[name] += len(chosen)
+            examples[name] += paths[chosen[: _EXAMPLES - len(examples[name]) // 2]].ravel().tolist()
+    for name, (severity, what) in _RELATIONS.items():
+        if severity == "error" and kind == "near_duplicates":
+            severity = "warning"  # a look-alike is a suspicion, not a leak
+        if totals[name]:
+            yield Problem(f"{kind}_{name}", severity, f"{totals[name]:,} {text} {what}", tuple(examples[name]))
+
+
+def count_table(benchmark: Benchmark) -> pd.DataFrame:
+    """What is there beside what is said to be: ``split what published mark source found agrees``.
+
+    ``agrees`` is "yes", "no", or with the mark M "yes, unverified" / "no, unverified"; "" where
+    nothing is published.
+    """
+    published = PUBLISHED.get(benchmark.name, ())
+    rows = [_row(count, found_count(benchmark, count)) for count in published]
+    known = {(count.split, count.what) for count in published}
+    for split, _ in benchmark.frames():
+        for what in ("images", "people", "outfits", "cameras"):
+            found = found_count(benchmark, Count(split, what, 0, ""))
+            if found and (split, what) not in known:
+                rows.append((split, what, None, "", "", found, ""))
+    table = pd.DataFrame(rows, columns=["split", "what", "published", "mark", "source", "found", "agrees"])
+    return table.astype({"published": "Int64"})
+
+
+def _row(count: Count, found: int) -> tuple:
+    agrees = ("yes" if found == count.number else "no") + (", unverified" if count.mark == "M" else "")
+    what = count.what if count.camera is None else f"{count.what}, camera {count.camera}"
+    source = MARKS[count.mark] + (f"; {count.note}" if count.note else "")
+    return count.split, what, count.number, count.mark, source, found, agrees
+
+
+def found_count(benchmark: Benchmark, count: Count) -> int:
+    """The number that a published Count speaks of, as found in this download."""
+    splits = dict(benchmark.frames())
+    if benchmark.unused is not None:
+        splits |= dict(iter(benchmark.unused.groupby("split")))
+    names = set(count.split.split("+"))
+    if "all" in names:
+        names |= {split for split, _ in benchmark.frames()}
+    rows = [frame.assign(side=split) for split, frame in splits.items() if split in names]
+    if not rows:
+        return 0
+    frame = pd.concat(rows, ignore_index=True)
+    if count.camera is not None:
+        frame = frame[frame["camera"] == count.camera]
+    nobody = (frame["side"] != "train") & frame["person"].isin([-1, benchmark.distractor])
+    if count.what == "distractors":
+        return int(nobody.sum())
+    if count.what == "images":
+        return len(frame)
+    return _distinct(frame[~nobody], count.what)
+
+
+def _distinct(frame: pd.DataFrame, what: str) -> int:
+    if what == "tracklets":
+        return int(frame["path"].str.rpartition("/")[0].nunique())
+    if what == "changers":
+        return int(frame["person_label"][frame.get("changes_clothes", pd.Series(0, frame.index)) == 1].nunique())
+    labels = frame[{"people": "person_label", "outfits": "clothes_label", "cameras": "camera_label"}[what]]
+    return int(labels[labels != ""].nunique())
+
+
+def _miscounts(counts: pd.DataFrame) -> Iterator[Problem]:
+    for row in counts[counts["agrees"].str.startswith("no")].itertuples():
+        severity = "note" if row.mark == "M" or "about" in row.source else "warning"
+        detail = f"{row.what} in {row.split}: {row.found:,} found, {row.published:,} published ({row.source})"
+        yield Problem("count", severity, detail)
