@@ -1,0 +1,218 @@
+"""Image files to pixels: decoded once, cached, memory-mapped, and handed out as batches."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import struct
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from csgn_lib.records import InputError, atomic_path
+
+CACHE_FORMAT = 1  # part of the key: raise it when decoding or the file changes
+DECODED_AT_ONCE = 256  # images
+FOOTER = struct.Struct("<4sI")  # b"CSGN", CRC-32 of the pixels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images and their labels.
+
+    images (B, 3, H, W): uint8, or float in [0, 1]; RGB. person, camera, clothes (B,): int64 labels of
+    the frame, -1 where the benchmark has none. index (B,): int64, rows of the frame.
+    """
+
+    images: Tensor
+    person: Tensor
+    camera: Tensor
+    clothes: Tensor
+    index: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; the copy does not wait where the memory allows that."""
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of a frame, decoded. pixels: uint8 (N, 3, H, W); labels: int64 (N,)."""
+
+    pixels: np.ndarray
+    person: Tensor
+    camera: Tensor
+    clothes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, rows: np.ndarray | Sequence[int]) -> Batch:
+        """Rows of the frame, in the given order, as a Batch of uint8 images."""
+        rows = np.asarray(rows, dtype=np.int64)
+        index = torch.from_numpy(rows)
+        return Batch(
+            torch.from_numpy(self.pixels[rows]), self.person[index], self.camera[index], self.clothes[index], index
+        )
+
+
+def open_images(
+    frame: pd.DataFrame, root: str | Path, size: tuple[int, int], cache_dir: str | Path | None = None
+) -> ImageSet:
+    """Decode each image of a frame once, resized to ``size`` by an antialiased bicubic filter.
+
+    Args:
+        frame: columns path (relative to ``root``), person, camera, clothes.
+        root: the benchmark's folder.
+        size: (H, W) in pixels. An image that has this size already is taken as it is.
+        cache_dir: folder of the pixel cache; None keeps the pixels in memory. The cache's name holds
+            a digest of paths, file sizes, modification times and ``size``, so changed images are never
+            read from an old cache. A damaged cache is rebuilt, with a warning. Two processes may
+            build it at once: each writes a file of its own and moves it into place.
+
+    Raises:
+        InputError: an image that is missing or cannot be decoded, an empty frame, no room for the cache.
+    """
+    if frame.empty:
+        raise InputError(f"no images to read below {root}; check the benchmark's frames")
+    paths = _paths(frame, root)
+    if cache_dir is None:
+        return ImageSet(np.concatenate(list(_decode(paths, size, DECODED_AT_ONCE))), *_labels(frame))
+    cache = Path(cache_dir) / f"pixels-{size[0]}x{size[1]}-{_cache_key(frame['path'], paths, size)}.npy"
+    pixels = _read_cache(cache, (len(paths), 3, *size))
+    if pixels is None:
+        _write_cache(cache, paths, size)
+        pixels = _read_cache(cache, (len(paths), 3, *size))
+    if pixels is None:
+        raise InputError(f"{cache} cannot be read back as it was written; check the disk, or use another cache folder")
+    return ImageSet(pixels, *_labels(frame))
+
+
+def iterate(
+    frame: pd.DataFrame,
+    root: str | Path,
+    size: tuple[int, int],
+    batch_size: int = 128,
+    cache_dir: str | Path | None = None,
+) -> Iterator[Batch]:
+    """All images of a frame in its order, as batches of uint8 images; the last may be smaller.
+
+    Without a cache, images are decoded as they are needed, the next batch while this one is used, so
+    that memory holds two batches however large the gallery. Raises what ``open_images`` raises.
+    """
+    if cache_dir is not None:
+        images = open_images(frame, root, size, cache_dir)
+        for start in range(0, len(images), batch_size):
+            yield images.batch(np.arange(start, min(start + batch_size, len(images))))
+        return
+    labels, start = _labels(frame), 0
+    for pixels in _decode(_paths(frame, root), size, batch_size):
+        index = torch.arange(start, start + len(pixels))
+        yield Batch(torch.from_numpy(pixels), *(label[index] for label in labels), index)
+        start += len(pixels)
+
+
+def _paths(frame: pd.DataFrame, root: str | Path) -> list[Path]:
+    return [Path(root, path) for path in frame["path"]]
+
+
+def _labels(frame: pd.DataFrame) -> list[Tensor]:
+    return [torch.tensor(frame[name].to_numpy(dtype=np.int64).copy()) for name in ("person", "camera", "clothes")]
+
+
+def _decode(paths: Sequence[Path], size: tuple[int, int], count: int) -> Iterator[np.ndarray]:
+    """uint8 blocks (count, 3, H, W), one block ahead. Threads suffice: Pillow decodes outside the lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        blocks: deque = deque()
+        for start in range(0, len(paths), count):
+            blocks.append([pool.submit(_decode_one, path, size) for path in paths[start : start + count]])
+            if len(blocks) == 2:
+                yield np.stack([image.result() for image in blocks.popleft()])
+        while blocks:
+            yield np.stack([image.result() for image in blocks.popleft()])
+
+
+def _decode_one(path: Path, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error}); replace it, or take it out") from error
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)  # Pillow's filter widens when it shrinks
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _missing(path: Path) -> InputError:
+    return InputError(f"{path} does not exist; check the benchmark's root, or extract its images again")
+
+
+def _cache_key(names: Sequence[str], paths: Sequence[Path], size: tuple[int, int]) -> str:
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {size[0]}x{size[1]}".encode())
+    for name, path in zip(names, paths, strict=True):
+        try:
+            stat = path.stat()
+        except OSError:
+            raise _missing(path) from None
+        digest.update(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _cache_header(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _write_cache(cache: Path, paths: Sequence[Path], size: tuple[int, int]) -> None:
+    """A .npy file that numpy reads, with a checksum after the pixels.
+
+    Written as a stream: on a full disk a write fails with an error, a memory map would be killed.
+    """
+    checksum = 0
+    try:
+        with atomic_path(cache) as temporary, temporary.open("wb") as file:
+            file.write(_cache_header((len(paths), 3, *size)))
+            for block in _decode(paths, size, DECODED_AT_ONCE):
+                file.write(block.data)
+                checksum = zlib.crc32(block.data, checksum)
+            file.write(FOOTER.pack(b"CSGN", checksum))
+    except OSError as error:
+        need = len(paths) * 3 * size[0] * size[1] / 2**20
+        raise InputError(
+            f"{cache} cannot be written ({error}): it takes {need:.1f} MiB; make room, or use another cache folder"
+        ) from error
+
+
+def _read_cache(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The pixels, memory-mapped; None, with a warning, if the file is damaged, and None if there is none."""
+    if not cache.exists():
+        return None
+    header, size = _cache_header(shape), math.prod(shape)
+    with cache.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == len(header) + size + FOOTER.size and file.read(len(header)) == header:
+            # mapped through the open file: another process may replace the name meanwhile
+            pixels = np.asarray(np.memmap(file, np.uint8, "r", len(header), shape))
+            checksum = 0
+            for start in range(0, len(pixels), DECODED_AT_ONCE):
+                checksum = zlib.crc32(pixels[start : start + DECODED_AT_ONCE].data, checksum)
+            file.seek(len(header) + size)
+            if file.read() == FOOTER.pack(b"CSGN", checksum):
+                return pixels
+    warnings.warn(f"{cache} is damaged (size, header or checksum): the images are decoded again", stacklevel=3)
+    return None

@@ -1,0 +1,376 @@
+"""Pixels, batches and crops, each against a loop over single images."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from csgn_lib.batches import (
+    Augmentation,
+    IdentitySampler,
+    iterate,
+    open_images,
+    pixels,
+    random_stream,
+    to_float,
+    to_gray,
+)
+from csgn_lib.batches.augmentation import _noise
+from csgn_lib.config import Experiment
+from csgn_lib.records import InputError
+
+SIZE = (24, 12)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> tuple[pd.DataFrame, Path]:
+    """Seven images, some of the wanted size and some larger, one with a palette and one gray."""
+    random, rows = np.random.default_rng(0), []
+    (tmp_path / "train").mkdir()
+    for i in range(7):
+        height, width = SIZE if i % 2 else (60, 40)
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        image = {4: image.convert("P"), 5: image.convert("L")}.get(i, image)
+        image.save(tmp_path / "train" / f"{i}.png")
+        rows.append({"path": f"train/{i}.png", "person": i // 2, "camera": i % 3, "clothes": -1})
+    return pd.DataFrame(rows), tmp_path
+
+
+def decode_loop(frame: pd.DataFrame, root: Path) -> np.ndarray:
+    decoded = []
+    for path in frame.path:
+        image = Image.open(root / path).convert("RGB")
+        if image.size != SIZE[::-1]:
+            image = image.resize(SIZE[::-1], Image.Resampling.BICUBIC)
+        decoded.append(np.moveaxis(np.array(image), 2, 0))
+    return np.stack(decoded)
+
+
+def never(*_: object) -> None:
+    raise AssertionError("decoded again")
+
+
+# --- pixels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_pixels_equal_a_loop_over_the_files(folder, cached, monkeypatch):
+    frame, root = folder
+    monkeypatch.setattr(pixels, "DECODED_AT_ONCE", 3)  # blocks of 3, 3 and 1
+    images = open_images(frame, root, SIZE, root / "cache" if cached else None)
+    assert images.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(images.pixels, decode_loop(frame, root))
+    batch = images.batch([5, 0, 5])
+    assert batch.index.tolist() == [5, 0, 5] and batch.person.tolist() == [2, 0, 2]
+    assert batch.camera.tolist() == [2, 0, 2] and batch.clothes.tolist() == [-1] * 3
+    np.testing.assert_array_equal(batch.images.numpy(), decode_loop(frame, root)[[5, 0, 5]])
+
+
+def test_an_image_of_the_wanted_size_is_taken_as_it_is(folder):
+    frame, root = folder
+    original = np.array(Image.open(root / "train/1.png"))
+    np.testing.assert_array_equal(open_images(frame, root, SIZE).pixels[1], original.transpose(2, 0, 1))
+
+
+def test_the_cache_is_read_and_not_decoded_again_and_numpy_can_read_it(folder, monkeypatch):
+    frame, root = folder
+    first = open_images(frame, root, SIZE, root / "cache")
+    (file,) = (root / "cache").iterdir()
+    np.testing.assert_array_equal(np.load(file), first.pixels)
+    monkeypatch.setattr(pixels, "_decode_one", never)
+    again = open_images(frame, root, SIZE, root / "cache")
+    np.testing.assert_array_equal(again.pixels, first.pixels)
+    with pytest.raises(AssertionError, match="again"):  # another size, another file
+        open_images(frame, root, (12, 12), root / "cache")
+
+
+def _flip_a_byte(data: bytearray) -> bytearray:
+    data[len(data) // 2] ^= 1
+    return data
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _flip_a_byte,
+        lambda data: data[:-5],
+        lambda data: b"",
+        lambda data: data[:-8] + b"\0" * 8,
+        lambda data: data + b"x",
+    ],
+)
+def test_a_damaged_cache_is_said_and_rebuilt(folder, damage):
+    frame, root = folder
+    expected = np.array(open_images(frame, root, SIZE, root / "cache").pixels)
+    (file,) = (root / "cache").iterdir()
+    sound = file.read_bytes()
+    file.unlink()
+    file.write_bytes(damage(bytearray(sound)))
+    with pytest.warns(UserWarning, match="is damaged"):
+        images = open_images(frame, root, SIZE, root / "cache")
+    np.testing.assert_array_equal(images.pixels, expected)
+    assert file.read_bytes() == sound
+
+
+def test_a_changed_image_is_decoded_anew(folder):
+    frame, root = folder
+    file = root / "train/3.png"
+    Image.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(file, format="BMP")  # whose size its content cannot change
+    before, stat = np.array(open_images(frame, root, SIZE, root / "cache").pixels), file.stat()
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(file, format="BMP")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    assert file.stat().st_size == stat.st_size
+    after = open_images(frame, root, SIZE, root / "cache").pixels
+    assert before[3].any() and not after[3].any()
+
+
+def test_two_builders_at_once_leave_one_sound_cache(folder, monkeypatch):
+    frame, root = folder
+    both, results, decode = threading.Barrier(2), [], pixels._decode
+
+    def together(*arguments):
+        both.wait(timeout=20)  # both have found no cache and have begun to write
+        yield from decode(*arguments)
+
+    monkeypatch.setattr(pixels, "_decode", together)
+    threads = [
+        threading.Thread(target=lambda: results.append(open_images(frame, root, SIZE, root / "cache")))
+        for _ in range(2)
+    ]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(results) == 2 and len(list((root / "cache").iterdir())) == 1
+    for images in results:
+        np.testing.assert_array_equal(images.pixels, decode_loop(frame, root))
+
+
+@pytest.mark.parametrize("content", [b"not an image", b"", None])
+def test_an_unreadable_image_is_named_and_no_cache_is_left(folder, content):
+    frame, root = folder
+    file = root / "train/6.png"
+    file.write_bytes(file.read_bytes()[:200] if content is None else content)
+    for cache in (None, root / "cache"):
+        with pytest.raises(InputError, match=r"6\.png cannot be read as an image.*replace it"):
+            open_images(frame, root, SIZE, cache)
+    with pytest.raises(InputError, match=r"6\.png"):
+        list(iterate(frame, root, SIZE, batch_size=2))
+    assert not list((root / "cache").iterdir())
+
+
+def test_bad_input_names_the_file_and_the_cure(folder):
+    frame, root = folder
+    with pytest.raises(InputError, match="cannot be written.*another cache folder"):
+        open_images(frame, root, SIZE, root / "train/0.png")  # a file where a folder should be
+    with pytest.raises(InputError, match="no images"):
+        open_images(frame.iloc[:0], root, SIZE)
+    (root / "train/2.png").unlink()
+    for cache in (None, root / "cache"):
+        with pytest.raises(InputError, match=r"2\.png does not exist"):
+            open_images(frame, root, SIZE, cache)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_iterate_gives_every_image_once_in_order(folder, cached):
+    frame, root = folder
+    batches = list(iterate(frame, root, SIZE, batch_size=3, cache_dir=root / "cache" if cached else None))
+    assert [len(batch.images) for batch in batches] == [3, 3, 1]
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(7))
+    assert torch.cat([batch.person for batch in batches]).tolist() == frame.person.tolist()
+    np.testing.assert_array_equal(torch.cat([b.images for b in batches]).numpy(), decode_loop(frame, root))
+
+
+# --- the sampler --------------------------------------------------------------------------------
+
+
+def people(counts: list[int], outfits: int = 1) -> pd.DataFrame:
+    rows = [{"person": i, "clothes": 10 * i + k % outfits} for i, count in enumerate(counts) for k in range(count)]
+    frame = pd.DataFrame(rows)
+    return frame.sample(frac=1, random_state=0).reset_index(drop=True)  # rows of a person lie apart
+
+
+def most_batches(counts: list[int], persons: int, images: int) -> int:
+    """Twin: always take the P identities with most chunks left, which is known to be optimal."""
+    left, batches = sorted((max(1, count // images) for count in counts), reverse=True), 0
+    while len(left) >= persons and left[persons - 1] > 0:
+        left = sorted((n - (i < persons) for i, n in enumerate(left)), reverse=True)
+        batches += 1
+    return batches
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 23), min_size=3, max_size=12),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_batches_are_full_and_an_epoch_is_the_longest_possible(counts, persons, images, outfits, two_outfits):
+    frame = people(counts, outfits)
+    sampler = IdentitySampler(frame, persons, images, seed=3, two_outfits=two_outfits)
+    batches = sampler.epoch(1)
+    assert len(sampler) == most_batches(counts, persons, images)
+    assert batches.shape == (len(sampler), persons * images) and batches.dtype == np.int64
+    for rows in batches:
+        chunks = frame.person.to_numpy()[rows].reshape(persons, images)
+        assert (chunks == chunks[:, :1]).all() and len(set(chunks[:, 0])) == persons
+    if not two_outfits:  # an image comes again only where a person has too few
+        for row, times in Counter(batches.ravel().tolist()).items():
+            count = counts[frame.person[row]]
+            assert times == 1 or (count < images and times <= -(-images // count))
+    if len(sampler) * persons >= len(counts):
+        assert set(frame.person[batches.ravel()]) == set(range(len(counts)))
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    frame = people([9] * 8)
+    first, second = (IdentitySampler(frame, 4, 2, seed=5) for _ in range(2))
+    second.epoch(0), np.random.seed(1), torch.manual_seed(1)  # what went before does not matter
+    np.testing.assert_array_equal(first.epoch(7), second.epoch(7))
+    assert (first.epoch(7) != first.epoch(8)).any()
+    assert (first.epoch(7) != IdentitySampler(frame, 4, 2, seed=6).epoch(7)).any()
+
+
+def test_an_epoch_worked_by_hand():
+    # 3 people with 4, 4 and 2 images, K = 2: 2 + 2 + 1 chunks; P = 2 gives 2 full batches, one chunk waits.
+    batches = IdentitySampler(people([4, 4, 2]), 2, 2, seed=0).epoch(0)
+    assert batches.shape == (2, 4) and len(set(batches.ravel().tolist())) == 8
+
+
+def test_who_finds_no_place_in_one_epoch_finds_one_in_another():
+    frame = people([2, 2, 2])  # one batch of two identities an epoch
+    sampler = IdentitySampler(frame, 2, 2, seed=0)
+    seen = Counter(int(person) for epoch in range(60) for person in set(frame.person[sampler.epoch(epoch)[0]]))
+    assert set(seen) == {0, 1, 2} and min(seen.values()) > 25
+
+
+def test_identities_meet_others_from_batch_to_batch():
+    frame = people([16] * 12)
+    met = {tuple(sorted(set(frame.person[rows]))) for rows in IdentitySampler(frame, 4, 4, seed=0).epoch(0)}
+    assert len(met) >= 10  # of 12 batches
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size=3, max_size=6), st.integers(2, 4))
+def test_the_clothes_sampler_shows_two_outfits_of_whoever_has_them(outfits, images):
+    rows = [(i, 10 * i + k) for i, sizes in enumerate(outfits) for k, size in enumerate(sizes) for _ in range(size)]
+    frame = pd.DataFrame(rows, columns=["person", "clothes"])
+    for epoch in range(3):
+        for batch in IdentitySampler(frame, 3, images, seed=0, two_outfits=True).epoch(epoch).reshape(-1, images):
+            worn, person = set(frame.clothes[batch]), frame.person[batch[0]]
+            assert len(worn) >= min(2, len(outfits[person]))
+
+
+def test_the_sampler_refuses_what_it_cannot_do():
+    with pytest.raises(InputError, match="batch_persons=5.*3 identities.*set it to 3"):
+        IdentitySampler(people([4, 4, 4]), 5, 2, seed=0)
+    with pytest.raises(InputError, match="no.*clothes|clothes labels.*none"):
+        IdentitySampler(people([4, 4, 4]).assign(clothes=-1), 2, 2, seed=0, two_outfits=True)
+
+
+# --- augmentation -------------------------------------------------------------------------------
+
+
+def random_images(count: int, size: tuple[int, int] = SIZE) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def augment_loop(images: torch.Tensor, draw, padding: int, noise: torch.Tensor) -> torch.Tensor:
+    """Twin: one image and one pixel block at a time, with the parameters that were drawn."""
+    result = []
+    for i, image in enumerate(images.numpy()):
+        _, height, width = image.shape
+        image = image[:, :, ::-1] if draw.flip[i] else image
+        image = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+        top, left = int(draw.top[i]), int(draw.left[i])
+        image = image[:, top : top + height, left : left + width].copy()
+        y, x, h, w = draw.box[i].tolist()
+        image[:, y : y + h, x : x + w] = noise[i, :, y : y + h, x : x + w]
+        image = image.astype(np.float64) / 255
+        if draw.gray[i]:
+            image = np.repeat(0.299 * image[:1] + 0.587 * image[1:2] + 0.114 * image[2:], 3, axis=0)
+        result.append(image)
+    return torch.from_numpy(np.stack(result)).float()
+
+
+@pytest.mark.parametrize("size", [SIZE, (16, 32)])
+def test_augmentation_equals_a_loop_over_images(size):
+    augmentation = Augmentation(flip=0.5, padding=3, erasing=0.6, gray=0.3)
+    images = random_images(64, size)
+    draw = augmentation.draw(64, size, random_stream(0, 1))
+    augmented = augmentation.apply(images, draw)
+    assert augmented.dtype == torch.float32 and 0 <= augmented.min() and augmented.max() <= 1
+    torch.testing.assert_close(augmented, augment_loop(images, draw, 3, _noise(draw.noise, *size)), rtol=0, atol=1e-6)
+    assert 0 < draw.flip.sum() < 64 and draw.top.unique().tolist() == list(range(7)) == draw.left.unique().tolist()
+
+
+def test_nothing_drawn_changes_nothing_and_all_drawn_changes_all():
+    images, stream = random_images(8), random_stream(0)
+    torch.testing.assert_close(Augmentation(0, 0, 0, 0)(images, stream), images / 255)
+    torch.testing.assert_close(Augmentation(1, 0, 0, 0)(images, stream), images.flip(3) / 255)
+    torch.testing.assert_close(Augmentation(0, 0, 0, 1)(images, stream), to_gray(images))
+
+
+def test_erased_rectangles_lie_inside_and_have_the_stated_area_and_shape():
+    height, width = size = (256, 128)
+    top, left, h, w = Augmentation(erasing=1.0).draw(2000, size, random_stream(4)).box.unbind(1)
+    assert (h > 0).float().mean() > 0.999
+    assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
+    area, aspect = (h * w).float() / (height * width), h.float() / w
+    assert 0.018 < area.min() < 0.03 and 0.3 < area.max() < 0.34
+    assert 0.28 < aspect.min() < 0.4 and 2.5 < aspect.max() < 3.5
+    assert top.max() > 200 and left.max() > 100 and top.min() < 5 > left.min()
+
+
+def test_probabilities_are_met():
+    draw = Augmentation(flip=0.5, padding=2, erasing=0.25, gray=0.1).draw(8000, SIZE, random_stream(9))
+    shares = [draw.flip, draw.box[:, 2] > 0, draw.gray]
+    for share, expected in zip(shares, [0.5, 0.25, 0.1], strict=True):
+        assert abs(share.float().mean() - expected) < 0.02  # four standard errors
+    assert abs((draw.flip & draw.gray).float().mean() - 0.05) < 0.01  # independent of each other
+
+
+def test_noise_is_uniform_and_differs_between_images():
+    noise = _noise(torch.tensor([1, 50_000]), 64, 32).float()
+    assert abs(noise.mean() - 127.5) < 3 and abs(noise.std() - 73.9) < 2
+    correlation = torch.corrcoef(torch.cat([noise.flatten(2)[0], noise.flatten(2)[1]]))
+    assert (correlation - torch.eye(6)).abs().max() < 0.1
+
+
+def test_a_share_of_a_batch_is_augmented_as_in_the_whole():
+    augmentation, images = Augmentation(padding=2, gray=0.5), random_images(12)
+    draw = augmentation.draw(12, SIZE, random_stream(0, 2, 5))
+    whole = augmentation.apply(images, draw)
+    torch.testing.assert_close(augmentation.apply(images[4:8], draw.rows(slice(4, 8))), whole[4:8], rtol=0, atol=0)
+
+
+def test_a_stream_is_a_function_of_its_numbers():
+    first = torch.rand(4, generator=random_stream(1, 2, 3))
+    torch.manual_seed(99)
+    torch.testing.assert_close(first, torch.rand(4, generator=random_stream(1, 2, 3)), rtol=0, atol=0)
+    for other in [(1, 2, 4), (1, 3, 2), (1, 2), (2, 2, 3)]:
+        assert (first != torch.rand(4, generator=random_stream(*other))).any()
+
+
+def test_gray_is_luminance_in_three_channels():
+    pure = torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 2, 2)  # a red, a green and a blue image
+    assert [round(float(value), 3) for value in to_gray(pure)[:, 1, 0, 0]] == [0.299, 0.587, 0.114]
+    images = random_images(2)
+    gray = to_gray(images)
+    assert gray.shape == images.shape and (gray[:, 0] == gray[:, 2]).all()
+    torch.testing.assert_close(gray, to_gray(to_float(images)))
+
+
+def test_augmentation_takes_the_experiments_values():
+    experiment = Experiment.from_parameters(flip=0.1, padding=7, erasing=0.2, gray_probability=0.3)
+    assert Augmentation.from_experiment(experiment) == Augmentation(0.1, 7, 0.2, 0.3)
