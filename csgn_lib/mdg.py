@@ -1,0 +1,280 @@
+"""Stage 1, the Multi-Description Generator: two learned descriptions of every identity.
+
+Both encoders of CLIP stay frozen; only a few word embeddings per identity are learned [P]. One set
+describes the person as CLIP sees the RGB crop, the other as it sees the gray one [A + P]. For
+y in 1 .. N and m in {r, g}:
+
+    t^r_y = T("A photo of a [U^r_y] person.")            U^m_y: 4 x width, init N(0, 0.02)   [C]
+    t^g_y = T("A grayscale photo of a [U^g_y] person.")                                      [O]
+    L_MDG = sum_m (L_i2t^m + L_t2i^m) + lx * (four cross terms) + lm * L_mut                 [A; form O]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from csgn_lib.backbones import ClipTower
+from csgn_lib.records import InputError
+
+VARIANTS = ("separate", "cross", "mutual", "second_rgb")
+MODALITIES = ("word", "same", "token")
+SIMILARITIES = ("dot", "cosine")
+INIT_STD = 0.02  # [C]
+COSINE_SCALE = 100.0  # [P], CLIP's own inverse temperature after training
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Two descriptions of each of N identities in CLIP's joint space: rgb (N, P), gray (N, P), not normalised."""
+
+    rgb: Tensor
+    gray: Tensor
+
+
+def pairwise_similarity(a: Tensor, b: Tensor, kind: str = "dot") -> Tensor:
+    """s(a, b): (A, P) and (R, P) to (A, R), float32 or wider even under autocast.
+
+    dot: a . b, CLIP-ReID's raw product [C]. cosine: 100 cos(a, b) [P].
+    """
+    if kind not in SIMILARITIES:
+        raise InputError(f"unknown similarity {kind!r}; one of {', '.join(SIMILARITIES)}")
+    with torch.autocast(a.device.type, enabled=False):  # raw products reach hundreds; bf16 would round them to 0.5
+        a, b = (x if x.dtype == torch.float64 else x.float() for x in (a, b))
+        if kind == "cosine":
+            return COSINE_SCALE * F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+        return a @ b.T
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A prompt before its learned words are put in, up to end-of-text.
+
+    embeddings (L, Wt); starts: where each run of learned words begins; end: L - 1.
+    """
+
+    embeddings: Tensor
+    starts: tuple[int, ...]
+    end: int
+
+
+class PromptBank(nn.Module):
+    """Two sets of learned words per identity, and the prompts they stand in.
+
+    The CLIP is used, not owned: it is no submodule, so ``state_dict`` holds the learned words only and
+    an optimiser cannot reach the encoders through ``parameters()``. Freeze it (``requires_grad_(False)``).
+
+    Args:
+        clip: the frozen text encoder.
+        identities: N, training identities numbered 0 .. N-1.
+        tokens: learned words per identity and set [C: 4].
+        variant: separate, cross, mutual: the second set is gray. second_rgb: it has the RGB template, as a
+            control (two prompts, no gray).
+        modality: how the second prompt says gray [O]. word: "grayscale"; same: not at all; token: one
+            learned word, shared by all identities, in its place.
+        generator: CPU generator of the initial words; the RGB set is drawn first, so it is the same for
+            every variant.
+
+    Raises:
+        InputError: an unknown variant or modality, no identity or token, a prompt that does not fit the context.
+    """
+
+    def __init__(
+        self,
+        clip: ClipTower,
+        identities: int,
+        tokens: int = 4,
+        variant: str = "mutual",
+        modality: str = "word",
+        *,
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        _check(variant, modality, identities, tokens)
+        self._clip = (clip,)  # in a tuple: nn.Module would register it
+        self.identities, self.tokens = identities, tokens
+        rgb = _template(clip, ("A photo of a", tokens, "person."))
+        gray = rgb if variant == "second_rgb" else _template(clip, _second(modality, tokens))
+        self._places = ((rgb.starts, rgb.end), (gray.starts, gray.end))
+        self.register_buffer("template_rgb", rgb.embeddings, persistent=False)
+        self.register_buffer("template_gray", gray.embeddings, persistent=False)
+        shape = (identities, tokens, rgb.embeddings.shape[-1])
+        self.words_rgb = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
+        self.words_gray = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
+        learns_modality = variant != "second_rgb" and modality == "token"
+        self.word_modality = (
+            nn.Parameter(_draw((1, shape[-1]), generator).to(self.words_rgb)) if learns_modality else None
+        )
+
+    def forward(self, persons: Tensor) -> TextFeatures:
+        """Identities (B,) int64, repeats allowed, to TextFeatures of B rows; every identity is encoded once.
+
+        Raises:
+            InputError: a person below 0 or not below N.
+        """
+        if len(persons) and not (0 <= int(persons.min()) and int(persons.max()) < self.identities):
+            raise InputError(f"persons run from {int(persons.min())} to {int(persons.max())}, the bank has 0 to "
+                             f"{self.identities - 1}; number the training identities 0 .. N-1")  # fmt: skip
+        unique, row = torch.unique(persons, return_inverse=True)
+        rgb = self._encode(self.template_rgb, self._places[0], [self.words_rgb[unique]])
+        words = [self.words_gray[unique]]
+        if self.word_modality is not None:
+            words.insert(0, self.word_modality.expand(len(unique), 1, -1))
+        gray = self._encode(self.template_gray, self._places[1], words)
+        return TextFeatures(rgb[row], gray[row])
+
+    @torch.no_grad()
+    def all_text_features(self, chunk: int = 256) -> TextFeatures:
+        """Both descriptions of all N identities, without gradients; ``chunk`` identities at a time bound memory."""
+        device = self.words_rgb.device
+        parts = [self(persons) for persons in torch.arange(self.identities, device=device).split(chunk)]
+        return TextFeatures(torch.cat([part.rgb for part in parts]), torch.cat([part.gray for part in parts]))
+
+    def _encode(self, template: Tensor, places: tuple[tuple[int, ...], int], words: Sequence[Tensor]) -> Tensor:
+        starts, end = places
+        prompts = template.repeat(len(words[0]), 1, 1)  # (B, L, Wt)
+        for start, learned in zip(starts, words, strict=True):
+            prompts[:, start : start + learned.shape[1]] = learned
+        return self._clip[0].prompt_features(prompts, torch.full((len(prompts),), end, device=prompts.device))
+
+
+def random_text_features(identities: int, reference: Tensor, generator: Generator) -> TextFeatures:
+    """The control mdg=random: fixed random directions in place of text; stage 1 is then skipped [O].
+
+    Two independent isotropic draws (N, P), every row as long as the mean row of ``reference`` (M, P),
+    the real text features. Norms match; the large part that all real texts share does not exist
+    here, so random identities lie further apart than described ones.
+    """
+    norm = reference.float().norm(dim=-1).mean()
+    shape = (identities, reference.shape[-1])
+    draws = [F.normalize(torch.randn(shape, generator=generator), dim=-1).to(reference) * norm for _ in range(2)]
+    return TextFeatures(*draws)
+
+
+def supervised_contrastive(
+    anchors: Tensor, references: Tensor, anchor_labels: Tensor, reference_labels: Tensor, similarity: str = "dot"
+) -> Tensor:
+    """Per anchor, minus the mean log-probability of its positives among all references: (A,) [C].
+
+    l_i = -1/|P(i)| sum_{j in P(i)} log softmax_j s(a_i, b_j), with P(i) every reference of i's label.
+    An anchor's own text counts as a positive. An anchor without a positive gives 0.
+    """
+    positive = anchor_labels[:, None] == reference_labels[None, :]  # (A, R)
+    log_p = pairwise_similarity(anchors, references, similarity).log_softmax(dim=1)
+    return -(log_p * positive).sum(dim=1) / positive.sum(dim=1).clamp_min(1)
+
+
+def mutual_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """(KL(p || sg q) + KL(q || sg p)) / 2 per image: (B, N) log-probabilities to (B,) [O].
+
+    sg stops the gradient: each description is drawn to the other's prediction as it stands.
+    """
+    forward = (log_p.exp() * (log_p - log_q.detach())).sum(dim=1)
+    backward = (log_q.exp() * (log_q - log_p.detach())).sum(dim=1)
+    return (forward + backward) / 2
+
+
+def mdg_loss(
+    v_rgb: Tensor,
+    v_gray: Tensor,
+    text: TextFeatures,
+    persons: Tensor,
+    *,
+    variant: str = "mutual",
+    cross_weight: float = 0.5,
+    mutual_weight: float = 1.0,
+    similarity: str = "dot",
+    bank: TextFeatures | None = None,
+) -> dict[str, Tensor]:
+    """L_MDG as named terms, already weighted: their sum is the loss of stage 1.
+
+    Args:
+        v_rgb, v_gray: (B, P) frozen image features of the RGB crops and of their gray versions.
+        text: B rows, the descriptions of each image's identity: ``bank(persons)``.
+        persons: (B,) int64.
+        variant: separate: i2t and t2i of each modality. cross [O]: also image of one against text of the
+            other, weight lx = ``cross_weight``. mutual [O]: also lm = ``mutual_weight`` times
+            L_mut = (KL(P_r || sg P_g) + KL(P_g || sg P_r)) / 2, P_m = softmax_y s(v^m, t^m_y).
+            second_rgb: the terms of mutual, the second set seeing the RGB features too (v_gray is not read).
+        similarity: dot [C] or cosine [P], see pairwise_similarity.
+        bank: all identities (N, P), for P_m over all of them; without it, over the batch's identities,
+            which spares encoding every prompt at every step.
+
+    Raises:
+        InputError: an unknown variant or similarity; mdg=random, which has no stage 1.
+    """
+    if variant not in VARIANTS:
+        cure = "it has no stage 1: use random_text_features" if variant == "random" else f"one of {', '.join(VARIANTS)}"
+        raise InputError(f"mdg {variant!r} has no stage-1 loss; {cure}")
+    v_gray = v_rgb if variant == "second_rgb" else v_gray
+
+    def pair(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        i2t = supervised_contrastive(images, texts, persons, persons, similarity).mean()
+        return i2t, supervised_contrastive(texts, images, persons, persons, similarity).mean()
+
+    terms = dict(zip(("i2t_rgb", "t2i_rgb"), pair(v_rgb, text.rgb), strict=True))
+    terms |= zip(("i2t_gray", "t2i_gray"), pair(v_gray, text.gray), strict=True)
+    if variant == "cross":
+        terms |= zip(("i2t_rgb_to_gray", "t2i_gray_to_rgb"), pair(v_rgb, text.gray), strict=True)
+        terms |= zip(("i2t_gray_to_rgb", "t2i_rgb_to_gray"), pair(v_gray, text.rgb), strict=True)
+        terms |= {name: cross_weight * value for name, value in terms.items() if "_to_" in name}
+    if variant in ("mutual", "second_rgb"):
+        bank = bank or _one_row_each(text, persons)
+        log_r = pairwise_similarity(v_rgb, bank.rgb, similarity).log_softmax(dim=1)
+        log_g = pairwise_similarity(v_gray, bank.gray, similarity).log_softmax(dim=1)
+        terms["mutual"] = mutual_weight * mutual_divergence(log_r, log_g).mean()
+    return terms
+
+
+def _one_row_each(text: TextFeatures, persons: Tensor) -> TextFeatures:
+    """The batch's identities once each: repeated rows would count an identity by its images."""
+    unique, row = torch.unique(persons, return_inverse=True)
+    order = torch.arange(len(persons), device=persons.device)
+    first = torch.full_like(unique, len(persons)).scatter_reduce(0, row, order, "amin")
+    return TextFeatures(text.rgb[first], text.gray[first])
+
+
+def _check(variant: str, modality: str, identities: int, tokens: int) -> None:
+    if variant not in VARIANTS:
+        raise InputError(f"mdg {variant!r} learns no prompts; one of {', '.join(VARIANTS)}")
+    if modality not in MODALITIES:
+        raise InputError(f"unknown mdg_modality {modality!r}; one of {', '.join(MODALITIES)}")
+    if identities < 1 or tokens < 1:
+        raise InputError(f"{identities} identities with {tokens} tokens each: both must be at least 1")
+
+
+def _second(modality: str, tokens: int) -> tuple[str | int, ...]:
+    if modality == "token":
+        return ("A", 1, "photo of a", tokens, "person.")
+    return ("A grayscale photo of a" if modality == "word" else "A photo of a", tokens, "person.")
+
+
+@torch.no_grad()
+def _template(clip: ClipTower, parts: Sequence[str | int]) -> _Template:
+    """Tokenise a prompt whose integers stand for that many learned words; find where they go.
+
+    Places are held by the word "a", which every tokenizer of English reads as one token, and found by
+    tokenising what stands before them. End-of-text has the highest id, as in CLIP.
+    """
+    held = [part if isinstance(part, str) else " ".join(["a"] * part) for part in parts]
+    text = " ".join(held)
+
+    def end_of(words: str) -> int:
+        return int(clip.tokenize([words]).argmax())  # start-of-text is at 0, so the words' count plus 1
+
+    ends = [1] + [end_of(" ".join(held[: i + 1])) for i in range(len(held))]
+    sizes = [part if isinstance(part, int) else end_of(part) - 1 for part in parts]
+    if [stop - start for start, stop in pairwise(ends)] != sizes:  # open_clip cuts long texts silently
+        raise InputError(f"{text!r} does not fit the text encoder's {clip.context_length} tokens; lower prompt_tokens")
+    starts = tuple(start for part, start in zip(parts, ends[:-1], strict=True) if isinstance(part, int))
+    embeddings = clip.embed_tokens(clip.tokenize([text]))[0]
+    return _Template(embeddings[: ends[-1] + 1], starts, ends[-1])  # what follows end-of-text is never read
+
+
+def _draw(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return torch.randn(shape, generator=generator) * INIT_STD

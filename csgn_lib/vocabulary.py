@@ -1,0 +1,300 @@
+"""Clothing and person phrases in plain words, and the subspaces their text features span [O].
+
+Learned prompts absorb whatever tells identities apart in the training images, clothes included. A
+vocabulary does not: the directions along which "a red striped shirt" and "a blue coat" differ are
+clothes by construction, those of "tall" and "with long hair" are the person. Taking the first out of
+an embedding, or keeping only the second, needs no labels, no training and no second network.
+
+Two rules make the directions clean. Every phrase is a mean over the *other* factor (clothing over
+wearers, person phrases over outfits), so that what the captions share with that factor averages
+away. And the mean over all phrases is taken out before the decomposition: it says "a photo of a
+person wearing", belongs to both factors alike, and would otherwise be the first direction of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from csgn_lib.backbones import ClipTower
+from csgn_lib.records import InputError
+
+COLOURS = (
+    "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "beige", "black", "white", "gray",
+)  # fmt: skip
+PATTERNS = ("plain", "striped", "checked", "dotted")  # plain goes unsaid, as in speech
+GARMENTS = {
+    "upper": ("shirt", "tee", "sweater", "jacket", "coat", "vest", "blouse", "hoodie"),
+    "dress": ("dress",),
+    "lower": ("trousers", "jeans", "shorts", "skirt", "leggings"),
+    "shoes": ("shoes", "boots", "sandals"),
+    "bag": ("backpack", "handbag"),
+    "hat": ("cap", "hat", "beanie"),
+}
+PATTERNED = ("upper", "dress")
+PLURAL = frozenset(("trousers", "jeans", "shorts", "leggings", "shoes", "boots", "sandals"))
+WEARERS = (
+    "person", "man", "woman", "tall slim person", "tall heavy person", "short slim person", "short heavy person",
+)  # fmt: skip
+
+# "{}" stands for the noun; the same measure of a body is one factor, whatever its words.
+BODY = {
+    "stature": ("very short {}", "short {}", "tall {}", "very tall {}", "{} of average height"),
+    "build": ("slim {}", "heavy {}", "{} of medium build", "muscular {}"),
+    "shoulders": ("{} with narrow shoulders", "{} with wide shoulders"),
+    "hips": ("{} with narrow hips", "{} with wide hips"),
+    "legs": ("{} with short legs", "{} with long legs"),
+    "limbs": ("{} with thin limbs", "{} with thick limbs", "{} with thin arms", "{} with thick arms"),
+    "head": ("{} with a small head", "{} with a large head"),
+    "face": ("{} with a round face", "{} with a long face", "{} with a beard", "{} with glasses"),
+    "skin": ("{} with pale skin", "{} with light skin", "{} with tan skin", "{} with brown skin", "{} with dark skin"),
+    "gait": ("{} with narrow stance", "{} with wide stance", "{} walking upright", "{} walking bent forward"),
+}
+HAIR_COLOURS = ("black", "brown", "blond", "red", "gray", "white")
+# "{}" stands for the colour. A style is a mean over colours, a colour a mean over styles.
+HAIR_STYLES = {
+    "short": "with short {} hair", "long": "with long {} hair", "curly": "with curly {} hair",
+    "ponytail": "with {} hair in a ponytail", "bun": "with {} hair in a bun", "mohawk": "with {} hair in a mohawk",
+}  # fmt: skip
+BALD = "with a bald head"
+OUTFITS = (
+    "a red shirt and blue trousers", "a blue tee and gray shorts", "a black jacket and brown trousers",
+    "a green coat and black trousers", "a white sweater and a red skirt", "an orange vest and green shorts",
+    "a pink shirt and white trousers", "a yellow dress", "a purple dress",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """One thing that can be said: its words, the factor it belongs to, the captions it is a mean of."""
+
+    text: str
+    factor: str
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What can be said of clothes, and of the person in them."""
+
+    clothing: tuple[Phrase, ...]
+    person: tuple[Phrase, ...]
+
+    def understood_by(self, clip: ClipTower) -> Vocabulary:
+        """The part whose every word the tower's tokenizer accepts; a phrase without any caption left is dropped.
+
+        A full CLIP reads all English. The embedded one refuses words it never read, and an untrained
+        word would put noise into the subspaces.
+        """
+        words = {word for phrase in self.clothing + self.person for word in _words(phrase)}
+        known = {word for word in words if _accepts(clip, word)}
+        return Vocabulary(_restricted(self.clothing, known), _restricted(self.person, known))
+
+
+def clothing_phrases(
+    garments: Mapping[str, Sequence[str]] = GARMENTS,
+    colours: Sequence[str] = COLOURS,
+    patterns: Sequence[str] = PATTERNS,
+    wearers: Sequence[str] = WEARERS,
+) -> tuple[Phrase, ...]:
+    """Garment x colour x pattern (patterns on tops and dresses only), each a mean over wearers."""
+    phrases = []
+    for factor, names in garments.items():
+        worn = patterns if factor in PATTERNED else ("plain",)
+        for name, colour, pattern in product(names, colours, worn):
+            piece = " ".join(word for word in (colour, pattern, name) if word != "plain")
+            said = piece if name in PLURAL else _article(piece)
+            captions = tuple(f"a photo of a {wearer} wearing {said}" for wearer in wearers)
+            phrases.append(Phrase(piece, factor, captions))
+    return tuple(phrases)
+
+
+def person_phrases(
+    body: Mapping[str, Sequence[str]] = BODY,
+    hair_styles: Mapping[str, str] = HAIR_STYLES,
+    hair_colours: Sequence[str] = HAIR_COLOURS,
+    outfits: Sequence[str] = OUTFITS,
+) -> tuple[Phrase, ...]:
+    """Stature, build, limbs, head, hair, skin and gait, each a mean over outfits."""
+
+    def phrase(text: str, factor: str, people: Sequence[str]) -> Phrase:
+        captions = tuple(f"a photo of {_article(who)} wearing {outfit}" for who, outfit in product(people, outfits))
+        return Phrase(text, factor, captions)
+
+    bodies = [(factor, words.format("person")) for factor, entries in body.items() for words in entries]
+    phrases = [phrase(words, factor, [words]) for factor, words in bodies]
+    phrases.append(phrase(BALD, "hair style", [f"person {BALD}"]))
+    for name, style in hair_styles.items():
+        phrases.append(phrase(name, "hair style", [f"person {style.format(colour)}" for colour in hair_colours]))
+    for colour in hair_colours:
+        people = [f"person {style.format(colour)}" for style in hair_styles.values()]
+        phrases.append(phrase(f"{colour} hair", "hair colour", people))
+    return tuple(phrases)
+
+
+@torch.no_grad()
+def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256) -> Tensor:
+    """Mean text feature of each phrase: (M, P), float32.
+
+    Every caption is L2-normalised before the mean: CLIP's text features mean something by their
+    direction only, so none may weigh more for being longer. A caption that several phrases share
+    is encoded once.
+
+    Raises:
+        InputError: no phrases; the tower's tokenizer refuses a word.
+    """
+    if not phrases:
+        raise InputError("no phrases to encode: this CLIP knows none of the vocabulary's words; give it others")
+    row = {text: i for i, text in enumerate(dict.fromkeys(text for phrase in phrases for text in phrase.captions))}
+    texts = list(row)
+    parts = [clip.text_features(texts[i : i + chunk]).float() for i in range(0, len(texts), chunk)]
+    features = F.normalize(torch.cat(parts), dim=-1)  # (captions, P)
+    return torch.stack([features[[row[text] for text in phrase.captions]].mean(dim=0) for phrase in phrases])
+
+
+def subspace(features: Tensor, rank: int, centre: bool = True) -> Tensor:
+    """Basis of what a list of phrases varies in: (M, P) features to (P, rank), orthonormal columns.
+
+    Rows are L2-normalised; with ``centre`` their mean is taken out; the top ``rank`` left singular
+    vectors of the (P, M) matrix remain [O]. Computed in float64 on the CPU, so a device cannot
+    change the directions; returned on the features' device, in their type.
+
+    Raises:
+        InputError: rank is negative or more than the phrases span; features hold NaN or infinity.
+    """
+    rows = F.normalize(features.detach().cpu().double(), dim=-1)
+    rows = rows - rows.mean(dim=0) if centre else rows
+    return directions(rows, rank).to(features)
+
+
+def directions(rows: Tensor, rank: int) -> Tensor:
+    """Top ``rank`` right singular vectors of (M, P) rows, as columns (P, rank); largest component positive.
+
+    Raises:
+        InputError: as ``subspace``.
+    """
+    if not torch.isfinite(rows).all():
+        raise InputError("text features hold NaN or infinity; check the CLIP weights that made them")
+    _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
+    noise = torch.finfo(torch.float32).eps * max(rows.shape)  # features come from float32 towers
+    spanned = int((values > noise * values[:1]).sum())
+    if not 0 <= rank <= spanned:
+        raise InputError(
+            f"rank {rank} asked of {len(rows)} text features that span {spanned} directions; "
+            f"choose clothing_rank and person_rank between 0 and that, or add phrases"
+        )
+    basis = vectors[:rank].T
+    if rank == 0:
+        return basis
+    largest = basis.abs().argmax(dim=0, keepdim=True)  # a singular vector's sign is arbitrary: fix it
+    return basis * basis.gather(0, largest).sign()
+
+
+def clothing_subspace(
+    clip: ClipTower, rank: int, vocabulary: Vocabulary | None = None, centre: bool = True, chunk: int = 256
+) -> Tensor:
+    """W (P, rank): what clothing phrases vary in. Without ``vocabulary``: the English that the tower knows."""
+    return subspace(phrase_features(clip, (vocabulary or ENGLISH.understood_by(clip)).clothing, chunk), rank, centre)
+
+
+def person_subspace(
+    clip: ClipTower, rank: int, vocabulary: Vocabulary | None = None, centre: bool = True, chunk: int = 256
+) -> Tensor:
+    """P (P, rank): what person phrases vary in. Without ``vocabulary``: the English that the tower knows."""
+    return subspace(phrase_features(clip, (vocabulary or ENGLISH.understood_by(clip)).person, chunk), rank, centre)
+
+
+def coordinates(features: Tensor, basis: Tensor) -> Tensor:
+    """basis^T f: (B, P) features to (B, K) coordinates, outside autocast (bf16 would leave 0.4 % behind).
+
+    Raises:
+        InputError: features and basis have different dimensions.
+    """
+    if features.shape[-1] != basis.shape[0]:
+        raise InputError(
+            f"features have {features.shape[-1]} dimensions, the basis {basis.shape[0]}: "
+            f"build the subspace from the CLIP whose joint embedding is projected"
+        )
+    with torch.autocast(features.device.type, enabled=False):
+        return _wide(features) @ basis.to(_wide(features))
+
+
+def keep(features: Tensor, basis: Tensor) -> Tensor:
+    """basis basis^T f: only what the basis spans. (B, P) to (B, P)."""
+    inside = coordinates(features, basis)
+    with torch.autocast(features.device.type, enabled=False):
+        return inside @ basis.to(inside).T
+
+
+def remove(features: Tensor, basis: Tensor) -> Tensor:
+    """f - basis basis^T f: all but what the basis spans. (B, P) to (B, P).
+
+    With the clothing basis, used at test on the descriptor and, for ``vocabulary_train=head``, before
+    the identity and triplet heads of the joint embedding.
+    """
+    return _wide(features) - keep(features, basis)
+
+
+def energy(features: Tensor, basis: Tensor) -> Tensor:
+    """Share of each row's squared norm that lies in the basis: |basis^T f|^2 / |f|^2, (B,) in [0, 1]; 0 for f = 0."""
+    return coordinates(F.normalize(_wide(features), dim=-1), basis).square().sum(dim=-1)
+
+
+def penalty(features: Tensor, basis: Tensor) -> Tensor:
+    """Mean energy, a scalar to minimise: ``vocabulary_train=penalty`` with the clothing basis [O]."""
+    return energy(features, basis).mean()
+
+
+def text_targets(text: Tensor, basis: Tensor) -> Tensor:
+    """HSF's text read through a basis, for ``vocabulary_train=targets`` with the person basis: (N, P) to (N, P) [O].
+
+    T' = a T B B^T with one factor a >= 1 for all identities. A softmax over identities sees only how
+    their texts differ, and a projection shrinks just that; a restores the total variance, so raw dot
+    products stay as sharp as they were. (Cosines do not feel a.)
+    """
+    kept = keep(text, basis)
+    before, after = (rows.var(dim=0, correction=0).sum() for rows in (_wide(text), kept))
+    tiny = torch.finfo(kept.dtype).tiny
+    return kept * torch.where(after > tiny, (before / after.clamp_min(tiny)).sqrt(), torch.ones_like(after))
+
+
+def _wide(features: Tensor) -> Tensor:
+    return features if features.dtype == torch.float64 else features.float()
+
+
+def _article(words: str) -> str:
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def _words(phrase: Phrase) -> set[str]:
+    return {word for caption in phrase.captions for word in _split(caption)}
+
+
+def _split(caption: str) -> list[str]:
+    return re.findall(r"[a-z]+", caption.lower())
+
+
+def _accepts(clip: ClipTower, word: str) -> bool:
+    try:
+        clip.tokenize([word])
+    except InputError:
+        return False
+    return True
+
+
+def _restricted(phrases: Sequence[Phrase], known: set[str]) -> tuple[Phrase, ...]:
+    kept = []
+    for phrase in phrases:
+        captions = tuple(text for text in phrase.captions if known.issuperset(_split(text)))
+        if captions:
+            kept.append(Phrase(phrase.text, phrase.factor, captions))
+    return tuple(kept)
+
+
+ENGLISH = Vocabulary(clothing_phrases(), person_phrases())
