@@ -1,0 +1,163 @@
+"""The two stages: descriptions are learned, then the visual encoder that they guide.
+
+All chance is a function of (seed, epoch, step), so that a run that was interrupted goes on, from the
+end of its last whole epoch, exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from csgn_lib import vocabulary
+from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet
+from csgn_lib.batches import open_images, random_stream
+from csgn_lib.config import Experiment
+from csgn_lib.datasets import Benchmark
+from csgn_lib.losses import clothes_by_person
+from csgn_lib.records import InputError, Run, write_json, write_text
+from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides
+from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
+from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
+from csgn_lib.vss import Heads, VisualEncoder
+
+__all__ = [
+    "Guides", "Learner", "build_learner", "describe", "fit", "frozen_features", "load_encoder", "load_towers",
+    "stage2_terms",
+]  # fmt: skip
+
+
+def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, report: Report | None = None) -> Run:
+    """Train both stages on ``benchmark.train`` and leave the model in ``run_dir``.
+
+    Writes config.json, benchmark.json (what the data were, with a hash), metrics.jsonl (one record an epoch),
+    log.txt, text.safetensors (the descriptions), checkpoint/ and at last model.safetensors. The same call
+    again continues an unfinished run.
+
+    Args:
+        report: called with each record as it is made, for progress.
+
+    Raises:
+        InputError: a folder that holds another experiment, parameters that contradict each other, a
+            benchmark that lacks labels which the experiment needs, a loss that is not finite.
+    """
+    _check(experiment, benchmark)
+    run = Run(Path(run_dir))
+    _refuse_another(run, experiment)
+    accelerator = _accelerator(experiment.precision)
+
+    def publish(record: dict[str, Any]) -> None:
+        _publish(run, record, report)
+
+    images = open_images(benchmark.train, benchmark.root, (experiment.image_height, experiment.image_width))
+    with torch.random.fork_rng(devices=[]):  # the caller's own stream of chance is left as it was
+        torch.manual_seed(experiment.seed)  # decides the weights of a tower that starts from scratch
+        clip, resnet = load_towers(experiment)
+        if clip is not None:
+            clip.to(accelerator.device).requires_grad_(False)
+        write_json(run.path("config.json"), experiment.model_dump(mode="json"))  # nothing is left to refuse
+        write_json(run.path("benchmark.json"), benchmark.record())
+        guides = prepare_guides(experiment, clip, images, run, accelerator, publish)
+        learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, guides)
+        for record in train_encoder(experiment, learner, images, guides, run, accelerator):
+            publish(record)
+    save_tensors(learner.encoder.state_dict(), run.path("model.safetensors"))
+    return run
+
+
+def _check(experiment: Experiment, benchmark: Benchmark) -> None:
+    if experiment.vss == "resnet" and (experiment.hsf != "none" or experiment.vocabulary_train != "none"):
+        raise InputError("vss=resnet has no embedding that meets text; set hsf=none and vocabulary_train=none")
+    if experiment.hsf == "none" and experiment.vocabulary_train == "targets":
+        raise InputError("vocabulary_train=targets changes the text loss, and hsf=none has none; choose one")
+    if experiment.hsf == "orthogonal" and experiment.mdg in ("random", "second_rgb"):
+        raise InputError(f"hsf=orthogonal needs gray descriptions, and mdg={experiment.mdg} makes none")
+    if benchmark.train.empty:
+        raise InputError(f"{benchmark.name} at {benchmark.root} has no training images")
+    identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 costs time
+    if experiment.clothes_adversarial_weight:
+        clothes_by_person(*(torch.tensor(benchmark.train[name].to_numpy()) for name in ("person", "clothes")))
+
+
+def _refuse_another(run: Run, experiment: Experiment) -> None:
+    begun = any(run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint/last.pt"))
+    if not begun or not run.path("config.json").exists():
+        return
+    values = experiment.model_dump(mode="json")
+    changed = [name for name, value in run.config.items() if name in values and values[name] != value]
+    if changed:
+        raise InputError(f"{run.dir} holds a run with another {changed[0]}; name another folder, or remove it")
+
+
+def _accelerator(precision: str) -> Accelerator:
+    AcceleratorState._reset_state()  # else every run of a process would need the precision of the first
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would go on in fp32 without a word
+        raise InputError("precision=fp16 needs a GPU; use bf16 or fp32")
+    return accelerator
+
+
+def _publish(run: Run, record: dict[str, Any], report: Report | None) -> None:
+    """Append to metrics.jsonl and log.txt; an epoch that is done again replaces its record."""
+    place = (record["stage"], record["epoch"])
+    known = run.metrics()
+    if any((old["stage"], old["epoch"]) >= place for old in known):
+        kept = [old for old in known if (old["stage"], old["epoch"]) < place]
+        write_text(run.path("metrics.jsonl"), "".join(json.dumps(old) + "\n" for old in kept))
+    run.append_metrics(record)
+    run.log(" ".join(f"{name} {value:.5g}" for name, value in record.items()))
+    if report is not None:
+        report(record)
+
+
+def load_towers(experiment: Experiment) -> tuple[ClipTower | None, ResNetTower | None]:
+    """The towers that the experiment's ``vss`` uses, with their starting weights; None for the other."""
+    size = (experiment.image_height, experiment.image_width)
+    clip = resnet = None
+    if experiment.vss != "resnet":
+        clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, size)
+    if experiment.vss != "none":
+        resnet = load_resnet(experiment.resnet_model, experiment.resnet_checkpoint)
+    return clip, resnet
+
+
+def build_learner(
+    experiment: Experiment,
+    clip: ClipTower | None,
+    resnet: ResNetTower | None,
+    identities: int,
+    guides: Guides,
+) -> Learner:
+    """Encoder and heads at the start of stage 2, everything trainable that stage 2 trains."""
+    generator = random_stream(experiment.seed, STREAMS["heads"])
+    encoder = VisualEncoder(clip, resnet, experiment.vss, generator).requires_grad_(True)
+    head_map = partial(vocabulary.remove, basis=guides.clothing) if experiment.vocabulary_train == "head" else None
+    heads = Heads(encoder.widths, identities, generator)
+    return Learner(encoder, heads, head_map)
+
+
+def load_encoder(run: Run) -> VisualEncoder:
+    """The trained encoder of a finished run, on the CPU, ready to embed.
+
+    Raises:
+        InputError: the run has no model.safetensors, or one of another shape.
+    """
+    experiment = Experiment.from_parameters(**run.config)
+    path = run.path("model.safetensors")
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the run is not finished; continue it with the same command")
+    blank = experiment.model_copy(update={"clip_checkpoint": None, "resnet_checkpoint": None})
+    clip, resnet = load_towers(blank)
+    encoder = VisualEncoder(clip, resnet, experiment.vss, torch.Generator())
+    try:
+        encoder.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit its config.json: {error}") from error
+    return encoder.eval()

@@ -1,0 +1,112 @@
+"""Stage 1 (MDG): the frozen CLIP's features are computed once, then only prompt words learn."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor
+
+from csgn_lib import hsf, mdg, vocabulary
+from csgn_lib.backbones import ClipTower
+from csgn_lib.batches import ImageSet, random_stream, to_float, to_gray
+from csgn_lib.config import Experiment
+from csgn_lib.records import Run
+from csgn_lib.training.steps import STREAMS, Guides, Report, Terms, descend, save_tensors
+
+
+def prepare_guides(
+    experiment: Experiment,
+    clip: ClipTower | None,
+    images: ImageSet,
+    run: Run,
+    accelerator: Accelerator,
+    report: Report,
+) -> Guides:
+    """Run stage 1 if the experiment needs text, and build the subspaces that it names."""
+    clothing = person = colour = text = None
+    if experiment.vocabulary_train in ("head", "penalty"):
+        clothing = vocabulary.clothing_subspace(clip, experiment.clothing_rank)
+    if experiment.vocabulary_train == "targets":
+        person = vocabulary.person_subspace(clip, experiment.person_rank)
+    if experiment.hsf != "none":
+        text = _stored_text(run, accelerator.device)
+        if text is None:
+            text = describe(experiment, clip, images, accelerator, report)
+            save_tensors({"rgb": text.rgb, "gray": text.gray}, run.path("text.safetensors"))
+    if experiment.hsf == "orthogonal":
+        colour = hsf.colour_subspace(text.rgb, text.gray, experiment.clothing_rank)
+    if person is not None:
+        text = mdg.TextFeatures(*(vocabulary.text_targets(part, person) for part in (text.rgb, text.gray)))
+    return Guides(text, clothing, person, colour)
+
+
+def _stored_text(run: Run, device: torch.device) -> mdg.TextFeatures | None:
+    path = run.path("text.safetensors")
+    if not path.exists():
+        return None
+    stored = load_file(path)
+    return mdg.TextFeatures(stored["rgb"].to(device), stored["gray"].to(device))
+
+
+def describe(
+    experiment: Experiment, clip: ClipTower, images: ImageSet, accelerator: Accelerator, report: Report
+) -> mdg.TextFeatures:
+    """Stage 1: descriptions (N, P) of every training identity, from the frozen CLIP.
+
+    Adam, linear warm-up, cosine to 1e-6 [C]. mdg=random skips it and returns random vectors, as long as
+    real text features are.
+    """
+    identities = int(images.person.max()) + 1
+    generator = random_stream(experiment.seed, STREAMS["prompts"])
+    variant = "separate" if experiment.mdg == "random" else experiment.mdg
+    tokens, modality = experiment.prompt_tokens, experiment.mdg_modality
+    bank = mdg.PromptBank(clip, identities, tokens, variant, modality, generator=generator)
+    bank.to(accelerator.device)
+    if experiment.mdg == "random":
+        return mdg.random_text_features(identities, bank.all_text_features().rgb, generator)
+    rgb, gray = frozen_features(clip, images, accelerator)
+    persons = images.person.to(accelerator.device)
+    optimizer = torch.optim.Adam(bank.parameters(), lr=experiment.stage1_lr, weight_decay=experiment.weight_decay)
+    order_of = random_stream(experiment.seed, STREAMS["stage1"])
+    for epoch in range(1, experiment.stage1_epochs + 1):
+        started, sums, batches = time.time(), Terms(), torch.randperm(len(images), generator=order_of)
+        optimizer.param_groups[0]["lr"] = rate_at(experiment, epoch)
+        for rows in batches.split(experiment.stage1_batch):
+            batch = persons[rows]
+            with accelerator.autocast():
+                text = bank(batch)
+            terms = mdg.mdg_loss(
+                rgb[rows], gray[rows], mdg.TextFeatures(text.rgb.float(), text.gray.float()), batch,
+                variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
+                mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
+            )  # fmt: skip
+            descend(sum(terms.values()), optimizer)
+            sums.add(terms)
+        means = sums.means(f"epoch {epoch} of stage 1")
+        report({"stage": 1, "epoch": epoch, "seconds": round(time.time() - started, 2), **means})
+    return bank.all_text_features()
+
+
+@torch.inference_mode()
+def frozen_features(clip: ClipTower, images: ImageSet, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """zp (N, P) of all images and of their gray versions, unaugmented, float32 on the device [C]."""
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for start in range(0, len(images), 256):
+        batch = to_float(images.batch(range(start, min(start + 256, len(images)))).images.to(accelerator.device))
+        for part, seen in zip(parts, (batch, to_gray(batch)), strict=True):
+            with accelerator.autocast():
+                part.append(clip.visual_features(seen).zp.float())
+    return tuple(torch.cat(part).clone() for part in parts)
+
+
+def rate_at(experiment: Experiment, epoch: int) -> float:
+    """Linear warm-up, then cosine from the rate to 1e-6 [C]."""
+    warm, last, floor = experiment.stage1_warmup, experiment.stage1_epochs, 1e-6
+    if epoch <= warm:
+        return experiment.stage1_lr * epoch / warm
+    progress = (epoch - warm) / max(1, last - warm)
+    return floor + (experiment.stage1_lr - floor) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,0 +1,176 @@
+"""Stage 2 (VSS + HSF): the descriptions are fixed, and the visual encoder learns.
+
+L = w_id * sum L_id + w_tri * sum L_tri + w_text * L_HSF   (+ a vocabulary penalty, + CAL)
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from csgn_lib import hsf, losses, vocabulary
+from csgn_lib.batches import Augmentation, Batch, IdentitySampler, ImageSet, random_stream
+from csgn_lib.config import Experiment
+from csgn_lib.records import InputError, Run, atomic_path
+from csgn_lib.training.steps import STREAMS, Guides, Terms, descend
+from csgn_lib.vss import Embeddings, FeatureMap, HeadOutputs, Heads, VisualEncoder, parameter_groups
+
+
+class Learner(nn.Module):
+    """The encoder with its heads, as one module: images in, embeddings and head outputs out."""
+
+    def __init__(self, encoder: VisualEncoder, heads: Heads, f_map: FeatureMap | None) -> None:
+        super().__init__()
+        self.encoder, self.heads, self.f_map = encoder, heads, f_map
+
+    def forward(self, images: Tensor) -> tuple[Embeddings, HeadOutputs]:
+        """Images (B, 3, H, W) to Embeddings and HeadOutputs."""
+        embeddings = self.encoder(images)
+        return embeddings, self.heads(embeddings, self.f_map)
+
+
+def stage2_terms(
+    experiment: Experiment, embeddings: Embeddings, outputs: HeadOutputs, batch: Batch, guides: Guides
+) -> dict[str, Tensor]:
+    """All terms of stage 2's loss by name, weighted; their sum is what the encoder descends.
+
+    L = w_id * sum L_id + w_tri * sum L_tri + w_text * L_HSF [C, extended]; w_id differs by branch.
+    """
+    terms = {}
+    for name, logits in outputs.logits.items():
+        weight = experiment.id_weight_resnet if name == "c" else experiment.id_weight_vit
+        terms[f"id_{name}"] = weight * losses.identity_loss(logits, batch.person, experiment.label_smoothing)
+    for name, features in outputs.triplet.items():
+        terms[f"triplet_{name}"] = experiment.triplet_weight * losses.triplet_loss(
+            features, batch.person, experiment.triplet_margin
+        )
+    if guides.text is not None:
+        described = hsf.hsf_loss(
+            embeddings.f, guides.text.rgb, guides.text.gray, batch.person, variant=experiment.hsf,
+            beta=experiment.beta, label_smoothing=experiment.label_smoothing, similarity=experiment.similarity,
+            colour_basis=guides.colour, orthogonal_weight=experiment.orthogonal_weight,
+        )  # fmt: skip
+        terms |= {name: experiment.hsf_weight * value for name, value in described.items()}
+    if experiment.vocabulary_train == "penalty":
+        terms["vocabulary"] = vocabulary.penalty(embeddings.f, guides.clothing)
+    return terms
+
+
+def train_encoder(
+    experiment: Experiment, learner: Learner, images: ImageSet, guides: Guides, run: Run, accelerator: Accelerator
+) -> Iterator[dict[str, Any]]:
+    """Stage 2, one record an epoch: mean of each loss term, rate, images a second, memory.
+
+    Adam; linear warm-up from a tenth of the rate, then a tenth at each milestone [C].
+    """
+    frame = pd.DataFrame({"person": images.person.numpy(), "clothes": images.clothes.numpy()})
+    sampler = identity_sampler(experiment, frame)
+    augment = Augmentation.from_experiment(experiment)
+    learner.to(accelerator.device)
+    if learner.encoder.resnet is not None:
+        learner.encoder.resnet.to(memory_format=torch.channels_last)  # convolutions are faster so, most of all in bf16
+    clothes = _clothes_adversary(experiment, learner, images, accelerator.device)
+    groups = parameter_groups(learner.encoder, learner.heads, experiment)
+    optimizer = torch.optim.Adam(groups)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    first = _resume(run, learner, optimizer, clothes)
+    for epoch in range(first, experiment.stage2_epochs + 1):
+        learner.train()
+        started, sums = time.time(), Terms()
+        rows_of = sampler.epoch(epoch)
+        for step, rows in enumerate(rows_of):
+            factor = rate_factor(experiment, epoch - 1 + step / len(rows_of))
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            batch = images.batch(rows).to(accelerator.device)
+            stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
+            with accelerator.autocast():
+                embeddings, outputs = learner(augment(batch.images, stream))
+            terms = stage2_terms(experiment, embeddings, outputs, batch, guides)
+            if clothes is not None:
+                terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)
+            descend(sum(terms.values()), optimizer)
+            sums.add(terms)
+        means = sums.means(f"epoch {epoch} of stage 2")
+        seconds = time.time() - started
+        yield {
+            "stage": 2, "epoch": epoch, "epochs": experiment.stage2_epochs, "rate": round(factor, 4),
+            "seconds": round(seconds, 2), "images_per_second": round(rows_of.size / seconds, 1), **means,
+        }  # fmt: skip
+        _checkpoint(run, learner, optimizer, clothes, epoch)  # after the record is written: a crash may repeat an epoch
+
+
+def identity_sampler(experiment: Experiment, frame: pd.DataFrame) -> IdentitySampler:
+    """The batches of stage 2, of a frame with person and clothes labels. Raises what IdentitySampler raises."""
+    return IdentitySampler(
+        frame, experiment.batch_persons, experiment.batch_images, experiment.seed, experiment.sampler == "clothes"
+    )
+
+
+def rate_factor(experiment: Experiment, epoch: float) -> float:
+    """What all rates are multiplied by after ``epoch`` epochs (a fraction inside one) [C]."""
+    warm = experiment.stage2_warmup
+    warming = 0.1 + 0.9 * epoch / warm if epoch < warm else 1.0
+    return warming * 0.1 ** sum(epoch >= milestone for milestone in experiment.stage2_milestones)
+
+
+class ClothesAdversary(nn.Module):
+    """CAL's clothes classifier with its own optimiser, on f, or on c where there is no f."""
+
+    def __init__(self, width: int, images: ImageSet, rate: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.register_buffer("own", losses.clothes_by_person(images.person, images.clothes), persistent=False)
+        self.classifier = losses.ClothesClassifier(width, self.own.shape[1], generator=generator)
+        self.optimizer = torch.optim.Adam(self.classifier.parameters(), lr=rate)
+
+    def terms(self, embeddings: Embeddings, batch: Batch, weight: float) -> dict[str, Tensor]:
+        """One step of the classifier on detached features; then the term that the features descend."""
+        features = embeddings.f if embeddings.f is not None else embeddings.c
+        descend(losses.clothes_loss(self.classifier, features, batch.clothes), self.optimizer)
+        own = self.own[batch.person]
+        adversarial = losses.clothes_adversarial_loss(self.classifier, features, batch.clothes, own)
+        return {"clothes_adversarial": weight * adversarial}
+
+
+def _clothes_adversary(
+    experiment: Experiment, learner: Learner, images: ImageSet, device: torch.device
+) -> ClothesAdversary | None:
+    if not experiment.clothes_adversarial_weight:
+        return None
+    width = learner.encoder.widths.get("f", learner.encoder.widths.get("c"))
+    generator = random_stream(experiment.seed, STREAMS["clothes"])
+    return ClothesAdversary(width, images, experiment.lr_heads, generator).to(device)
+
+
+def _checkpoint(
+    run: Run, learner: Learner, optimizer: torch.optim.Optimizer, clothes: ClothesAdversary | None, epoch: int
+) -> None:
+    state: dict[str, Any] = {"epoch": epoch, "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
+    if clothes is not None:
+        state |= {"clothes": clothes.state_dict(), "clothes_optimizer": clothes.optimizer.state_dict()}
+    with atomic_path(run.path("checkpoint", "last.pt")) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(run: Run, learner: Learner, optimizer: torch.optim.Optimizer, clothes: ClothesAdversary | None) -> int:
+    """Load the last whole epoch's state, if there is one; the epoch to go on with."""
+    path = run.path("checkpoint", "last.pt")
+    if not path.exists():
+        return 1
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        learner.load_state_dict(state["learner"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is damaged or of another model ({error}); remove it to begin again") from error
+    if clothes is not None:
+        clothes.load_state_dict(state["clothes"])
+        clothes.optimizer.load_state_dict(state["clothes_optimizer"])
+    return int(state["epoch"]) + 1

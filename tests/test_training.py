@@ -1,0 +1,573 @@
+"""Both stages on a tiny world: what is descended, what learns, what is written, and what a restart changes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from csgn_lib import datasets, losses, training, vocabulary
+from csgn_lib.backbones import ClipTower
+from csgn_lib.batches import Batch, open_images, random_stream
+from csgn_lib.config import Experiment
+from csgn_lib.records import InputError, Run
+from csgn_lib.training import stage1, stage2
+from csgn_lib.training.steps import STREAMS, Guides, Terms
+
+SIZE = (48, 24)
+FEW_WORDS = vocabulary.Vocabulary(
+    vocabulary.clothing_phrases({"upper": ("shirt", "coat"), "shoes": ("boots",)}, ("red", "blue", "white"),
+                                ("plain", "striped"), ("person",)),
+    vocabulary.person_phrases({"stature": ("short {}", "tall {}"), "legs": ("{} with long legs",)},
+                              {"long": "with long {} hair"}, ("red", "black"), ("a red coat",)),
+)  # fmt: skip
+
+
+def small(**changes: Any) -> Experiment:
+    """CLIP-ReID's shape, without weights, at a size that trains in a third of a second."""
+    values = dict(
+        clip_checkpoint=None, resnet_checkpoint=None, image_height=SIZE[0], image_width=SIZE[1], precision="fp32",
+        vss="none", stage1_epochs=1, stage1_warmup=0, stage2_epochs=1, stage2_warmup=1, stage2_milestones=(7,),
+        batch_persons=4, batch_images=2, clothing_rank=4, person_rank=3,
+    )  # fmt: skip
+    return Experiment.from_parameters(**(values | changes))
+
+
+def terms_of(record: dict[str, Any]) -> set[str]:
+    return set(record) - {"stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "memory_mib"}
+
+
+def records(run: Run, stage: int) -> list[dict[str, Any]]:
+    return [record for record in run.metrics() if record["stage"] == stage]
+
+
+@pytest.fixture(scope="module")
+def people(tiny_benchmark) -> datasets.Benchmark:
+    """The tiny world with one training image of each person and outfit: 8 people x 3 images, two batches."""
+    train = tiny_benchmark.train
+    first = train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
+    return replace(tiny_benchmark, train=first)
+
+
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch) -> None:
+    monkeypatch.setattr(vocabulary, "ENGLISH", FEW_WORDS)
+
+
+@pytest.fixture
+def towers(monkeypatch) -> dict[str, Any]:
+    """The CLIP of the last fit, and all weights as they were before."""
+    kept: dict[str, Any] = {}
+    load = training.load_towers
+
+    def remember(experiment: Experiment) -> tuple:
+        kept["clip"], kept["resnet"] = load(experiment)
+        for name in ("clip", "resnet"):
+            if kept[name] is not None:
+                kept[f"{name}_before"] = {n: v.clone() for n, v in kept[name].model.state_dict().items()}
+        return kept["clip"], kept["resnet"]
+
+    monkeypatch.setattr(training, "load_towers", remember)
+    return kept
+
+
+# ---------------------------------------------------------------- the loss is CLIP-ReID's
+
+
+def smoothed_cross_entropy(logits: torch.Tensor, targets: list[int], smoothing: float) -> float:
+    """By hand, in float64: mean over images of -sum_k q_k log p_k."""
+    total = 0.0
+    for row, target in zip(logits.double().tolist(), targets, strict=True):
+        norm = math.log(sum(math.exp(value - max(row)) for value in row)) + max(row)
+        for k, value in enumerate(row):
+            q = smoothing / len(row) + (1 - smoothing) * (k == target)
+            total -= q * (value - norm)
+    return total / len(targets)
+
+
+def hardest_triplet(features: torch.Tensor, targets: list[int], margin: float) -> float:
+    """By hand: mean over anchors of max(0, margin + furthest of its own - nearest of the others)."""
+    rows, total = features.double(), 0.0
+    for i, anchor in enumerate(rows):
+        far = [float((anchor - rows[j]).norm()) for j in range(len(rows))]
+        own = max(far[j] for j in range(len(rows)) if targets[j] == targets[i] and j != i)
+        other = min(far[j] for j in range(len(rows)) if targets[j] != targets[i])
+        total += max(0.0, margin + own - other)
+    return total / len(rows)
+
+
+@torch.no_grad()
+def clip_reid_loss(
+    clip: ClipTower, classifiers: dict[str, torch.Tensor], images: torch.Tensor, targets: list[int], text: torch.Tensor
+) -> dict[str, float]:
+    """CLIP-ReID's stage 2 from its paper's equations (Li, Sun, Li, AAAI 2023), one batch, ViT-B/16's form.
+
+    Features are read off open_clip's own forward by hooks; BNNeck is a batch norm at its start.
+    """
+    seen: dict[str, torch.Tensor] = {}
+    visual = clip.model.visual
+    hooks = [
+        visual.transformer.resblocks[-2].register_forward_hook(lambda *call: seen.update(z11=call[-1][:, 0])),
+        visual.ln_post.register_forward_hook(lambda *call: seen.update(z12=call[-1][:, 0])),
+    ]
+    cfg = visual.preprocess_cfg
+    mean, std = (torch.tensor(cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    seen["f"] = clip.model.encode_image((images - mean) / std)
+    [hook.remove() for hook in hooks]
+    terms = {}
+    for name, weight in classifiers.items():
+        x = seen[name]
+        neck = (x - x.mean(dim=0)) / (x.var(dim=0, correction=0) + 1e-5).sqrt()
+        terms[f"id_{name}"] = 0.25 * smoothed_cross_entropy(neck @ weight.T, targets, 0.1)
+    for name in ("z11", "z12", "f"):
+        terms[f"triplet_{name}"] = hardest_triplet(seen[name], targets, 0.3)
+    terms["text_rgb"] = smoothed_cross_entropy(seen["f"] @ text.T, targets, 0.1)
+    return terms
+
+
+def test_beta_zero_without_resnet_and_separate_prompts_is_exactly_clip_reid(people, towers, tmp_path):
+    """The one step of a whole run: stage 1, sampler, pixels, encoder, heads and the sum that is descended."""
+    experiment = small(
+        mdg="separate", beta=0.0, batch_persons=8, flip=0.0, padding=0, erasing=0.0, stage1_epochs=2, lr_vit=0.0
+    )
+    descended: list[float] = []
+    step = stage2.descend
+
+    def watch(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        descended.append(float(loss.detach()))
+        step(loss, optimizer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage2, "descend", watch)
+        run = training.fit(experiment, people, tmp_path / "run")
+    rows = stage2.identity_sampler(experiment, people.train).epoch(1)[0]
+    batch = open_images(people.train, people.root, SIZE).batch(rows)
+    heads = training.build_learner(experiment, towers["clip"], None, 8, Guides()).heads
+    classifiers = {name: heads.classifiers[name].weight.detach() for name in ("z12", "f")}
+    text = load_file(run.path("text.safetensors"))["rgb"]
+    expected = clip_reid_loss(
+        towers["clip"], classifiers, batch.images.float() / 255, batch.person.tolist(), text
+    )  # lr_vit = 0: the ViT is as it was
+    assert descended == pytest.approx([sum(expected.values())], abs=1e-5)
+    (record,) = records(run, 2)
+    assert {name: record[name] for name in terms_of(record)} == pytest.approx(expected, abs=1e-5)
+
+
+def test_stage_2_terms_equal_the_formula_term_by_term(random_clip):
+    experiment = small(mdg="separate", beta=0.0)
+    learner = training.build_learner(experiment, copy.deepcopy(random_clip), None, 5, Guides())
+    assert {name: heads.weight.shape for name, heads in learner.heads.classifiers.items()} == {
+        "z12": (5, 128),
+        "f": (5, 128),
+    }
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 3, 96, 48, generator=generator)
+    text = 3 * torch.randn(5, 128, generator=generator)
+    targets = torch.tensor([0, 0, 3, 3, 4, 4])
+    with torch.no_grad():
+        for classifier in learner.heads.classifiers.values():  # the start, N(0, 0.001), would hide a wrong neck
+            classifier.weight.copy_(torch.randn(5, 128, generator=generator))
+        embeddings, outputs = learner.train()(images)
+        got = training.stage2_terms(
+            experiment, embeddings, outputs, Batch(images, targets, targets, targets, targets),
+            Guides(text=stage1.mdg.TextFeatures(text, torch.full_like(text, math.nan))),
+        )  # fmt: skip
+    weights = {name: layer.weight.detach() for name, layer in learner.heads.classifiers.items()}
+    expected = clip_reid_loss(random_clip, weights, images, targets.tolist(), text)
+    assert {name: float(value) for name, value in got.items()} == pytest.approx(expected, abs=1e-5)
+
+
+# ---------------------------------------------------------------- every variant learns
+
+Z, RES = {"id_z12", "id_f", "triplet_z11", "triplet_z12", "triplet_f"}, {"id_c", "triplet_c"}
+PAIRS = {"i2t_rgb", "t2i_rgb", "i2t_gray", "t2i_gray"}
+CROSS = {"i2t_rgb_to_gray", "t2i_gray_to_rgb", "i2t_gray_to_rgb", "t2i_rgb_to_gray"}
+BOTH = {"text_rgb", "text_gray"}
+CASES = [  # parameters, terms of stage 1 (None: it is skipped), terms of stage 2
+    (dict(mdg="separate", vss="none", hsf="convex"), PAIRS, Z | BOTH),
+    (dict(mdg="cross", vss="steer", hsf="sum", vocabulary_train="head"), PAIRS | CROSS, Z | RES | BOTH),
+    (dict(mdg="mutual", vss="concat", hsf="text", vocabulary_train="targets", mdg_modality="token"),
+     PAIRS | {"mutual"}, Z | RES | {"text"}),
+    (dict(mdg="second_rgb", vss="cross_attention", hsf="logit", vocabulary_train="penalty"),
+     PAIRS | {"mutual"}, Z | RES | {"text", "vocabulary"}),
+    (dict(mdg="random", vss="none", hsf="consistent", similarity="cosine"), None, Z | BOTH | {"consistency"}),
+    (dict(mdg="mutual", vss="none", hsf="orthogonal", mdg_modality="same"),
+     PAIRS | {"mutual"}, Z | BOTH | {"colour"}),
+    (dict(mdg="mutual", vss="steer", hsf="convex", sampler="clothes", gray_probability=0.5),
+     PAIRS | {"mutual"}, Z | RES | BOTH),
+    (dict(vss="resnet", hsf="none", clothes_adversarial_weight=0.1), None, RES | {"clothes_adversarial"}),
+    (dict(vss="none", hsf="none", vocabulary_train="head"), None, Z),
+]  # fmt: skip
+
+
+def test_the_cases_cover_every_variant():
+    for name in ("mdg", "vss", "hsf", "vocabulary_train", "mdg_modality", "sampler", "similarity"):
+        values = {getattr(small(**parameters), name) for parameters, _, _ in CASES}
+        assert values == set(Experiment.model_fields[name].annotation.__args__), name
+
+
+@pytest.mark.parametrize(
+    ("parameters", "first", "second"), CASES, ids=[" ".join(map(str, p.values())) for p, *_ in CASES]
+)
+def test_every_variant_trains_what_it_should_and_nothing_else(people, towers, tmp_path, parameters, first, second):
+    run = training.fit(small(**parameters), people, tmp_path / "run")
+    assert [terms_of(record) for record in records(run, 1)] == ([first] if first else [])
+    (record,) = records(run, 2)
+    assert terms_of(record) == second
+    assert all(math.isfinite(record[name]) for name in second)
+
+    model, vss = load_file(run.path("model.safetensors")), parameters.get("vss")
+    used = {"none": {"vit"}, "resnet": {"resnet"}, "concat": {"vit", "resnet"}}.get(vss, {"vit", "resnet", "join"})
+    assert {name.split(".")[0] for name in model} == used
+    for name, value in towers.get("clip_before", {}).items():
+        if name.startswith("visual."):
+            assert not torch.equal(model["vit." + name.removeprefix("visual.")], value), f"{name} did not learn"
+        else:  # the text tower, the temperature
+            assert torch.equal(towers["clip"].model.state_dict()[name], value), f"{name} is not frozen"
+    if towers["clip"] is not None:
+        rest = [value for name, value in towers["clip"].model.named_parameters() if not name.startswith("visual.")]
+        assert all(value.grad is None for value in rest)  # no time is spent on it either
+    for name, value in towers.get("resnet_before", {}).items():
+        if value.is_floating_point():
+            assert not torch.equal(model[f"resnet.model.{name}"], value), f"{name} did not learn"
+    if vss == "steer":
+        assert model["join.gamma"] != 0
+    if vss == "cross_attention":
+        assert model["join.gate"] != 0
+
+
+def test_a_rate_of_zero_leaves_its_part_as_it_was(people, towers, tmp_path):
+    run = training.fit(small(vss="steer", lr_vit=0.0, lr_resnet=0.0), people, tmp_path / "run")
+    model = load_file(run.path("model.safetensors"))
+    for name, value in towers["clip_before"].items():
+        if name.startswith("visual."):
+            assert torch.equal(model["vit." + name.removeprefix("visual.")], value)
+    learned = {name for name, _ in towers["resnet"].model.named_parameters()}
+    assert all(torch.equal(model[f"resnet.model.{name}"], towers["resnet_before"][name]) for name in learned)
+    assert model["join.gamma"] != 0  # the heads' rate
+
+
+def test_stage_1_learns_prompts_only(people, random_clip, accelerator):
+    images, heard = open_images(people.train, people.root, (96, 48)), []
+    before = {name: value.clone() for name, value in random_clip.state_dict().items()}
+    start = training.describe(small(stage1_epochs=0), random_clip, images, accelerator, heard.append)
+    assert heard == []
+    end = training.describe(small(stage1_epochs=3, stage1_lr=0.002), random_clip, images, accelerator, heard.append)
+    for name, value in random_clip.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    for part in ("rgb", "gray"):
+        moved = (getattr(end, part) - getattr(start, part)).norm(dim=1)
+        assert getattr(end, part).shape == (8, 128) and (moved > 1e-3).all()
+    assert [record["epoch"] for record in heard] == [1, 2, 3]
+    total = [sum(record[name] for name in terms_of(record)) for record in heard]
+    assert total[2] < total[0]
+
+
+def test_stage_1_reads_gray_images_once_and_unaugmented(people, random_clip, accelerator):
+    images = open_images(people.train.head(3), people.root, (96, 48))
+    rgb, gray = training.frozen_features(random_clip, images, accelerator)
+    pictures = torch.from_numpy(images.pixels).float() / 255
+    luminance = (pictures * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1, keepdim=True)
+    with torch.no_grad():
+        torch.testing.assert_close(rgb, random_clip.visual_features(pictures).zp, rtol=1e-4, atol=1e-5)
+        expected = random_clip.visual_features(luminance.expand(-1, 3, -1, -1)).zp
+        torch.testing.assert_close(gray, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_guides_hold_what_the_experiment_names(people, random_clip, accelerator, tmp_path):
+    images = open_images(people.train, people.root, (96, 48))
+
+    def guides(**parameters: Any) -> Guides:
+        run = Run(tmp_path / str(len(list(tmp_path.iterdir()))))
+        return stage1.prepare_guides(small(**parameters), random_clip, images, run, accelerator, lambda record: None)
+
+    plain = guides()
+    assert plain.clothing is plain.person is plain.colour is None and plain.text.gray.shape == (8, 128)
+    for name in ("head", "penalty"):
+        clothing = guides(vocabulary_train=name).clothing
+        torch.testing.assert_close(clothing, vocabulary.clothing_subspace(random_clip, 4))
+    read = guides(vocabulary_train="targets")
+    person = vocabulary.person_subspace(random_clip, 3)
+    for part in (read.text.rgb, read.text.gray):
+        torch.testing.assert_close(vocabulary.keep(part, person), part, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(vocabulary.keep(plain.text.rgb, person), plain.text.rgb, rtol=1e-4, atol=1e-5)
+    assert guides(hsf="orthogonal").colour.shape == (128, 4)
+    assert guides(hsf="none").text is None
+    lengths = guides(mdg="random").text.rgb.norm(dim=1)
+    assert lengths == pytest.approx(lengths.mean().expand(8), rel=1e-4)
+
+
+def test_the_head_reads_f_without_what_clothing_phrases_span_and_the_text_loss_all_of_it(random_clip):
+    basis = vocabulary.clothing_subspace(random_clip, 4)
+    clip = copy.deepcopy(random_clip)
+    learner = training.build_learner(small(vocabulary_train="head"), clip, None, 8, Guides(clothing=basis))
+    with torch.no_grad():
+        embeddings, outputs = learner(torch.rand(4, 3, 96, 48, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(outputs.triplet["f"] @ basis, torch.zeros(4, 4), rtol=0, atol=1e-4)
+    assert (embeddings.f @ basis).abs().max() > 0.01
+
+
+# ---------------------------------------------------------------- chance
+
+
+def test_a_seed_decides_every_byte_and_the_callers_chance_is_left_alone(people, tmp_path):
+    experiment = small(vss="steer", hsf="convex")  # a ResNet from scratch too
+    model = {}
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        [chance(len(name)) for chance in (torch.manual_seed, np.random.seed, random.seed)]
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+        run = training.fit(experiment.model_copy(update={"seed": seed}), people, tmp_path / name)
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+        model[name] = run.path("model.safetensors").read_bytes()
+    assert model["one"] == model["same"] and model["one"] != model["other"]
+    texts = [(tmp_path / name / "text.safetensors").read_bytes() for name in ("one", "same", "other")]
+    assert texts[0] == texts[1] != texts[2]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("place", "again"), [((1, 2), 5), ((2, 1), 3), ((2, 2), 2)])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(people, tmp_path, uninterrupted, place, again):
+    """``report`` comes after a record is written and before its checkpoint: the worst place to be killed in."""
+    experiment, model, whole = uninterrupted
+
+    def stop(record: dict[str, Any]) -> None:
+        if (record["stage"], record["epoch"]) == place:
+            raise Stop
+
+    heard: list[dict[str, Any]] = []
+    with pytest.raises(Stop):
+        training.fit(experiment, people, tmp_path, report=stop)
+    assert not (tmp_path / "model.safetensors").exists()
+    run = training.fit(experiment, people, tmp_path, report=heard.append)
+    assert run.path("model.safetensors").read_bytes() == model
+    times = {"seconds", "images_per_second"}
+    assert [{k: v for k, v in record.items() if k not in times} for record in run.metrics()] == [
+        {k: v for k, v in record.items() if k not in times} for record in whole
+    ]
+    assert len(heard) == again  # and not from the beginning
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(people, tmp_path_factory) -> tuple[Experiment, bytes, list[dict[str, Any]]]:
+    experiment = small(
+        stage1_epochs=2, stage2_epochs=3, stage2_warmup=2, stage2_milestones=(2,), clothes_adversarial_weight=0.1
+    )
+    run = training.fit(experiment, people, tmp_path_factory.mktemp("whole"))
+    assert [(record["stage"], record["epoch"]) for record in run.metrics()] == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
+    return experiment, run.path("model.safetensors").read_bytes(), run.metrics()
+
+
+def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path):
+    run, heard = training.fit(small(vss="steer"), people, tmp_path), []
+    model, metrics = run.path("model.safetensors").read_bytes(), run.path("metrics.jsonl").read_bytes()
+    assert training.fit(small(vss="steer"), people, tmp_path, report=heard.append) == run
+    assert heard == [] and run.path("model.safetensors").read_bytes() == model
+    assert run.path("metrics.jsonl").read_bytes() == metrics
+    assert run.config == json.loads(small(vss="steer").model_dump_json())
+    assert len(run.path("log.txt").read_text().splitlines()) == 2
+
+    encoder, state = training.load_encoder(run), load_file(run.path("model.safetensors"))
+    assert not encoder.training
+    assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+    images = open_images(people.query, people.root, SIZE).batch(range(4)).images
+    with torch.no_grad():
+        assert torch.isfinite(encoder(images).descriptor()).all()
+
+
+def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
+    with pytest.raises(InputError, match="config.json does not exist"):
+        training.load_encoder(Run(tmp_path / "nowhere"))
+    with pytest.raises(Stop):
+        training.fit(small(), people, tmp_path, report=lambda record: raise_stop())
+    with pytest.raises(InputError, match="model.safetensors does not exist: the run is not finished"):
+        training.load_encoder(Run(tmp_path))
+    run = training.fit(small(), people, tmp_path)
+    run.path("config.json").write_text(small(vss="steer").model_dump_json())
+    with pytest.raises(InputError, match="does not fit its config.json"):
+        training.load_encoder(run)
+
+
+def raise_stop() -> None:
+    raise Stop
+
+
+# ---------------------------------------------------------------- rates
+
+
+def test_stage_2s_rate_warms_up_from_a_tenth_and_falls_to_a_tenth_at_milestones():
+    experiment = small(stage2_warmup=2, stage2_milestones=(4, 6), stage2_epochs=8)
+    by_hand = {0: 0.1, 0.5: 0.325, 1: 0.55, 1.5: 0.775, 2: 1, 3.9: 1, 4: 0.1, 5.9: 0.1, 6: 0.01, 8: 0.01}
+    assert {epoch: stage2.rate_factor(experiment, epoch) for epoch in by_hand} == pytest.approx(by_hand)
+    assert stage2.rate_factor(small(stage2_warmup=0, stage2_milestones=()), 0) == 1
+
+
+def test_stage_1s_rate_warms_up_linearly_and_follows_a_cosine_to_a_millionth():
+    experiment = small(stage1_lr=0.1, stage1_warmup=2, stage1_epochs=6)
+    middle = (0.1 + 1e-6) / 2
+    quarter = 1e-6 + (0.1 - 1e-6) * (1 + math.sqrt(0.5)) / 2
+    by_hand = [0.05, 0.1, quarter, middle, 0.1 + 1e-6 - quarter, 1e-6]
+    assert [stage1.rate_at(experiment, epoch) for epoch in range(1, 7)] == pytest.approx(by_hand)
+    assert stage1.rate_at(small(stage1_warmup=9, stage1_lr=0.1), 1) == pytest.approx(0.1 / 9)
+
+
+def test_each_step_is_taken_at_its_rate_and_biases_at_twice(people, tmp_path, monkeypatch):
+    taken: list[dict[str, float]] = []
+
+    class Watched(torch.optim.Adam):
+        def step(self, *args: Any) -> None:
+            taken.append({group.get("name", "prompts"): group["lr"] for group in self.param_groups})
+            super().step(*args)
+
+    monkeypatch.setattr(torch.optim, "Adam", Watched)
+    training.fit(
+        small(vss="steer", stage1_epochs=2, stage1_warmup=2, stage1_lr=0.2, stage2_epochs=2, stage2_warmup=1,
+              stage2_milestones=(1,), lr_vit=1e-5, lr_resnet=1e-3, lr_heads=1e-2),
+        people, tmp_path,
+    )  # fmt: skip
+    assert [step["prompts"] for step in taken if "prompts" in step] == pytest.approx([0.1, 0.2])
+    steps = [step for step in taken if "vit" in step]
+    for factor, step in zip([0.1, 0.55, 0.1, 0.1], steps, strict=True):  # two epochs of two steps
+        rates = {"vit": 1e-5, "resnet": 1e-3, "heads": 1e-2}
+        rates |= {f"{name}_bias": 2 * rate for name, rate in rates.items()}
+        assert step == pytest.approx({name: rates[name] * factor for name in step})
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (dict(batch_persons=8, batch_images=3, triplet_weight=1e39), "triplet_z11 became inf in epoch 1 of stage 2"),
+        (dict(mdg="cross", mdg_cross_weight=1e39), "i2t_rgb_to_gray became inf in epoch 1 of stage 1"),
+        (dict(lr_heads=1e38, stage2_epochs=2), "became nan in epoch [12] of stage 2"),
+    ],
+)
+def test_a_loss_that_is_not_finite_names_its_term_and_leaves_no_model(people, tmp_path, parameters, message):
+    with pytest.raises(InputError, match=message):
+        training.fit(small(**parameters), people, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_means_are_over_steps():
+    terms = Terms()
+    for value in (1.0, 2.0, 6.0):
+        terms.add({"a": torch.tensor(value), "b": torch.tensor(-value)})
+    assert terms.means("here") == {"a": 3.0, "b": -3.0}
+    terms.add({"b": torch.tensor(math.nan)})
+    with pytest.raises(InputError, match="loss term b became nan in here; lower the rate"):
+        terms.means("here")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (dict(vss="resnet"), "vss=resnet has no embedding that meets text; set hsf=none"),
+        (dict(vss="resnet", hsf="none", vocabulary_train="head"), "vocabulary_train=none"),
+        (dict(hsf="none", vocabulary_train="targets"), "hsf=none has none"),
+        (dict(hsf="orthogonal", mdg="random"), "mdg=random makes none"),
+        (dict(hsf="orthogonal", mdg="second_rgb"), "mdg=second_rgb makes none"),
+        (dict(batch_persons=9), "batch_persons=9, but the frame has 8"),
+        (dict(clip_checkpoint="nowhere.pt"), "nowhere.pt"),
+        (dict(vss="steer", resnet_checkpoint="nowhere.safetensors"), "nowhere.safetensors does not exist"),
+        pytest.param(
+            dict(precision="fp16"), "precision=fp16 needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can"),
+        ),
+    ],
+)  # fmt: skip
+def test_contradictions_and_missing_files_are_refused_and_leave_nothing(people, tmp_path, parameters, message):
+    with pytest.raises(InputError, match=message):
+        training.fit(small(**parameters), people, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_that_an_experiment_needs_are_missed_before_it_begins(people, tmp_path):
+    bare = replace(people, train=people.train.assign(clothes=-1))
+    for parameters in (dict(clothes_adversarial_weight=0.1), dict(sampler="clothes")):
+        with pytest.raises(InputError, match="clothes labels"):
+            training.fit(small(**parameters), bare, tmp_path / "run")
+    with pytest.raises(InputError, match="no training images"):
+        training.fit(small(), people.validation, tmp_path / "run")
+    broken = people.train.copy()
+    broken.loc[3, "path"] = "train/gone.png"
+    with pytest.raises(InputError, match="train/gone.png does not exist"):
+        training.fit(small(), replace(people, train=broken), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_experiment_is_refused_whatever_it_holds_already(people, tmp_path):
+    run = training.fit(small(mdg="random"), people, tmp_path)
+    before = {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()}
+    for parameters, name in ((dict(beta=0.25), "beta"), (dict(seed=1), "seed"), (dict(stage2_epochs=2), "stage2_")):
+        with pytest.raises(InputError, match=f"another {name}.*name another folder"):
+            training.fit(small(mdg="random", **parameters), people, tmp_path)
+    assert {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()} == before
+    for gone in ("metrics.jsonl", "model.safetensors", "checkpoint/last.pt"):  # killed in its first epoch
+        run.path(gone).unlink()
+    with pytest.raises(InputError, match="another mdg"):  # else its random text would pass for learned
+        training.fit(small(mdg="mutual"), people, tmp_path)
+    run.path("text.safetensors").unlink()
+    training.fit(small(mdg="mutual", stage1_epochs=0, stage2_epochs=0), people, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(people, tmp_path):
+    last = training.fit(small(stage1_epochs=0), people, tmp_path).path("checkpoint", "last.pt")
+    for damaged in (b"", b"hello", pickle.dumps(Stop, protocol=2), last.read_bytes()[:-2000]):
+        last.write_bytes(damaged)
+        with pytest.raises(InputError, match="last.pt is damaged"):
+            training.fit(small(stage1_epochs=0), people, tmp_path)
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_the_clothes_adversary_is_a_term_of_its_own(people, tmp_path):
+    plain = training.fit(small(stage1_epochs=0), people, tmp_path / "plain")
+    adversarial = training.fit(small(stage1_epochs=0, clothes_adversarial_weight=0.5), people, tmp_path / "cal")
+    (one,), (other,) = records(plain, 2), records(adversarial, 2)
+    assert terms_of(other) - terms_of(one) == {"clothes_adversarial"} and other["clothes_adversarial"] > 0
+    assert plain.path("model.safetensors").read_bytes() != adversarial.path("model.safetensors").read_bytes()
+    assert load_file(plain.path("model.safetensors")).keys() == load_file(adversarial.path("model.safetensors")).keys()
+
+
+def test_the_adversary_learns_clothes_apart_from_the_features(people):
+    images = open_images(people.train, people.root, SIZE)
+    clothes = stage2.ClothesAdversary(16, images, 0.05, random_stream(0, STREAMS["clothes"]))
+    features = torch.randn(24, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    batch = images.batch(range(24))
+    embeddings = stage2.Embeddings(None, None, features, None)
+    owned = {i: set(people.train.loc[people.train["person"] == i, "clothes"]) for i in range(8)}
+    before = clothes.classifier.weight.detach().clone()
+    first = clothes.terms(embeddings, batch, 2.0)["clothes_adversarial"]
+    assert not torch.equal(clothes.classifier.weight, before) and features.grad is None
+    learned = clothes.classifier.weight.grad.clone()
+    first.backward()
+    assert torch.equal(clothes.classifier.weight.grad, learned) and features.grad.abs().sum() > 0
+    own = torch.tensor([[c in owned[int(person)] for c in range(24)] for person in batch.person])
+    expected = losses.clothes_adversarial_loss(clothes.classifier, features, batch.clothes, own)
+    assert float(first.detach()) == pytest.approx(2 * float(expected.detach()), rel=1e-6)
+
+
+def test_precisions_can_follow_each_other_in_one_process(people, tmp_path):
+    for precision in ("bf16", "fp32", "bf16"):
+        run = training.fit(small(precision=precision, stage1_epochs=0), people, tmp_path / precision)
+    exact, rounded = (load_file(tmp_path / name / "model.safetensors") for name in ("fp32", "bf16"))
+    assert all(value.dtype == torch.float32 for value in rounded.values())
+    assert any(not torch.equal(exact[name], rounded[name]) for name in exact)
+    assert run.dir == tmp_path / "bf16"
