@@ -1,0 +1,206 @@
+"""From features, or from distances, to scores under one protocol or several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from csgn_lib.datasets import Protocol
+from csgn_lib.datasets import protocol as resolve
+from csgn_lib.records import InputError
+from csgn_lib.retrieval import features as checked
+from csgn_lib.retrieval.blocks import thread_count
+from csgn_lib.retrieval.ranking import Pairs, rank_distances, rank_features, same_person
+from csgn_lib.retrieval.scores import RANKS, Scores, score
+
+Features = ArrayLike | Any  # (N, D) array, nested lists or torch tensor
+
+
+def evaluate(
+    query_features: Features,
+    gallery_features: Features,
+    query: pd.DataFrame,
+    gallery: pd.DataFrame,
+    protocol: str | Protocol = "cloth_changing",
+    *,
+    ranks: int = RANKS,
+    threads: int | None = None,
+) -> Scores:
+    """Exact CMC, mAP and mINP of features by cosine, in blocks of queries.
+
+    Distance is 1 - cosine of the features, which orders as the squared Euclidean distance of L2-normalised
+    features (2 - 2 cosine) does. Arithmetic is float32; equal distances rank by gallery row. Two images of
+    equal features are equal in distance only up to the rounding of the matrix product.
+
+    Args:
+        query_features: (Q, D) array or torch tensor, any scale; row i is row i of ``query``.
+        gallery_features: (G, D), likewise. Tensors on an accelerator are ranked there.
+        query, gallery: frames with ``person`` and the labels that the protocol reads.
+        protocol: a name, as the benchmark of the frames means it, or a Protocol.
+        ranks: length of the CMC curve.
+        threads: None for all cores (at most 8).
+
+    Returns:
+        Scores. Re-ranking, query expansion and flip averaging are not in it: give it features, or
+        distances, that had them.
+
+    Raises:
+        InputError: an empty split, mismatched lengths or widths, a row that holds NaN or infinity or is zero,
+            an unknown protocol, a label that it needs and nobody has, or no query with a match left.
+
+    Example: one query, four gallery images of which the nearest is from its own camera, and leaves.
+
+        >>> query = pd.DataFrame({"person": [7], "camera": [0], "clothes": [0]})
+        >>> gallery = pd.DataFrame({"person": [7, 9, 7, 7], "camera": [0, 1, 1, 2], "clothes": [0, 2, 1, 0]})
+        >>> features = np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.5, 0.5]])
+        >>> print(evaluate(np.array([[1.0, 0.0]]), features, query, gallery, "general"))
+        general: rank-1 0.0%, mAP 58.3%, mINP 66.7% (1 queries counted, 0 dropped: no match left)
+    """
+    return _only(
+        evaluate_all(query_features, gallery_features, query, gallery, [protocol], ranks=ranks, threads=threads)
+    )
+
+
+def evaluate_all(
+    query_features: Features,
+    gallery_features: Features,
+    query: pd.DataFrame,
+    gallery: pd.DataFrame,
+    protocols: Sequence[str | Protocol],
+    *,
+    ranks: int = RANKS,
+    threads: int | None = None,
+) -> dict[str, Scores]:
+    """``evaluate`` under several protocols from one pass over the distances: protocol's name -> Scores."""
+    threads = thread_count(threads)
+    query_features = checked.ready(query_features, "query_features")
+    gallery_features = checked.ready(gallery_features, "gallery_features")
+    checked.check_rows(len(query_features), query, "query_features", "query")
+    checked.check_rows(len(gallery_features), gallery, "gallery_features", "gallery")
+    checked.check_columns(query_features, gallery_features)
+    chosen = _resolve(protocols, query, gallery)
+    tracklets = [protocol for protocol in chosen if protocol.aggregate == "tracklet"]
+    images = [protocol for protocol in chosen if protocol.aggregate is None]
+
+    def rank(asked: Features, ranked: Features) -> Callable[[list[Pairs]], None]:
+        return lambda pairs: _rank(asked, ranked, pairs, threads)
+
+    scores = {}
+    if images:
+        scores |= _score(images, query, gallery, rank(query_features, gallery_features), ranks)
+    if tracklets:
+        asked, query_rows = checked.by_tracklet(query_features, query, "query_features")
+        ranked, gallery_rows = checked.by_tracklet(gallery_features, gallery, "gallery_features")
+        frames = query.iloc[query_rows], gallery.iloc[gallery_rows]
+        scores |= _score(tracklets, *frames, rank(asked, ranked), ranks, query_rows)
+    return {protocol.name: scores[protocol.name] for protocol in chosen}
+
+
+def evaluate_distances(
+    distances: Features | Iterable[NDArray[np.floating]],
+    query: pd.DataFrame,
+    gallery: pd.DataFrame,
+    protocol: str | Protocol = "cloth_changing",
+    *,
+    ranks: int = RANKS,
+    threads: int | None = None,
+) -> Scores:
+    """Exact CMC, mAP and mINP of distances, ranked at the precision given; ties keep gallery order.
+
+    Args:
+        distances: (Q, G), smaller is closer: array or torch tensor. Or an iterator of blocks (B, G) in the
+            order of the queries, such as ``rerank_blocks`` gives; only a few are held at a time.
+        query, gallery, protocol, ranks, threads: as for ``evaluate``. For a protocol that ranks tracklets the
+            frames must have one row a tracklet.
+
+    Raises:
+        InputError: as ``evaluate``; a shape other than (Q, G); NaN or infinity, naming the query.
+    """
+    return _only(evaluate_all_distances(distances, query, gallery, [protocol], ranks=ranks, threads=threads))
+
+
+def evaluate_all_distances(
+    distances: Features | Iterable[NDArray[np.floating]],
+    query: pd.DataFrame,
+    gallery: pd.DataFrame,
+    protocols: Sequence[str | Protocol],
+    *,
+    ranks: int = RANKS,
+    threads: int | None = None,
+) -> dict[str, Scores]:
+    """``evaluate_distances`` under several protocols from one pass: protocol's name -> Scores."""
+    threads = thread_count(threads)
+    chosen = _resolve(protocols, query, gallery)
+    for protocol in chosen:
+        units = [frame[protocol.aggregate] for frame in (query, gallery) if protocol.aggregate in frame.columns]
+        if any(unit.duplicated().any() for unit in units):
+            raise InputError(
+                f"protocol {protocol.name!r} ranks {protocol.aggregate}s: give distances and frames with one row a "
+                f"{protocol.aggregate}, or features of the images to evaluate"
+            )
+    shape = len(query), len(gallery)
+    if checked.is_tensor(distances) or hasattr(distances, "__array__") or isinstance(distances, (list, tuple)):
+        distances = [distances]
+    blocks = (checked.ready(block, "distances") for block in distances)
+    return _score(chosen, query, gallery, lambda pairs: rank_distances(blocks, shape, pairs, threads), ranks)
+
+
+def _only(scores: dict[str, Scores]) -> Scores:
+    return next(iter(scores.values()))
+
+
+def _resolve(protocols: Sequence[str | Protocol], query: pd.DataFrame, gallery: pd.DataFrame) -> list[Protocol]:
+    chosen = [resolve(protocol, query.attrs.get("benchmark")) for protocol in protocols]
+    names = [protocol.name for protocol in chosen]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"protocols = {names}: at least one, and each name once")
+    for protocol in chosen:
+        protocol.check(query, gallery)
+    return chosen
+
+
+def _rank(query: Features, gallery: Features, pairs: list[Pairs], threads: int) -> None:
+    if checked.on_accelerator(query) or checked.on_accelerator(gallery):
+        from csgn_lib.retrieval import device
+
+        device.rank_mixed(query, gallery, pairs)
+        return
+    length = checked.lengths(gallery, "gallery_features", threads)
+    gallery = np.ascontiguousarray(gallery, dtype=np.float32)
+    rank_features(checked.unit_rows(query, "query_features", threads), gallery, length, pairs, threads)
+
+
+def _score(
+    protocols: list[Protocol],
+    query: pd.DataFrame,
+    gallery: pd.DataFrame,
+    rank: Callable[[list[Pairs]], None],
+    ranks: int,
+    rows: NDArray[np.int64] | None = None,
+) -> dict[str, Scores]:
+    """Rank each gallery that some protocol needs once, then read all protocols' scores from the ranks.
+
+    ``rows``, where given, are the positions that the rows of ``query`` had in the caller's frame.
+    """
+    galleries = {protocol.name: protocol.gallery_rows(gallery) for protocol in protocols}
+    asked: dict[bytes, list[NDArray[np.int64]]] = {}
+    ranked: dict[bytes, NDArray[np.int64]] = {}
+    for protocol in protocols:
+        for rows_ranked in galleries[protocol.name]:
+            asked.setdefault(rows_ranked.tobytes(), []).append(protocol.query_rows(query))
+            ranked[rows_ranked.tobytes()] = rows_ranked
+    people = query["person"].to_numpy(), gallery["person"].to_numpy()
+    pairs = {key: same_person(*people, np.unique(np.concatenate(asked[key])), ranked[key]) for key in ranked}
+    rank(list(pairs.values()))
+    scores = {}
+    for protocol in protocols:
+        draws = [pairs[rows_ranked.tobytes()] for rows_ranked in galleries[protocol.name]]
+        result = score(protocol, query, gallery, draws, ranks)
+        if rows is not None:
+            result.per_query["row"] = rows[result.per_query["row"]]
+        scores[protocol.name] = result
+    return scores

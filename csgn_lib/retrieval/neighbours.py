@@ -1,0 +1,164 @@
+"""The k nearest gallery images: exactly, in blocks; or from an approximate index. And query expansion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from csgn_lib.records import InputError
+from csgn_lib.retrieval.blocks import each_product, thread_count
+from csgn_lib.retrieval.features import check_columns, unit_rows
+
+BEYOND = 3.0  # a distance that no pair has (1 - cosine ends at 2): for rows that a search did not return
+FAISS_MISSING = "approximate search needs FAISS: pip install csgn-workbench[faiss]; search() is exact and needs nothing"
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest gallery rows of each query, nearest first.
+
+    Attributes:
+        rows: (Q, k) positions in the gallery; -1 where an approximate index found fewer than k.
+        distances: (Q, k) 1 - cosine, in [0, 2] up to rounding; BEYOND where ``rows`` is -1.
+    """
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+    def blocks(self, gallery: int, rows: int = 256) -> Iterator[NDArray[np.float32]]:
+        """Distances (B, G) for ``evaluate_distances``: rows that were not found come last, in gallery order."""
+        for start in range(0, len(self.rows), rows):
+            found = self.rows[start : start + rows]
+            block = np.full((len(found), gallery), BEYOND, dtype=np.float32)
+            query, place = np.nonzero(found >= 0)
+            block[query, found[query, place]] = self.distances[start : start + rows][query, place]
+            yield block
+
+
+def nearest(block: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Columns (B, k) of the k smallest entries of each row, ascending, ties by column; and those entries.
+
+    The k-th smallest *value* is found first (partitioning values is several times as fast as
+    partitioning indices); what is not larger is then sorted.
+    """
+    columns = np.empty((len(block), k), dtype=np.int64)
+    scratch = np.empty(block.shape[1], dtype=block.dtype)
+    for row, out in zip(block, columns, strict=True):
+        np.copyto(scratch, row)
+        scratch.partition(k - 1)
+        near = np.flatnonzero(row <= scratch[k - 1])
+        out[:] = near[np.argsort(row[near], kind="stable")[:k]]
+    return columns, np.take_along_axis(block, columns, axis=1)
+
+
+def search(
+    query_features: ArrayLike | Any, gallery_features: ArrayLike | Any, k: int = 10, *, threads: int | None = None
+) -> Neighbours:
+    """The k nearest gallery images of each query by cosine: exact, ties by gallery row, in blocks of queries.
+
+    Args:
+        query_features, gallery_features: (Q, D) and (G, D), arrays or torch tensors, any scale.
+        k: neighbours a query, 1 to G.
+        threads: None for all cores (at most 8).
+
+    Raises:
+        InputError: features as in ``evaluate``; a k out of range.
+    """
+    threads = thread_count(threads)
+    query = unit_rows(query_features, "query_features", threads)
+    gallery = unit_rows(gallery_features, "gallery_features", threads)
+    check_columns(query, gallery)
+    _check_k(k, len(gallery))
+    parts = each_product(-query, gallery, lambda block, start: nearest(block, k), threads)
+    columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Neighbours(columns, 1 + values)
+
+
+def expand_queries(
+    query_features: ArrayLike | Any,
+    gallery_features: ArrayLike | Any,
+    k: int = 5,
+    alpha: float = 0.0,
+    *,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Average query expansion: each query becomes the mean of itself and its k nearest gallery images.
+
+    q' = q + sum_j max(cos(q, g_j), 0)^alpha g_j, then L2-normalised (Chum et al., ICCV 2007, alpha = 0;
+    Radenovic et al., TPAMI 2019, alpha = 3). It reads no label, and so may take in images of the query's own
+    camera, which a protocol then drops from the ranking, and wrong people. Off in a headline.
+
+    Returns:
+        (Q, D) float32, unit length.
+    """
+    if alpha < 0:
+        raise InputError(f"alpha = {alpha}: 0 for plain averages, larger to trust near images more")
+    query, gallery = unit_rows(query_features, "query_features"), unit_rows(gallery_features, "gallery_features")
+    found = search(query, gallery, k, threads=threads)
+    weight = np.clip(1 - found.distances, 0, 1) ** np.float32(alpha)
+    expanded = query.copy()
+    for place in range(k):
+        expanded += weight[:, place, None] * gallery[found.rows[:, place]]
+    return unit_rows(expanded, "expanded queries")
+
+
+def approximate_index(
+    gallery_features: ArrayLike | Any,
+    kind: Literal["ivf", "hnsw"] = "ivf",
+    *,
+    lists: int | None = None,
+    probes: int = 8,
+    links: int = 32,
+) -> Any:
+    """A FAISS index of the gallery, for galleries so large that exact search takes too long.
+
+    Args:
+        gallery_features: (G, D), any scale; normalised, so that inner products are cosines.
+        kind: "ivf" cuts the gallery into k-means cells and searches the nearest; "hnsw" walks a graph.
+        lists: ivf: number of cells; None for about 4 sqrt(G) (fewer if k-means would starve).
+        probes: ivf: cells that a search looks into; all of them is exact. hnsw: 4 x as many candidates are held.
+        links: hnsw: neighbours a node.
+
+    Raises:
+        InputError: FAISS is not installed, or an unknown kind.
+    """
+    faiss = _faiss()
+    gallery = unit_rows(gallery_features, "gallery_features")
+    size, width = gallery.shape
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(width, links, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efSearch = 4 * probes
+    elif kind == "ivf":
+        lists = lists or max(1, min(int(4 * size**0.5), size // 39))  # FAISS wants 39 points a cell
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = min(probes, lists)
+        index.train(gallery)
+    else:
+        raise InputError(f"unknown kind of index {kind!r}; one of ivf, hnsw")
+    index.add(gallery)
+    return index
+
+
+def search_index(index: Any, query_features: ArrayLike | Any, k: int = 10) -> Neighbours:
+    """The k nearest as ``approximate_index`` finds them: fast, and not always right."""
+    query = unit_rows(query_features, "query_features")
+    _check_k(k, index.ntotal)
+    cosine, rows = index.search(query, k)
+    return Neighbours(rows, np.where(rows < 0, np.float32(BEYOND), 1 - cosine))
+
+
+def _check_k(k: int, gallery: int) -> None:
+    if not 1 <= k <= gallery:
+        raise InputError(f"k = {k}: 1 to {gallery}, the size of the gallery")
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise InputError(FAISS_MISSING) from None
+    return faiss

@@ -1,0 +1,153 @@
+"""How a benchmark of the evaluation measures and what it leaves: times in turns, peaks of memory, one table."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from csgn_lib.records import atomic_path, write_text
+from csgn_lib.retrieval.blocks import thread_count
+
+PAUSE = 0.3  # seconds between runs: a BLAS keeps its threads spinning for a while after a product
+STATUS = Path("/proc/self/status")
+CPU = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        what: what was measured.
+        value: the number; None if it could not be measured here.
+        unit: of the number; ``x`` for a ratio.
+        target: the most, or with ``at_least`` the least, that it may be; None where there is no target.
+    """
+
+    what: str
+    value: float | None
+    unit: str = ""
+    target: float | None = None
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """None where there is no target, or nothing was measured."""
+        if self.target is None or self.value is None:
+            return None
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+    def words(self) -> tuple[str, str, str, str]:
+        """What, measured, target and verdict, as printed."""
+        measured = "not measured" if self.value is None else _number(self.value, self.unit)
+        target = "" if self.target is None else f"{'>=' if self.at_least else '<='} {_number(self.target, self.unit)}"
+        return self.what, measured, target, {True: "met", False: "NOT MET", None: ""}[self.met]
+
+    def __str__(self) -> str:
+        what, measured, target, verdict = self.words()
+        return f"{what:<70} {measured:>14}  {target:<12} {verdict}".rstrip()
+
+
+def _number(value: float, unit: str) -> str:
+    if 0 < abs(value) < 0.001:
+        return f"{value:.0e}".replace("e-0", "e-") + (f" {unit}" if unit else "")
+    return f"{value:.3g} {unit}".strip() if abs(value) < 1000 else f"{value:,.0f} {unit}".strip()
+
+
+def write(folder: Path, rows: Sequence[Row], command: str) -> None:
+    """Write ``bench.csv`` and ``bench.md`` into ``folder``, each whole or not at all."""
+    with atomic_path(folder / "bench.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["what", "value", "unit", "target", "at_least", "met"])
+        for row in rows:
+            value = "" if row.value is None else f"{row.value:.6g}"
+            target = "" if row.target is None else f"{row.target:g}"
+            table.writerow([row.what, value, row.unit, target, row.at_least, "" if row.met is None else row.met])
+    lines = ["# How fast, how large and how exact the evaluation is", ""]
+    lines += [f"Written by `{command}` on {time.strftime('%Y-%m-%d')}.", *machine(), ""]
+    lines += ["| what | measured | target | |", "|---|---:|---:|---|"]
+    lines += [f"| {' | '.join(row.words())} |" for row in rows]
+    write_text(folder / "bench.md", "\n".join(lines) + "\n")
+
+
+def machine() -> list[str]:
+    """The processor and the libraries, in two lines."""
+    names = [line.split(":")[1].strip() for line in _lines(CPU) if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    blas = sorted({f"{lib['internal_api']} {lib['version']}" for lib in threadpool_info() if lib["user_api"] == "blas"})
+    load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    return [
+        f"{processor}, {thread_count()} threads{load}; Python {platform.python_version()}, "
+        f"NumPy {np.__version__}, {', '.join(blas)}.",
+        "A time is a median of several, measured in turns with what it is compared with; x is a ratio of two.",
+    ]
+
+
+def in_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Median seconds of each, measured in turns, and each one's last result."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    results = {}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            results[name] = run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in seconds.items()}, results
+
+
+@dataclass
+class Peak:
+    """The most memory, in bytes, that a block of code added; None where the system does not tell."""
+
+    size: float | None = None
+
+    def over(self, unit: float, before: float = 0.0) -> float | None:
+        """In units of so many bytes; ``before`` bytes are counted in."""
+        return None if self.size is None else (self.size + before) / unit
+
+
+@contextlib.contextmanager
+def peak() -> Iterator[Peak]:
+    """Measure the block's peak of resident memory above what was resident before it (Linux only)."""
+    result = Peak()
+    if not STATUS.exists():
+        yield result
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # the mark starts again from what is resident now
+    before = _status("VmRSS")
+    yield result
+    result.size = 1024 * (_status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    """KiB."""
+    return int(next(line for line in _lines(STATUS) if line.startswith(name)).split()[1])
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the peers' bars, prints and warnings."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,116 @@
+"""Search, exact and approximate, and query expansion against plain sorting."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from csgn_lib import retrieval
+from csgn_lib.records import InputError
+from csgn_lib.retrieval import neighbours
+
+
+def features(count: int, seed: int, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(hnp.arrays(np.float32, (3, 10), elements=st.integers(-2, 2).map(float)), st.integers(1, 10))
+def test_nearest_is_a_stable_sort_cut_short(block, k):
+    columns, values = neighbours.nearest(block, k)
+    expected = block.argsort(axis=1, kind="stable")[:, :k]
+    assert columns.tolist() == expected.tolist()
+    assert values.tolist() == np.take_along_axis(block, expected, axis=1).tolist()
+
+
+def test_search_is_exact_in_blocks(monkeypatch):
+    monkeypatch.setattr("csgn_lib.retrieval.blocks.BLOCK_BYTES", 4 * 50 * 3)
+    query, gallery = features(10, 0), features(50, 1)
+    found = retrieval.search(5 * query, gallery, 7, threads=2)
+    distance = 1 - unit(query) @ unit(gallery).T
+    expected = distance.argsort(axis=1, kind="stable")[:, :7]
+    assert found.rows.tolist() == expected.tolist()
+    np.testing.assert_allclose(found.distances, np.take_along_axis(distance, expected, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [0, 51])
+def test_a_k_out_of_range_is_refused(k):
+    with pytest.raises(InputError, match=f"k = {k}: 1 to 50"):
+        retrieval.search(features(2, 0), features(50, 1), k)
+
+
+def test_what_was_not_found_is_ranked_last_in_gallery_order():
+    found = retrieval.Neighbours(
+        np.array([[3, -1], [0, 2]]), np.array([[0.5, neighbours.BEYOND], [0.1, 0.2]], np.float32)
+    )
+    (first, second) = found.blocks(4, rows=1)
+    assert first.tolist() == [[3.0, 3.0, 3.0, 0.5]]
+    np.testing.assert_allclose(second, [[0.1, 3.0, 0.2, 3.0]])
+
+
+def test_found_neighbours_score_as_exact_search_does_on_rank_1():
+    query, gallery = features(20, 2), features(60, 3)
+    frames = [pd.DataFrame({"person": np.arange(n) % 5, "camera": side}) for side, n in enumerate((20, 60))]
+    exact = retrieval.evaluate(query, gallery, *frames, "general")
+    blocks = retrieval.search(query, gallery, 4).blocks(60, rows=6)
+    assert retrieval.evaluate_distances(blocks, *frames, "general").rank1 == exact.rank1
+
+
+@pytest.mark.parametrize("alpha", [0.0, 3.0])
+def test_expansion_is_the_weighted_mean_of_a_query_and_its_neighbours(alpha):
+    query, gallery = features(6, 4), features(30, 5)
+    asked, ranked = unit(query.astype(float)), unit(gallery.astype(float))
+    expected = []
+    for row in asked:
+        cosine = ranked @ row
+        near = np.argsort(-cosine)[:3]
+        expected.append(row + sum(max(cosine[j], 0) ** alpha * ranked[j] for j in near))
+    result = retrieval.expand_queries(query, gallery, 3, alpha)
+    np.testing.assert_allclose(result, unit(np.array(expected)), atol=1e-6)
+    with pytest.raises(InputError, match="alpha = -1"):
+        retrieval.expand_queries(query, gallery, 3, -1)
+
+
+def test_expansion_leaves_the_callers_features_alone():
+    query = unit(features(3, 6))
+    before = query.copy()
+    retrieval.expand_queries(query, features(9, 7), 2)
+    assert (query == before).all()
+
+
+@pytest.mark.parametrize("settings", [{"kind": "ivf", "lists": 4, "probes": 4}, {"kind": "hnsw", "probes": 100}])
+def test_an_index_that_looks_everywhere_finds_what_exact_search_finds(settings):
+    pytest.importorskip("faiss")
+    query, gallery = features(10, 8), features(300, 9)
+    index = retrieval.approximate_index(3 * gallery, **settings)
+    found, exact = retrieval.search_index(index, 2 * query, 5), retrieval.search(query, gallery, 5)
+    assert found.rows.tolist() == exact.rows.tolist()
+    np.testing.assert_allclose(found.distances, exact.distances, atol=1e-5)
+
+
+def test_an_index_that_finds_too_few_says_so():
+    pytest.importorskip("faiss")
+    index = retrieval.approximate_index(features(200, 10), lists=5, probes=1)
+    found = retrieval.search_index(index, features(4, 11), 150)
+    assert (found.rows[:, -1] == -1).all() and (found.distances[:, -1] == neighbours.BEYOND).all()
+    assert (found.rows[:, 0] >= 0).all()
+
+
+def test_an_unknown_kind_and_a_missing_faiss_are_named(monkeypatch):
+    with pytest.raises(InputError, match="pip install csgn-workbench\\[faiss\\]"):
+        monkeypatch.setitem(sys.modules, "faiss", None)
+        retrieval.approximate_index(features(50, 0))
+    monkeypatch.undo()
+    pytest.importorskip("faiss")
+    with pytest.raises(InputError, match="'lsh'; one of ivf, hnsw"):
+        retrieval.approximate_index(features(50, 0), "lsh")
