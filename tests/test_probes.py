@@ -1,0 +1,292 @@
+"""Probes: intervals over people, counterfactual pictures, sentences, subspaces, readings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from csgn_lib import probes, vocabulary
+from csgn_lib.backbones import ClipTower, CompactTokenizer, tiny_words
+from csgn_lib.records import InputError
+from csgn_lib.synthetic import PARTS, Scene, World, scenes_of
+from csgn_lib.synthetic.people import COLOURS, attribute_prompts
+from csgn_lib.vocabulary import Phrase
+from csgn_lib.vss import Embeddings
+
+
+def small_clip(words: tuple[str, ...] | None = None) -> ClipTower:
+    """A random CLIP of width 32: it reads all English, or only ``words``."""
+    torch.manual_seed(0)
+    model = open_clip.CLIP(
+        16,
+        {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        {"context_length": 48, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    ).eval()
+    tokenizer = CompactTokenizer(words, 48) if words else open_clip.SimpleTokenizer(context_length=48)
+    return ClipTower(model, tokenizer, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def clip() -> ClipTower:
+    return small_clip(tiny_words())
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    world = World(people=(1, 3, 1), wardrobe=(3, 4, 3), images=(1, 1, 1), outfits=3)
+    return [scene for scene in scenes_of(world) if scene.split == "validation"]
+
+
+# ---------------------------------------------------------------- intervals
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 5), st.floats(0.1, 5)), min_size=4, max_size=20))
+@settings(max_examples=20, deadline=None)
+def test_an_interval_over_people_is_what_drawing_people_with_all_their_rows_gives(rows: list) -> None:
+    people, values, per = (np.array(column) for column in zip(*[*rows, (8, 1.0, 1.0), (9, 2.0, 1.0)], strict=True))
+    found = probes.over_people(values, people, per, resamples=50, seed=3)
+    known = sorted(set(people))
+    drawn = []
+    rng = np.random.default_rng(3)
+    for times in rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=50):
+        pick = [
+            i for who, count in zip(known, times, strict=True) for i in np.flatnonzero(people == who).tolist() * count
+        ]
+        drawn.append(values[pick].sum() / per[pick].sum())
+    assert found.value == pytest.approx(values.sum() / per.sum())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+
+
+def test_rows_of_one_person_do_not_narrow_the_interval() -> None:
+    values, people = np.array([0.0, 1.0, 2.0, 3.0]), np.arange(4)
+    once, often = probes.over_people(values, people), probes.over_people(values.repeat(50), people.repeat(50))
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+
+
+@pytest.mark.parametrize(
+    ("values", "people", "per", "said"),
+    [
+        ([1.0], [0], None, "two"),
+        ([1.0, 2.0], [0], None, "2 values, 1 people"),
+        ([1.0, 2.0], [0, 1], [0.0, 0.0], "zero"),
+    ],
+)
+def test_an_interval_that_cannot_be_is_refused(values: list, people: list, per: list | None, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        probes.over_people(values, people, per)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_recolouring_changes_the_clothes_and_no_pixel_away_from_them(scenes: list[Scene]) -> None:
+    drawn = probes.counterfactuals(scenes[::5])
+    worn = [PARTS.index(part) for part in ("upper", "lower", "shoes", "bag", "hat")]
+    for i, scene in enumerate(scenes[::5]):
+        clothes = torch.from_numpy(np.isin(scene.draw(with_mask=True)[1], worn))
+        near = F.max_pool2d(clothes[None, None].float(), 5, 1, 2)[0, 0].bool()  # the camera blurs by a pixel
+        changed = (drawn[probes.RECOLOURED][i] != drawn[probes.PICTURE][i]).any(dim=0)
+        assert not (changed & ~near).any()
+        assert (changed & clothes).sum() > 0.5 * clothes.sum()
+
+
+def test_the_other_counterfactuals_change_what_they_say(scenes: list[Scene]) -> None:
+    drawn = probes.counterfactuals(scenes, seed=5)
+    plain = drawn[probes.PICTURE]
+    assert torch.equal(plain[2], torch.from_numpy(scenes[2].draw()[0]).permute(2, 0, 1))
+    luminance = (plain.float() / 255 * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1)
+    assert torch.allclose(drawn[probes.GRAY][:, 1].float(), luminance, atol=1e-3)
+    others = {scene.person_id: scene.person for scene in scenes}
+    for i, scene in enumerate(scenes):
+        options = [replace(scene, person=who).draw()[0] for n, who in others.items() if n != scene.person_id]
+        seen = drawn[probes.OTHER_PERSON][i].permute(1, 2, 0).numpy()
+        assert any(np.array_equal(seen, option) for option in options)
+        assert (drawn[probes.AGAIN][i] != plain[i]).float().mean() > 0.5
+    again = probes.counterfactuals(scenes, seed=5)
+    assert all(torch.equal(drawn[name], again[name]) for name in drawn)
+
+
+def test_one_person_has_nobody_to_be_exchanged_with(scenes: list[Scene]) -> None:
+    with pytest.raises(InputError, match="two people"):
+        probes.counterfactuals([scene for scene in scenes if scene.person_id == scenes[0].person_id])
+
+
+def test_pictures_are_embedded_in_order_at_the_encoder_s_size() -> None:
+    pictures = torch.randint(0, 256, (5, 3, 8, 4), dtype=torch.uint8)
+
+    def encoder(images: Tensor) -> Embeddings:
+        assert tuple(images.shape[1:]) == (3, 16, 8) and images.max() <= 1
+        return Embeddings(None, None, images.mean(dim=(2, 3)), None)
+
+    found = probes.embed_pictures(encoder, pictures, (16, 8), batch_size=2).f
+    assert torch.allclose(found, pictures.float().mean(dim=(2, 3)) / 255, atol=0.02)
+
+
+def test_colour_sensitivity_by_hand() -> None:
+    """Recolouring turns every feature by 60 degrees, another person by 90: (1 - 1/2) / (1 - 0)."""
+    east = torch.tensor([[2.0, 0.0]] * 3)
+    turned = torch.tensor([[0.5, 3**0.5 / 2]] * 3)
+    features = {
+        probes.PICTURE: east, probes.RECOLOURED: turned, probes.GRAY: -east, probes.AGAIN: 3 * east,
+        probes.OTHER_PERSON: torch.tensor([[0.0, 5.0]] * 3),
+    }  # fmt: skip
+    moved = probes.movements(features)
+    assert moved.mean().to_dict() == pytest.approx(
+        {probes.RECOLOURED: 0.5, probes.GRAY: 2.0, probes.OTHER_PERSON: 1.0, probes.AGAIN: 0.0}, abs=1e-7
+    )
+    assert probes.colour_sensitivity(moved, [0, 1, 2]).value == pytest.approx(0.5)
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def test_a_changed_sentence_differs_in_the_named_words_only(clip: ClipTower) -> None:
+    changes = probes.one_word_changes(clip, 40)
+    allowed = {
+        "clothes colour": {*COLOURS, "a", "an"}, "pattern": {*vocabulary.PATTERNS},
+        "garment": {*vocabulary.GARMENTS["upper"]}, "hair colour": {*vocabulary.HAIR_COLOURS},
+        "skin": {"pale", "light", "tan", "brown", "dark"}, "stature": {"very", "short", "tall"},
+        "hair style": {"short", "long", "curly", "ponytail", "bun", "mohawk", "in", "a"},
+        "body shape": {"narrow", "wide", "short", "long", "thin", "thick", "small", "large"},
+        "grayscale": {"grayscale"},
+    }  # fmt: skip
+    for row in changes.itertuples():
+        assert row.before != row.after
+        clip.tokenize([row.before, row.after])
+        if row.change in allowed:
+            before, after = (sorted(re.findall("[a-z]+", text)) for text in (row.before, row.after))
+            odd = {word for word in {*before, *after} if before.count(word) != after.count(word)}
+            assert odd and odd <= allowed[row.change], (row.before, row.after)
+    assert changes.groupby("sentence").before.nunique().eq(1).all()
+    assert {"all of the outfit", "all of the person"} <= set(changes.change)
+    pd.testing.assert_frame_equal(changes, probes.one_word_changes(clip, 40))
+
+
+def test_a_tower_that_knows_hardly_a_word_is_refused() -> None:
+    known = tuple("a photo of person wearing red blue shirt tall and trousers".split())
+    with pytest.raises(InputError, match="two are needed"):
+        probes.one_word_changes(small_clip(known), 2)
+
+
+def test_text_movement_is_the_cosine_distance_row_by_row(clip: ClipTower) -> None:
+    changes = probes.one_word_changes(clip, 3)
+    found = probes.text_movement(clip, changes)
+    for i in (0, 7, len(changes) - 1):
+        a, b = clip.text_features([changes.before[i], changes.after[i]]).detach().double()
+        assert found[i] == pytest.approx(float(1 - a @ b / (a.norm() * b.norm())), abs=1e-6)
+
+
+# ---------------------------------------------------------------- subspaces
+
+
+def test_energy_curve_equals_the_plain_projection_and_ends_at_one() -> None:
+    rows = torch.randn(12, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    basis = probes.random_basis(6, 6, torch.Generator().manual_seed(1))
+    people = np.repeat([0, 1, 2], 4)
+    curve = probes.energy_curve(rows, basis, [0, 2, 6], people).set_index("rank")
+    inside = sum(float((row @ basis[:, k]) ** 2) for row in rows for k in range(2))
+    assert curve.value[2] == pytest.approx(inside / float(rows.square().sum()))
+    assert curve.low[2] < curve.value[2] < curve.high[2]
+    assert curve.value[0] == 0 and curve.value[6] == pytest.approx(1) == curve.low[6]
+    with pytest.raises(InputError, match="rank 7"):
+        probes.energy_curve(rows, basis, [7], people)
+
+
+def test_random_subspaces_hold_their_share_and_no_more() -> None:
+    rows = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
+    basis = probes.random_basis(20, 4, torch.Generator().manual_seed(1))
+    assert torch.allclose(basis.T @ basis, torch.eye(4, dtype=torch.float64))
+    found = probes.random_energy(rows, 4, torch.Generator().manual_seed(2))
+    assert found.value == pytest.approx(4 / 20, abs=0.02) and found.low < 4 / 20 < found.high
+
+
+# ---------------------------------------------------------------- descriptions
+
+
+def test_naming_and_class_means_by_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(9, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    person = torch.tensor([0, 0, 1, 1, 1, 2, 2, 0, 2])
+    expected = [max(range(3), key=lambda y: float(image @ texts[y])) == int(own)
+                for image, own in zip(images, person, strict=True)]  # fmt: skip
+    assert probes.names_its_identity(images, texts, person).tolist() == expected
+    means = probes.class_means(images, person)
+    for y in range(3):
+        rows = [image / image.norm() for image, own in zip(images, person, strict=True) if own == y]
+        assert torch.allclose(means[y], sum(rows) / len(rows), atol=1e-6)
+
+
+def test_every_value_of_an_attribute_has_the_sentences_that_say_it() -> None:
+    found = probes.attribute_sentences()
+    assert len(found["upper_colour"]["red"]) == 7 and all(" red " in text for text in found["upper_colour"]["red"])
+    assert found["bag"] == {value: [text] for value, text in attribute_prompts()["bag"].items()}
+    assert all(" striped " in text for text in found["pattern"]["striped"])
+    assert set(found["stature"]) == {"0", "1", "2", "3"}
+
+
+class Orthogonal:
+    """Stands for a CLIP whose every sentence has a direction of its own."""
+
+    def __init__(self) -> None:
+        self.row: dict[str, int] = {}
+
+    def text_features(self, texts: list[str]) -> Tensor:
+        rows = [self.row.setdefault(text, len(self.row)) for text in texts]
+        return F.one_hot(torch.tensor(rows), 600).float()
+
+
+def test_what_is_written_into_a_feature_is_read_from_it_and_chance_is_exact() -> None:
+    clip, sentences = Orthogonal(), probes.attribute_sentences()
+    skins = ["pale", "dark", "tan", "pale"]
+    truth = {"skin": [{s} for s in skins], "upper_colour": [{"red", "blue"}, {"red"}, {"green"}, {"none"}]}
+    said = ["blue", "red", "red", "red"]
+    features = torch.stack([
+        clip.text_features(sentences["skin"][skin]).mean(dim=0)
+        + clip.text_features(sentences["upper_colour"][colour]).mean(dim=0)
+        for skin, colour in zip(skins, said, strict=True)
+    ])  # fmt: skip
+    found = probes.read_attributes(clip, features, truth).set_index("attribute")
+    assert found.value["skin"] == 1.0 and found.about["skin"] == "person"
+    assert found.chance["skin"] == pytest.approx((2 * 2 + 1 + 1) / 16)
+    assert found.asked["upper_colour"] == 3 and found.value["upper_colour"] == pytest.approx(2 / 3)
+    # answers blue, red, red against the truths {red, blue}, {red}, {green}
+    assert found.chance["upper_colour"] == pytest.approx((1 + 2 + 2) / 9)
+
+
+def test_true_values_gather_all_outfits_of_an_identity() -> None:
+    table = pd.DataFrame({"skin": ["tan", "tan", "pale"], "upper_colour": ["red", "blue", "red"]})
+    assert probes.true_values(table, [0, 0, 1]) == {
+        "skin": [{"tan"}, {"pale"}], "upper_colour": [{"red", "blue"}, {"red"}],
+    }  # fmt: skip
+
+
+def test_the_nearest_phrase_of_each_factor_comes_in_the_order_of_its_cosine() -> None:
+    said = [Phrase(text, factor, ()) for text, factor in
+            (("tall", "stature"), ("short", "stature"), ("red hair", "hair"), ("pale", "skin"))]  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    features, phrases = torch.randn(5, 6, generator=generator), torch.randn(4, 6, generator=generator)
+    units = [(x / x.norm(dim=1, keepdim=True)).numpy() for x in (features, phrases)]
+    mine, theirs = (x - x.mean(axis=0) for x in units)
+    expected = []
+    for row in mine:
+        cosine = {
+            p: float(row @ v / np.linalg.norm(row) / np.linalg.norm(v)) for p, v in zip(said, theirs, strict=True)
+        }
+        best = [max((p for p in said if p.factor == factor), key=cosine.get) for factor in ("stature", "hair", "skin")]
+        expected.append([p.text for p in sorted(best, key=cosine.get, reverse=True)[:2]])
+    assert probes.nearest_phrases(features, phrases, said, top=2) == expected
+
+
+def test_an_interval_prints_all_three_numbers() -> None:
+    assert f"{probes.Interval(0.5, 0.25, 1.0):.1f}" == "0.5 [0.2, 1.0]"
+    assert probes.Interval(0.5, 0.25, 1.0).record() == {"value": 0.5, "low": 0.25, "high": 1.0}
