@@ -1,0 +1,202 @@
+"""The door: ``csgn`` (= ``python -m csgn_lib``), the library's words on a command line.
+
+Every command ends with status 0 only if what it was asked for was done. A user's mistake is one
+line on standard error and status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from csgn_lib.records import InputError, Run, home, write_text
+
+app = typer.Typer(
+    name="csgn",
+    help=__doc__.splitlines()[0],
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="a notebook file, or its bare name: 12_train")],
+    parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE")] = [],  # noqa: B006
+    run_dir: Annotated[Path | None, typer.Option(help="default: reports/runs/<name>-<key>-s<seed>")] = None,
+    timeout: Annotated[float | None, typer.Option(help="seconds")] = None,
+) -> None:
+    """Run a notebook headless; its copy with outputs lies in the run's folder."""
+    from csgn_lib import runs
+
+    path = runs.find(notebook)
+    types = {name: parameter.type for name, parameter in runs.declared(path).items()}
+    given = {name: _value(types.get(name, Any), text, name) for name, text in _pairs(parameter)}
+    _finish(runs.execute(path, given, run_dir, timeout))
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Option(help="where the parameters start from")] = "demo",
+    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="over the preset; repeat")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option()] = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="the same folder again resumes")] = None,
+) -> None:
+    """Train both stages and score the result; also under `accelerate launch -m csgn_lib train`."""
+    from csgn_lib import runs
+    from csgn_lib.config import Experiment
+
+    fields = Experiment.model_fields
+    given = {
+        name: _value(fields[name].annotation if name in fields else Any, text, name) for name, text in _pairs(set_)
+    }
+    experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
+    folder = run_dir or runs.runs_folder() / f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
+    from csgn_lib import synthetic
+
+    benchmark = synthetic.benchmark_for(experiment)
+    from csgn_lib import training  # torch, seconds: after everything that can be refused
+
+    with runs.recorded(Run(folder), parameters=experiment.model_dump(mode="json"), command=shlex.join(sys.argv)):
+        _score(training.fit(experiment, benchmark, folder, report=_epoch), benchmark)
+    typer.echo(folder)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path | None, typer.Argument(help="default: reports/runs")] = None,
+) -> None:
+    """List the runs: what became of each."""
+    from csgn_lib import runs
+
+    found = runs.table(folder)
+    if found.empty:
+        typer.echo(f"no runs under {folder or runs.runs_folder()}")
+        return
+    shown = found[["run", "state", "seconds", "error"]].fillna({"error": ""})
+    typer.echo(shown.to_string(index=False, max_colwidth=80))
+
+
+@app.command()
+def check(dataset: str, root: Path) -> None:
+    """Look a benchmark on disk over: files, names, counts, what its protocols can use."""
+    from csgn_lib import datasets
+
+    report = datasets.load(dataset, root).check()
+    typer.echo(str(report))
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    workers: Annotated[int, typer.Option(min=1, help="notebooks at a time")] = 2,
+    fresh: Annotated[bool, typer.Option(help="run again what is already done")] = False,
+) -> None:
+    """Train and score the demo's rows on the embedded benchmark; leaves reports/demo/index.html."""
+    from csgn_lib import runs
+
+    started = time.time()
+    outcomes = runs.demo(workers=workers, fresh=fresh)
+    wrong = [outcome for outcome in outcomes if outcome.state != "done"]
+    for outcome in wrong:
+        place = f"; see {outcome.run.dir}" if outcome.run else ""
+        typer.echo(f"csgn: {outcome.step.name}: {outcome.state}: {outcome.error}{place}", err=True)
+    if wrong:
+        raise typer.Exit(1)
+    import pandas as pd
+
+    from csgn_lib import figures
+
+    source = next(outcome.run for outcome in outcomes if outcome.step.notebook == "00_first_result").path("results.csv")
+    if not source.exists():
+        raise InputError(f"{source} was not written; run its notebook 00_first_result alone and look")
+    results = pd.read_csv(source)
+    folder, table = home() / "reports" / "demo", figures.results_table(results).text
+    results.to_csv(folder / "results.csv", index=False)
+    write_text(folder / "table.txt", table + "\n")
+    page = figures.write_page(outcomes, results, folder, "make demo", time.time() - started)
+    typer.echo(f"\n{table}\n\nopen {page}")
+
+
+def _pairs(texts: list[str]) -> list[tuple[str, str]]:
+    """``name=value`` texts in two. Raises InputError for one that has no value."""
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"{text!r} has no value; write {text}=VALUE")
+    return [(name, value) for name, _, value in (text.partition("=") for text in texts)]
+
+
+def _value(type_: Any, text: str, name: str) -> Any:
+    from csgn_lib import runs
+
+    return runs.from_text(type_, text, name)
+
+
+def _epoch(record: dict[str, Any]) -> None:
+    of = f"/{record['epochs']}" if "epochs" in record else ""
+    typer.echo(f"stage {record['stage']}  epoch {record['epoch']}{of}  {record['seconds']:.1f} s")
+
+
+def _score(made: Run, benchmark: Any) -> None:
+    import torch
+
+    from csgn_lib import retrieval
+
+    if int(os.environ.get("RANK", 0)):  # of several processes under a launcher the first one scores
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for descriptor, scores in retrieval.score_run(made, benchmark, device).items():
+        for score in scores.values():
+            typer.echo(f"{descriptor}: {score}")
+
+
+def _finish(made: Run) -> None:
+    """Say where the run is; status 1 unless it is done."""
+    last = made.status
+    typer.echo(made.dir)
+    if last["state"] != "done":
+        where = f" in In [{last['cell']}]" if last.get("cell") else ""
+        typer.echo(f"csgn: {last['state']}{where}: {last.get('error', '')}", err=True)
+        raise typer.Exit(1)
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """papermill's ``-p name value`` as ``-p name=value``, which typer can read."""
+    words = iter(arguments)
+    joined: list[str] = []
+    for word in words:
+        joined.append(word)
+        if word in ("-p", "--parameter") and (name := next(words, None)) is not None:
+            value = None if "=" in name else next(words, None)
+            joined.append(name if value is None else f"{name}={value}")
+    return joined
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # a polite kill stops runs as Ctrl-C does
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and leave the process with its status."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(_joined(sys.argv[1:] if arguments is None else arguments), prog_name="csgn")
+    except InputError as error:
+        print(f"csgn: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

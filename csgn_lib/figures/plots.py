@@ -1,0 +1,93 @@
+"""Curves of training: one panel a quantity, one line a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
+from csgn_lib.records import InputError, Run
+from csgn_lib.runs.folders import flat
+
+_BOOKS = {"run", "stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "memory_mib"}
+
+
+def metrics_frame(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """The metrics.jsonl of several runs in one frame: a first column ``run``, then what they recorded."""
+    return pd.DataFrame([{"run": name, **flat(record)} for name, run in runs.items() for record in run.metrics()])
+
+
+def loss_frame(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The loss terms in the few groups that runs of different variants share.
+
+    Stage 1: ``description loss``, the sum of its terms. Stage 2: ``identity loss`` and ``triplet loss``, each the
+    mean over the embeddings that have one, and ``text loss``, the sum of all other terms. All weighted
+    as they were descended.
+    """
+    terms = [str(name) for name in metrics if name not in _BOOKS]
+    second = metrics["stage"] == 2
+    identity = [name for name in terms if name.startswith("id_")]
+    triplet = [name for name in terms if name.startswith("triplet_")]
+    text = [name for name in terms if name not in identity + triplet]
+    frame = metrics[["run", "stage", "epoch"]].copy()
+    frame["description loss"] = metrics[text].sum(axis=1, min_count=1).where(~second)
+    frame["identity loss"] = metrics[identity].mean(axis=1).where(second)
+    frame["triplet loss"] = metrics[triplet].mean(axis=1).where(second)
+    frame["text loss"] = metrics[text].sum(axis=1, min_count=1).where(second)
+    return frame
+
+
+def curves(metrics: pd.DataFrame, terms: Sequence[str] | None = None, x: str = "epoch", hue: str = "run") -> Figure:
+    """Each of ``terms`` over ``x``, one line for each value of ``hue``, told by colour and dashes.
+
+    Args:
+        metrics: one row an epoch (and run); a column ``stage`` splits the panels.
+        terms: columns to draw; default: every column with ``loss`` in its name.
+        x: the horizontal column.
+        hue: the column that tells the lines apart; may be absent for a single run.
+
+    Returns a figure as wide as a page. Raises InputError naming a column that is not there.
+    """
+    terms = list(terms if terms is not None else [name for name in metrics if "loss" in str(name)])
+    absent = [name for name in [x, *terms] if name not in metrics]
+    if absent or not terms:
+        raise InputError(f"no column {', '.join(absent) or 'to draw'}; there are: {', '.join(map(str, metrics))}")
+    panels = [panel for part in _stages(metrics) for panel in _panels(*part, terms)]
+    with plt.style.context(STYLE):
+        columns = len(panels) if len(panels) <= 4 else 3
+        rows = -(-len(panels) // columns)
+        figure, grid = plt.subplots(rows, columns, figsize=(TEXT_WIDTH, 0.35 + 1.75 * rows), squeeze=False)
+        for axes, (title, frame, term) in zip(grid.flat, panels, strict=False):
+            _panel(axes, frame, term, x, hue)
+            axes.set(title=title, xlabel=x, ylabel="loss" if "loss" in term and axes in grid[:, 0] else "")
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_visible(False)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        if len(labels) > 1:
+            figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(labels)), handlelength=3)
+    return figure
+
+
+def _stages(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    if "stage" not in metrics or metrics["stage"].nunique() < 2:
+        return [("", metrics)]
+    return [(f"stage {stage}: ", frame) for stage, frame in metrics.groupby("stage")]
+
+
+def _panels(prefix: str, frame: pd.DataFrame, terms: Sequence[str]) -> list[tuple[str, pd.DataFrame, str]]:
+    names = {term: term.replace("_", " ").removesuffix(" loss") for term in terms}
+    return [(prefix + names[term], frame, term) for term in terms if frame[term].notna().any()]
+
+
+def _panel(axes: Axes, frame: pd.DataFrame, term: str, x: str, hue: str) -> None:
+    groups: list[tuple[Any, pd.DataFrame]] = [("", frame)]
+    if hue in frame:
+        groups = list(frame.groupby(hue, sort=False))
+    for name, group in groups:  # a run without the term keeps its colour: an empty line is drawn
+        axes.plot(group[x], group[term], label=str(name))
+    axes.margins(x=0.02)

@@ -1,0 +1,86 @@
+"""The house's style, and `save`: a figure with the numbers in it and where they came from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from csgn_lib.records import InputError, Run, atomic_path, home
+from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE
+
+STYLE = Path(__file__).parents[1] / "style.mplstyle"
+COLUMN_WIDTH, TEXT_WIDTH = 3.35, 6.9  # inches: one column, and both, of a two-column paper
+_METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None, "Creator": None}, "png": {"Software": None}}
+
+
+def use_style() -> None:
+    """Draw everything that follows in the house's style."""
+    plt.style.use(STYLE)
+
+
+def save(
+    figure: Figure,
+    name: str | Path,
+    data: pd.DataFrame | Mapping[str, Any],
+    caption: str = "",
+    runs: Sequence[Run] = (),
+) -> Path:
+    """Write ``<name>.pdf``, ``.png``, ``.csv`` and ``.json``: all four or none, the same bytes each time.
+
+    Args:
+        figure: what to print, at its own size.
+        name: a bare name lies in ``figures/`` of the headless run that this is part of, or in
+            ``reports/figures`` of the workbench; a name with a folder lies there.
+        data: the numbers that were drawn: a frame, columns, or named frames (stacked, with a first
+            column ``part``).
+        caption: one or two sentences; also what the demo's page prints below.
+        runs: the runs that the numbers came from; recorded with their keys.
+
+    Returns the path without a suffix. Raises InputError if ``data`` is no table.
+    """
+    base = _place(name)
+    frame = _frame(data, base.name)
+    provenance = {
+        "caption": caption,
+        "command": os.environ.get(COMMAND_VARIABLE, ""),
+        "runs": [{"run": run.dir.name, "key": _key(run)} for run in runs],
+    }
+    with ExitStack() as stack, mpl.rc_context({"pdf.fonttype": 42}):
+        targets = {s: stack.enter_context(atomic_path(f"{base}.{s}")) for s in ("pdf", "png", "csv", "json")}
+        for suffix, metadata in _METADATA.items():
+            figure.savefig(targets[suffix], format=suffix, metadata=metadata, dpi=220)
+        frame.to_csv(targets["csv"], index=False)
+        targets["json"].write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    return base
+
+
+def _place(name: str | Path) -> Path:
+    path = Path(name)
+    if path.parent != Path("."):
+        return path
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return (Path(folder) if folder else home() / "reports") / "figures" / path
+
+
+def _frame(data: pd.DataFrame | Mapping[str, Any], name: str) -> pd.DataFrame:
+    if isinstance(data, pd.DataFrame):
+        return data
+    try:
+        if data and all(isinstance(part, pd.DataFrame) for part in data.values()):
+            return pd.concat(dict(data), names=["part", None]).reset_index("part").reset_index(drop=True)
+        return pd.DataFrame(dict(data))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the data of figure {name!r} is no table ({error}); give a frame or columns") from None
+
+
+def _key(run: Run) -> str | None:
+    return run.status.get("key") if run.path("status.json").exists() else None

@@ -1,0 +1,120 @@
+"""The results as a table: for a terminal, a page and a paper."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from csgn_lib.records import InputError
+
+COLUMNS = ("row", "protocol", "rank1", "mean_ap", "minp", "counted")
+_HEADS = ("rank-1", "mAP", "mINP", "queries")
+_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"})
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table, three times: plain ``text``, an ``html`` element, ``latex`` for booktabs."""
+
+    text: str
+    html: str
+    latex: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def results_table(frame: pd.DataFrame) -> Table:
+    """Rows by protocols: rank-1, mAP, mINP in percent, and the queries counted.
+
+    Args:
+        frame: columns row, protocol, rank1, mean_ap, minp (fractions in [0, 1]) and counted;
+            optionally low and high, the ends of an interval of mean_ap, which HTML and LaTeX print.
+            Rows and protocols keep the order of their first appearance; a missing cell is a dash.
+
+    Nothing is set in bold: which differences are more than noise, this table cannot know.
+    Raises InputError naming a missing column, or a row that is given twice.
+    """
+    absent = [name for name in COLUMNS if name not in frame]
+    if absent:
+        raise InputError(f"results lack the column {', '.join(absent)}; needed: {', '.join(COLUMNS)}")
+    twice = frame[frame.duplicated(["row", "protocol"])]
+    if len(twice):
+        raise InputError(f"results hold {twice['row'].iloc[0]!r} under {twice['protocol'].iloc[0]!r} twice; keep one")
+    return Table(_text(frame), _html(frame), _latex(frame))
+
+
+def _entries(frame: pd.DataFrame, spread: Callable[[float, float], str] | None) -> list[tuple[str, list[str]]]:
+    """(row, its cells of text, protocol after protocol)."""
+    found = {(record["row"], record["protocol"]): record for record in frame.to_dict("records")}
+    rows = []
+    for row in frame["row"].unique():
+        cells: list[str] = []
+        for protocol in frame["protocol"].unique():
+            record = found.get((row, protocol))
+            cells += _values(record, spread) if record else ["–"] * len(_HEADS)
+        rows.append((str(row), cells))
+    return rows
+
+
+def _values(record: dict[str, float], spread: Callable[[float, float], str] | None) -> list[str]:
+    rank1, mean_ap, minp = (_percent(record[name]) for name in ("rank1", "mean_ap", "minp"))
+    if spread and pd.notna(record.get("low")) and pd.notna(record.get("high")):
+        mean_ap += spread(100 * record["low"], 100 * record["high"])
+    return [rank1, mean_ap, minp, "–" if pd.isna(record["counted"]) else f"{record['counted']:.0f}"]
+
+
+def _percent(fraction: float) -> str:
+    return "–" if pd.isna(fraction) else f"{100 * fraction:.1f}"
+
+
+def _text(frame: pd.DataFrame) -> str:
+    rows = _entries(frame, None)
+    protocols = list(frame["protocol"].unique())
+    first = max(len("row"), *(len(name) for name, _ in rows))
+    widths = [max(len(head), 6) + 2 for head in _HEADS]
+    block = sum(widths)
+    lines = [" " * first + "".join(f"{protocol:>{block}}" for protocol in protocols)]
+    lines.append("row".ljust(first) + _aligned(_HEADS * len(protocols), widths * len(protocols)))
+    lines.append("-" * (first + block * len(protocols)))
+    lines += [name.ljust(first) + _aligned(cells, widths * len(protocols)) for name, cells in rows]
+    return "\n".join(lines)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def _html(frame: pd.DataFrame) -> str:
+    protocols = list(frame["protocol"].unique())
+    over = "".join(f'<th colspan="{len(_HEADS)}" scope="colgroup">{_escape(name)}</th>' for name in protocols)
+    heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS * len(protocols))
+    body = ""
+    for name, cells in _entries(frame, lambda low, high: f" <small>{low:.1f}–{high:.1f}</small>"):
+        marks = ["start" if i % len(_HEADS) == 0 else "" for i in range(len(cells))]
+        tds = "".join(f'<td class="{mark}">{cell}</td>' for mark, cell in zip(marks, cells, strict=True))
+        body += f'<tr><th scope="row">{_escape(name)}</th>{tds}</tr>\n'
+    head = f'<thead><tr><th rowspan="2" scope="col"></th>{over}</tr><tr>{heads}</tr></thead>'
+    return f'<table class="results">{head}<tbody>\n{body}</tbody></table>'
+
+
+def _latex(frame: pd.DataFrame) -> str:
+    protocols = list(frame["protocol"].unique())
+    size = len(_HEADS)
+    over = " & ".join(rf"\multicolumn{{{size}}}{{c}}{{{str(name).translate(_LATEX)}}}" for name in protocols)
+    rules = " ".join(rf"\cmidrule(lr){{{2 + size * i}-{1 + size * (i + 1)}}}" for i in range(len(protocols)))
+    rows = _entries(frame, lambda low, high: rf" {{\scriptsize [{low:.1f}, {high:.1f}]}}")
+    lines = [rf"\begin{{tabular}}{{l{'r' * size * len(protocols)}}}", r"\toprule", rf" & {over} \\", rules]
+    lines += [" & ".join(["", *_HEADS * len(protocols)]) + r" \\", r"\midrule"]
+    lines += [" & ".join([name.translate(_LATEX), *cells]).replace("–", "--") + r" \\" for name, cells in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _escape(text: object) -> str:
+    return html.escape(str(text).replace("_", "-"))

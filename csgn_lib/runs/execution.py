@@ -1,0 +1,261 @@
+"""`execute`: one notebook, headless, through papermill, with a status that can be believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from csgn_lib.records import InputError, Run, read_json, write_json, write_text
+from csgn_lib.runs import folders, notebooks
+from csgn_lib.runs.machine import LIBRARY, environment
+
+GRACE = 5.0  # seconds for the child to end its kernel before it is killed
+
+
+def execute(
+    notebook: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    run_dir: str | Path | None = None,
+    timeout: float | None = None,
+    *,
+    name: str | None = None,
+    threads: int | None = None,
+    stop: threading.Event | None = None,
+) -> Run:
+    """Run a notebook in a process of its own and return its folder, whatever became of it.
+
+    Look at ``run.status["state"]``: `done`, `failed` (with ``cell`` as in ``In [cell]``, and
+    ``error``), `died` (the kernel or its process was killed, most often for memory), `timed_out`
+    or `interrupted`. The folder gets config.json, environment.json, executed.ipynb and the status
+    last; what the notebook writes to ``runs.current(...)`` lies beside them.
+
+    Args:
+        notebook: a file, or a bare name such as ``12_train``.
+        parameters: values over the defaults of the notebook's `parameters` cell.
+        run_dir: the run's folder; default ``reports/runs/<name>-<key>-s<seed>``. A folder that
+            holds an unfinished run of the same parameters is continued.
+        timeout: seconds of wall clock; none: no limit.
+        name: first part of the folder's name; default the notebook's.
+        threads: CPU threads of the kernel's numerics; default: what the environment says.
+        stop: when set, the run is ended as `interrupted`.
+
+    Raises:
+        InputError: before anything starts: no such notebook, unknown parameter, wrong type, a
+            folder that is in use or belongs to other parameters.
+        KeyboardInterrupt: passed on, once the status says `interrupted`.
+    """
+    path = notebooks.find(notebook)
+    values = notebooks.checked(path, parameters or {})
+    run = Run(Path(run_dir) if run_dir else folders.folder_for(name or path.stem, path, values))
+    with folders.claimed(run):
+        _refuse_other(run, path, values)
+        given = {name: values[name] for name in parameters or {}}
+        job = _Job(run, path, values, given, timeout, threads, stop or threading.Event())
+        try:
+            _prepare(job)
+            _finish(job, *_supervised(job))
+        except BaseException as error:
+            state, word = ("interrupted", "Ctrl-C") if isinstance(error, KeyboardInterrupt) else ("failed", repr(error))
+            with suppress(OSError):  # the disk may be what failed
+                _finish(job, state, {"error": f"{word}, outside of the cells"})
+            raise
+    return run
+
+
+@dataclass
+class _Job:
+    """A run under way, and the last that was heard of it."""
+
+    run: Run
+    notebook: Path
+    values: dict[str, Any]
+    given: dict[str, Any]
+    timeout: float | None
+    threads: int | None
+    stop: threading.Event
+    started: float = field(default_factory=time.time)
+    heard: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        code = [cell for cell in notebooks.cells(self.notebook) if cell["cell_type"] == "code"]
+        self.facts = {
+            "started": self.started,
+            "notebook": str(self.notebook),
+            "parameters": self.values,
+            "key": folders.key(self.notebook, self.values),  # of the code as it was when the run began
+            "cells": len(code) + bool(self.given),
+            "command": self.command,
+        }
+
+    @property
+    def output(self) -> Path:
+        """Where papermill writes; moved to executed.ipynb when the run has ended."""
+        return self.run.path(".executing.ipynb")
+
+    @property
+    def command(self) -> str:
+        """The command line that runs this again."""
+        words = ["csgn", "run", str(self.notebook)]
+        for name, value in self.given.items():
+            words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
+        return shlex.join(words)
+
+    def beat(self, state: str, **fields: Any) -> None:
+        """Write the status: what the run is, and the moment it was last alive."""
+        self.run.set_status(state, heartbeat=time.time(), **self.facts, **fields)
+
+
+def _refuse_other(run: Run, notebook: Path, values: Mapping[str, Any]) -> None:
+    """A folder never mixes two experiments: its checkpoint would be continued with other parameters."""
+    if not run.path("status.json").exists():
+        return
+    status = run.status
+    before = {"notebook": Path(status.get("notebook", notebook)).name} | status.get("parameters", values)
+    now = {"notebook": notebook.name, **values}
+    for name in now:
+        if before.get(name) != now[name]:
+            raise InputError(
+                f"{run.dir} holds a run with {name} = {before.get(name)!r}, not {now[name]!r}; "
+                "give another folder, or remove it"
+            )
+
+
+def _prepare(job: _Job) -> None:
+    for stale in ("results.json", "per_query.csv", "executed.ipynb"):
+        job.run.path(stale).unlink(missing_ok=True)
+    job.beat("running")
+    write_json(job.run.path("environment.json"), environment())
+
+
+def _supervised(job: _Job) -> tuple[str, dict[str, Any]]:
+    """Start the child and watch it to its end: the state, and what is to be said about it."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "csgn_lib.runs.kernel"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors, env=_environment(job), start_new_session=True, text=True,
+        )  # fmt: skip
+        listener = threading.Thread(target=_listen, args=(child.stdout, job.heard), daemon=True)
+        listener.start()
+        try:
+            state = _watched(child, job)
+        finally:  # Ctrl-C reaches this process alone, since the child leads a session of its own
+            _end(child, job)
+        listener.join(GRACE)
+        return _verdict(state, child.returncode, job, errors)
+
+
+def _environment(job: _Job) -> dict[str, str]:
+    own = {
+        folders.FOLDER_VARIABLE: str(job.run.dir.resolve()),
+        folders.COMMAND_VARIABLE: job.command,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(LIBRARY.parent), os.environ.get("PYTHONPATH")])),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning about frozen modules in every log
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    if job.threads:
+        own |= {variable: str(job.threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    return dict(os.environ) | own
+
+
+def _listen(messages: IO[str], heard: dict[str, Any]) -> None:
+    for line in messages:
+        with suppress(json.JSONDecodeError):
+            heard.update(json.loads(line))
+
+
+def _watched(child: subprocess.Popen[str], job: _Job) -> str | None:
+    """Beat until the child has ended by itself (None) or has to be ended (the state to record)."""
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):  # a child that died at once is seen below
+        request = {"notebook": str(job.notebook), "output": str(job.output), "parameters": job.given}
+        child.stdin.write(json.dumps(request) + "\n")
+        child.stdin.flush()
+    beat = time.monotonic()
+    while child.poll() is None:
+        if job.timeout is not None and time.time() - job.started > job.timeout:
+            return "timed_out"
+        if job.stop.wait(0.1):
+            return "interrupted"
+        if time.monotonic() - beat > folders.HEARTBEAT:
+            beat = time.monotonic()
+            with suppress(OSError):  # a full disk must not end a run that may outlive it
+                job.beat("running", cell=job.heard.get("cell"))
+    return None
+
+
+def _end(child: subprocess.Popen[str], job: _Job) -> None:
+    """End the child and its kernel, if they run: by closing its input, then by force."""
+    if child.poll() is not None:
+        return
+    with suppress(OSError):
+        child.stdin.close()  # type: ignore[union-attr]
+    try:
+        child.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    _end_kernel(job)
+
+
+def _end_kernel(job: _Job) -> None:
+    if job.heard.get("kernel") and hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(job.heard["kernel"], signal.SIGKILL)
+
+
+def _verdict(state: str | None, code: int, job: _Job, errors: IO[str]) -> tuple[str, dict[str, Any]]:
+    fields = {name: job.heard[name] for name in ("cell", "error", "memory_mib") if job.heard.get(name) is not None}
+    if state == "timed_out":
+        fields["error"] = f"longer than {job.timeout:g} s"
+    elif state == "interrupted":
+        fields["error"] = "stopped"
+    elif "outcome" in job.heard:
+        state = job.heard["outcome"]
+    else:
+        state = "died"
+        _end_kernel(job)
+        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        fields["error"] = f"the notebook's process ended without a word ({cause})"
+    if state != "done":
+        errors.seek(0)
+        job.run.log("".join(errors.readlines()[-40:]))
+    return str(state), fields
+
+
+def _finish(job: _Job, state: str, fields: dict[str, Any]) -> None:
+    """Put the executed notebook in place, then the status: `done` is the last thing written."""
+    if not job.run.path("config.json").exists():
+        write_json(job.run.path("config.json"), job.values)
+    _publish(job, state, fields)
+    job.beat(state, seconds=round(time.time() - job.started, 1), **fields)
+
+
+def _publish(job: _Job, state: str, fields: Mapping[str, Any]) -> None:
+    try:
+        document = read_json(job.output)
+    except InputError:  # ended before, or while, papermill wrote it
+        job.output.unlink(missing_ok=True)
+        return
+    document["metadata"]["csgn"] = {"state": state, **fields}
+    told = {"exception": state != "done", "input_path": job.notebook.name, "output_path": "executed.ipynb"}
+    document["metadata"].get("papermill", {}).update(told)
+    if state != "done":
+        where = f" in In [{fields['cell']}]" if fields.get("cell") else ""
+        text = f"**This run is not complete: {state}{where}.** {fields.get('error', '')}\n\nAgain: `{job.command}`"
+        note = {"cell_type": "markdown", "id": "csgn-status", "metadata": {}, "source": text}
+        document["cells"].insert(0, note)
+    write_text(job.run.path("executed.ipynb"), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    job.output.unlink()

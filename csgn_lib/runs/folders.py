@@ -1,0 +1,201 @@
+"""Run folders: their names, who writes in one now, what became of it, and all of them as a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+
+from csgn_lib.records import InputError, Run, home, write_json
+from csgn_lib.runs.machine import environment, library_digest
+from csgn_lib.runs.notebooks import cells
+
+try:
+    import fcntl
+except ImportError:  # Windows: the heartbeat alone says who is alive
+    fcntl = None  # type: ignore[assignment]
+
+HEARTBEAT = 2.0  # seconds between two writes of a running status
+SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
+FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # how a notebook learns of its run
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: ``reports/runs`` of the workbench's folder."""
+    return home() / "reports" / "runs"
+
+
+def current(name: str) -> Run:
+    """The run that this code is part of.
+
+    In a headless notebook it is the folder that ``execute`` made. In a live one it is
+    ``reports/runs/<name>-live``, so that a notebook needs no second path.
+    """
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Run(Path(folder) if folder else runs_folder() / f"{name}-live")
+
+
+def key(notebook: Path, config: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of what decides a run: parameters (without the seed), library, code cells.
+
+    A changed docstring, comment or text cell keeps the key; a changed default, line or weight does not.
+    """
+    code = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"]
+    parts = {name: value for name, value in config.items() if name != "seed"}
+    text = json.dumps([parts, library_digest(), code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def folder_for(name: str, notebook: Path, config: Mapping[str, Any]) -> Path:
+    """``reports/runs/<name>-<key>-s<seed>``; the name is made fit for a file system."""
+    slug = re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
+    return runs_folder() / f"{slug}-{key(notebook, config)}-s{config.get('seed', 0)}"
+
+
+@contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Hold the run's folder for this process. Raises InputError if another one runs in it.
+
+    The lock is the kernel's, so it ends with its process, however that ends. What it cannot see,
+    another host or a file system without locks, the heartbeat tells.
+    """
+    run.dir.mkdir(parents=True, exist_ok=True)
+    with run.path(".lock").open("a") as file:
+        locked = _lock(file)
+        foreign = locked is None or not _written_here(run)
+        if locked is False or (foreign and state(run) == "running"):
+            raise InputError(f"{run.dir} is in use by another process; wait for it, or give another folder")
+        yield
+
+
+@contextmanager
+def recorded(run: Run, **facts: Any) -> Iterator[None]:
+    """Keep the run's status while the block works on it: running, then done, failed or interrupted.
+
+    ``facts`` go into every status. Under a launcher of several processes only the first one writes.
+    """
+    if int(os.environ.get("RANK", 0)):
+        yield
+        return
+    facts |= {"started": time.time()}
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT):
+            with suppress(OSError):  # a full disk must not end a run that may outlive it
+                run.set_status("running", heartbeat=time.time(), **facts)
+
+    with claimed(run):
+        run.set_status("running", heartbeat=time.time(), **facts)
+        write_json(run.path("environment.json"), environment())
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        state, fields = "failed", {}
+        try:
+            yield
+            state = "done"
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            fields = {"error": f"{type(error).__name__}: {error}"}
+            raise
+        finally:
+            over.set()
+            thread.join()
+            run.set_status(state, heartbeat=time.time(), **facts, **fields)
+
+
+def _written_here(run: Run) -> bool:
+    return run.path("status.json").exists() and run.status.get("host") == socket.gethostname()
+
+
+def _lock(file: IO[str]) -> bool | None:
+    """Whether the lock is ours now; None where the system has no such lock."""
+    try:
+        if fcntl is None:
+            return None
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+
+
+def state(run: Run) -> str:
+    """What became of the run: its recorded state, except that one which says running must be alive.
+
+    A run whose process is gone, or silent for a minute, without a last word has `died`; ``missing``
+    is a folder without a status.
+    """
+    if not run.path("status.json").exists():
+        return "missing"
+    status = run.status
+    if status["state"] != "running":
+        return str(status["state"])
+    silent = time.time() - status.get("heartbeat", status["time"]) > SILENCE
+    here = status.get("host") == socket.gethostname()
+    return "died" if silent or (here and not _alive(status["pid"])) else "running"
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere os.kill would end the process instead of asking
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def table(folder: str | Path | None = None) -> pd.DataFrame:
+    """All runs under ``folder`` (default ``reports/runs``), one row each, oldest first.
+
+    Columns: ``run`` (the folder's name), ``state``, ``seconds``, ``error``, then every parameter of
+    config.json and every number of results.json, nested names joined by dots. A folder whose files
+    are damaged has state `damaged` and says so under ``error``.
+    """
+    root = Path(folder) if folder else runs_folder()
+    rows = [_row(Run(path.parent)) for path in root.glob("*/status.json")]
+    rows.sort(key=lambda row: row.pop("_started"))
+    return pd.DataFrame(rows, columns=None if rows else ["run", "state", "seconds", "error"])
+
+
+def _row(run: Run) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": run.dir.name, "state": "damaged", "seconds": None, "error": None, "_started": 0.0}
+    try:
+        status = run.status
+        row |= {"state": state(run), "error": status.get("error"), "_started": status.get("started", status["time"])}
+        end = time.time() if row["state"] == "running" else status.get("heartbeat", status["time"])
+        row["seconds"] = round(end - row["_started"], 1)
+        config = run.config if run.path("config.json").exists() else status.get("parameters", {})
+        return row | config | (flat(run.results) if run.path("results.json").exists() else {})
+    except (InputError, KeyError, TypeError) as error:
+        return row | {"state": "damaged", "error": str(error)}
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; lists are left out, they are no cell of a table."""
+    row: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            row |= flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            row[f"{prefix}{name}"] = value
+    return row
+
+
+def finished(run: Run, run_key: str) -> bool:
+    """Whether the run is done and was made by these parameters, this library and this notebook."""
+    return state(run) == "done" and run.status.get("key") == run_key

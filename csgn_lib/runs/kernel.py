@@ -1,0 +1,118 @@
+"""One notebook in a process of its own: ``python -m csgn_lib.runs.kernel``, started by `execute`.
+
+The job comes as one line of JSON on standard input; progress and the outcome leave as lines of
+JSON on standard output. Standard input stays open: its end means that the parent stopped the run,
+or is gone, and the kernel with all its workers is killed at once, whatever it computes.
+
+papermill's own word is not used: after an out-of-memory kill, a time-out or Ctrl-C its notebook
+says `completed`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+_ARGV = [
+    sys.executable,
+    "-m",
+    "ipykernel_launcher",
+    "-f",
+    "{connection_file}",
+    "--HistoryManager.enabled=False",
+    "--log-level=40",
+]
+
+
+class ThisPython(AsyncKernelManager):
+    """Starts the interpreter that runs this, whatever kernels the user or the system has installed."""
+
+    running: ThisPython | None = None
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self._kernel_spec = KernelSpec(argv=list(_ARGV), display_name="Python 3", language="python")
+        ThisPython.running = self
+
+    @property
+    def pid(self) -> int | None:
+        """The kernel's process, which leads a process group of its own; None before it has started."""
+        return getattr(self.provisioner, "pid", None)
+
+
+def main() -> None:
+    """Run the job that standard input names, tell its outcome, leave with status 0."""
+    tell = _teller()
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    tell(_outcome(job, tell) | {"memory_mib": _peak_memory()})
+    os._exit(0)  # no thread of a library may hold the process back now
+
+
+def _teller() -> Callable[[dict[str, Any]], None]:
+    """Keep the real standard output for messages; what the kernel prints natively goes to the log."""
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return lambda message: print(json.dumps(message), file=output, flush=True)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    if ThisPython.running and ThisPython.running.pid and hasattr(os, "killpg"):
+        os.killpg(ThisPython.running.pid, signal.SIGKILL)
+    os._exit(1)
+
+
+def _outcome(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    count = 0
+
+    def started(cell: Any, cell_index: int) -> None:
+        nonlocal count
+        count += cell["cell_type"] == "code"  # what Jupyter shows as In [count]
+        tell({"cell": count, "kernel": ThisPython.running.pid if ThisPython.running else None})
+
+    try:
+        papermill.execute_notebook(
+            _unformatted(job["notebook"]), _unformatted(job["output"]), parameters=job["parameters"],
+            kernel_name="python3", language="python", progress_bar=False, start_timeout=300,
+            kernel_manager_class=ThisPython, on_cell_start=started,
+        )  # fmt: skip
+        return {"outcome": "done"}
+    except PapermillExecutionError as error:
+        return {"outcome": "failed", "cell": error.exec_count, "error": f"{error.ename}: {error.evalue}"}
+    except DeadKernelError:
+        return {"outcome": "died", "cell": count, "error": "the kernel died; most often the memory was used up"}
+    except Exception as error:  # a full disk, a kernel that will not start: the run failed outside its cells
+        return {"outcome": "failed", "cell": count or None, "error": f"{type(error).__name__}: {error}"}
+
+
+def _peak_memory() -> int | None:
+    """The most memory that the kernel, or one of its workers, held at once, in MiB; None if unknown."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)  # bytes there, KiB elsewhere
+
+
+def _unformatted(path: str) -> str:
+    return path.replace("{", "{{").replace("}", "}}")  # papermill reads a path as a format string
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The door: every mistake is one line and status 2; what ran says where it is; nothing is only a stub."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from csgn_lib import figures, runs
+from csgn_lib.__main__ import app, main
+from csgn_lib.records import Run
+
+NOTEBOOK = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {},
+    "cells": [
+        {
+            "cell_type": "code", "id": "a", "metadata": {"tags": ["parameters"]},
+            "outputs": [], "execution_count": None,
+            "source": "beta: float = 0.5  # weight\nname: str = 'a'  # text\nlayers: tuple[int, ...] = (1,)  # blocks",
+        }
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "12_train.ipynb").write_text(json.dumps(NOTEBOOK))
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+def call(capsys, *arguments):
+    """(status, standard output, standard error) of one command."""
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return left.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "12_trian"], "did you mean '12_train'"),
+        (["run", "12_train", "-p", "bta", "1"], "no parameter 'bta'; did you mean 'beta'"),
+        (["run", "12_train", "-p", "beta", "high"], "beta = 'high'"),
+        (["run", "12_train", "-p", "beta"], "write beta=VALUE"),
+        (["train", "--preset", "dmo"], "unknown preset 'dmo' (did you mean 'demo'?)"),
+        (["train", "--set", "hfs=none"], "unknown parameter 'hfs' (did you mean 'hsf'?)"),
+        (["train", "--set", "beta=2"], "beta = 2"),
+        (["train", "--set", "benchmark=ltc", "--set", "root=x"], "'ltc'"),
+        (["check", "ltc", "."], "'ltc'"),
+        (["check", "ltcc", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_a_mistake_is_one_line_with_status_2_and_leaves_nothing(capsys, home, arguments, words):
+    status, out, err = call(capsys, *arguments)
+    assert status == 2 and out == ""
+    assert err.startswith("csgn: ") and err.count("\n") == 1 and words in err
+    assert not (home / "reports").exists()
+
+
+def test_a_mistake_has_no_traceback_in_a_shell(home):
+    shell = subprocess.run(
+        [sys.executable, "-m", "csgn_lib", "run", "x"], cwd=Path(__file__).parents[1], capture_output=True
+    )
+    assert shell.returncode == 2 and b"Traceback" not in shell.stderr and shell.stderr.startswith(b"csgn: notebook 'x'")
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["run"], ["check", "ltcc"], ["demo", "--workers", "0"]])
+def test_a_command_line_that_means_nothing_is_refused(capsys, arguments):
+    assert call(capsys, *arguments)[0] == 2
+
+
+def test_only_commands_that_work_are_there():
+    assert {command.callback.__name__ for command in app.registered_commands} == {
+        "run",
+        "train",
+        "status",
+        "check",
+        "demo",
+    }
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "died", "timed_out"])
+def test_run_hands_typed_values_on_and_ends_as_the_run_ended(capsys, home, monkeypatch, state):
+    seen = {}
+
+    def execute(notebook, parameters, run_dir, timeout):
+        seen.update(notebook=notebook, parameters=parameters, run_dir=run_dir, timeout=timeout)
+        run = Run(home / "run")
+        run.set_status(state, cell=3, error="ValueError: x")
+        return run
+
+    monkeypatch.setattr(runs, "execute", execute)
+    arguments = ["-p", "beta", "0.25", "-p", "name=012", "--parameter", "layers", "[3, 5]", "--timeout", "9"]
+    status, out, err = call(capsys, "run", "12_train", *arguments)
+    assert seen == {
+        "notebook": home / "notebooks" / "12_train.ipynb", "run_dir": None, "timeout": 9.0,
+        "parameters": {"beta": 0.25, "name": "012", "layers": [3, 5]},
+    }  # fmt: skip
+    assert out.strip() == str(home / "run")
+    assert status == (0 if state == "done" else 1)
+    assert (err == "") == (state == "done") and (state == "done" or f"{state} in In [3]: ValueError: x" in err)
+
+
+def test_status_lists_the_runs(capsys, home):
+    assert "no runs under" in call(capsys, "status")[1]
+    Run(home / "reports/runs/a-1-s0").set_status("done", started=0.0, heartbeat=61.0)
+    Run(home / "reports/runs/b-2-s0").set_status("failed", started=1.0, heartbeat=2.0, error="ValueError: x")
+    lines = call(capsys, "status")[1].splitlines()
+    assert lines[0].split() == ["run", "state", "seconds", "error"]
+    assert lines[1].split() == ["a-1-s0", "done", "61.0"]
+    assert lines[2].split() == ["b-2-s0", "failed", "1.0", "ValueError:", "x"]
+
+
+def test_check_ends_with_1_where_it_found_errors(capsys, monkeypatch):
+    from csgn_lib import datasets
+
+    class Report:
+        errors = ()
+
+        def __str__(self):
+            return "what was found"
+
+    class Benchmark:
+        def check(self):
+            return report
+
+    report = Report()
+    monkeypatch.setattr(datasets, "load", lambda name, root: Benchmark())
+    assert call(capsys, "check", "ltcc", ".")[:2] == (0, "what was found\n")
+    report.errors = ("missing",)
+    assert call(capsys, "check", "ltcc", ".")[0] == 1
+
+
+def _outcomes(home, state="done", written=True):
+    run = Run(home / "reports/runs/first-result")
+    run.set_status(state)
+    if written:
+        frame = pd.DataFrame(
+            {"row": ["chance"], "protocol": "general", "rank1": 0.5, "mean_ap": 0.25, "minp": 0.1, "counted": 4}
+        )
+        frame.to_csv(run.path("results.csv"), index=False)
+    return [runs.Outcome(runs.Step("first result", "00_first_result"), run, state, 1.0, error="x" * (state != "done"))]
+
+
+def test_the_demo_ends_with_the_table_and_the_page_to_open(capsys, home, monkeypatch):
+    monkeypatch.setattr(runs, "demo", lambda **options: _outcomes(home))
+    status, out, _ = call(capsys, "demo")
+    assert status == 0
+    table = figures.results_table(pd.read_csv(home / "reports/demo/results.csv")).text
+    assert out.rstrip().endswith(f"{table}\n\nopen {home / 'reports/demo/index.html'}")
+    assert (home / "reports/demo/index.html").exists()
+
+
+@pytest.mark.parametrize(("state", "written", "status"), [("failed", True, 1), ("died", False, 1), ("done", False, 2)])
+def test_a_demo_that_is_not_done_writes_no_page(capsys, home, monkeypatch, state, written, status):
+    monkeypatch.setattr(runs, "demo", lambda **options: _outcomes(home, state, written))
+    left, _, err = call(capsys, "demo")
+    assert left == status and err.startswith("csgn: ")
+    assert not (home / "reports/demo").exists()
+
+
+def test_train_records_what_became_of_it(capsys, home, monkeypatch):
+    from csgn_lib import __main__ as door
+    from csgn_lib import synthetic, training
+
+    def fit(experiment, benchmark, folder, report):
+        assert (experiment.seed, experiment.beta, benchmark) == (3, 0.25, "people")
+        report({"stage": 2, "epoch": 1, "epochs": 2, "seconds": 1.5})
+        assert runs.state(Run(folder)) == "running"
+        if experiment.hsf == "none":
+            raise RuntimeError("no memory")
+        return Run(folder)
+
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
+    monkeypatch.setattr(door, "_score", lambda made, benchmark: print("mAP 50 %"))
+    status, out, _ = call(capsys, "train", "--seed", "3", "--set", "beta=0.25", "--run-dir", str(home / "run"))
+    assert status == 0
+    assert out.splitlines() == ["stage 2  epoch 1/2  1.5 s", "mAP 50 %", str(home / "run")]
+    assert Run(home / "run").status["state"] == "done"
+    with pytest.raises(RuntimeError):  # a defect keeps its traceback, and status 1
+        main(["train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=none", "--run-dir", str(home / "other")])
+    assert Run(home / "other").status["state"] == "failed"

@@ -1,0 +1,290 @@
+"""Figures: the same bytes each time, marks that read without colour, tables by hand, a page that stands alone."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from csgn_lib import figures
+from csgn_lib.records import InputError, Run, write_json
+from csgn_lib.runs import Outcome, Step
+
+
+@pytest.fixture(autouse=True)
+def _closed(monkeypatch, tmp_path):
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    yield
+    plt.close("all")
+
+
+def _plot():
+    figure, axes = plt.subplots()
+    axes.plot([1, 2, 3], [0.1, 0.4, 0.2])
+    axes.set_title("a title")
+    return figure
+
+
+# ---- save
+
+
+def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
+    run = Run(tmp_path / "run")
+    run.set_status("done", key="12345678")
+    data = {"x": np.array([1, 2, 3]), "y": [0.1, 0.4, 1 / 3]}
+    first = figures.save(_plot(), tmp_path / "a" / "plot", data, "What it shows.", [run])
+    second = figures.save(_plot(), tmp_path / "b" / "plot", data, "What it shows.", [run])
+    assert first == tmp_path / "a" / "plot"
+    assert {path.name for path in first.parent.iterdir()} == {"plot.pdf", "plot.png", "plot.csv", "plot.json"}
+    for path in first.parent.iterdir():
+        assert path.read_bytes() == (second.parent / path.name).read_bytes(), path.name
+    assert b"Date" not in (tmp_path / "a" / "plot.pdf").read_bytes()  # both were saved within a second
+    pd.testing.assert_frame_equal(pd.read_csv(f"{first}.csv"), pd.DataFrame(data))
+    record = json.loads((tmp_path / "a" / "plot.json").read_text())
+    assert record == {"caption": "What it shows.", "command": "", "runs": [{"run": "run", "key": "12345678"}]}
+
+
+def test_a_figure_that_cannot_be_saved_leaves_none_of_its_files(tmp_path):
+    with pytest.raises(InputError, match="data of figure 'plot' is no table"):
+        figures.save(_plot(), tmp_path / "a" / "plot", {"x": [1, 2], "y": [1, 2, 3]})
+    figure = _plot()
+    figure.savefig = lambda *arguments, format, **options: 1 / 0 if format == "png" else None
+    with pytest.raises(ZeroDivisionError):
+        figures.save(figure, tmp_path / "a" / "plot", {"x": [1]})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_bare_name_lies_with_the_run_or_with_the_reports(tmp_path, monkeypatch):
+    assert figures.save(_plot(), "plot", {"x": [1]}) == tmp_path / "reports/figures/plot"
+    monkeypatch.setenv("CSGN_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("CSGN_COMMAND", "csgn run 20_evaluate")
+    assert figures.save(_plot(), "plot.v2", {"x": [1]}) == tmp_path / "run/figures/plot.v2"
+    assert json.loads((tmp_path / "run/figures/plot.v2.json").read_text())["command"] == "csgn run 20_evaluate"
+
+
+def test_named_frames_are_stacked(tmp_path):
+    parts = {"a": pd.DataFrame({"x": [1, 2]}), "b": pd.DataFrame({"x": [3]})}
+    written = pd.read_csv(f"{figures.save(_plot(), tmp_path / 'plot', parts)}.csv")
+    assert written.to_dict("list") == {"part": ["a", "a", "b"], "x": [1, 2, 3]}
+
+
+# ---- query strips
+
+
+def _strip(folder):
+    """A query and four answers whose pixels are all 40 times their number."""
+    for index in range(5):
+        Image.fromarray(np.full((16, 8, 3), 40 * index, np.uint8)).save(folder / f"{index}.png")
+    query = pd.Series({"path": "0.png", "person": 7, "clothes": 70})
+    ranked = pd.DataFrame(
+        {"path": ["1.png", "2.png", "3.png", "4.png"], "person": [7, 8, 7, 9], "clothes": [71, 70, 70, 90]}
+    )
+    return query, ranked, folder
+
+
+@pytest.fixture
+def strip(tmp_path):
+    return _strip(tmp_path)
+
+
+def test_a_strip_tells_right_from_wrong_and_changed_from_same(strip):
+    query, ranked, root = strip
+    frame = figures.strip_frame(query, ranked)
+    assert frame["rank"].tolist() == [0, 1, 2, 3, 4]
+    assert frame["right"].tolist() == [True, True, False, True, False]
+    assert frame["clothes"].tolist() == ["", "changed", "", "same", ""]
+    axes = figures.rank_strip(query, ranked, root, title="person 7").axes
+    assert [a.get_xlabel() for a in axes] == ["query", "✓ changed", "✗", "✓ same", "✗"]
+    assert axes[0].get_title(loc="left") == "person 7"
+    right, wrong = axes[1].spines["left"], axes[2].spines["left"]
+    assert right.get_linestyle() != wrong.get_linestyle()  # told apart without colour, too
+    assert np.array_equal(np.unique(axes[3].images[0].get_array()), [120])  # the third answer's own pixels
+
+
+def test_a_benchmark_without_clothes_labels_marks_no_clothes(strip):
+    query, ranked, _ = strip
+    frame = figures.strip_frame(query.replace(70, -1), ranked.assign(clothes=-1))
+    assert set(frame["clothes"]) == {""}
+
+
+def test_several_strips_stand_below_each_other_cut_to_the_top(strip):
+    query, ranked, root = strip
+    figure = figures.rank_strips([(query, ranked), (query, ranked[::-1])], root, top=2, titles=["one", "two"])
+    assert [a.get_xlabel() for a in figure.axes] == ["query", "✓ changed", "✗", "query", "✗", "✓ same"]
+    assert [a.get_title(loc="left") for a in figure.axes] == ["one", "", "", "two", "", ""]
+
+
+def test_a_strip_names_the_image_or_column_that_is_missing(strip):
+    query, ranked, root = strip
+    (root / "2.png").write_text("no image")
+    with pytest.raises(InputError, match=r"2\.png cannot be read"):
+        figures.rank_strip(query, ranked, root)
+    (root / "1.png").unlink()
+    with pytest.raises(InputError, match=r"1\.png does not exist"):
+        figures.rank_strip(query, ranked, root)
+    with pytest.raises(InputError, match="missing: clothes"):
+        figures.rank_strip(query, ranked.drop(columns="clothes"), root)
+
+
+# ---- curves
+
+
+def _metrics(tmp_path):
+    run, plain = Run(tmp_path / "csgn"), Run(tmp_path / "plain")
+    run.append_metrics({"stage": 1, "epoch": 1, "seconds": 2.0, "i2t_rgb": 3.0, "mutual": 0.5})
+    for epoch in (1, 2):
+        run.append_metrics(
+            {"stage": 2, "epoch": epoch, "seconds": 2.0, "id_f": 1.0, "id_c": 3.0, "triplet_f": 0.5, "text_rgb": 2.0}
+        )
+        plain.append_metrics({"stage": 2, "epoch": epoch, "seconds": 2.0, "id_f": 4.0, "triplet_f": 0.25})
+    return figures.metrics_frame({"csgn": run, "plain": plain})
+
+
+def test_loss_terms_are_grouped_so_that_variants_can_be_compared(tmp_path):
+    losses = figures.loss_frame(_metrics(tmp_path))
+    by = losses.set_index(["run", "stage", "epoch"])
+    assert by.loc[("csgn", 1, 1), "description loss"] == 3.5 and np.isnan(by.loc[("csgn", 1, 1), "identity loss"])
+    assert by.loc[("csgn", 2, 2)].tolist()[1:] == [2.0, 0.5, 2.0]
+    assert by.loc[("plain", 2, 1), "identity loss"] == 4.0 and np.isnan(by.loc[("plain", 2, 1), "text loss"])
+
+
+def test_curves_draw_a_panel_a_term_and_stage_and_a_line_a_run(tmp_path):
+    figure = figures.curves(figures.loss_frame(_metrics(tmp_path)))
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(panels) == [
+        "stage 1: description", "stage 2: identity", "stage 2: triplet", "stage 2: text",
+    ]  # fmt: skip
+    lines = {line.get_label(): line for line in panels["stage 2: identity"].lines}
+    assert lines["csgn"].get_ydata().tolist() == [2.0, 2.0] and lines["plain"].get_ydata().tolist() == [4.0, 4.0]
+    assert lines["csgn"].get_linestyle() != lines["plain"].get_linestyle()
+
+
+def test_curves_of_a_column_that_is_not_there_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no column nothing"):
+        figures.curves(_metrics(tmp_path), ["nothing"])
+    with pytest.raises(InputError, match="no column to draw"):
+        figures.curves(pd.DataFrame({"epoch": [1]}))
+
+
+# ---- tables
+
+RESULTS = pd.DataFrame(
+    [
+        ("chance", "general", 0.021, 0.034, 0.01, 360, np.nan, np.nan),
+        ("A & <b>", "general", 0.5, 0.25, 0.125, 360, 0.2, 0.3),
+        ("A & <b>", "cloth_changing", 1 / 3, 0.1, 0.05, 351, 0.08, 0.123),
+    ],
+    columns=["row", "protocol", "rank1", "mean_ap", "minp", "counted", "low", "high"],
+)
+
+
+def test_the_table_in_a_terminal_by_hand():
+    assert figures.results_table(RESULTS).text.splitlines() == [
+        "                                 general                   cloth_changing",
+        "row      rank-1     mAP    mINP  queries  rank-1     mAP    mINP  queries",
+        "-------------------------------------------------------------------------",
+        "chance      2.1     3.4     1.0      360       –       –       –        –",
+        "A & <b>    50.0    25.0    12.5      360    33.3    10.0     5.0      351",
+    ]
+
+
+def test_the_table_for_a_page_and_a_paper_escapes_and_tells_intervals():
+    table = figures.results_table(RESULTS)
+    assert "A &amp; &lt;b&gt;" in table.html and "<b>" not in table.html
+    assert "10.0 <small>8.0–12.3</small>" in table.html and table._repr_html_() == table.html
+    assert table.html.count("<small>") == 2  # chance has no interval
+    lines = table.latex.splitlines()
+    assert lines[0] == r"\begin{tabular}{lrrrrrrrr}" and lines[1] == r"\toprule" and lines[-2] == r"\bottomrule"
+    assert r"\multicolumn{4}{c}{cloth\_changing}" in lines[2] and r"\cmidrule(lr){6-9}" in lines[3]
+    assert lines[6].startswith("chance & 2.1 & 3.4 & 1.0 & 360 & --")
+    assert lines[7].startswith(r"A \& <b> & 50.0 & 25.0 {\scriptsize [20.0, 30.0]} & 12.5 & 360 & 33.3")
+
+
+def test_results_that_are_no_table_are_refused():
+    with pytest.raises(InputError, match="lack the column minp"):
+        figures.results_table(RESULTS.drop(columns="minp"))
+    with pytest.raises(InputError, match="'chance' under 'general' twice"):
+        figures.results_table(pd.concat([RESULTS, RESULTS[:1]]))
+
+
+# ---- the demo's page
+
+
+class _Page(HTMLParser):
+    """Collects what a page asks for, and whether its elements are closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.asked, self.open, self.dots = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.asked += [(tag, attrs[name]) for name in ("src", "href", "xlink:href") if name in attrs]
+        if tag == "i" and attrs["class"] in ("general", "cloth"):
+            self.dots.append((attrs["class"], attrs["style"]))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.asked += [(tag, value) for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("page")
+    query, ranked, root = _strip(tmp_path)
+    run, failed = Run(tmp_path / "runs" / "evaluate"), Run(tmp_path / "runs" / "train")
+    for made, state in ((run, "done"), (failed, "failed")):
+        made.set_status(state)
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": "# Question <7>?", "id": "a"}]
+    write_json(run.path("executed.ipynb"), {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells})
+    figures.save(figures.rank_strip(query, ranked, root), run.path("figures", "strip"), {"x": [1]}, "A <strip>.")
+    figures.save(_plot(), run.path("figures", "cmc"), {"x": [1]}, "CMC.")
+    run.append_metrics({"stage": 2, "epoch": 1, "seconds": 1.0, "id_f": 1.0, "triplet_f": 0.5})
+    outcomes = [
+        Outcome(Step("evaluation & more", "20_evaluate"), run, "done", 65.0),
+        Outcome(Step("CSGN", "12_train", {"beta": 0.5}), failed, "failed", 3.0, error="ValueError: <x>"),
+        Outcome(Step("later", "00_first_result"), None, "skipped", 0.0),
+    ]
+    return figures.write_page(outcomes, RESULTS, tmp_path / "demo", "make demo", 71.0)
+
+
+def test_the_page_stands_alone_and_is_well_formed(page):
+    parsed = _Page(page.read_text())
+    assert parsed.open == []
+    links = [value for tag, value in parsed.asked if tag == "a"]
+    assert links == ["notebooks/evaluation-more.html"]
+    others = [value for tag, value in parsed.asked if tag != "a"]
+    assert len([value for value in others if value.startswith("data:image/png;base64,")]) == 2
+    assert all(value.startswith(("data:", "#")) for value in others)
+    assert "$" not in page.read_text().replace("$(", "")
+
+
+def test_the_page_says_what_was_measured(page):
+    text = page.read_text()
+    assert text.index("A &lt;strip&gt;.") < text.index('class="results"') < text.index("CMC.")  # pictures first
+    assert "33&thinsp;%" in text and "mAP of <b>10.0</b>" in text and "351 queries" in text
+    assert "failed: ValueError: &lt;x&gt;" in text and "1:11" in text and "1:05" in text
+    pd.testing.assert_frame_equal(pd.read_csv(page.parent / "results.csv"), RESULTS)
+
+
+def test_the_dots_stand_where_their_numbers_are(page):
+    # the scale ends at 30, the next ten above 25.0: 25 -> 83.33 %, 10 -> 33.33 %, 3.4 -> 11.33 %
+    assert _Page(page.read_text()).dots == [
+        ("general", "left:11.33%"), ("general", "left:83.33%"), ("cloth", "left:33.33%"),
+    ]  # fmt: skip
+
+
+def test_an_exported_notebook_asks_nothing_of_the_network(page):
+    text = (page.parent / "notebooks" / "evaluation-more.html").read_text()
+    assert "Question &lt;7&gt;?" in text
+    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', text)
+    assert 'src=""' not in text

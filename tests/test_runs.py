@@ -1,0 +1,445 @@
+"""Runs: what papermill gets wrong is refused or told right; folders, sweeps and the demo's plan."""
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from csgn_lib import runs
+from csgn_lib.records import InputError, Run, write_json
+from csgn_lib.runs import folders, machine, notebooks, sweeps
+from csgn_lib.runs import plan as plan_room
+from csgn_lib.runs.plan import Outcome, Step, forecast
+
+PARAMETERS = """beta: float = 0.5  # weight
+seed: int = 0  # seed
+root: str | None = None  # folder
+layers: tuple[int, ...] = (3, 11)  # blocks
+name = "plain"  # no annotation
+"""
+
+
+def write_notebook(path, *sources, parameters=PARAMETERS):
+    def cell(source, tags=()):
+        metadata = {"tags": list(tags)} if tags else {}
+        return {"cell_type": "code", "metadata": metadata, "source": source, "outputs": [], "execution_count": None}
+
+    cells = ([cell(parameters, ["parameters"])] if parameters else []) + [cell(source) for source in sources]
+    for index, made in enumerate(cells):
+        made["id"] = f"cell-{index}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}))
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    return tmp_path
+
+
+# ---- one notebook in a kernel of its own: four kernels for the whole file
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Five notebooks run side by side: one that works, and one for each way to fail."""
+    home = tmp_path_factory.mktemp("executed {home}")  # a space and braces: papermill reads paths as formats
+    tell = "from csgn_lib import runs\nfrom csgn_lib.records import write_json\nimport os, sys, time\n"
+    works = tell + (
+        "write_json(runs.current('works').path('results.json'), {'beta': beta, 'layers': layers, 'root': root,"
+        " 'seed': seed, 'python': sys.executable, 'threads': os.environ['OMP_NUM_THREADS']})"
+    )
+    sleeps = tell + (
+        "import subprocess\nworker = subprocess.Popen(['sleep', '600'])\n"
+        "write_json(runs.current('sleeps').path('pid.json'), worker.pid)\ntime.sleep(600)"
+    )
+    made = {
+        "works": write_notebook(home / "works.ipynb", works),
+        "fails": write_notebook(home / "fails.ipynb", "1 + 1", "raise ValueError('no such person')", "2"),
+        "dies": write_notebook(home / "dies.ipynb", "import os, signal", "os.kill(os.getpid(), signal.SIGKILL)", "3"),
+        "sleeps": write_notebook(home / "sleeps.ipynb", sleeps, parameters=None),
+        "slow": write_notebook(home / "slow.ipynb", "import time; time.sleep(600)", parameters=None),
+    }
+    given = {"beta": np.float32(0.25), "layers": (1, np.int64(2)), "root": Path("some") / "folder", "seed": 3}
+    stop = threading.Event()
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(5) as pool:
+        patch.setenv("CSGN_HOME", str(home))
+        futures = {
+            "works": pool.submit(runs.execute, made["works"], given, threads=1),
+            "fails": pool.submit(runs.execute, made["fails"]),
+            "dies": pool.submit(runs.execute, made["dies"]),
+            "sleeps": pool.submit(runs.execute, made["sleeps"], run_dir=home / "asleep", stop=stop),
+            "slow": pool.submit(runs.execute, made["slow"], timeout=0.5),
+        }
+        while not (home / "asleep" / "pid.json").exists() and not futures["sleeps"].done():
+            time.sleep(0.1)
+        while_running = runs.table(home)  # asleep lies there; the others below reports/runs
+        with pytest.raises(InputError, match="in use"):
+            runs.execute(made["sleeps"], run_dir=home / "asleep")
+        stop.set()
+        results = {name: future.result() for name, future in futures.items()}
+        return results | {"while_running": while_running, "table": runs.table(), "home": home}
+
+
+def test_a_run_gets_its_values_in_plain_types_and_this_interpreter(executed):
+    run = executed["works"]
+    assert run.status["state"] == "done"
+    assert run.results == {
+        "beta": 0.25, "layers": [1, 2], "root": "some/folder", "seed": 3, "python": sys.executable, "threads": "1",
+    }  # fmt: skip
+    assert run.config == {"beta": 0.25, "seed": 3, "root": "some/folder", "layers": [1, 2], "name": "plain"}
+    assert run.dir.name == f"works-{run.status['key']}-s3"
+    assert {path.name for path in run.dir.iterdir()} == {
+        ".lock", "config.json", "environment.json", "executed.ipynb", "results.json", "status.json",
+    }  # fmt: skip
+
+
+def test_a_failed_run_names_the_cell_as_jupyter_numbers_it(executed):
+    status = executed["fails"].status
+    assert (status["state"], status["cell"], status["error"]) == ("failed", 3, "ValueError: no such person")
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "word"),
+    [("dies", "died", "memory"), ("sleeps", "interrupted", "stopped"), ("slow", "timed_out", "0.5 s")],
+)
+def test_a_run_that_was_killed_says_so_where_papermill_says_completed(executed, name, state, word):
+    run = executed[name]
+    assert run.status["state"] == state and word in run.status["error"]
+    if run.path("executed.ipynb").exists():  # the slow one may be stopped before papermill writes
+        copy = json.loads(run.path("executed.ipynb").read_text())
+        assert copy["metadata"]["csgn"]["state"] == state and copy["metadata"]["papermill"]["exception"] is True
+        assert state in "".join(copy["cells"][0]["source"])
+    assert not run.path(".executing.ipynb").exists()
+
+
+def test_a_stopped_run_leaves_no_worker_of_its_kernel_behind(executed):
+    pid = json.loads(executed["sleeps"].path("pid.json").read_text())
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if (
+            Path(f"/proc/{pid}/stat").exists()
+            and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        ):
+            return  # dead; its own parent is gone, and whoever adopted it has not asked yet
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("a worker survived its run")
+
+
+def test_the_table_tells_every_run_its_state_parameters_and_results(executed):
+    table = executed["table"].assign(name=lambda frame: frame["run"].str.split("-").str[0]).set_index("name")
+    assert dict(table["state"]) == {"works": "done", "fails": "failed", "dies": "died", "slow": "timed_out"}
+    assert table.loc["works", ["beta", "seed", "threads"]].tolist() == [0.25, 3, "1"]
+    assert executed["while_running"].set_index("run")["state"].to_dict() == {"asleep": "running"}
+
+
+def test_a_folder_never_mixes_two_experiments(executed):
+    run, notebook = executed["works"], executed["home"] / "works.ipynb"
+    before = run.path("status.json").read_bytes()
+    with pytest.raises(InputError, match="beta = 0.25, not 0.5"):
+        runs.execute(notebook, run_dir=run.dir)
+    assert run.path("status.json").read_bytes() == before
+
+
+# ---- parameters, before any kernel
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"bta": 1.0}, "has no parameter 'bta'; did you mean 'beta'?"),
+        ({"beta": "0.5"}, "beta = '0.5'"),
+        ({"beta": float("nan")}, "beta = nan: must be finite"),
+        ({"seed": 1.5}, "seed = 1.5"),
+        ({"seed": True}, "seed = True"),
+        ({"root": 3}, "root = 3"),
+        ({"layers": ("a",)}, "layers = ('a',)"),
+        ({"name": 3}, "name = 3"),
+        ({"name": object()}, "name: a object cannot be given"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_is_written(home, parameters, words):
+    notebook = write_notebook(home / "a.ipynb", "1")
+    with pytest.raises(InputError) as error:
+        runs.execute(notebook, parameters)
+    assert words in str(error.value)
+    assert [path.name for path in home.iterdir()] == ["a.ipynb"]
+
+
+def test_a_missing_notebook_is_named_with_the_nearest_one(home):
+    write_notebook(home / "notebooks" / "12_train.ipynb")
+    assert runs.find("12_train") == runs.find("12_train.ipynb") == home / "notebooks" / "12_train.ipynb"
+    with pytest.raises(InputError, match="'12_trian' does not exist; did you mean '12_train'"):
+        runs.execute("12_trian")
+    with pytest.raises(InputError, match="elsewhere/12_train.ipynb' does not exist"):
+        runs.execute("elsewhere/12_train.ipynb")
+
+
+def test_what_is_no_notebook_is_refused(home):
+    (home / "a.ipynb").write_text('{"cells": 3}')
+    with pytest.raises(InputError, match="a.ipynb is not a notebook"):
+        runs.execute(home / "a.ipynb")
+    (home / "a.py").write_text("1")
+    with pytest.raises(InputError, match="must end in .ipynb"):
+        runs.execute(home / "a.py")
+
+
+def test_types_come_from_the_annotation_else_from_the_default(home):
+    known = runs.declared(write_notebook(home / "a.ipynb"))
+    assert [(p.name, p.type, p.default) for p in known.values()] == [
+        ("beta", float, 0.5), ("seed", int, 0), ("root", str | None, None), ("layers", tuple[int, ...], (3, 11)),
+        ("name", str, "plain"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("type_", "text", "value"),
+    [
+        (float, "0.5", 0.5), (float, "1", 1.0), (int, "3", 3), (bool, "true", True), (bool, "False", False),
+        (str, "012", "012"), (str, "none", "none"), (str | None, "none", None), (str | None, "12", "12"),
+        (list[int], "[1, 2]", [1, 2]), (tuple[int, ...], "(1, 2)", [1, 2]), (dict, '{"a": 1}', {"a": 1}),
+    ],
+)  # fmt: skip
+def test_typed_text_is_read_as_what_the_parameter_is(type_, text, value):
+    assert runs.from_text(type_, text, "x") == value
+    assert type(runs.from_text(type_, text, "x")) is type(value)
+
+
+@settings(deadline=None, max_examples=50)  # no clock: machines differ
+@given(
+    st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.lists(st.integers()))
+)
+def test_a_printed_value_is_read_back(value):
+    assert runs.from_text(type(value), repr(value), "x") == value
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=50)  # no clock: machines differ
+@given(values)
+def test_plain_values_survive_json_and_stay_what_they_are(value):
+    once = notebooks.plain(value)
+    assert json.loads(json.dumps(once)) == once == notebooks.plain(once)
+
+
+# ---- folders, keys and states
+
+
+def test_the_key_changes_with_parameters_and_code_but_not_with_seed_or_prose(home):
+    notebook = write_notebook(home / "a.ipynb", "1 + 1")
+    config = {"beta": 0.5, "seed": 0}
+    key = folders.key(notebook, config)
+    assert folders.key(notebook, config | {"seed": 7}) == key
+    assert folders.key(notebook, config | {"beta": 0.25}) != key
+    document = json.loads(notebook.read_text())
+    document["cells"].append({"cell_type": "markdown", "metadata": {}, "source": "prose", "id": "m"})
+    notebook.write_text(json.dumps(document))
+    assert folders.key(notebook, config) == key
+    assert folders.key(write_notebook(home / "a.ipynb", "1 + 2"), config) != key
+
+
+def test_the_library_digest_ignores_comments_and_docstrings(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "LIBRARY", tmp_path)
+    module, digests = tmp_path / "m.py", []
+    for text in ('"""A."""\nx = 1  # b\n', '"""Another."""\n\nx = 1\n', "x = 2\n"):
+        module.write_text(text)
+        os.utime(module, ns=(len(digests), len(digests)))
+        digests.append(machine.library_digest())
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_run_whose_process_is_gone_or_silent_has_died(tmp_path):
+    run = Run(tmp_path / "r")
+    assert runs.state(run) == "missing"
+    run.set_status("running", heartbeat=time.time())
+    assert runs.state(run) == "running"  # this process lives
+    run.set_status("running", heartbeat=time.time(), pid=2**22 + 1)
+    assert runs.state(run) == "died"
+    run.set_status("running", heartbeat=time.time(), host="elsewhere", pid=1)
+    assert runs.state(run) == "running"
+    run.set_status("running", heartbeat=time.time() - 1000, host="elsewhere", pid=1)
+    assert runs.state(run) == "died"
+
+
+def test_the_table_survives_a_damaged_folder(home):
+    Run(home / "reports/runs/good").set_status("done", parameters={"beta": 0.5}, seconds=2.0)
+    write_json(home / "reports/runs/good/results.json", {"plain": {"general": {"mean_ap": 0.5, "interval": [0, 1]}}})
+    (home / "reports/runs/bad").mkdir()
+    (home / "reports/runs/bad/status.json").write_text("{")
+    table = runs.table().set_index("run")
+    assert table["state"].to_dict() == {"good": "done", "bad": "damaged"}
+    assert table.loc["good", "beta"] == 0.5 and table.loc["good", "plain.general.mean_ap"] == 0.5
+    assert "status.json is not valid JSON" in table.loc["bad", "error"]
+
+
+def test_the_table_of_nothing_has_its_columns(home):
+    assert list(runs.table()) == ["run", "state", "seconds", "error"] and runs.table().empty
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(None, "done"), (ValueError("x"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_a_recorded_block_leaves_its_last_word(tmp_path, error, state):
+    run = Run(tmp_path / "r")
+    try:
+        with runs.recorded(run, parameters={"beta": 1}):
+            assert run.status["state"] == "running"
+            if error:
+                raise error
+    except BaseException as raised:
+        assert raised is error
+    assert run.status["state"] == state and run.status["parameters"] == {"beta": 1}
+
+
+def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
+    assert runs.current("12_train").dir == home / "reports/runs/12_train-live"
+    monkeypatch.setenv(folders.FOLDER_VARIABLE, str(home / "given"))
+    assert runs.current("12_train").dir == home / "given"
+
+
+# ---- sweeps
+
+
+@pytest.fixture
+def faked(home, monkeypatch):
+    """A notebook 12_train whose runs are pretended: beta 0.9 fails, beta 0.8 raises; the calls are listed."""
+    calls = []
+
+    def execute(notebook, parameters, run_dir, timeout=None, *, threads=None, stop=None):
+        calls.append(parameters)
+        run, full = Run(Path(run_dir)), notebooks.checked(notebook, parameters)
+        if full["beta"] == 0.8:
+            raise OSError("no space left on device")
+        write_json(run.path("results.json"), {"mean_ap": full["beta"] / 2})
+        state, key = "failed" if full["beta"] == 0.9 else "done", folders.key(notebook, full)
+        run.set_status(state, key=key, seconds=1.0, error="ValueError: x" if state == "failed" else None)
+        return run
+
+    monkeypatch.setattr(sweeps, "execute", execute)
+    monkeypatch.setattr(plan_room, "execute", execute)
+    write_notebook(home / "notebooks" / "12_train.ipynb")
+    return calls
+
+
+@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor(2)])
+def test_a_sweep_goes_on_after_a_failure_and_tells_each_cell(faked, pool):
+    frame = runs.sweep({"beta": [0.9, 0.8, 0.5], "seed": [0, 1]}, pool)
+    assert list(zip(frame["beta"], frame["seed"], strict=True)) == [(b, s) for b in (0.9, 0.8, 0.5) for s in (0, 1)]
+    assert frame["state"].tolist() == ["failed", "failed", "queued", "queued", "done", "done"]
+    assert frame["error"].tolist()[2] == "OSError: no space left on device"
+    assert frame["mean_ap"].tolist()[-1] == 0.25
+
+
+def test_a_sweep_runs_only_what_is_not_done_or_stale(faked, home):
+    runs.sweep({"beta": [0.9, 0.5]})
+    faked.clear()
+    runs.sweep({"beta": [0.9, 0.5], "seed": 0})
+    assert faked == [{"beta": 0.9, "seed": 0}]
+    faked.clear()
+    write_notebook(home / "notebooks" / "12_train.ipynb", "changed = 1")
+    assert runs.sweep({"beta": [0.5]})["state"].tolist() == ["done"]
+    assert faked == [{"beta": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({}, "grid is empty"),
+        ({"beta": []}, "no value for 'beta'"),
+        ({"bta": [1.0]}, "did you mean 'beta'"),
+        ({"beta": [0.5, "high"]}, "beta = 'high'"),
+    ],
+)
+def test_a_grid_that_cannot_run_is_refused_before_its_first_cell(faked, home, grid, words):
+    with pytest.raises(InputError, match=words):
+        runs.sweep(grid)
+    assert not faked and not (home / "reports").exists()
+
+
+# ---- the demo's plan
+
+
+def test_the_demo_runs_what_it_can_in_order_and_skips_what_lost_its_needs(faked, home):
+    write_notebook(home / "notebooks" / "00_first_result.ipynb", parameters="runs: dict = {}  # folders\nbeta = 0.1")
+    plan = [
+        Step("good", "12_train", {"beta": 0.5}),
+        Step("bad", "12_train", {"beta": 0.9}),
+        Step("broken", "12_train", {"beta": 0.8}),
+        Step("sum of good", "00_first_result", needs=("good",)),
+        Step("sum of both", "00_first_result", needs=("good", "bad")),
+    ]
+    out = io.StringIO()
+    outcomes = runs.demo(plan, workers=2, stream=out)
+    assert [o.state for o in outcomes] == ["done", "failed", "failed", "done", "skipped"]
+    assert outcomes[2].error == "no space left on device"
+    assert faked[-1] == {"runs": {"good": str(outcomes[0].run.dir)}}
+    assert outcomes[3].run.dir.name.startswith("sum-of-good-")
+    assert all(step.name in out.getvalue() for step in plan)
+
+    faked.clear()
+    again = runs.demo(plan, stream=io.StringIO())
+    assert [o.reused for o in again] == [True, False, False, False, False]
+    assert {"beta": 0.5} not in faked
+    runs.demo(plan[:1], fresh=True, stream=io.StringIO())
+    assert faked[-1] == {"beta": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ([Step("a", "no_such")], "no_such"),
+        ([Step("a", "12_train", {"bta": 1})], "bta"),
+        ([Step("a", "12_train"), Step("a", "12_train")], "name must be new"),
+        ([Step("a", "12_train", needs=("b",)), Step("b", "12_train")], "must stand before"),
+    ],
+)
+def test_a_plan_that_cannot_run_is_refused_before_its_first_step(faked, plan, words):
+    with pytest.raises(InputError, match=words):
+        runs.demo(plan, stream=io.StringIO())
+    assert not faked
+
+
+def test_the_forecast_by_hand():
+    # two workers: a 0-10 | b 0-20; c needs a: 10-15; d needs b and c: 20-21
+    plan = [Step("a", "n", seconds=10), Step("b", "n", seconds=20), Step("c", "n", needs=("a",), seconds=5)]
+    plan.append(Step("d", "n", needs=("b", "c"), seconds=1))
+    assert forecast(plan, set(), {}, 2) == 21
+    assert forecast(plan, {"a"}, {"b": 12.0}, 2) == 9  # b 8 more, c 5, then d
+    assert forecast(plan, {"a"}, {"b": 12.0}, 2, pace=2) == 30  # b 28 more, then d 2
+    assert forecast(plan, {"a", "b", "c", "d"}, {}, 2) == 0
+    assert forecast(plan, {"a", "b", "c"}, {"d": 50.0}, 2) == pytest.approx(0.1)  # late, but not over
+
+
+def test_the_default_plan_names_every_need_once_and_before():
+    names = [step.name for step in runs.PLAN]
+    assert len(set(names)) == len(names)
+    for position, step in enumerate(runs.PLAN):
+        assert set(step.needs) <= set(names[:position])
+
+
+def test_clock():
+    assert [runs.clock(s) for s in (0, 9.9, 61, 3600)] == ["0:00", "0:09", "1:01", "60:00"]
+
+
+def test_outcomes_are_told_apart_by_their_step():
+    assert Outcome(Step("a", "n"), None, "skipped", 0.0).reused is False
