@@ -39,8 +39,7 @@ seeds: $(STAMP)  ## the demo's rows over three seeds: some 20 minutes on 2 cores
 	  -p out "$(CURDIR)/reports/seeds"
 
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again: some 40 minutes on 2 cores
-	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining \
-	  --clip-steps 1800 --resnet-steps 800
+	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining
 
 bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
 	@$(RUN) -m csgn_lib.retrieval

@@ -123,7 +123,7 @@ def demo(
         raise InputError(f"{source} was not written; run its notebook 00_first_result alone and look")
     results = pd.read_csv(source)
     folder, table = home() / "reports" / "demo", figures.results_table(results).text
-    results.to_csv(folder / "results.csv", index=False)
+    write_text(folder / "results.csv", results.to_csv(index=False))
     write_text(folder / "table.txt", table + "\n")
     page = figures.write_page(outcomes, results, folder, "make demo", time.time() - started)
     typer.echo(f"\n{table}\n\nopen {page}")

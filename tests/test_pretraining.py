@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from csgn_lib import pretraining
 from csgn_lib.backbones import load_clip, load_resnet
-from csgn_lib.batches import to_gray
 from csgn_lib.pretraining import IGNORED, Pairs, Questions
 from csgn_lib.synthetic import people
 
@@ -76,7 +75,7 @@ def test_a_chunk_is_a_function_of_its_number_and_no_world_draws_the_same(pairs):
     for name in ("images", "colour", "gray", "labels"):
         assert np.array_equal(getattr(again, name), getattr(pairs, name))
         assert not np.array_equal(getattr(other, name), getattr(pairs, name))
-    rng = np.random.default_rng((pretraining.PRETRAINING_SEED, 5))
+    rng = np.random.default_rng((pretraining.pairs.PRETRAINING_SEED, 5))
     assert people.draw_person(rng) != people.draw_person(np.random.default_rng((0, 7, 0)))
 
 
@@ -91,11 +90,11 @@ def test_captions_are_ids_of_the_small_clips_own_tokenizer(pairs, random_clip):
 
 
 def test_rendered_chunks_are_kept_and_joined(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "CHUNK", 8)
-    monkeypatch.setattr(pretraining, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(pretraining.pairs, "CHUNK", 8)
+    monkeypatch.setattr(pretraining.pairs, "ProcessPoolExecutor", ThreadPoolExecutor)
     drawn = pretraining.render(16, tmp_path, processes=2)
     parts = [pretraining.render_chunk(i, 8) for i in range(2)]
-    monkeypatch.setattr(pretraining, "render_chunk", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(pretraining.pairs, "render_chunk", lambda *_: pytest.fail("drawn again"))
     for name in ("images", "colour", "gray", "labels"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert np.array_equal(getattr(drawn, name), joined)
@@ -137,11 +136,6 @@ def test_gray_items_are_gray_say_so_and_are_not_asked_for_colours(pairs):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_luminance_by_hand():
-    pixel = torch.tensor([1.0, 0.5, 0.25]).view(1, 3, 1, 1)
-    assert pretraining.luminance(pixel).flatten().tolist() == pytest.approx([0.299 + 0.587 / 2 + 0.114 / 4] * 3)
-
-
 # ---------------------------------------------------------------- losses
 
 
@@ -162,15 +156,35 @@ def test_the_contrastive_loss_is_infonce_both_ways():
 
 def test_the_attribute_loss_is_a_mean_over_attributes_of_a_mean_over_images_that_show_them():
     generator = torch.Generator().manual_seed(0)
-    image = F.normalize(torch.randn(4, 8, generator=generator), dim=-1)
-    text = [F.normalize(torch.randn(values, 8, generator=generator), dim=-1) for values in (3, 2, 5)]
+    logits = [torch.randn(4, values, generator=generator) for values in (3, 2, 5)]
     labels = torch.tensor([[0, IGNORED, 4], [2, IGNORED, IGNORED], [1, IGNORED, 0], [IGNORED, IGNORED, 3]])
     means = []
     for a in (0, 2):  # nobody shows the second
         shown = [i for i in range(4) if labels[i, a] != IGNORED]
-        losses = [-log_softmax([20.0 * float(image[i] @ t) for t in text[a]], int(labels[i, a])) for i in shown]
+        losses = [-log_softmax(logits[a][i].tolist(), int(labels[i, a])) for i in shown]
         means.append(sum(losses) / len(losses))
-    assert float(pretraining.attribute_loss(image, text, labels, 20.0)) == pytest.approx(sum(means) / 2, rel=1e-5)
+    assert float(pretraining.attribute_loss(logits, labels)) == pytest.approx(sum(means) / 2, rel=1e-5)
+
+
+def test_prototypes_are_cosines_and_a_sentence_is_asked_for_its_own_value():
+    prototypes = pretraining.Prototypes(8).requires_grad_(False)
+    generator, chosen = torch.Generator().manual_seed(0), [NAMES.index("build"), NAMES.index("hat")]
+    sentences = [F.normalize(torch.randn(3, 8, generator=generator), dim=-1) for _ in chosen]
+    sizes, scale = prototypes.sizes, float(prototypes.log_scale.detach().exp())
+    total = 0.0
+    for a, features in zip(chosen, sentences, strict=True):
+        first = sum(sizes[:a])
+        directions = prototypes.directions.detach()[first : first + sizes[a]]
+        for k, unit in enumerate(features):
+            row = [scale * float(unit @ d) / float(d.norm()) for d in directions]
+            assert [float(x) for x in prototypes(features)[a][k]] == pytest.approx(row, rel=1e-4, abs=1e-4)
+            total -= log_softmax(row, k) / 3 / 2
+    assert float(prototypes.sentence_loss(sentences, chosen)) == pytest.approx(total, rel=1e-4)
+
+
+def test_attributes_are_asked_at_full_weight_while_it_learns_to_see_and_not_at_the_end():
+    weights = [pretraining.attribute_weight(progress) for progress in (0.0, 0.5, 0.725, 0.95, 1.0)]
+    assert weights == pytest.approx([2.0, 2.0, 1.0, 0.0, 0.0])
 
 
 def test_questions_are_the_chosen_attributes_sentences(random_clip):
@@ -186,14 +200,14 @@ def test_questions_are_the_chosen_attributes_sentences(random_clip):
 # ---------------------------------------------------------------- the recipe runs
 
 
-def test_three_steps_of_the_clip_and_two_of_the_resnet(pairs, accelerator, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "Progress", partial(pretraining.Progress, every=2))
+def test_six_steps_of_the_clip_and_two_of_the_resnet(pairs, accelerator, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining.recipe, "Progress", partial(pretraining.Progress, every=2))
     log = tmp_path / "logs/log.jsonl"
 
     def train() -> tuple:
         with torch.random.fork_rng(devices=[]):
-            clip = pretraining.train_clip(pairs, 3, 16, 0, log, accelerator)
-            return clip, pretraining.train_resnet(pairs, clip, 2, 16, 0, log, accelerator)
+            clip = pretraining.train_clip(pairs, 6, 16, 0, log, accelerator)
+            return clip, pretraining.train_resnet(pairs, 2, 16, 0, log, accelerator)
 
     clip, resnet = train()
     with torch.random.fork_rng(devices=[]):
@@ -203,9 +217,12 @@ def test_three_steps_of_the_clip_and_two_of_the_resnet(pairs, accelerator, tmp_p
         assert torch.isfinite(value).all() and not torch.equal(value, start[name]), name
     assert not clip.training and not resnet.training
     told = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [(line["tower"], line["step"]) for line in told] == [("clip", 2), ("resnet", 2)]
-    assert 2 < told[0]["contrastive"] < 4 and told[0]["attributes"] > 0.5  # log 16 = 2.8 is chance
-    assert "contrastive" not in told[1] and told[1]["attributes"] > 0.5
+    assert [(line["tower"], line["step"]) for line in told] == [*(("clip", step) for step in (2, 4, 6)), ("resnet", 2)]
+    taught = {"classifiers", "prototypes", "sentences", "questions"}
+    assert all(taught <= set(line) and line["questions"] > 0.5 for line in told[:3])
+    assert ["contrastive" in line for line in told] == [False, True, True, False]
+    assert 2 < told[2]["contrastive"] < 4  # log 16 = 2.8 is chance
+    assert told[3]["classifiers"] > 0.5 and not taught - {"classifiers"} & set(told[3])
     again, _ = train()
     assert all(torch.equal(a, b) for a, b in zip(clip.parameters(), again.parameters(), strict=True))
 
@@ -268,8 +285,3 @@ def test_what_moves_the_features_is_measured_against_the_same_scene():
                            "text_colour_word", "text_body_word"]  # fmt: skip
     assert all(moves[name] > 0 for name in moves if name.startswith("image"))
     assert pretraining.colour_sensitivity(BrightnessOnly(), people_count=6) == moves
-
-
-def test_gray_is_the_gray_of_training(pairs):
-    images = torch.from_numpy(pairs.images[:2]).permute(0, 3, 1, 2)
-    torch.testing.assert_close(pretraining.luminance(images.float() / 255), to_gray(images))

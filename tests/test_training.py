@@ -38,7 +38,7 @@ def small(**changes: Any) -> Experiment:
     values = dict(
         clip_checkpoint=None, resnet_checkpoint=None, image_height=SIZE[0], image_width=SIZE[1], precision="fp32",
         vss="none", stage1_epochs=1, stage1_warmup=0, stage2_epochs=1, stage2_warmup=1, stage2_milestones=(7,),
-        batch_persons=4, batch_images=2, clothing_rank=4, person_rank=3,
+        batch_persons=4, batch_images=2, clothing_rank=4, person_rank=3, id_weight_vit=0.25,
     )  # fmt: skip
     return Experiment.from_parameters(**(values | changes))
 
@@ -381,6 +381,10 @@ def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path)
     assert run.config == json.loads(small(vss="steer").model_dump_json())
     assert len(run.path("log.txt").read_text().splitlines()) == 2
 
+    described, stored = training.read_descriptions(run), load_file(run.path("text.safetensors"))
+    assert torch.equal(described.rgb, stored["rgb"]) and torch.equal(described.gray, stored["gray"])
+    assert len(described.rgb) == people.train["person"].nunique()
+
     encoder, state = training.load_encoder(run), load_file(run.path("model.safetensors"))
     assert not encoder.training
     assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
@@ -392,6 +396,8 @@ def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path)
 def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
     with pytest.raises(InputError, match="config.json does not exist"):
         training.load_encoder(Run(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="text.safetensors does not exist: stage 1 of this run has not ended"):
+        training.read_descriptions(Run(tmp_path / "nowhere"))
     with pytest.raises(Stop):
         training.fit(small(), people, tmp_path, report=lambda record: raise_stop())
     with pytest.raises(InputError, match="model.safetensors does not exist: the run is not finished"):

@@ -60,7 +60,7 @@ _ROWS = tuple(step.name for step in (*_TRAINED[1:], _TRAINED[0]))  # in the tabl
 PLAN: tuple[Step, ...] = (
     *_TRAINED,
     Step("colour bias", "10_colour_bias", seconds=40),
-    Step("stage-1 prompts", "11_stage1_prompts", seconds=50),
+    Step("stage-1 prompts", "11_stage1_prompts", needs=("CSGN",), seconds=20),
     Step("evaluation", "20_evaluate", needs=_ROWS, seconds=20),
     Step("first result", "00_first_result", needs=_ROWS, seconds=20),
 )

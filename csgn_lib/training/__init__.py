@@ -23,14 +23,14 @@ from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.losses import clothes_by_person
 from csgn_lib.records import InputError, Run, write_json, write_text
-from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides
+from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
 from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
 from csgn_lib.vss import Heads, VisualEncoder
 
 __all__ = [
     "Guides", "Learner", "build_learner", "describe", "fit", "frozen_features", "load_encoder", "load_towers",
-    "stage2_terms",
+    "read_descriptions", "stage2_terms",
 ]  # fmt: skip
 
 

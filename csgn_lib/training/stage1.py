@@ -14,8 +14,10 @@ from csgn_lib import hsf, mdg, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import ImageSet, random_stream, to_float, to_gray
 from csgn_lib.config import Experiment
-from csgn_lib.records import Run
+from csgn_lib.records import InputError, Run
 from csgn_lib.training.steps import STREAMS, Guides, Report, Terms, descend, save_tensors
+
+TEXT_FILE = "text.safetensors"
 
 
 def prepare_guides(
@@ -33,10 +35,11 @@ def prepare_guides(
     if experiment.vocabulary_train == "targets":
         person = vocabulary.person_subspace(clip, experiment.person_rank)
     if experiment.hsf != "none":
-        text = _stored_text(run, accelerator.device)
-        if text is None:
+        if run.path(TEXT_FILE).exists():
+            text = read_descriptions(run, accelerator.device)
+        else:
             text = describe(experiment, clip, images, accelerator, report)
-            save_tensors({"rgb": text.rgb, "gray": text.gray}, run.path("text.safetensors"))
+            save_tensors({"rgb": text.rgb, "gray": text.gray}, run.path(TEXT_FILE))
     if experiment.hsf == "orthogonal":
         colour = hsf.colour_subspace(text.rgb, text.gray, experiment.clothing_rank)
     if person is not None:
@@ -44,10 +47,17 @@ def prepare_guides(
     return Guides(text, clothing, person, colour)
 
 
-def _stored_text(run: Run, device: torch.device) -> mdg.TextFeatures | None:
-    path = run.path("text.safetensors")
+def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextFeatures:
+    """The descriptions (N, P) that a run learned in stage 1, in the order of its training identities.
+
+    Raises:
+        InputError: the run has none: it used no text, or stage 1 has not ended.
+    """
+    path = run.path(TEXT_FILE)
     if not path.exists():
-        return None
+        raise InputError(
+            f"{path} does not exist: stage 1 of this run has not ended, or hsf=none needs none"
+        )
     stored = load_file(path)
     return mdg.TextFeatures(stored["rgb"].to(device), stored["gray"].to(device))
 

@@ -1,0 +1,38 @@
+"""``python -m csgn_lib.pretraining``: render, train both towers, score, write. What ``make tiny-clip`` runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from accelerate import Accelerator
+
+from csgn_lib.backbones import TOWERS
+from csgn_lib.pretraining import render, save_half, score, train_clip, train_resnet
+
+
+def main(
+    pairs: int = 300_000, clip_steps: int = 2800, resnet_steps: int = 800, batch: int = 96, seed: int = 0,
+    folder: Path = Path("build/pairs"), out: Path = TOWERS, processes: int = 2,
+) -> None:  # fmt: skip
+    """Render, train both towers, score them on people never seen, and write them to ``out``.
+
+    ``batch`` is per process: start it with ``accelerate launch`` to use several, or a GPU.
+    """
+    accelerator = Accelerator(mixed_precision="bf16")
+    with accelerator.main_process_first():
+        data = render(pairs, folder, processes)
+    log = out / "csgn-tiny.log.jsonl"
+    if accelerator.is_main_process:
+        log.unlink(missing_ok=True)
+    clip = train_clip(data, clip_steps, batch, seed, log, accelerator)
+    if accelerator.is_main_process:
+        save_half(clip.model, out / "csgn-tiny.safetensors")
+    resnet = train_resnet(data, resnet_steps, batch, seed, log, accelerator)
+    if accelerator.is_main_process:
+        save_half(resnet.model, out / "csgn-tiny-resnet.safetensors")
+        score(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
