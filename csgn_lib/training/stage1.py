@@ -55,9 +55,7 @@ def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextF
     """
     path = run.path(TEXT_FILE)
     if not path.exists():
-        raise InputError(
-            f"{path} does not exist: stage 1 of this run has not ended, or hsf=none needs none"
-        )
+        raise InputError(f"{path} does not exist: stage 1 of this run has not ended, or hsf=none needs none")
     stored = load_file(path)
     return mdg.TextFeatures(stored["rgb"].to(device), stored["gray"].to(device))
 
