@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds test lint lab tiny-clip bench-retrieval clean
+.PHONY: help install demo first-result seeds answers test lint lab tiny-clip bench-retrieval clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -36,7 +36,11 @@ first-result: demo  ## the demo, and its table and pictures kept under reports/f
 
 seeds: $(STAMP)  ## the demo's rows over three seeds: some 20 minutes on 2 cores; leaves reports/seeds
 	@$(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/seeds/rows.json)" -p seeds '[0, 1, 2]' -p every '{}' \
-	  -p out "$(CURDIR)/reports/seeds"
+	  -p out reports/seeds --keep-answer "make seeds"
+
+answers: $(STAMP)  ## run every notebook and write what it found under its question: some 8 minutes on 2 cores
+	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \
+	  20_evaluate 21_search 22_failures; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
 
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again: some 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining

@@ -35,6 +35,10 @@ def run(
     parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE")] = [],  # noqa: B006
     run_dir: Annotated[Path | None, typer.Option(help="default: reports/runs/<name>-<key>-s<seed>")] = None,
     timeout: Annotated[float | None, typer.Option(help="seconds")] = None,
+    keep_answer: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="write what it found under its question, as what COMMAND made"),
+    ] = None,
 ) -> None:
     """Run a notebook headless; its copy with outputs lies in the run's folder."""
     from csgn_lib import runs
@@ -42,7 +46,10 @@ def run(
     path = runs.find(notebook)
     types = {name: parameter.type for name, parameter in runs.declared(path).items()}
     given = {name: _value(types.get(name, Any), text, name) for name, text in _pairs(parameter)}
-    _finish(runs.execute(path, given, run_dir, timeout))
+    made = runs.execute(path, given, run_dir, timeout)
+    _finish(made)
+    if keep_answer:
+        typer.echo(runs.keep_answer(made, path, keep_answer))
 
 
 @app.command()

@@ -99,6 +99,13 @@ class TestNotebook:
         first = json.loads(notebook.read_text())["cells"][0]
         assert first["cell_type"] == "markdown" and "?" in "".join(first["source"]).splitlines()[0]
 
+    def test_it_says_what_it_found_last_with_the_command_and_the_cost(self, notebook):
+        first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+        assert re.search(
+            r"^\*Last answer:\* .+\(`(csgn run|make) [^`]+`\)\n\n\*Cost:\* \d+ s, .+\.$", first, re.M | re.S
+        )
+        assert any("**Answer.** " in cell["source"] for cell in _cells(notebook))
+
 
 def _texts() -> list[Path]:
     kinds = {".py", ".ipynb", ".md", ".toml", ".yml", ".yaml", ".json", ".html", ".mplstyle", ".csv", ""}

@@ -443,3 +443,46 @@ def test_clock():
 
 def test_outcomes_are_told_apart_by_their_step():
     assert Outcome(Step("a", "n"), None, "skipped", 0.0).reused is False
+
+
+# ---- what a run found, under its notebook's question
+
+
+def finished_run(folder: Path, *texts: str, state: str = "done") -> Run:
+    run = Run(folder)
+    outputs = [{"output_type": "display_data", "data": {"text/markdown": text}, "metadata": {}} for text in texts]
+    cell = {"cell_type": "code", "metadata": {}, "source": "", "outputs": outputs}
+    write_json(run.path("executed.ipynb"), {"cells": [cell]})
+    write_json(run.path("environment.json"), {"cores": 2, "cpu": "A Processor", "gpu": None})
+    run.set_status(state, seconds=12.3, memory_mib=2048)
+    return run
+
+
+def test_an_answer_is_the_last_one_shown_and_replaces_the_one_before(tmp_path):
+    notebook = write_notebook(tmp_path / "asks.ipynb", "1")
+    document = json.loads(notebook.read_text())
+    document["cells"].insert(
+        0, {"cell_type": "markdown", "metadata": {}, "source": "# Why?\n\nBecause.\n\n*Last answer:* x"}
+    )
+    notebook.write_text(json.dumps(document))
+    run = finished_run(tmp_path / "run", "**Answer.** first", "no answer", "**Answer.**  forty\ntwo ", "and no more")
+    for _ in range(2):  # the second time it replaces its own words
+        assert runs.keep_answer(run, notebook, "csgn run asks") == "forty two"
+        first, *rest = json.loads(notebook.read_text())["cells"]
+        head, answer, cost = "".join(first["source"]).rsplit("\n\n", 2)
+        assert head == "# Why?\n\nBecause."
+        assert answer == "*Last answer:* forty two (`csgn run asks`)"
+        assert cost == "*Cost:* 12 s, 2.0 GiB, 2 cores of A Processor."
+        assert rest == document["cells"][1:]
+
+
+@pytest.mark.parametrize(
+    ("texts", "state", "word"),
+    [(["said nothing"], "done", "no Markdown that begins"), (["**Answer.** 42"], "failed", "is failed, not done")],
+)
+def test_no_answer_is_kept_of_a_run_that_has_none(tmp_path, texts, state, word):
+    notebook = write_notebook(tmp_path / "asks.ipynb", "1")
+    before = notebook.read_bytes()
+    with pytest.raises(InputError, match=word):
+        runs.keep_answer(finished_run(tmp_path / "run", *texts, state=state), notebook, "csgn run asks")
+    assert notebook.read_bytes() == before

@@ -12,7 +12,7 @@ from csgn_lib.pretraining import render, save_half, score, train_clip, train_res
 
 
 def main(
-    pairs: int = 300_000, clip_steps: int = 2800, resnet_steps: int = 800, batch: int = 96, seed: int = 0,
+    pairs: int = 200_000, clip_steps: int = 1200, resnet_steps: int = 800, batch: int = 96, seed: int = 0,
     folder: Path = Path("build/pairs"), out: Path = TOWERS, processes: int = 2,
 ) -> None:  # fmt: skip
     """Render, train both towers, score them on people never seen, and write them to ``out``.

@@ -1,9 +1,11 @@
 """Runs: notebooks executed headless, their folders and states, sweeps over them, and the demo.
 
 `execute` one notebook · `sweep` a grid of parameters · `table` all runs · `state` of one ·
-`current` from inside a notebook · `demo` the plan behind ``make demo``. Never imports torch.
+`current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind ``make demo``.
+Never imports torch.
 """
 
+from csgn_lib.runs.answers import keep_answer
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.folders import current, flat, recorded, runs_folder, state, table
 from csgn_lib.runs.machine import environment
@@ -25,6 +27,7 @@ __all__ = [
     "fitted",
     "flat",
     "from_text",
+    "keep_answer",
     "recorded",
     "runs_folder",
     "state",
