@@ -111,9 +111,10 @@ def demo(
     fresh: Annotated[bool, typer.Option(help="run again what is already done")] = False,
 ) -> None:
     """Train and score the demo's rows on the embedded benchmark; leaves reports/demo/index.html."""
-    from csgn_lib import runs
+    from csgn_lib import runs, synthetic
 
     started = time.time()
+    synthetic.ensure()  # once, with all cores, rather than by every notebook that starts first
     outcomes = runs.demo(workers=workers, fresh=fresh)
     wrong = [outcome for outcome in outcomes if outcome.state != "done"]
     for outcome in wrong:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from csgn_lib import figures, runs
+from csgn_lib import figures, runs, synthetic
 from csgn_lib.__main__ import app, main
 from csgn_lib.records import Run
 
@@ -155,6 +155,7 @@ def _outcomes(home, state="done", written=True):
 
 def test_the_demo_ends_with_the_table_and_the_page_to_open(capsys, home, monkeypatch):
     monkeypatch.setattr(runs, "demo", lambda **options: _outcomes(home))
+    monkeypatch.setattr(synthetic, "ensure", lambda: None)
     status, out, _ = call(capsys, "demo")
     assert status == 0
     table = figures.results_table(pd.read_csv(home / "reports/demo/results.csv")).text
@@ -165,6 +166,7 @@ def test_the_demo_ends_with_the_table_and_the_page_to_open(capsys, home, monkeyp
 @pytest.mark.parametrize(("state", "written", "status"), [("failed", True, 1), ("died", False, 1), ("done", False, 2)])
 def test_a_demo_that_is_not_done_writes_no_page(capsys, home, monkeypatch, state, written, status):
     monkeypatch.setattr(runs, "demo", lambda **options: _outcomes(home, state, written))
+    monkeypatch.setattr(synthetic, "ensure", lambda: None)
     left, _, err = call(capsys, "demo")
     assert left == status and err.startswith("csgn: ")
     assert not (home / "reports/demo").exists()

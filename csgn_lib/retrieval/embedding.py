@@ -28,7 +28,7 @@ from csgn_lib.retrieval.scores import Scores
 from csgn_lib.training import load_encoder, load_towers
 from csgn_lib.vss import Embeddings, VisualEncoder, concatenate
 
-CLOTHING_RANKS = (4, 8, 12, 16, 24, 32, 48)
+CLOTHING_RANKS = (4, 8, 12, 16, 24, 32, 48, 64)
 PERSON_RANKS = (4, 6, 8, 12, 16, 24)
 PLAIN, CLOTHING_OUT, PERSON_ONLY = "plain", "clothing out", "person only"
 
