@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -347,11 +348,61 @@ def test_own_numbers_are_kept_and_labels_that_nobody_gave_shorten_the_protocols(
     rows = ["path,person,camera,clothes,split", "1.jpg,0042,3,,query", "./2.jpg,42,4,,gallery", "3.jpg,-1,,,gallery"]
     (tmp_path / "index.csv").write_text("\ufeff" + "\r\n".join([*rows, ",,,,", ""]))
     b = datasets.load("csv", tmp_path)
-    assert labels(b.query, "person", "camera", "person_label") == [(42, 3, "0042")]
+    assert labels(b.query, "person", "camera", "person_label") == [(42, 3, "42")]  # two spellings, one label
     assert labels(b.gallery, "path", "person", "camera") == [("2.jpg", 42, 4), ("3.jpg", -1, -1)]
     assert b.protocols == ("general",)
     good, _ = b.protocol().masks(b.query, b.gallery)
     assert good.tolist() == [[True, False]]
+
+
+def own(folder, *rows: str) -> Path:
+    trees.images(folder, [row.partition(",")[0] for row in rows], decodable=False)
+    (folder / "index.csv").write_text("\n".join(["path,person,camera,clothes,split", *rows]))
+    return folder
+
+
+def test_an_outfit_of_a_person_is_one_whatever_the_number_s_spelling(tmp_path):
+    rows = ("1.jpg,0042,1,red,query", "2.jpg,42,2,red,gallery", "3.jpg,42,2,blue,gallery")
+    b = datasets.load("csv", own(tmp_path, *rows))
+    assert b.query["clothes"].tolist() == [1] and b.gallery["clothes"].tolist() == [1, 0]
+    good, junk = b.protocol("cloth_changing").masks(b.query, b.gallery)
+    assert good.tolist() == [[False, True]] and junk.tolist() == [[True, False]]
+
+
+def test_a_zero_padded_number_is_kept_and_seen_in_train_and_test(tmp_path):
+    b = datasets.load("csv", own(tmp_path / "one", "1.jpg,007,1,a,query", "2.jpg,007,2,b,gallery"))
+    assert b.query["person_label"].tolist() == ["007"] and b.query["person"].tolist() == [7]
+    rows = ("1.jpg,007,1,a,train", "2.jpg,7,2,b,query", "3.jpg,7,1,c,gallery")
+    problems = datasets.load("csv", own(tmp_path / "two", *rows)).check(images=False).problems
+    assert "people_in_train_and_test" in {problem.kind for problem in problems}
+
+
+def test_two_outfits_that_read_alike_are_refused(tmp_path):
+    rows = ("1.jpg,a_b,1,c,train", "2.jpg,a,1,b_c,train", "3.jpg,x,1,c,query", "4.jpg,x,2,d,gallery")
+    with pytest.raises(InputError, match="row 2 .*column 'clothes': 'b_c' of this person reads as another's"):
+        datasets.load("csv", own(tmp_path, *rows))
+
+
+def test_a_protocol_that_could_count_nobody_is_not_offered(tmp_path):
+    rows = ("1.jpg,a,1,r,query", "2.jpg,a,2,s,gallery", "3.jpg,b,1,r,query", "4.jpg,b,2,t,gallery")
+    b = datasets.load("csv", own(tmp_path / "one", *rows))
+    assert b.protocols == ("cloth_changing", "general")  # nobody is seen twice in the same clothes
+    alone = datasets.load("csv", own(tmp_path / "two", "1.jpg,a,1,r,query", "2.jpg,b,2,s,gallery"))
+    assert alone.protocols == ()
+    with pytest.raises(InputError, match="no protocol of csv counts any of the 1 queries among the 1 gallery images"):
+        alone.protocol()
+
+
+def test_the_manifest_changes_with_whatever_decides_a_score(tmp_path):
+    b = load("deepchange", tmp_path)
+    moved = replace(b, gallery=b.gallery.assign(tracklet=b.gallery["tracklet"] + 1))
+    assert moved.manifest() != b.manifest()
+
+
+@pytest.mark.parametrize("given", [{"near": -1}, {"near": 64}, {"near": 1.5}, {"workers": 0}])
+def test_a_check_that_could_find_nothing_is_refused(given, tiny_benchmark):
+    with pytest.raises(InputError, match="near = .*, workers = "):
+        tiny_benchmark.check(**given)
 
 
 @pytest.mark.parametrize(

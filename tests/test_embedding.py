@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,27 @@ def test_a_run_is_scored_and_recorded_whole(tiny_benchmark, tmp_path):
     assert again.mean_ap == pytest.approx(hard["mean_ap"])
     per_query = pd.read_csv(run.path("per_query.csv"))
     assert per_query.query("protocol == 'cloth_changing' and valid").ap.mean() == pytest.approx(hard["mean_ap"])
+
+
+def test_validation_people_without_clothes_labels_choose_under_their_own_headline(frozen, random_clip, tiny_benchmark):
+    validation = retrieval.embed_benchmark(frozen, tiny_benchmark.validation, (96, 48))
+    blind = [part.assign(clothes=-1) for part in (tiny_benchmark.validation.query, tiny_benchmark.validation.gallery)]
+    for part in blind:
+        part.attrs["benchmark"] = "market1501"
+    unlabelled = replace(tiny_benchmark.validation, name="market1501", query=blind[0], gallery=blind[1])
+    words = retrieval.Vocabularies(random_clip)
+    kind, parts = retrieval.PERSON_ONLY, [("f",)]
+    _, reached = retrieval.choose(replace(validation, benchmark=unlabelled), words, kind, parts, 8)
+    assert 0 < reached <= 1
+
+
+def test_one_person_alone_is_recorded_without_an_interval(tiny_benchmark):
+    one = tiny_benchmark.query["person"] == tiny_benchmark.query["person"].iloc[0]
+    asked = tiny_benchmark.query[one].reset_index(drop=True)
+    asked.attrs = tiny_benchmark.query.attrs
+    sides = [np.random.default_rng(0).standard_normal((len(f), 4)) for f in (asked, tiny_benchmark.gallery)]
+    recorded = retrieval.embedding.record(retrieval.evaluate(*sides, asked, tiny_benchmark.gallery))
+    assert recorded["mean_ap_interval"] == [None, None] and 0 <= recorded["mean_ap"] <= 1
 
 
 def test_colour_histogram_is_the_naive_count(tiny_benchmark):

@@ -105,6 +105,16 @@ def test_a_strip_tells_right_from_wrong_and_changed_from_same(strip):
     assert np.array_equal(np.unique(axes[3].images[0].get_array()), [120])  # the third answer's own pixels
 
 
+def test_faces_are_hidden_where_that_is_asked_for(strip):
+    query, ranked, root = strip
+    noise = np.random.default_rng(0).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "0.png")
+    shown = figures.rank_strip(query, ranked, root).axes[0].images[0].get_array()
+    hidden = figures.rank_strip(query, ranked, root, hide_faces=True).axes[0].images[0].get_array()
+    assert np.array_equal(shown, noise) and np.array_equal(hidden[4:], noise[4:])
+    assert (hidden[:4] != noise[:4]).any()
+
+
 def test_a_benchmark_without_clothes_labels_marks_no_clothes(strip):
     query, ranked, _ = strip
     frame = figures.strip_frame(query.replace(70, -1), ranked.assign(clothes=-1))

@@ -87,6 +87,7 @@ def test_masks_equal_the_rule_written_out_pair_by_pair(benchmark, name, query, g
         good, junk = protocol.masks(frame(query), frame(gallery))
     except InputError:
         return  # no row has a label or camera that this protocol needs
+    assert protocol.counts_any(frame(query), frame(gallery)) == good.any()
     ranked = [_allowed(row, protocol.gallery_where) for row in gallery]
     for i, q in enumerate(query):
         for j, g in enumerate(gallery):
@@ -98,6 +99,26 @@ def test_masks_equal_the_rule_written_out_pair_by_pair(benchmark, name, query, g
 
 def _allowed(row: dict[str, int], where: protocols.Where) -> bool:
     return all(row[column] in values for column, values in where)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clothes": [0, None]}, "clothes of row 1 of the gallery frame is missing; an unknown label is -1"),
+        ({"person": ["0", "1"]}, "person is a number in one frame and text in the other"),
+    ],
+)
+def test_labels_that_cannot_be_compared_are_named(change, message):
+    query = frame([{"person": 0, "camera": 0, "clothes": 0}])
+    gallery = frame([{"person": i, "camera": 1, "clothes": 1} for i in range(2)])
+    assert PROTOCOLS["cloth_changing"].counts_any(query, gallery)
+    with pytest.raises(InputError, match=message):
+        PROTOCOLS["cloth_changing"].check(query, gallery.assign(**change))
+
+
+def test_a_protocol_is_one_name():
+    with pytest.raises(InputError, match="one name or one Protocol"):
+        datasets.protocol(["general"])
 
 
 def test_every_protocol_with_a_rule_of_its_own_is_written_out_above():

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -352,9 +353,68 @@ def test_distances_of_a_wrong_shape_are_refused(shape):
         retrieval.evaluate_distances(np.ones(shape), query, gallery, "general")
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_large_distances_on_a_device_are_finite(kind, monkeypatch):
+    monkeypatch.setattr(ranking, "is_tensor", features.is_tensor)
+    ranking.check_finite(torch.full((2, 70_000), 6e4 if kind == torch.float16 else 1e38, dtype=kind), 0)
+    with pytest.raises(InputError, match="distances of query 8 hold NaN"):
+        ranking.check_finite(torch.tensor([[1.0, 2.0], [1.0, torch.nan]], dtype=kind), 7)
+
+
+def test_blocks_may_stand_in_a_list():
+    query_features, gallery_features, query, gallery = world(7, 30)
+    distances = -query_features @ gallery_features.T
+    whole = retrieval.evaluate_distances(distances, query, gallery, "general")
+    for blocks_given in ([distances[:2], distances[2:]], [torch.from_numpy(distances)], distances.tolist()):
+        listed = retrieval.evaluate_distances(blocks_given, query, gallery, "general")
+        pd.testing.assert_frame_equal(listed.per_query, whole.per_query)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"distances": [[1.0, 2.0], [1.0]]}, "distances cannot be read as one table"),
+        ({"distances": None}, "distances are None"),
+        ({"distances": []}, "distances"),
+        ({"ranks": 0}, "ranks = 0"),
+    ],
+)
+def test_what_is_no_table_of_distances_is_refused(given, message):
+    query, gallery = frame([(0, 0, 0)] * 2), frame([(0, 1, 1)] * 2)
+    with pytest.raises(InputError, match=message):
+        retrieval.evaluate_distances(**{"distances": np.ones((2, 2)), "query": query, "gallery": gallery} | given)
+
+
+@pytest.mark.parametrize("name", ["ltcc", "prcc", "ccvid", "celebreid", "vcclothes", "last"])
+def test_rankings_are_those_that_are_scored(name, tmp_path):
+    b = datasets.load(name, trees.TREES[name](tmp_path, decodable=False))
+    generator = np.random.default_rng(0)
+    sides = [generator.standard_normal((len(side), 5)).astype(np.float32) for side in (b.query, b.gallery)]
+    assert b.protocols
+    for protocol in b.protocols:
+        rankings = retrieval.Rankings(*sides, b.query, b.gallery, protocol)
+        scored = retrieval.evaluate(*sides, b.query, b.gallery, protocol).per_query
+        for query in scored.itertuples():
+            order = rankings.of(query.row, query.draw)
+            right = b.gallery["person"].to_numpy()[order] == query.person
+            assert right.sum() == query.matches
+            assert (np.argmax(right) + 1 if query.valid else 0) == query.first_hit
+
+
+def test_a_row_that_is_no_query_has_no_ranking(tmp_path):
+    b = datasets.load("prcc", trees.prcc(tmp_path, decodable=False))
+    rankings = retrieval.Rankings(
+        np.eye(len(b.query), 3) + 1, np.eye(len(b.gallery), 3) + 1, b.query, b.gallery, "cross_clothes"
+    )
+    same_clothes = int(np.argmax(b.query["camera"] == 1))
+    for row in (same_clothes, len(b.query)):
+        with pytest.raises(InputError, match=f"row {row} is no query of cross_clothes"):
+            rankings.of(row)
+
+
 def test_protocols_must_be_named_once():
     arguments = world(6, 9)
-    for names in ([], ["general", "general"]):
+    for names in ([], ["general", "general"], "general"):
         with pytest.raises(InputError, match="protocols"):
             retrieval.evaluate_all(*arguments, names)
 

@@ -73,6 +73,10 @@ def test_neighbourhoods_larger_than_the_data_are_all_of_it():
 def test_equal_images_do_not_divide_by_zero():
     same = np.ones((5, 3))
     assert np.isfinite(retrieval.rerank(same[:2], same)).all()
+    for seed in range(20):  # equal, but 1 - u . u is rounding
+        same = np.tile(np.random.default_rng(seed).normal(size=512), (20, 1))
+        distances = retrieval.rerank(same[:3], same)
+        assert (np.abs(distances) <= 1).all()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

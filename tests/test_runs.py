@@ -315,6 +315,10 @@ def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
     assert runs.current("12_train").dir == home / "reports/runs/12_train-live"
     monkeypatch.setenv(folders.FOLDER_VARIABLE, str(home / "given"))
     assert runs.current("12_train").dir == home / "given"
+    assert not (home / "given/benchmark.json").exists()
+    described = type("Described", (), {"record": lambda self: {"manifest": "abc"}})()
+    runs.current("12_train", described)
+    assert json.loads((home / "given/benchmark.json").read_text()) == {"manifest": "abc"}
 
 
 # ---- sweeps

@@ -72,19 +72,25 @@ class Benchmark:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """Names of the protocols that this benchmark's labels allow; the headline first."""
+        """Names of the protocols under which somebody can be asked for and found here; the headline first."""
         return tuple(name for name, protocol in BENCHMARK_PROTOCOLS[self.name].items() if self._allows(protocol))
 
     def _allows(self, protocol: Protocol) -> bool:
         try:
-            protocol.check(self.query, self.gallery)
+            return protocol.counts_any(self.query, self.gallery)
         except InputError:
-            return self.query.empty and self.gallery.empty  # nothing to test: nothing to tell them apart by
-        return True
+            return False
 
     def protocol(self, name: str | Protocol | None = None) -> Protocol:
         """What a protocol's name means here; without a name the headline. Raises InputError."""
-        return resolve(self.protocols[0] if name is None else name, self.name)
+        if name is None:
+            if not (possible := self.protocols):
+                raise InputError(
+                    f"no protocol of {self.name} counts any of the {len(self.query)} queries among the "
+                    f"{len(self.gallery)} gallery images; give each person images of two cameras or outfits"
+                )
+            name = possible[0]
+        return resolve(name, self.name)
 
     @property
     def distractor(self) -> int | None:
@@ -219,11 +225,12 @@ class Benchmark:
     def _manifest_lines(self, contents: bool) -> Iterator[str]:
         for split, frame in self.frames():
             cut = self.validation is not None and self.validation.held_out and split.startswith("validation")
-            columns = [frame[c].tolist() for c in ("path", "person_label", "clothes_label", "camera_label")]
+            own = sorted(set(frame.columns) - set(fr.LABELS))  # such as the tracklet: they decide scores too
+            columns = [frame[c].tolist() for c in ("path", "person_label", "clothes_label", "camera_label", *own)]
             for path, *labels in zip(*columns, strict=True):
                 file = os.path.join(self.root, path)
                 yield "\t".join(
-                    ["train" if cut else split, path, _size(file), *labels, _bytes(file) if contents else ""]
+                    ["train" if cut else split, path, _size(file), *map(str, labels), _bytes(file) if contents else ""]
                 )
         for omission in self.omissions:
             yield f"left out\t{omission.path}\t{omission.reason}"

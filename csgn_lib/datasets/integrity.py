@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from csgn_lib.datasets.duplicates import NEAR, Fingerprints, exact_pairs, featureless, fingerprints, near_pairs
 from csgn_lib.datasets.published import MARKS, PUBLISHED, Count
+from csgn_lib.records import InputError
 
 if TYPE_CHECKING:
     from csgn_lib.datasets.benchmark import Benchmark
@@ -128,8 +129,11 @@ def check(benchmark: Benchmark, images: bool = True, near: int = NEAR, workers: 
         near: bits of 64 by which the difference hashes of near duplicates may differ.
         workers: threads that decode; none: one a processor.
 
-    Nothing is changed or left out: ``benchmark.without(report.broken, reason)`` does that, on record.
+    Nothing is changed or left out: ``benchmark.without(report.broken, reason)`` does that, on record. Raises
+    InputError for ``near`` or ``workers`` out of range.
     """
+    if not 0 <= near < 64 or near != int(near) or (workers is not None and workers < 1):
+        raise InputError(f"near = {near}, workers = {workers}: 0 to 63 whole bits, and at least one thread")
     counts = count_table(benchmark)
     everything = _everything(benchmark)
     problems = [*_labels(benchmark, everything), *_miscounts(counts)]

@@ -36,12 +36,15 @@ def read(root: str | Path, name: str = "csv") -> Benchmark:
     table = _table(file)
     _check_paths(file, table)
     table["split"] = _splits(file, table)
+    people = _numbers(table["person"])
+    if pd.Series(people).nunique() < table["person"].nunique():
+        table["person"] = people.astype(str)  # 0042 and 42 are one person: one label for both
     everything = fr.raw_frame(
         table["path"],
         table["person"],
         table["camera"],
-        [f"{p}_{c}" if c else "" for p, c in zip(table["person"], table["clothes"], strict=True)],
-        person=_numbers(table["person"]),
+        _outfits(file, table),
+        person=people,
         camera=_numbers(table["camera"]),
     )
     split = table["split"].iloc[np.argsort(table["path"].to_numpy(dtype=object), kind="stable")].to_numpy()
@@ -115,6 +118,15 @@ def _splits(file: Path, table: pd.DataFrame) -> pd.Series:
     nobody = (table["split"] != "gallery") & (_numbers(table["person"]) == fr.UNKNOWN)
     _fail(file, table, nobody, "person", "{!r} means nobody, which only gallery images may show")
     return table["split"]
+
+
+def _outfits(file: Path, table: pd.DataFrame) -> list[str]:
+    """A label for each outfit of each person; "" where the clothes are unknown."""
+    labels = (table["person"] + "_" + table["clothes"]).mask(table["clothes"] == "", "")
+    pairs = table.assign(label=labels)[labels != ""].drop_duplicates(["person", "clothes"])
+    alike = table.index.isin(pairs.index[pairs["label"].duplicated()])  # "a_b" in "c" and "a" in "b_c"
+    _fail(file, table, pd.Series(alike, table.index), "clothes", "{!r} of this person reads as another's; rename it")
+    return labels.tolist()
 
 
 def _numbers(labels: pd.Series) -> np.ndarray:

@@ -21,7 +21,7 @@ from csgn_lib.records import InputError
 
 _INK = np.array([[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233]], np.uint8)
 _BAR, _GAP = 4, 2  # pixels: the bar that tells outfits apart, and the white between images
-_FACE, _BLOCK = 0.25, 8  # upper share of an image that is hidden, and the side of a block in pixels
+_FACE, _BLOCK = 0.25, 1 / 8  # upper share of an image that is hidden, and the side of a block in widths
 
 
 def units(frame: pd.DataFrame) -> pd.DataFrame:
@@ -284,14 +284,20 @@ def _choose(frame: pd.DataFrame, distractor: int | None, people: int, columns: i
     return rows.assign(column=rows.groupby("row").cumcount())
 
 
-def _cell(file: Path, cell: tuple[int, int], hide_face: bool) -> NDArray[np.uint8]:
+def hide_face(image: Image.Image) -> None:
+    """Make the face unrecognisable, in place: a mosaic over the upper quarter of a person's picture."""
+    face = image.crop((0, 0, image.width, round(image.height * _FACE)))
+    block = max(4, round(image.width * _BLOCK))
+    blocks = face.resize((max(face.width // block, 1), max(face.height // block, 1)), Image.Resampling.BOX)
+    image.paste(blocks.resize(face.size, Image.Resampling.NEAREST), (0, 0))
+
+
+def _cell(file: Path, cell: tuple[int, int], blocked: bool) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as opened:
             image = opened.convert("RGB").resize((cell[1], cell[0]), Image.Resampling.BICUBIC)
     except (OSError, SyntaxError) as error:
         raise InputError(f"{file} cannot be read ({error}); run check() and leave it out with without()") from None
-    if hide_face:
-        face = image.crop((0, 0, cell[1], round(cell[0] * _FACE)))
-        blocks = face.resize((max(face.width // _BLOCK, 1), max(face.height // _BLOCK, 1)), Image.Resampling.BOX)
-        image.paste(blocks.resize(face.size, Image.Resampling.NEAREST), (0, 0))
+    if blocked:
+        hide_face(image)
     return np.asarray(image)

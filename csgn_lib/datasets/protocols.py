@@ -89,9 +89,13 @@ class Protocol:
     def check(self, query: pd.DataFrame, gallery: pd.DataFrame) -> None:
         """Raise InputError if the frames lack a column, a label that is needed, or any row to score."""
         for split, frame, where in (("query", query, self.query_where), ("gallery", gallery, self.gallery_where)):
-            for column in ("person", *self.columns, *(column for column, _ in where)):
+            path = ("path",) if self.draws and split == "gallery" else ()  # a gallery is drawn by it
+            for column in ("person", *self.columns, *path, *(column for column, _ in where)):
                 if column not in frame.columns:
                     raise InputError(f"protocol {self.name!r} needs a column {column!r}; the {split} frame has none")
+                if frame[column].isna().any():
+                    row = int(np.argmax(frame[column].isna()))
+                    raise InputError(f"{column} of row {row} of the {split} frame is missing; an unknown label is -1")
             if frame.empty:
                 raise InputError(f"protocol {self.name!r}: the {split} split is empty")
             for column in self.needs:
@@ -103,6 +107,24 @@ class Protocol:
             if not _matching(frame, where).any():
                 allowed = ", ".join(f"{column} in {list(values)}" for column, values in where)
                 raise InputError(f"protocol {self.name!r}: no {split} image has {allowed}")
+        for column in ("person", *self.columns):
+            kinds = [pd.api.types.is_numeric_dtype(frame[column]) for frame in (query, gallery)]
+            if kinds[0] != kinds[1]:
+                raise InputError(f"{column} is a number in one frame and text in the other; number both alike")
+
+    def counts_any(self, query: pd.DataFrame, gallery: pd.DataFrame) -> bool:
+        """Whether at least one query has a match left. Raises InputError as ``check``.
+
+        Rows with the same labels count once, so that nothing of size Q x G is made.
+        """
+        self.check(query, gallery)
+        columns = list(dict.fromkeys(("person", *self.columns)))
+        asked, ranked = (frame[columns].reset_index(drop=True) for frame in (query, gallery))
+        asked = asked.iloc[self.query_rows(query)].drop_duplicates()
+        ranked = ranked.iloc[np.unique(np.concatenate(self.gallery_rows(gallery)))].drop_duplicates()
+        pairs = asked.reset_index(names="asked").merge(ranked.reset_index(names="ranked"), on="person")
+        pairs = pairs[pairs["person"] != UNKNOWN]
+        return not self.is_junk(query, gallery, pairs["asked"].to_numpy(), pairs["ranked"].to_numpy()).all()
 
     def query_rows(self, query: pd.DataFrame) -> NDArray[np.int64]:
         """Positions (Q',) of the rows of ``query`` that are asked, ascending."""
@@ -306,6 +328,8 @@ def resolve(protocol: str | Protocol, benchmark: str | None = None) -> Protocol:
     """
     if isinstance(protocol, Protocol):
         return protocol
+    if not isinstance(protocol, str):
+        raise InputError(f"protocol = {protocol!r}: one name or one Protocol; several go to evaluate_all")
     known = PROTOCOLS | BENCHMARK_PROTOCOLS.get(benchmark or "", {})
     if protocol in known:
         return known[protocol]

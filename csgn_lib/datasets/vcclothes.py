@@ -1,4 +1,4 @@
-"""VC-Clothes (Wan et al., CVPR workshops 2020), synthetic; also Real28, its real sibling.
+"""VC-Clothes (Wan et al., CVPR workshops 2020), synthetic.
 
 ``train query gallery`` hold ``<pid>-<cam>-<clothes>-<n>.jpg``; the owners' page writes underscores in
 place of hyphens, so either is read.

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from PIL import Image, UnidentifiedImageError
 
+from csgn_lib.datasets.portrait import hide_face
 from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
 from csgn_lib.records import InputError
 
@@ -22,10 +23,15 @@ _UNKNOWN = -1  # the clothes label of a benchmark that has none
 
 
 def rank_strip(
-    query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, root: str | Path = ".", top: int = 10, title: str = ""
+    query: Mapping[str, Any] | pd.Series,
+    ranked: pd.DataFrame,
+    root: str | Path = ".",
+    top: int = 10,
+    title: str = "",
+    hide_faces: bool = False,
 ) -> Figure:
     """One query and its first ``top`` answers; see `rank_strips`."""
-    return rank_strips([(query, ranked)], root, top, [title] if title else None)
+    return rank_strips([(query, ranked)], root, top, [title] if title else None, hide_faces)
 
 
 def rank_strips(
@@ -33,6 +39,7 @@ def rank_strips(
     root: str | Path = ".",
     top: int = 10,
     titles: Sequence[str] | None = None,
+    hide_faces: bool = False,
 ) -> Figure:
     """Queries, one a row, each with its first ``top`` gallery images in the order of the ranking.
 
@@ -45,11 +52,12 @@ def rank_strips(
         root: the benchmark's folder.
         top: how many answers to show.
         titles: a line above each row.
+        hide_faces: make faces unrecognisable, as the owners of some images ask: ``benchmark.hide_faces``.
 
     Returns a figure as wide as a page. Raises InputError naming an image that cannot be read, or a
     missing column.
     """
-    cells = [_cells(query, ranked, Path(root), top) for query, ranked in rows]
+    cells = [_cells(query, ranked, Path(root), top, hide_faces) for query, ranked in rows]
     head, foot, tall = (0.2 if titles else 0.06), 0.2, 1.1  # inches: title, label, image
     total = len(rows) * (head + foot + tall)
     with plt.style.context(STYLE):
@@ -90,7 +98,7 @@ def strip_frame(query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, top:
 
 
 def _cells(
-    query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, root: Path, top: int
+    query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, root: Path, top: int, hide_faces: bool
 ) -> list[tuple[np.ndarray, str, str, str]]:
     """(image, label, colour, line style) of the query and of each answer."""
     cells = []
@@ -101,14 +109,17 @@ def _cells(
             look = (f"✓ {row.clothes}".strip(), RIGHT, "-")
         else:
             look = ("✗", WRONG, (0, (3, 1.5)))
-        cells.append((_image(root / row.path), *look))
+        cells.append((_image(root / row.path, hide_faces), *look))
     return cells
 
 
-def _image(path: Path) -> np.ndarray:
+def _image(path: Path, blocked: bool) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        if blocked:
+            hide_face(image)
+        return np.asarray(image)
     except FileNotFoundError:
         raise InputError(f"image {path} does not exist; is the root right?") from None
     except (UnidentifiedImageError, OSError) as error:

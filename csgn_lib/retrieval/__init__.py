@@ -12,6 +12,7 @@ from typing import Any
 
 from csgn_lib.retrieval.evaluation import evaluate, evaluate_all, evaluate_all_distances, evaluate_distances
 from csgn_lib.retrieval.neighbours import Neighbours, approximate_index, expand_queries, search, search_index
+from csgn_lib.retrieval.rankings import Rankings
 from csgn_lib.retrieval.reranking import rerank, rerank_blocks
 from csgn_lib.retrieval.scores import Scores
 
@@ -34,6 +35,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     *(name for names in _MODELS.values() for name in names),
     "Neighbours",
+    "Rankings",
     "Scores",
     "approximate_index",
     "evaluate",

@@ -140,19 +140,22 @@ def choose(
 ) -> tuple[Descriptor, float | None]:
     """The parts and the rank of a vocabulary descriptor with the best mAP on validation people.
 
-    Scored under ``cloth_changing``. Without validation people nothing is chosen: the first parts and
-    the ``default`` rank, and None for the mAP.
+    Scored under their headline protocol, cloth_changing where there are clothes labels. Without
+    validation people nothing is chosen: the first parts and the ``default`` rank, and None for the mAP.
     """
     if validation is None:
         return Descriptor(tuple(parts[0]), kind, default), None
-    tried = []
+    protocol, tried = validation.benchmark.protocol(), []
     for names in parts:
         for rank in words.ranks(kind):
             descriptor = Descriptor(tuple(names), kind, rank)
             features = features_of(descriptor, words)
             frames = validation.benchmark.query, validation.benchmark.gallery
             tried.append(
-                (evaluate(features(validation.query), features(validation.gallery), *frames).mean_ap, descriptor)
+                (
+                    evaluate(features(validation.query), features(validation.gallery), *frames, protocol).mean_ap,
+                    descriptor,
+                )
             )
     best, descriptor = max(tried, key=lambda pair: pair[0])
     return descriptor, best
@@ -217,8 +220,15 @@ def score_run(run: Run, benchmark: Benchmark, device: torch.device | str = "cpu"
 
 
 def record(scores: Scores) -> dict[str, Any]:
-    """Plain numbers for results.json: the metrics, the counts, and 95 % intervals over people."""
-    intervals = {f"{metric}_interval": list(scores.interval(metric)) for metric in ("rank1", "mean_ap", "minp")}
+    """Plain numbers for results.json: the metrics, the counts, and 95 % intervals over people.
+
+    An interval is [None, None] where a single person is counted: nothing is known of others.
+    """
+    several = scores.per_query.loc[scores.per_query["valid"], "person"].nunique() > 1
+    intervals = {
+        f"{metric}_interval": list(scores.interval(metric)) if several else [None, None]
+        for metric in ("rank1", "mean_ap", "minp")
+    }
     return scores.summary() | intervals
 
 

@@ -82,7 +82,7 @@ def evaluate_all(
     checked.check_rows(len(query_features), query, "query_features", "query")
     checked.check_rows(len(gallery_features), gallery, "gallery_features", "gallery")
     checked.check_columns(query_features, gallery_features)
-    chosen = _resolve(protocols, query, gallery)
+    chosen = _resolve(protocols, query, gallery, ranks)
     tracklets = [protocol for protocol in chosen if protocol.aggregate == "tracklet"]
     images = [protocol for protocol in chosen if protocol.aggregate is None]
 
@@ -134,7 +134,7 @@ def evaluate_all_distances(
 ) -> dict[str, Scores]:
     """``evaluate_distances`` under several protocols from one pass: protocol's name -> Scores."""
     threads = thread_count(threads)
-    chosen = _resolve(protocols, query, gallery)
+    chosen = _resolve(protocols, query, gallery, ranks)
     for protocol in chosen:
         units = [frame[protocol.aggregate] for frame in (query, gallery) if protocol.aggregate in frame.columns]
         if any(unit.duplicated().any() for unit in units):
@@ -143,8 +143,11 @@ def evaluate_all_distances(
                 f"{protocol.aggregate}, or features of the images to evaluate"
             )
     shape = len(query), len(gallery)
-    if checked.is_tensor(distances) or hasattr(distances, "__array__") or isinstance(distances, (list, tuple)):
-        distances = [distances]
+    whole = checked.is_tensor(distances) or hasattr(distances, "__array__")
+    if whole or (isinstance(distances, (list, tuple)) and not any(np.ndim(part) == 2 for part in distances[:1])):
+        distances = [distances]  # and not blocks in a list
+    if not isinstance(distances, Iterable):
+        raise InputError(f"distances are {distances!r}; a (Q, G) array, or an iterator of blocks (B, G), is needed")
     blocks = (checked.ready(block, "distances") for block in distances)
     return _score(chosen, query, gallery, lambda pairs: rank_distances(blocks, shape, pairs, threads), ranks)
 
@@ -153,7 +156,13 @@ def _only(scores: dict[str, Scores]) -> Scores:
     return next(iter(scores.values()))
 
 
-def _resolve(protocols: Sequence[str | Protocol], query: pd.DataFrame, gallery: pd.DataFrame) -> list[Protocol]:
+def _resolve(
+    protocols: Sequence[str | Protocol], query: pd.DataFrame, gallery: pd.DataFrame, ranks: int
+) -> list[Protocol]:
+    if isinstance(protocols, str):
+        raise InputError(f"protocols = {protocols!r}: a list of names; for one protocol call evaluate")
+    if ranks < 1:
+        raise InputError(f"ranks = {ranks}: the CMC curve has at least one")
     chosen = [resolve(protocol, query.attrs.get("benchmark")) for protocol in protocols]
     names = [protocol.name for protocol in chosen]
     if not names or len(set(names)) < len(names):

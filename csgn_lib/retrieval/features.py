@@ -44,7 +44,10 @@ def as_array(values: ArrayLike | Any, name: str) -> NDArray[np.floating]:
     if is_tensor(values):
         values = values.detach()
         values = (values.float() if values.element_size() < 4 else values).cpu().numpy()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{name} cannot be read as one table ({error}); (rows, columns) is needed") from None
     if array.dtype.kind not in "fiub":
         raise InputError(f"{name} has the type {array.dtype}; floating-point numbers are needed")
     if array.ndim != 2 or 0 in array.shape:

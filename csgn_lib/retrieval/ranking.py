@@ -210,8 +210,11 @@ def check_finite(block: Block | Any, start: int) -> None:
 
     A row's sum shows both in one fast pass; a sum that only overflowed is looked at again.
     """
-    if is_tensor(block):
-        block = block.sum(dim=1, keepdim=True).cpu().numpy() if on_accelerator(block) else block.numpy()
+    if is_tensor(block):  # only what lies on a device comes here as a tensor
+        bad = (~block.isfinite().all(dim=1)).nonzero().flatten()
+        if len(bad):
+            raise InputError(f"the distances of query {start + int(bad[0])} hold NaN or infinity: compute them again")
+        return
     with np.errstate(over="ignore", invalid="ignore"):
         suspect = np.flatnonzero(~np.isfinite(block.sum(axis=1)))
     for row in suspect:

@@ -31,6 +31,7 @@ from csgn_lib.retrieval.neighbours import nearest
 
 ROWS = 128  # queries in a block of re-ranked distances
 PAIR_BYTES = 2**25  # features gathered at a time for single pairs
+ROUNDING = 1e-5  # of a cosine in float32: images that are nowhere further apart are the same image
 
 
 def rerank(
@@ -126,7 +127,7 @@ def _neighbourhoods(
         return nearest(block, count)[0], 1 + block.max(axis=1)
 
     neighbours, farthest = zip(*each_product(-unit, unit, use, threads), strict=True)
-    return np.concatenate(neighbours), np.maximum(np.concatenate(farthest), np.finfo(np.float32).tiny)
+    return np.concatenate(neighbours), np.maximum(np.concatenate(farthest), ROUNDING)
 
 
 def _indicator(columns: NDArray[np.int64], value: Any) -> sparse.csr_array:

@@ -12,13 +12,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
 from csgn_lib.records import InputError, Run, home, write_json
 from csgn_lib.runs.machine import environment, library_digest
 from csgn_lib.runs.notebooks import cells
+
+if TYPE_CHECKING:
+    from csgn_lib.datasets import Benchmark
 
 try:
     import fcntl
@@ -35,14 +38,18 @@ def runs_folder() -> Path:
     return home() / "reports" / "runs"
 
 
-def current(name: str) -> Run:
+def current(name: str, benchmark: Benchmark | None = None) -> Run:
     """The run that this code is part of.
 
     In a headless notebook it is the folder that ``execute`` made. In a live one it is
-    ``reports/runs/<name>-live``, so that a notebook needs no second path.
+    ``reports/runs/<name>-live``, so that a notebook needs no second path. With ``benchmark``, what the
+    run's data are, a hash of them among it, is written to its benchmark.json.
     """
     folder = os.environ.get(FOLDER_VARIABLE)
-    return Run(Path(folder) if folder else runs_folder() / f"{name}-live")
+    run = Run(Path(folder) if folder else runs_folder() / f"{name}-live")
+    if benchmark is not None:
+        write_json(run.path("benchmark.json"), benchmark.record())
+    return run
 
 
 def key(notebook: Path, config: Mapping[str, Any]) -> str:

@@ -1,0 +1,72 @@
+"""What a query is answered, image by image: the ranking behind a score, for strips and lists of failures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from csgn_lib.datasets import Protocol
+from csgn_lib.datasets import protocol as resolve
+from csgn_lib.datasets.protocols import UNKNOWN
+from csgn_lib.records import InputError
+from csgn_lib.retrieval.features import by_tracklet, check_columns, check_rows, unit_rows
+
+
+class Rankings:
+    """The rankings of one protocol's queries by cosine, one at a time; those that ``evaluate`` scores.
+
+    Args:
+        query_features, gallery_features: (Q, D) and (G, D), as for ``evaluate``.
+        query, gallery: their frames.
+        protocol: a name, as the benchmark of the frames means it, or a Protocol.
+
+    Raises:
+        InputError: as ``evaluate``.
+    """
+
+    def __init__(
+        self,
+        query_features: ArrayLike | Any,
+        gallery_features: ArrayLike | Any,
+        query: pd.DataFrame,
+        gallery: pd.DataFrame,
+        protocol: str | Protocol = "cloth_changing",
+    ) -> None:
+        self.protocol = resolve(protocol, query.attrs.get("benchmark"))
+        self.protocol.check(query, gallery)
+        sides = []
+        for name, features, frame in (("query", query_features, query), ("gallery", gallery_features, gallery)):
+            rows = np.arange(len(frame))
+            if self.protocol.aggregate == "tracklet":
+                features, rows = by_tracklet(features, frame, f"{name}_features")
+            unit = unit_rows(features, f"{name}_features")
+            check_rows(len(unit), frame.iloc[rows], f"{name}_features", name)
+            sides.append((unit, frame.iloc[rows], rows))
+        (self._asked, self._query, self._query_rows), (self._ranked, self._gallery, self._gallery_rows) = sides
+        check_columns(self._asked, self._ranked)
+        self._draws = self.protocol.gallery_rows(self._gallery)
+
+    def of(self, row: int, draw: int = 0) -> NDArray[np.int64]:
+        """Gallery rows in the order in which they answer a query, nearest first, junk left out.
+
+        Args:
+            row: of the query frame, as ``Scores.per_query`` has it; of a tracklet, its first row.
+            draw: which gallery, where the protocol draws several.
+
+        Raises:
+            InputError: a row that is no query of this protocol.
+        """
+        place = int(np.searchsorted(self._query_rows, row))
+        asked = self.protocol.query_rows(self._query)
+        if place == len(self._query_rows) or self._query_rows[place] != row or place not in asked:
+            raise InputError(f"row {row} is no query of {self.protocol.name}; per_query.row lists them")
+        columns = self._draws[draw]
+        order = columns[np.argsort(-(self._ranked[columns] @ self._asked[place]), kind="stable")]
+        person = self._query["person"].to_numpy()[place]
+        same = (self._gallery["person"].to_numpy()[order] == person) & (person != UNKNOWN)
+        junk = np.zeros(len(order), dtype=bool)
+        junk[same] = self.protocol.is_junk(self._query, self._gallery, np.full(same.sum(), place), order[same])
+        return self._gallery_rows[order[~junk]]
