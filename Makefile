@@ -20,7 +20,7 @@ demo: $(STAMP)  ## train and score CSGN on the embedded benchmark; leaves report
 test: $(STAMP)  ## check the style and run the tests
 	@$(RUN) -m ruff check csgn_lib tests notebooks
 	@$(RUN) -m ruff format --check csgn_lib tests
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP)  ## mend the style where a machine can
 	@$(RUN) -m ruff check --fix csgn_lib tests notebooks
