@@ -40,13 +40,13 @@ def run(
         typer.Option(metavar="COMMAND", help="write what it found under its question, as what COMMAND made"),
     ] = None,
 ) -> None:
-    """Run a notebook headless; its copy with outputs lies in the run's folder."""
+    """Run a notebook headless; its copy with outputs lies in the run's folder. What it prints is seen as it runs."""
     from csgn_lib import runs
 
     path = runs.find(notebook)
     types = {name: parameter.type for name, parameter in runs.declared(path).items()}
     given = {name: _value(types.get(name, Any), text, name) for name, text in _pairs(parameter)}
-    made = runs.execute(path, given, run_dir, timeout)
+    made = runs.execute(path, given, run_dir, timeout, echo=sys.stderr)
     _finish(made)
     if keep_answer:
         typer.echo(runs.keep_answer(made, path, keep_answer))

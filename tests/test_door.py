@@ -94,7 +94,8 @@ def test_only_commands_that_work_are_there():
 def test_run_hands_typed_values_on_and_ends_as_the_run_ended(capsys, home, monkeypatch, state):
     seen = {}
 
-    def execute(notebook, parameters, run_dir, timeout):
+    def execute(notebook, parameters, run_dir, timeout, echo):
+        assert echo is sys.stderr  # so that a long run is seen to go on, and standard output is the folder alone
         seen.update(notebook=notebook, parameters=parameters, run_dir=run_dir, timeout=timeout)
         run = Run(home / "run")
         run.set_status(state, cell=3, error="ValueError: x")

@@ -58,7 +58,7 @@ def executed(tmp_path_factory):
     tell = "from csgn_lib import runs\nfrom csgn_lib.records import write_json\nimport os, sys, time\n"
     works = tell + (
         "write_json(runs.current('works').path('results.json'), {'beta': beta, 'layers': layers, 'root': root,"
-        " 'seed': seed, 'python': sys.executable, 'threads': os.environ['OMP_NUM_THREADS']})"
+        " 'seed': seed, 'python': sys.executable, 'threads': os.environ['OMP_NUM_THREADS']}); print('epoch', 1)"
     )
     sleeps = tell + (
         "import subprocess\nworker = subprocess.Popen(['sleep', '600'])\n"
@@ -72,11 +72,11 @@ def executed(tmp_path_factory):
         "slow": write_notebook(home / "slow.ipynb", "import time; time.sleep(600)", parameters=None),
     }
     given = {"beta": np.float32(0.25), "layers": (1, np.int64(2)), "root": Path("some") / "folder", "seed": 3}
-    stop = threading.Event()
+    stop, echo = threading.Event(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(5) as pool:
         patch.setenv("CSGN_HOME", str(home))
         futures = {
-            "works": pool.submit(runs.execute, made["works"], given, threads=1),
+            "works": pool.submit(runs.execute, made["works"], given, threads=1, echo=echo),
             "fails": pool.submit(runs.execute, made["fails"]),
             "dies": pool.submit(runs.execute, made["dies"]),
             "sleeps": pool.submit(runs.execute, made["sleeps"], run_dir=home / "asleep", stop=stop),
@@ -89,7 +89,7 @@ def executed(tmp_path_factory):
             runs.execute(made["sleeps"], run_dir=home / "asleep")
         stop.set()
         results = {name: future.result() for name, future in futures.items()}
-        return results | {"while_running": while_running, "table": runs.table(), "home": home}
+        return results | {"while_running": while_running, "table": runs.table(), "home": home, "echo": echo.getvalue()}
 
 
 def test_a_run_gets_its_values_in_plain_types_and_this_interpreter(executed):
@@ -103,6 +103,10 @@ def test_a_run_gets_its_values_in_plain_types_and_this_interpreter(executed):
     assert {path.name for path in run.dir.iterdir()} == {
         ".lock", "config.json", "environment.json", "executed.ipynb", "results.json", "status.json",
     }  # fmt: skip
+
+
+def test_what_the_cells_print_is_repeated_while_they_run(executed):
+    assert executed["echo"] == "epoch 1\n"
 
 
 def test_a_failed_run_names_the_cell_as_jupyter_numbers_it(executed):
@@ -347,7 +351,9 @@ def faked(home, monkeypatch):
 
 @pytest.mark.parametrize("pool", [None, ThreadPoolExecutor(2)])
 def test_a_sweep_goes_on_after_a_failure_and_tells_each_cell(faked, pool):
-    frame = runs.sweep({"beta": [0.9, 0.8, 0.5], "seed": [0, 1]}, pool)
+    told = []
+    frame = runs.sweep({"beta": [0.9, 0.8, 0.5], "seed": [0, 1]}, pool, report=told.append)
+    assert [str(run.dir) for run in told] == frame["run"].tolist()
     assert list(zip(frame["beta"], frame["seed"], strict=True)) == [(b, s) for b in (0.9, 0.8, 0.5) for s in (0, 1)]
     assert frame["state"].tolist() == ["failed", "failed", "queued", "queued", "done", "done"]
     assert frame["error"].tolist()[2] == "OSError: no space left on device"

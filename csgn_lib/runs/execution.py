@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from csgn_lib.records import InputError, Run, read_json, write_json, write_text
 from csgn_lib.runs import folders, notebooks
@@ -33,6 +33,7 @@ def execute(
     name: str | None = None,
     threads: int | None = None,
     stop: threading.Event | None = None,
+    echo: TextIO | None = None,
 ) -> Run:
     """Run a notebook in a process of its own and return its folder, whatever became of it.
 
@@ -50,6 +51,7 @@ def execute(
         name: first part of the folder's name; default the notebook's.
         threads: CPU threads of the kernel's numerics; default: what the environment says.
         stop: when set, the run is ended as `interrupted`.
+        echo: where what the cells print is repeated while they run.
 
     Raises:
         InputError: before anything starts: no such notebook, unknown parameter, wrong type, a
@@ -62,7 +64,7 @@ def execute(
     with folders.claimed(run):
         _refuse_other(run, path, values)
         given = {name: values[name] for name in parameters or {}}
-        job = _Job(run, path, values, given, timeout, threads, stop or threading.Event())
+        job = _Job(run, path, values, given, timeout, threads, stop or threading.Event(), echo)
         try:
             _prepare(job)
             _finish(job, *_supervised(job))
@@ -85,6 +87,7 @@ class _Job:
     timeout: float | None
     threads: int | None
     stop: threading.Event
+    echo: TextIO | None = None
     started: float = field(default_factory=time.time)
     heard: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -147,7 +150,7 @@ def _supervised(job: _Job) -> tuple[str, dict[str, Any]]:
             [sys.executable, "-m", "csgn_lib.runs.kernel"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=errors, env=_environment(job), start_new_session=True, text=True,
         )  # fmt: skip
-        listener = threading.Thread(target=_listen, args=(child.stdout, job.heard), daemon=True)
+        listener = threading.Thread(target=_listen, args=(child.stdout, job), daemon=True)
         listener.start()
         try:
             state = _watched(child, job)
@@ -170,10 +173,16 @@ def _environment(job: _Job) -> dict[str, str]:
     return dict(os.environ) | own
 
 
-def _listen(messages: IO[str], heard: dict[str, Any]) -> None:
+def _listen(messages: IO[str], job: _Job) -> None:
     for line in messages:
         with suppress(json.JSONDecodeError):
-            heard.update(json.loads(line))
+            message = json.loads(line)
+            said = message.pop("said", "")
+            job.heard.update(message)
+            if job.echo:
+                with suppress(OSError):  # whoever read along may have gone
+                    job.echo.write(said)
+                    job.echo.flush()
 
 
 def _watched(child: subprocess.Popen[str], job: _Job) -> str | None:

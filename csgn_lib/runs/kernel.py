@@ -73,6 +73,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+class _Said:
+    """A stream whose text travels to the parent, as it is printed by the cells."""
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        self.tell = tell
+
+    def write(self, text: str) -> None:
+        self.tell({"said": text})
+
+    def flush(self) -> None:
+        """Every message is flushed already."""
+
+
 def _outcome(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -89,7 +102,7 @@ def _outcome(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dic
         papermill.execute_notebook(
             _unformatted(job["notebook"]), _unformatted(job["output"]), parameters=job["parameters"],
             kernel_name="python3", language="python", progress_bar=False, start_timeout=300,
-            kernel_manager_class=ThisPython, on_cell_start=started,
+            kernel_manager_class=ThisPython, on_cell_start=started, stdout_file=_Said(tell),
         )  # fmt: skip
         return {"outcome": "done"}
     except PapermillExecutionError as error:

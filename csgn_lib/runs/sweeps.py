@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ def sweep(
     notebook: str | Path = "12_train",
     timeout: float | None = None,
     threads: int | None = None,
+    report: Callable[[Run], None] | None = None,
 ) -> pd.DataFrame:
     """Run the notebook for every combination of the grid's values; one row a cell, in the grid's order.
 
@@ -37,6 +38,7 @@ def sweep(
         notebook: the cell's notebook, a file or a bare name.
         timeout: seconds of wall clock for each cell.
         threads: CPU threads of each cell; with as many workers as cores, 1.
+        report: called with each run that was not done before, when it has ended, in the grid's order.
 
     Returns a frame: the grid's columns, ``run`` (folder), ``state``, ``error``, and the results.
 
@@ -50,7 +52,7 @@ def sweep(
         if folders.state(run) != "running":
             run.set_status("queued")
     given = {run.dir: {name: values[name] for name in grid} for run, values in zip(runs, cells, strict=True)}
-    errors = _run_all(executor, [(path, given[run.dir], run.dir, timeout, threads) for run in waiting])
+    errors = _run_all(executor, [(path, given[run.dir], run.dir, timeout, threads) for run in waiting], report)
     return pd.DataFrame([_row(run, given[run.dir], errors.get(run.dir)) for run in runs])
 
 
@@ -69,14 +71,22 @@ def _done(run: Run, notebook: Path, values: Mapping[str, Any]) -> bool:
     return folders.finished(run, folders.key(notebook, values))
 
 
-def _run_all(executor: Executor | None, jobs: list[tuple[Any, ...]]) -> dict[Path, str]:
+def _run_all(
+    executor: Executor | None, jobs: list[tuple[Any, ...]], report: Callable[[Run], None] | None
+) -> dict[Path, str]:
     """Run the jobs; what went wrong outside of a run, by folder."""
     stop = threading.Event()
     pool = executor or ThreadPoolExecutor(1)
     extra = () if executor else (stop,)  # an event cannot travel to another process
     futures = {job[2]: pool.submit(_cell, *job, *extra) for job in jobs}
     try:
-        return {folder: error for folder, future in futures.items() if (error := _error(future))}
+        errors = {}
+        for folder, future in futures.items():
+            if error := _error(future):
+                errors[folder] = error
+            if report:
+                report(Run(folder))
+        return errors
     except KeyboardInterrupt:
         stop.set()
         for future in futures.values():
