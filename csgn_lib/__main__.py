@@ -6,7 +6,6 @@ line on standard error and status 2.
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import sys
@@ -59,7 +58,7 @@ def train(
     seed: Annotated[int, typer.Option()] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="the same folder again resumes")] = None,
 ) -> None:
-    """Train both stages and score the result; also under `accelerate launch -m csgn_lib train`."""
+    """Train both stages and score the result, in one process, on the GPU if there is one."""
     from csgn_lib import runs
     from csgn_lib.config import Experiment
 
@@ -74,6 +73,7 @@ def train(
     benchmark = synthetic.benchmark_for(experiment)
     from csgn_lib import training  # torch, seconds: after everything that can be refused
 
+    training.refuse_another(Run(folder), experiment, benchmark)  # before the folder's own record is touched
     with runs.recorded(Run(folder), parameters=experiment.model_dump(mode="json"), command=shlex.join(sys.argv)):
         _score(training.fit(experiment, benchmark, folder, report=_epoch), benchmark)
     typer.echo(folder)
@@ -157,14 +157,9 @@ def _epoch(record: dict[str, Any]) -> None:
 
 
 def _score(made: Run, benchmark: Any) -> None:
-    import torch
-
     from csgn_lib import retrieval
 
-    if int(os.environ.get("RANK", 0)):  # of several processes under a launcher the first one scores
-        return
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for descriptor, scores in retrieval.score_run(made, benchmark, device).items():
+    for descriptor, scores in retrieval.score_run(made, benchmark).items():
         for score in scores.values():
             typer.echo(f"{descriptor}: {score}")
 

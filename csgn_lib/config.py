@@ -25,7 +25,7 @@ class Experiment(BaseModel):
     preset: str = Field("demo", description="the preset that the other values started from")
     benchmark: str = Field("synthetic", description="a name in datasets.NAMES, or csv")
     root: str | None = Field(None, description="folder of the benchmark; none: the embedded one is rendered")
-    world: int = Field(0, ge=0, description="which draw of the embedded benchmark (only if root is none)")
+    world: int = Field(0, ge=0, lt=10**6, description="which draw of the embedded benchmark (only if root is none)")
     seed: int = Field(0, ge=0, description="seed of initialisation, sampling and augmentation")
     validation_people: int = Field(0, ge=0, description="training people held out; the embedded world brings its own")
 
@@ -61,7 +61,7 @@ class Experiment(BaseModel):
     stage2_milestones: tuple[int, ...] = Field((30, 50), description="epochs at which the rate falls to a tenth [C]")
     lr_vit: float = Field(5e-6, ge=0, description="[C]")
     lr_resnet: float = Field(3.5e-4, ge=0, description="[O]")
-    lr_heads: float = Field(3.5e-4, ge=0, description="[C]")
+    lr_heads: float = Field(3.5e-4, ge=0, description="BNNecks, classifiers, steering [O]; CLIP-ReID: lr_vit")
     weight_decay: float = Field(1e-4, ge=0, description="[C]")
     batch_persons: int = Field(16, ge=2, description="identities in a batch [C]")
     batch_images: int = Field(4, ge=2, description="images of each identity in a batch [C]")
@@ -84,7 +84,7 @@ class Experiment(BaseModel):
     clip_checkpoint: str | None = Field("openai", description="embedded, an open_clip tag, or a file")
     resnet_model: str = Field("resnet50", description="a timm name")
     resnet_checkpoint: str | None = Field("timm", description="embedded, timm (ImageNet), a file; none: from scratch")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="autocast")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Experiment:
@@ -141,5 +141,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vcclothes-paper": {"benchmark": "vcclothes"},
     "celebreid-paper": {"benchmark": "celebreid"},
     "last-paper": {"benchmark": "last"},
-    "market-clipreid": {"benchmark": "market1501", "mdg": "separate", "vss": "none", "beta": 0.0},
+    "market-clipreid": {
+        "benchmark": "market1501", "mdg": "separate", "vss": "none", "beta": 0.0, "lr_heads": 5e-6,
+    },
 }  # fmt: skip

@@ -110,8 +110,11 @@ class Run:
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one record (one epoch) to metrics.jsonl as one line, flushed."""
         self.path().mkdir(parents=True, exist_ok=True)
-        with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        with self.path("metrics.jsonl").open("a+b") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)  # else a line that a crash cut off would spoil this one
+            file.write(line)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All records of metrics.jsonl, oldest first; a last line cut off by a crash is left out."""
@@ -119,7 +122,10 @@ class Run:
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is unfinished
+        try:
+            return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is unfinished
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is damaged ({error}); remove the line that is no JSON, or the run") from error
 
     def log(self, line: str) -> None:
         """Append a line to log.txt."""

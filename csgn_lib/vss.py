@@ -146,8 +146,8 @@ class VisualEncoder(nn.Module):
         self.resnet = resnet if variant != "none" else None
         self.widths: dict[str, int] = {}
         if self.vit is not None:
-            self.register_buffer("vit_mean", clip.mean.clone(), persistent=False)
-            self.register_buffer("vit_std", clip.std.clone(), persistent=False)
+            self.register_buffer("vit_mean", clip.mean.clone())  # kept with the weights: they belong together
+            self.register_buffer("vit_std", clip.std.clone())
             self.widths |= {"z11": clip.width, "z12": clip.width, "f": clip.embed_dim}
         if self.resnet is not None:
             self.widths |= {"c": resnet.width}

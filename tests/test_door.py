@@ -11,7 +11,8 @@ import pytest
 
 from csgn_lib import figures, runs, synthetic
 from csgn_lib.__main__ import app, main
-from csgn_lib.records import Run
+from csgn_lib.config import Experiment
+from csgn_lib.records import Run, write_json
 
 NOTEBOOK = {
     "nbformat": 4,
@@ -195,3 +196,15 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     with pytest.raises(RuntimeError):  # a defect keeps its traceback, and status 1
         main(["train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=none", "--run-dir", str(home / "other")])
     assert Run(home / "other").status["state"] == "failed"
+
+
+def test_train_leaves_the_record_of_another_run_as_it_was(capsys, home, monkeypatch):
+    monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
+    run = Run(home / "run")
+    run.set_status("done")
+    run.append_metrics({"stage": 2, "epoch": 1})
+    write_json(run.path("config.json"), Experiment.from_parameters().model_dump(mode="json"))
+    before = {path: path.read_bytes() for path in run.dir.iterdir()}
+    status, _, err = call(capsys, "train", "--set", "hsf=sum", "--run-dir", str(run.dir))
+    assert status == 2 and "holds a run with another hsf" in err
+    assert {path: path.read_bytes() for path in run.dir.iterdir()} == before

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from csgn_lib import pretraining
 from csgn_lib.backbones import load_clip, load_resnet
 from csgn_lib.pretraining import IGNORED, Pairs, Questions
+from csgn_lib.records import InputError
 from csgn_lib.synthetic import people
 
 NAMES = list(people.attribute_prompts())
@@ -99,8 +100,10 @@ def test_rendered_chunks_are_kept_and_joined(tmp_path, monkeypatch):
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert np.array_equal(getattr(drawn, name), joined)
         assert np.array_equal(getattr(pretraining.render(16, tmp_path, 2), name), joined)
-    (tmp_path / "16-labels.npy").unlink()
+    next(tmp_path.glob("*/16-labels.npy")).unlink()
     assert np.array_equal(pretraining.render(16, tmp_path, 2).labels, drawn.labels)  # joined again from its chunks
+    with pytest.raises(InputError, match="pairs = 12: .*chunks of 8"):
+        pretraining.render(12, tmp_path, 2)
 
 
 # ---------------------------------------------------------------- batches

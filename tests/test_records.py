@@ -50,6 +50,11 @@ def test_metrics_survive_a_line_that_a_crash_cut_off(tmp_path):
     with run.path("metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "lo')
     assert run.metrics() == [{"epoch": 1}, {"epoch": 2}]
+    run.append_metrics({"epoch": 3})
+    assert run.metrics() == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
+    run.path("metrics.jsonl").write_text('{"epoch": 1}\n{"epoch"\n')
+    with pytest.raises(InputError, match="metrics.jsonl is damaged"):
+        run.metrics()
 
 
 def test_the_status_is_one_of_the_known_words(tmp_path):

@@ -279,6 +279,10 @@ def test_a_run_whose_process_is_gone_or_silent_has_died(tmp_path):
     assert runs.state(run) == "running"  # this process lives
     run.set_status("running", heartbeat=time.time(), pid=2**22 + 1)
     assert runs.state(run) == "died"
+    run.set_status("queued")
+    assert runs.state(run) == "queued"
+    run.set_status("queued", pid=2**22 + 1)
+    assert runs.state(run) == "interrupted"  # its sweep will not come back to it
     run.set_status("running", heartbeat=time.time(), host="elsewhere", pid=1)
     assert runs.state(run) == "running"
     run.set_status("running", heartbeat=time.time() - 1000, host="elsewhere", pid=1)
@@ -313,6 +317,16 @@ def test_a_recorded_block_leaves_its_last_word(tmp_path, error, state):
     except BaseException as raised:
         assert raised is error
     assert run.status["state"] == state and run.status["parameters"] == {"beta": 1}
+
+
+def test_a_folder_of_another_library_is_refused_and_keeps_its_record(tmp_path):
+    run = Run(tmp_path / "r")
+    run.set_status("done")
+    write_json(run.path("environment.json"), {"library": "00000000"})
+    before = run.path("status.json").read_bytes()
+    with pytest.raises(InputError, match="begun by library 00000000"), runs.recorded(run):
+        pytest.fail("the block ran")
+    assert run.path("status.json").read_bytes() == before
 
 
 def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
@@ -358,6 +372,14 @@ def test_a_sweep_goes_on_after_a_failure_and_tells_each_cell(faked, pool):
     assert frame["state"].tolist() == ["failed", "failed", "queued", "queued", "done", "done"]
     assert frame["error"].tolist()[2] == "OSError: no space left on device"
     assert frame["mean_ap"].tolist()[-1] == 0.25
+
+
+def test_a_sweep_of_cells_takes_each_with_its_own_parameters(faked):
+    frame = runs.sweep([{"beta": 0.5, "seed": 1}, {"name": "other", "seed": 1}])
+    assert frame["name"].tolist()[1] == "other" and frame["seed"].tolist() == [1, 1]
+    assert faked == [{"beta": 0.5, "seed": 1}, {"name": "other", "seed": 1}]
+    with pytest.raises(InputError, match="same cell twice"):
+        runs.sweep([{"beta": 0.5}, {"beta": 0.5, "seed": 0}])
 
 
 def test_a_sweep_runs_only_what_is_not_done_or_stale(faked, home):

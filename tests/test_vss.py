@@ -162,7 +162,7 @@ def test_initial_weights_come_from_the_generator_alone(encoder):
 def test_weights_have_clean_names_and_survive_safetensors(encoder, images, variant, tmp_path):
     model = encoder(variant)
     state = model.state_dict()
-    assert {name.split(".")[0] for name in state} <= {"vit", "resnet", "join"}
+    assert {name.split(".")[0] for name in state} <= {"vit", "vit_mean", "vit_std", "resnet", "join"}
     assert not any("text" in name or "token_embedding" in name for name in state)
     save_file(state, tmp_path / "model.safetensors")  # refuses tensors that share memory
     other = encoder(variant, seed=9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from csgn_lib.backbones import CompactTokenizer
 from csgn_lib.batches import to_gray
-from csgn_lib.records import atomic_path
+from csgn_lib.records import InputError, atomic_path
 from csgn_lib.synthetic import people, scenes
 
 SIZE = (scenes.HEIGHT, scenes.WIDTH)
@@ -62,7 +63,11 @@ def render_chunk(seed: int, count: int) -> Pairs:
 
 
 def render(count: int, folder: Path, processes: int) -> Pairs:
-    """Render ``count`` pairs in chunks, kept in ``folder``; what is already there is not drawn again."""
+    """Render ``count`` pairs in chunks, kept in ``folder``; what is already there, drawn and worded by the same code,
+    is not drawn again. Raises InputError unless ``count`` is a multiple of CHUNK."""
+    if count < CHUNK or count % CHUNK:
+        raise InputError(f"pairs = {count}: they are drawn in chunks of {CHUNK}; give a multiple of it")
+    folder = folder / _drawn_by()
     files = [folder / f"{count}-{name}.npy" for name in ("images", "colour", "gray", "labels")]
     if not all(file.exists() for file in files):
         jobs = [i for i in range(count // CHUNK) if not (folder / f"{i:05d}.npz").exists()]
@@ -72,6 +77,12 @@ def render(count: int, folder: Path, processes: int) -> Pairs:
         for file in files:
             _join_chunks(folder, count, file)
     return Pairs(*(np.load(file, mmap_mode="r") for file in files))  # one copy in memory for all processes
+
+
+def _drawn_by() -> str:
+    """Eight hexadecimal digits of the code that draws and words the pairs."""
+    sources = [Path(__file__), *sorted(Path(people.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
 
 
 def _render_to(chunk: int, folder: Path) -> None:

@@ -183,16 +183,20 @@ def descriptors_for(
     return chosen, words, reached
 
 
-def score_run(run: Run, benchmark: Benchmark, device: torch.device | str = "cpu") -> dict[str, dict[str, Scores]]:
+def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None = None) -> dict[str, dict[str, Scores]]:
     """Score a trained run with every descriptor under every protocol of its benchmark, and record it.
 
     Writes embeddings.safetensors (``query``, ``gallery``: the plain descriptor; ``query.f`` and so on: the
     parts), per_query.csv (plain) and results.json. The vocabulary is read with the frozen text encoder
     that the run was trained with.
 
+    Args:
+        device: where images are embedded; by default the GPU if there is one.
+
     Returns:
         {descriptor: {protocol: Scores}}.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     experiment = Experiment.from_parameters(**run.config)
     encoder, (clip, _) = load_encoder(run).to(device), load_towers(experiment)
     size = (experiment.image_height, experiment.image_width)

@@ -91,6 +91,7 @@ class _Job:
     started: float = field(default_factory=time.time)
     heard: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         code = [cell for cell in notebooks.cells(self.notebook) if cell["cell_type"] == "code"]
@@ -102,6 +103,8 @@ class _Job:
             "cells": len(code) + bool(self.given),
             "command": self.command,
         }
+        if self.run.path("metrics.jsonl").exists() and self.run.path("status.json").exists():
+            self.before = self.run.status  # of the training that is now continued
 
     @property
     def output(self) -> Path:
@@ -249,7 +252,14 @@ def _finish(job: _Job, state: str, fields: dict[str, Any]) -> None:
     if not job.run.path("config.json").exists():
         write_json(job.run.path("config.json"), job.values)
     _publish(job, state, fields)
-    job.beat(state, seconds=round(time.time() - job.started, 1), **fields)
+    job.beat(state, seconds=round(_seconds(job), 1), **fields)
+
+
+def _seconds(job: _Job) -> float:
+    """What the run cost, the sessions that it goes on from included; one that was done has nothing left to train."""
+    now, before = time.time() - job.started, job.before
+    spent = before.get("seconds", before.get("heartbeat", 0.0) - before.get("started", 0.0))
+    return max(spent, now) if before.get("state") == "done" else spent + now
 
 
 def _publish(job: _Job, state: str, fields: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csgn_lib.records import InputError, Run, home, write_json
+from csgn_lib.records import InputError, Run, home, read_json, write_json
 from csgn_lib.runs.machine import environment, library_digest
 from csgn_lib.runs.notebooks import cells
 
@@ -89,11 +89,8 @@ def claimed(run: Run) -> Iterator[None]:
 def recorded(run: Run, **facts: Any) -> Iterator[None]:
     """Keep the run's status while the block works on it: running, then done, failed or interrupted.
 
-    ``facts`` go into every status. Under a launcher of several processes only the first one writes.
+    ``facts`` go into every status. Raises InputError for a folder that another version of the library wrote in.
     """
-    if int(os.environ.get("RANK", 0)):
-        yield
-        return
     facts |= {"started": time.time()}
     over = threading.Event()
 
@@ -103,6 +100,7 @@ def recorded(run: Run, **facts: Any) -> Iterator[None]:
                 run.set_status("running", heartbeat=time.time(), **facts)
 
     with claimed(run):
+        _refuse_other_library(run)
         run.set_status("running", heartbeat=time.time(), **facts)
         write_json(run.path("environment.json"), environment())
         thread = threading.Thread(target=beat, daemon=True)
@@ -119,6 +117,17 @@ def recorded(run: Run, **facts: Any) -> Iterator[None]:
             over.set()
             thread.join()
             run.set_status(state, heartbeat=time.time(), **facts, **fields)
+
+
+def _refuse_other_library(run: Run) -> None:
+    """A model is what one library trained; its weights under another one's name would be a false record."""
+    if not run.path("environment.json").exists():
+        return
+    before, now = read_json(run.path("environment.json")).get("library"), library_digest()
+    if before != now:
+        raise InputError(
+            f"{run.dir} was begun by library {before}, and this is {now}; name another folder, or remove it"
+        )
 
 
 def _written_here(run: Run) -> bool:
@@ -141,17 +150,17 @@ def _lock(file: IO[str]) -> bool | None:
 def state(run: Run) -> str:
     """What became of the run: its recorded state, except that one which says running must be alive.
 
-    A run whose process is gone, or silent for a minute, without a last word has `died`; ``missing``
-    is a folder without a status.
+    A run whose process is gone, or silent for a minute, without a last word has `died`; one that a sweep
+    queued is `interrupted` once that sweep's process is gone; ``missing`` is a folder without a status.
     """
     if not run.path("status.json").exists():
         return "missing"
     status = run.status
-    if status["state"] != "running":
-        return str(status["state"])
-    silent = time.time() - status.get("heartbeat", status["time"]) > SILENCE
-    here = status.get("host") == socket.gethostname()
-    return "died" if silent or (here and not _alive(status["pid"])) else "running"
+    gone = status.get("host") == socket.gethostname() and not _alive(status["pid"])
+    if status["state"] == "running":
+        silent = time.time() - status.get("heartbeat", status["time"]) > SILENCE
+        return "died" if silent or gone else "running"
+    return "interrupted" if status["state"] == "queued" and gone else str(status["state"])
 
 
 def _alive(pid: int) -> bool:

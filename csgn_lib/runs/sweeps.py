@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from csgn_lib.runs.execution import execute
 
 
 def sweep(
-    grid: Mapping[str, Any],
+    grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     executor: Executor | None = None,
     *,
     notebook: str | Path = "12_train",
@@ -25,7 +25,7 @@ def sweep(
     threads: int | None = None,
     report: Callable[[Run], None] | None = None,
 ) -> pd.DataFrame:
-    """Run the notebook for every combination of the grid's values; one row a cell, in the grid's order.
+    """Run the notebook for every cell of the grid, the combinations of its values; one row a cell, in their order.
 
     A cell that is done, with the same parameters, library and notebook, is not run again; one that
     failed, died or was interrupted is continued. A cell that fails does not stop the others: its
@@ -33,27 +33,32 @@ def sweep(
 
     Args:
         grid: parameter -> list of values (a single value stands for a list of one), for example
-            ``{"hsf": ["none", "convex"], "seed": [0, 1, 2]}``.
+            ``{"hsf": ["none", "convex"], "seed": [0, 1, 2]}``; or a list of cells, each with its own
+            parameters.
         executor: where cells run; each is a process of its own anyway. Default: one at a time here.
         notebook: the cell's notebook, a file or a bare name.
         timeout: seconds of wall clock for each cell.
         threads: CPU threads of each cell; with as many workers as cores, 1.
         report: called with each run that was not done before, when it has ended, in the grid's order.
 
-    Returns a frame: the grid's columns, ``run`` (folder), ``state``, ``error``, and the results.
+    Returns a frame: the cells' parameters, ``run`` (folder), ``state``, ``error``, and the results.
 
-    Raises InputError, before anything runs, for an empty grid, an unknown parameter or a wrong type.
+    Raises InputError, before anything runs, for an empty grid, an unknown parameter, a wrong type, or the
+    same cell twice.
     """
     path = notebooks.find(notebook)
-    cells = [notebooks.checked(path, given) for given in combinations(grid)]
+    given = combinations(grid) if isinstance(grid, Mapping) else [dict(cell) for cell in grid]
+    cells = [notebooks.checked(path, cell) for cell in given]
     runs = [Run(folders.folder_for(path.stem, path, values)) for values in cells]
+    chosen = {run.dir: {n: values[n] for n in own} for run, values, own in zip(runs, cells, given, strict=True)}
+    if len(chosen) < len(cells):
+        raise InputError("the grid names the same cell twice; leave one of them out")
     waiting = [run for run, values in zip(runs, cells, strict=True) if not _done(run, path, values)]
     for run in waiting:
         if folders.state(run) != "running":
             run.set_status("queued")
-    given = {run.dir: {name: values[name] for name in grid} for run, values in zip(runs, cells, strict=True)}
-    errors = _run_all(executor, [(path, given[run.dir], run.dir, timeout, threads) for run in waiting], report)
-    return pd.DataFrame([_row(run, given[run.dir], errors.get(run.dir)) for run in runs])
+    errors = _run_all(executor, [(path, chosen[run.dir], run.dir, timeout, threads) for run in waiting], report)
+    return pd.DataFrame([_row(run, chosen[run.dir], errors.get(run.dir)) for run in runs])
 
 
 def combinations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:

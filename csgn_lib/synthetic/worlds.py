@@ -124,9 +124,14 @@ def ensure(world: World | int = 0, root: str | Path | None = None, processes: in
         processes: that draw at the same time; by default one for each core.
 
     Raises:
-        InputError: ``root`` holds something else; nothing in it is touched.
+        InputError: ``root`` holds something else (nothing in it is touched), or a seed that the people of the
+            embedded towers' training may have.
     """
     world = World(seed=world) if isinstance(world, int) else world
+    if not 0 <= world.seed < 10**6:
+        raise InputError(
+            f"world {world.seed}: worlds are numbered from 0 to 999999; others may hold people of training"
+        )
     root = Path(root) if root is not None else home() / "data" / f"synthetic-{world.seed}"
     if root.exists():
         return _checked(world, root)
@@ -196,13 +201,13 @@ def _caption_rng(scene: Scene) -> Generator:
 def benchmark_for(experiment: Experiment) -> datasets.Benchmark:
     """The benchmark that an experiment names; the embedded one is rendered first if it is not there.
 
-    With ``validation_people`` that many training people are held out for tuning; the embedded world
-    brings validation people of its own.
+    With ``validation_people`` that many training people are held out for tuning, the same for every seed of
+    the experiment; the embedded world brings validation people of its own.
     """
     root = experiment.root
     if experiment.benchmark == "synthetic" and root is None:
         root = str(ensure(experiment.world))
     benchmark = datasets.load(experiment.benchmark, root)
     if experiment.validation_people:
-        benchmark = benchmark.hold_out(experiment.validation_people, experiment.seed)
+        benchmark = benchmark.hold_out(experiment.validation_people, seed=0)
     return benchmark

@@ -1,7 +1,8 @@
 """The two stages: descriptions are learned, then the visual encoder that they guide.
 
 All chance is a function of (seed, epoch, step), so that a run that was interrupted goes on, from the
-end of its last whole epoch, exactly as if it had not been.
+end of its last whole epoch, as if it had not been: on a CPU, with the same number of threads, to the bit.
+Another number of threads, or a GPU, adds in another order and so rounds otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from csgn_lib.batches import open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.losses import clothes_by_person
-from csgn_lib.records import InputError, Run, write_json, write_text
+from csgn_lib.records import InputError, Run, read_json, write_json, write_text
 from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
 from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
@@ -30,7 +31,7 @@ from csgn_lib.vss import Heads, VisualEncoder
 
 __all__ = [
     "Guides", "Learner", "build_learner", "describe", "fit", "frozen_features", "load_encoder", "load_towers",
-    "read_descriptions", "stage2_terms",
+    "read_descriptions", "refuse_another", "stage2_terms",
 ]  # fmt: skip
 
 
@@ -45,12 +46,12 @@ def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, repor
         report: called with each record as it is made, for progress.
 
     Raises:
-        InputError: a folder that holds another experiment, parameters that contradict each other, a
-            benchmark that lacks labels which the experiment needs, a loss that is not finite.
+        InputError: a folder that holds another experiment or was begun on other data, parameters that contradict
+            each other, a benchmark that lacks labels which the experiment needs, a loss that is not finite.
     """
     _check(experiment, benchmark)
     run = Run(Path(run_dir))
-    _refuse_another(run, experiment)
+    refuse_another(run, experiment, benchmark)
     accelerator = _accelerator(experiment.precision)
 
     def publish(record: dict[str, Any]) -> None:
@@ -79,6 +80,11 @@ def _check(experiment: Experiment, benchmark: Benchmark) -> None:
         raise InputError("vocabulary_train=targets changes the text loss, and hsf=none has none; choose one")
     if experiment.hsf == "orthogonal" and experiment.mdg in ("random", "second_rgb"):
         raise InputError(f"hsf=orthogonal needs gray descriptions, and mdg={experiment.mdg} makes none")
+    if experiment.hsf == "orthogonal" and benchmark.train.person.nunique() <= experiment.clothing_rank:
+        raise InputError(
+            f"hsf=orthogonal with clothing_rank={experiment.clothing_rank} needs more training people than that, and "
+            f"{benchmark.name} has {benchmark.train.person.nunique()}; set a smaller clothing_rank"
+        )
     if benchmark.train.empty:
         raise InputError(f"{benchmark.name} at {benchmark.root} has no training images")
     identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 costs time
@@ -86,7 +92,11 @@ def _check(experiment: Experiment, benchmark: Benchmark) -> None:
         clothes_by_person(*(torch.tensor(benchmark.train[name].to_numpy()) for name in ("person", "clothes")))
 
 
-def _refuse_another(run: Run, experiment: Experiment) -> None:
+def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> None:
+    """Raise InputError if the folder holds a run with another parameter, or one that was begun on other data.
+
+    Descriptions and classifiers are kept by identity number, which other data may give to other people.
+    """
     begun = any(run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint/last.pt"))
     if not begun or not run.path("config.json").exists():
         return
@@ -94,13 +104,22 @@ def _refuse_another(run: Run, experiment: Experiment) -> None:
     changed = [name for name, value in run.config.items() if name in values and values[name] != value]
     if changed:
         raise InputError(f"{run.dir} holds a run with another {changed[0]}; name another folder, or remove it")
+    if not run.path("benchmark.json").exists():
+        return
+    before, now = read_json(run.path("benchmark.json")), benchmark.record()
+    for name in ("benchmark", "images", "manifest"):
+        if before.get(name) != now[name]:
+            raise InputError(
+                f"{run.dir} was begun on other data: its {name} was {before.get(name)}, and is {now[name]}; "
+                "name another folder, or bring the data back"
+            )
 
 
 def _accelerator(precision: str) -> Accelerator:
     AcceleratorState._reset_state()  # else every run of a process would need the precision of the first
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
-    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would go on in fp32 without a word
-        raise InputError("precision=fp16 needs a GPU; use bf16 or fp32")
+    if accelerator.num_processes > 1:  # each would train the whole model and write the same files
+        raise InputError(f"training runs in one process, and {accelerator.num_processes} were launched; launch one")
     return accelerator
 
 
