@@ -7,7 +7,6 @@ executed copy that begins with ``**Answer.**``, with the command that makes it a
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def keep_answer(run: Run, notebook: Path, command: str) -> str:
     document = read_json(notebook)
     head = "".join(document["cells"][0]["source"]).partition(LAST)[0].rstrip()
     lines = [f"{LAST} {answer} (`{command}`)", f"{COST} {', '.join(filter(None, parts))}."]
-    text = "\n\n".join([head, *(textwrap.fill(line, 120, break_long_words=False) for line in lines)])
+    text = "\n\n".join([head, *lines])  # not wrapped: a line that began with + or - would become a list
     document["cells"][0]["source"] = text.splitlines(keepends=True)
     write_text(notebook, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return answer

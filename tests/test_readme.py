@@ -1,0 +1,32 @@
+"""The README's numbers are those of the records that its commands write."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+HOME = Path(__file__).resolve().parents[1]
+README = (HOME / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_the_recorded_ones():
+    for record in ("first-result/table.txt", "seeds/table.md"):
+        assert (HOME / "reports" / record).read_text(encoding="utf-8").strip("\n") in README, record
+
+
+def test_every_difference_with_an_interval_is_a_recorded_one():
+    found = pd.read_csv(HOME / "reports/seeds/differences-records.csv")
+    recorded = {f"{r.mean:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in found.itertuples()}
+    said = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", README)
+    assert said and set(said) <= recorded, set(said) - recorded
+
+
+def test_every_path_and_notebook_that_the_readme_names_exists():
+    names = [word.strip("`") for line in README.splitlines() if line.startswith("| `") for word in line.split()[1:2]]
+    assert len(names) >= 9
+    for name in names:
+        assert (HOME / "notebooks" / f"{name}.ipynb").exists(), name
+    for part in README.split("](")[1:]:
+        target = part.split(")")[0]
+        if not target.startswith("http"):
+            assert (HOME / target).exists(), target
