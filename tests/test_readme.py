@@ -26,7 +26,7 @@ def test_every_path_and_notebook_that_the_readme_names_exists():
     assert len(names) >= 9
     for name in names:
         assert (HOME / "notebooks" / f"{name}.ipynb").exists(), name
-    for part in README.split("](")[1:]:
-        target = part.split(")")[0]
+    for target in re.findall(r'\]\((.+?)\)|src="(.+?)"', README):
+        target = "".join(target)
         if not target.startswith("http"):
             assert (HOME / target).exists(), target
