@@ -27,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_COUNTS = {"stage", "epoch", "epochs", "seconds", "images_per_second"}  # the rest of a record are the rate and losses
+
 
 @app.command()
 def run(
@@ -74,8 +76,14 @@ def train(
     from csgn_lib import training  # torch, seconds: after everything that can be refused
 
     training.refuse_another(Run(folder), experiment, benchmark)  # before the folder's own record is touched
-    with runs.recorded(Run(folder), parameters=experiment.model_dump(mode="json"), command=shlex.join(sys.argv)):
-        _score(training.fit(experiment, benchmark, folder, report=_epoch), benchmark)
+    if before := Run(folder).metrics():
+        typer.echo(f"goes on after {_epoch_name(before[-1])}, in {folder}")
+    try:
+        with runs.recorded(Run(folder), parameters=experiment.model_dump(mode="json"), command=shlex.join(sys.argv)):
+            _score(training.fit(experiment, benchmark, folder, report=_epoch), benchmark)
+    except KeyboardInterrupt:
+        typer.echo(f"csgn: interrupted; the same command goes on with {folder}", err=True)
+        raise typer.Exit(130) from None
     typer.echo(folder)
 
 
@@ -152,8 +160,13 @@ def _value(type_: Any, text: str, name: str) -> Any:
 
 
 def _epoch(record: dict[str, Any]) -> None:
+    terms = [f"{name} {value:.3g}" for name, value in record.items() if name not in _COUNTS]
+    typer.echo("  ".join([f"{_epoch_name(record)}  {record['seconds']:.1f} s", *terms]))
+
+
+def _epoch_name(record: dict[str, Any]) -> str:
     of = f"/{record['epochs']}" if "epochs" in record else ""
-    typer.echo(f"stage {record['stage']}  epoch {record['epoch']}{of}  {record['seconds']:.1f} s")
+    return f"stage {record['stage']}  epoch {record['epoch']}{of}"
 
 
 def _score(made: Run, benchmark: Any) -> None:

@@ -117,14 +117,17 @@ def test_broken_images_are_listed_and_left_out_only_when_told(synthetic):
     (synthetic / empty).write_bytes(b"")
     (synthetic / gone).unlink()
     report = b.check(workers=2)
-    assert set(kinds(report)["undecodable"].paths) == {cut, garbage, empty}
+    reasons = {problem.paths: problem.detail for problem in report.problems if problem.kind == "undecodable"}
+    assert set(reasons) == {(cut,), (garbage,), (empty,)}
+    assert "empty file" in reasons[empty,] and "not an image" in reasons[garbage,] and "Truncated" in reasons[cut,]
     assert kinds(report)["missing"].paths == (gone,)
     assert {problem.kind for problem in report.errors} == {"undecodable", "missing"}
     assert report.problems[0].severity == "error"
     less = b.without(report.broken, "cannot be decoded")
     assert not less.check(workers=1).errors
     assert len(less.omissions) == 4
-    assert gone in str(report)
+    *_, last = str(report).splitlines()
+    assert last.startswith("error: ") and all(path in str(report) for path in (cut, garbage, empty, gone))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.98])

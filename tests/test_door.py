@@ -180,8 +180,10 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
 
     def fit(experiment, benchmark, folder, report):
         assert (experiment.seed, experiment.beta, benchmark) == (3, 0.25, "people")
-        report({"stage": 2, "epoch": 1, "epochs": 2, "seconds": 1.5})
+        report({"stage": 2, "epoch": 1, "epochs": 2, "seconds": 1.5, "rate": 0.1, "id_f": 3.14159})
         assert runs.state(Run(folder)) == "running"
+        if experiment.hsf == "sum":
+            raise KeyboardInterrupt
         if experiment.hsf == "none":
             raise RuntimeError("no memory")
         return Run(folder)
@@ -191,8 +193,17 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     monkeypatch.setattr(door, "_score", lambda made, benchmark: print("mAP 50 %"))
     status, out, _ = call(capsys, "train", "--seed", "3", "--set", "beta=0.25", "--run-dir", str(home / "run"))
     assert status == 0
-    assert out.splitlines() == ["stage 2  epoch 1/2  1.5 s", "mAP 50 %", str(home / "run")]
+    assert out.splitlines() == ["stage 2  epoch 1/2  1.5 s  rate 0.1  id_f 3.14", "mAP 50 %", str(home / "run")]
     assert Run(home / "run").status["state"] == "done"
+    run = Run(home / "stopped")
+    run.append_metrics({"stage": 1, "epoch": 4, "epochs": 8})
+    status, out, err = call(
+        capsys, "train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=sum", "--run-dir", str(run.dir)
+    )
+    assert status == 130 and f"goes on after stage 1  epoch 4/8, in {run.dir}" in out
+    assert (
+        err == f"csgn: interrupted; the same command goes on with {run.dir}\n" and run.status["state"] == "interrupted"
+    )
     with pytest.raises(RuntimeError):  # a defect keeps its traceback, and status 1
         main(["train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=none", "--run-dir", str(home / "other")])
     assert Run(home / "other").status["state"] == "failed"

@@ -171,6 +171,9 @@ def test_curves_draw_a_panel_a_term_and_stage_and_a_line_a_run(tmp_path):
     lines = {line.get_label(): line for line in panels["stage 2: identity"].lines}
     assert lines["csgn"].get_ydata().tolist() == [2.0, 2.0] and lines["plain"].get_ydata().tolist() == [4.0, 4.0]
     assert lines["csgn"].get_linestyle() != lines["plain"].get_linestyle()
+    first = {line.get_label(): line for line in figure.axes[0].lines}  # a run without stage 1 is in the legend too
+    assert first["plain"].get_color() == lines["plain"].get_color() != first["csgn"].get_color()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["csgn", "plain"]
 
 
 def test_curves_of_a_column_that_is_not_there_are_refused(tmp_path):

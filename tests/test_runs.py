@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -179,6 +180,24 @@ def test_a_folder_never_mixes_two_experiments(executed):
 )
 def test_a_wrong_parameter_is_refused_before_anything_is_written(home, parameters, words):
     notebook = write_notebook(home / "a.ipynb", "1")
+    with pytest.raises(InputError) as error:
+        runs.execute(notebook, parameters)
+    assert words in str(error.value)
+    assert [path.name for path in home.iterdir()] == ["a.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"hsf": "consistant"}, "parameter hsf = 'consistant'"),
+        ({"beta": 1.5}, "parameter beta = 1.5"),
+        ({"preset": "dmo"}, "unknown preset 'dmo' (did you mean 'demo'?)"),
+        ({"more": {"flipp": 0.5}}, "unknown parameter 'flipp' (did you mean 'flip'?)"),
+    ],
+)
+def test_an_experiment_that_cannot_be_is_refused_before_anything_is_written(home, parameters, words):
+    source = 'preset: str = "demo"\nhsf: str = ""\nbeta: float | None = None\nmore: dict = {}'
+    notebook = write_notebook(home / "a.ipynb", "1", parameters=source)
     with pytest.raises(InputError) as error:
         runs.execute(notebook, parameters)
     assert words in str(error.value)
@@ -430,10 +449,12 @@ def test_the_demo_runs_what_it_can_in_order_and_skips_what_lost_its_needs(faked,
 
     faked.clear()
     again = runs.demo(plan, stream=io.StringIO())
-    assert [o.reused for o in again] == [True, False, False, False, False]
+    assert [o.reused for o in again] == [True, False, False, True, False]
     assert {"beta": 0.5} not in faked
     runs.demo(plan[:1], fresh=True, stream=io.StringIO())
     assert faked[-1] == {"beta": 0.5}
+    shutil.rmtree(outcomes[0].run.dir)  # what is built on a step follows it
+    assert [o.reused for o in runs.demo([plan[0], plan[3]], stream=io.StringIO())] == [False, False]
 
 
 @pytest.mark.parametrize(

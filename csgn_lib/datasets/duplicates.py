@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 ROWS, COLUMNS = 8, 9
 FLAT = 3.0  # standard deviation over the picture (levels of 255) below which it says nothing about what it shows
@@ -77,8 +78,11 @@ def _fingerprint(file: str) -> tuple[str, bytes, NDArray[np.uint8], int, int]:
         return "", hashlib.sha256(data).digest(), np.asarray(small), image.height, image.width
     except FileNotFoundError:
         return "missing", b"", nothing, 0, 0
+    except UnidentifiedImageError:  # Pillow's own words name an address in memory
+        return "not an image: it begins like no known format", b"", nothing, 0, 0
     except Exception as error:  # decoders raise what they like on damaged bytes; each means "cannot be decoded"
-        return f"{type(error).__name__}: {error}", b"", nothing, 0, 0
+        reason = re.sub(r"\d+", "..", str(error))  # bytes left and positions differ by file, the reason does not
+        return f"{type(error).__name__}: {reason}", b"", nothing, 0, 0
 
 
 def difference_hash(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RESTARTS = {"celebreid", "celebreid_light"}  # test people are numbered from 1 again: equal numbers, other people
 _EXAMPLES = 20  # paths kept of a kind that can run into millions (frames of one video look alike)
+_BROKEN = ("missing", "undecodable")  # images that a run would stop at
 
 
 _RELATIONS = {  # how the two images of a pair are related, worst first
@@ -89,8 +90,7 @@ class Report:
     @property
     def broken(self) -> tuple[str, ...]:
         """Paths of missing and undecodable images, for ``Benchmark.without(report.broken, reason)``."""
-        kinds = {"missing", "undecodable"}
-        return tuple(sorted(path for problem in self.problems if problem.kind in kinds for path in problem.paths))
+        return tuple(sorted(path for problem in self.problems if problem.kind in _BROKEN for path in problem.paths))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -113,7 +113,10 @@ class Report:
     def __str__(self) -> str:
         width = "images opened" if self.opened else "images listed, not opened"
         lines = [f"{self.name}: {width}; manifest {self.manifest}", self.counts.to_string(index=False), ""]
-        lines += [f"{p.severity}: {p.kind}: {p.detail} {_some(p.paths)}".rstrip() for p in self.problems]
+        for problem in reversed(self.problems):  # the worst comes last: it is what a terminal still shows
+            every = problem.kind in _BROKEN and len(problem.paths) <= _EXAMPLES
+            more = ", ".join(problem.paths) if every else _some(problem.paths)
+            lines.append(f"{problem.severity}: {problem.kind}: {problem.detail} {more}".rstrip())
         return "\n".join(lines if self.problems else [*lines, "no problem found"])
 
 
@@ -197,8 +200,9 @@ def _labels(benchmark: Benchmark, rows: pd.DataFrame) -> Iterator[Problem]:
 def _damage(rows: pd.DataFrame, prints: Fingerprints) -> Iterator[Problem]:
     missing, bad = prints.error == "missing", (prints.error != "") & (prints.error != "missing")
     yield from _listing("missing", "error", "listed files do not exist", rows["path"][missing])
-    text = f"images cannot be decoded ({prints.error[bad][0]})" if bad.any() else ""
-    yield from _listing("undecodable", "error", text, rows["path"][bad])
+    for reason in sorted(set(prints.error[bad])):  # an empty file has another cure than one that was cut off
+        text = f"images cannot be decoded ({reason})"
+        yield from _listing("undecodable", "error", text, rows["path"][bad & (prints.error == reason)])
     flat = (prints.error == "") & featureless(prints.thumbnail)
     yield from _listing("featureless", "warning", "images are one flat colour", rows["path"][flat])
 

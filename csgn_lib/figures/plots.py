@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
@@ -58,12 +56,16 @@ def curves(metrics: pd.DataFrame, terms: Sequence[str] | None = None, x: str = "
     if absent or not terms:
         raise InputError(f"no column {', '.join(absent) or 'to draw'}; there are: {', '.join(map(str, metrics))}")
     panels = [panel for part in _stages(metrics) for panel in _panels(*part, terms)]
+    lines = list(dict.fromkeys(metrics[hue])) if hue in metrics else [None]
     with plt.style.context(STYLE):
         columns = len(panels) if len(panels) <= 4 else 3
         rows = -(-len(panels) // columns)
         figure, grid = plt.subplots(rows, columns, figsize=(TEXT_WIDTH, 0.35 + 1.75 * rows), squeeze=False)
         for axes, (title, frame, term) in zip(grid.flat, panels, strict=False):
-            _panel(axes, frame, term, x, hue)
+            for line in lines:  # one that a panel lacks keeps its colour: an empty line is drawn
+                part = frame if line is None else frame[frame[hue] == line]
+                axes.plot(part[x], part[term], label=str(line))
+            axes.margins(x=0.02)
             axes.set(title=title, xlabel=x, ylabel="loss" if "loss" in term and axes in grid[:, 0] else "")
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
@@ -82,12 +84,3 @@ def _stages(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _panels(prefix: str, frame: pd.DataFrame, terms: Sequence[str]) -> list[tuple[str, pd.DataFrame, str]]:
     names = {term: term.replace("_", " ").removesuffix(" loss") for term in terms}
     return [(prefix + names[term], frame, term) for term in terms if frame[term].notna().any()]
-
-
-def _panel(axes: Axes, frame: pd.DataFrame, term: str, x: str, hue: str) -> None:
-    groups: list[tuple[Any, pd.DataFrame]] = [("", frame)]
-    if hue in frame:
-        groups = list(frame.groupby(hue, sort=False))
-    for name, group in groups:  # a run without the term keeps its colour: an empty line is drawn
-        axes.plot(group[x], group[term], label=str(name))
-    axes.margins(x=0.02)

@@ -19,6 +19,7 @@ from typing import Any, Literal, Optional, Union
 
 import numpy as np
 
+from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, home, read_json
 
 _NAMES = {type_.__name__: type_ for type_ in (bool, int, float, str, list, dict, tuple, Path)}
@@ -100,8 +101,9 @@ def checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """The notebook's defaults with ``given`` over them, as plain JSON values.
 
     Tuples, sets and arrays become lists, paths text, numpy scalars Python's: papermill cannot save
-    the first ones and turns tuples into strings. Raises InputError that names an unknown
-    parameter (with the nearest one), or the value that has the wrong type.
+    the first ones and turns tuples into strings. A notebook with a ``preset`` runs an experiment: its
+    values, where not empty, must be one's. Raises InputError that names an unknown parameter (with the
+    nearest one), or the value that has the wrong type or is out of range.
     """
     known = declared(notebook)
     for name in given:
@@ -110,7 +112,11 @@ def checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             cure = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'none'}"
             raise InputError(f"{notebook} has no parameter {name!r}; {cure}")
     values = {name: plain(parameter.default, name) for name, parameter in known.items()}
-    return values | {name: fitted(known[name].type, value, name) for name, value in given.items()}
+    values |= {name: fitted(known[name].type, value, name) for name, value in given.items()}
+    if "preset" in known:
+        named = {name: values[name] for name in Experiment.model_fields if values.get(name) not in (None, "")}
+        Experiment.from_parameters(**(values.get("more") or {}) | named)
+    return values
 
 
 def fitted(type_: Any, value: Any, name: str) -> Any:

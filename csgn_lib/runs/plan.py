@@ -71,8 +71,8 @@ def demo(
 ) -> list[Outcome]:
     """Run the plan's notebooks, ``workers`` at a time, and say all along how far it is.
 
-    A step without needs that is already done, by the same parameters, library and notebook, is not
-    run again unless ``fresh``. Steps whose needs failed are skipped; the others go on.
+    A step that is already done, by the same parameters, library and notebook, and with nothing that it needs
+    done anew, is not run again unless ``fresh``. Steps whose needs failed are skipped; the others go on.
 
     Returns one outcome a step, in the plan's order. Raises InputError before anything starts for a
     plan that cannot be run, and KeyboardInterrupt once every run under way has been stopped.
@@ -137,7 +137,8 @@ class _Board:
             given["runs"] = {need: _from_here(self.outcomes[need].run) for need in step.needs}
         values = notebooks.checked(path, given)
         run = Run(folders.folder_for(step.name, path, values))
-        if not self.fresh and not step.needs and folders.finished(run, folders.key(path, values)):
+        as_before = not self.fresh and all(self.outcomes[need].reused for need in step.needs)
+        if as_before and folders.finished(run, folders.key(path, values)):
             return self._settle(Outcome(step, run, "done", run.status.get("seconds", 0.0), reused=True))
         if self.fresh and folders.state(run) != "running":
             shutil.rmtree(run.dir, ignore_errors=True)

@@ -95,7 +95,10 @@ def describe(
             descend(sum(terms.values()), optimizer)
             sums.add(terms)
         means = sums.means(f"epoch {epoch} of stage 1")
-        report({"stage": 1, "epoch": epoch, "seconds": round(time.time() - started, 2), **means})
+        report({
+            "stage": 1, "epoch": epoch, "epochs": experiment.stage1_epochs,
+            "seconds": round(time.time() - started, 2), **means,
+        })  # fmt: skip
     return bank.all_text_features()
 
 
