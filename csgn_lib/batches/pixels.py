@@ -49,12 +49,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of a frame, decoded. pixels: uint8 (N, 3, H, W); labels: int64 (N,)."""
+    """The images of a frame, decoded. pixels: uint8 (N, 3, H, W); labels: int64 (N,); paths: the frame's (N)."""
 
     pixels: np.ndarray
     person: Tensor
     camera: Tensor
     clothes: Tensor
+    paths: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -89,7 +90,9 @@ def open_images(
         raise InputError(f"no images to read below {root}; check the benchmark's frames")
     paths = _paths(frame, root)
     if cache_dir is None:
-        return ImageSet(np.concatenate(list(_decode(paths, size, DECODED_AT_ONCE))), *_labels(frame))
+        return ImageSet(
+            np.concatenate(list(_decode(paths, size, DECODED_AT_ONCE))), *_labels(frame), tuple(frame["path"])
+        )
     cache = Path(cache_dir) / f"pixels-{size[0]}x{size[1]}-{_cache_key(frame['path'], paths, size)}.npy"
     pixels = _read_cache(cache, (len(paths), 3, *size))
     if pixels is None:
@@ -97,7 +100,7 @@ def open_images(
         pixels = _read_cache(cache, (len(paths), 3, *size))
     if pixels is None:
         raise InputError(f"{cache} cannot be read back as it was written; check the disk, or use another cache folder")
-    return ImageSet(pixels, *_labels(frame))
+    return ImageSet(pixels, *_labels(frame), tuple(frame["path"]))
 
 
 def iterate(

@@ -1,7 +1,7 @@
 """The two stages: descriptions are learned, then the visual encoder that they guide.
 
 All chance is a function of (seed, epoch, step), so that a run that was interrupted goes on, from the
-end of its last whole epoch, as if it had not been: on a CPU, with the same number of threads, to the bit.
+step of its last checkpoint, as if it had not been: on a CPU, with the same number of threads, to the bit.
 Another number of threads, or a GPU, adds in another order and so rounds otherwise.
 """
 
@@ -24,6 +24,7 @@ from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.losses import clothes_by_person
 from csgn_lib.records import InputError, Run, read_json, write_json, write_text
+from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
 from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
@@ -39,24 +40,30 @@ def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, repor
     """Train both stages on ``benchmark.train`` and leave the model in ``run_dir``.
 
     Writes config.json, benchmark.json (what the data were, with a hash), metrics.jsonl (one record an epoch),
-    log.txt, text.safetensors (the descriptions), checkpoint/ and at last model.safetensors. The same call
-    again continues an unfinished run.
+    log.txt, text.safetensors (the descriptions), checkpoint/ (the last two states) and at last
+    model.safetensors. The same call again continues an unfinished run. A first Ctrl-C or SIGTERM stops it
+    after the step under way, with its state saved.
 
     Args:
         report: called with each record as it is made, for progress.
 
     Raises:
         InputError: a folder that holds another experiment or was begun on other data, parameters that contradict
-            each other, a benchmark that lacks labels which the experiment needs, a loss that is not finite.
+            each other, a benchmark that lacks labels which the experiment needs, a loss or weight that is not
+            finite (its batch is named, the last good state is kept), no whole checkpoint, no room on the disk.
+        KeyboardInterrupt: it was asked to stop.
     """
     _check(experiment, benchmark)
     run = Run(Path(run_dir))
     refuse_another(run, experiment, benchmark)
+    if run.path("model.safetensors").exists():  # written last: nothing is left to do
+        return run
     accelerator = _accelerator(experiment.precision)
 
     def publish(record: dict[str, Any]) -> None:
         _publish(run, record, report)
 
+    checkpoints = Checkpoints(run.path("checkpoint"), run.log)
     images = open_images(benchmark.train, benchmark.root, (experiment.image_height, experiment.image_width))
     with torch.random.fork_rng(devices=[]):  # the caller's own stream of chance is left as it was
         torch.manual_seed(experiment.seed)  # decides the weights of a tower that starts from scratch
@@ -65,9 +72,9 @@ def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, repor
             clip.to(accelerator.device).requires_grad_(False)
         write_json(run.path("config.json"), experiment.model_dump(mode="json"))  # nothing is left to refuse
         write_json(run.path("benchmark.json"), benchmark.record())
-        guides = prepare_guides(experiment, clip, images, run, accelerator, publish)
+        guides = prepare_guides(experiment, clip, images, run, accelerator, publish, checkpoints)
         learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, guides)
-        for record in train_encoder(experiment, learner, images, guides, run, accelerator):
+        for record in train_encoder(experiment, learner, images, guides, accelerator, checkpoints):
             publish(record)
     save_tensors(learner.encoder.state_dict(), run.path("model.safetensors"))
     return run
@@ -97,7 +104,7 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
 
     Descriptions and classifiers are kept by identity number, which other data may give to other people.
     """
-    begun = any(run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint/last.pt"))
+    begun = any(run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint"))
     if not begun or not run.path("config.json").exists():
         return
     values = experiment.model_dump(mode="json")

@@ -15,7 +15,8 @@ from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import ImageSet, random_stream, to_float, to_gray
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run
-from csgn_lib.training.steps import STREAMS, Guides, Report, Terms, descend, save_tensors
+from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.steps import STREAMS, Guides, Place, Report, Resumable, descend, save_tensors
 
 TEXT_FILE = "text.safetensors"
 
@@ -27,6 +28,7 @@ def prepare_guides(
     run: Run,
     accelerator: Accelerator,
     report: Report,
+    checkpoints: Checkpoints,
 ) -> Guides:
     """Run stage 1 if the experiment needs text, and build the subspaces that it names."""
     clothing = person = colour = text = None
@@ -38,7 +40,7 @@ def prepare_guides(
         if run.path(TEXT_FILE).exists():
             text = read_descriptions(run, accelerator.device)
         else:
-            text = describe(experiment, clip, images, accelerator, report)
+            text = describe(experiment, clip, images, accelerator, report, checkpoints)
             save_tensors({"rgb": text.rgb, "gray": text.gray}, run.path(TEXT_FILE))
     if experiment.hsf == "orthogonal":
         colour = hsf.colour_subspace(text.rgb, text.gray, experiment.clothing_rank)
@@ -61,13 +63,19 @@ def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextF
 
 
 def describe(
-    experiment: Experiment, clip: ClipTower, images: ImageSet, accelerator: Accelerator, report: Report
+    experiment: Experiment,
+    clip: ClipTower,
+    images: ImageSet,
+    accelerator: Accelerator,
+    report: Report,
+    checkpoints: Checkpoints | None = None,
 ) -> mdg.TextFeatures:
     """Stage 1: descriptions (N, P) of every training identity, from the frozen CLIP.
 
     Adam, linear warm-up, cosine to 1e-6 [C]. mdg=random skips it and returns random vectors, as long as
-    real text features are.
+    real text features are. With ``checkpoints`` it goes on where it was stopped.
     """
+    checkpoints = checkpoints or Checkpoints(None)
     identities = int(images.person.max()) + 1
     generator = random_stream(experiment.seed, STREAMS["prompts"])
     variant = "separate" if experiment.mdg == "random" else experiment.mdg
@@ -80,25 +88,35 @@ def describe(
     persons = images.person.to(accelerator.device)
     optimizer = torch.optim.Adam(bank.parameters(), lr=experiment.stage1_lr, weight_decay=experiment.weight_decay)
     order_of = random_stream(experiment.seed, STREAMS["stage1"])
-    for epoch in range(1, experiment.stage1_epochs + 1):
-        started, sums, batches = time.time(), Terms(), torch.randperm(len(images), generator=order_of)
-        optimizer.param_groups[0]["lr"] = rate_at(experiment, epoch)
-        for rows in batches.split(experiment.stage1_batch):
-            batch = persons[rows]
-            with accelerator.autocast():
-                text = bank(batch)
-            terms = mdg.mdg_loss(
-                rgb[rows], gray[rows], mdg.TextFeatures(text.rgb.float(), text.gray.float()), batch,
-                variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
-                mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
-            )  # fmt: skip
-            descend(sum(terms.values()), optimizer)
-            sums.add(terms)
-        means = sums.means(f"epoch {epoch} of stage 1")
-        report({
-            "stage": 1, "epoch": epoch, "epochs": experiment.stage1_epochs,
-            "seconds": round(time.time() - started, 2), **means,
-        })  # fmt: skip
+    state = Resumable({"bank": bank, "optimizer": optimizer}, accelerator.device)
+    first, done = checkpoints.restore(1, state.load)
+    with checkpoints.stopping():
+        for epoch in range(1, experiment.stage1_epochs + 1):
+            started, batches = time.time(), torch.randperm(len(images), generator=order_of)
+            if epoch < first:  # its order was drawn so that the next one's is the same as ever
+                continue
+            optimizer.param_groups[0]["lr"] = rate_at(experiment, epoch)
+            steps = batches.split(experiment.stage1_batch)
+            where = Place(1, epoch, images.paths, steps, checkpoints.say)
+            for step in range(done, len(steps)):
+                rows = steps[step]
+                batch = persons[rows]
+                with accelerator.autocast():
+                    text = bank(batch)
+                terms = mdg.mdg_loss(
+                    rgb[rows], gray[rows], mdg.TextFeatures(text.rgb.float(), text.gray.float()), batch,
+                    variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
+                    mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
+                )  # fmt: skip
+                descend(sum(terms.values()), optimizer)
+                state.terms.add(terms)
+                state.keep(checkpoints, where, step)
+            means = state.end_epoch(where)
+            done = 0
+            report({
+                "stage": 1, "epoch": epoch, "epochs": experiment.stage1_epochs,
+                "seconds": round(time.time() - started, 2), **means,
+            })  # fmt: skip
     return bank.all_text_features()
 
 

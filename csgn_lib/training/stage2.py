@@ -5,7 +5,6 @@ L = w_id * sum L_id + w_tri * sum L_tri + w_text * L_HSF   (+ a vocabulary penal
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 from csgn_lib import hsf, losses, vocabulary
 from csgn_lib.batches import Augmentation, Batch, IdentitySampler, ImageSet, random_stream
 from csgn_lib.config import Experiment
-from csgn_lib.records import InputError, Run, atomic_path
-from csgn_lib.training.steps import STREAMS, Guides, Terms, descend
+from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.steps import STREAMS, Guides, Place, Resumable, descend
 from csgn_lib.vss import Embeddings, FeatureMap, HeadOutputs, Heads, VisualEncoder, parameter_groups
 
 
@@ -64,9 +63,14 @@ def stage2_terms(
 
 
 def train_encoder(
-    experiment: Experiment, learner: Learner, images: ImageSet, guides: Guides, run: Run, accelerator: Accelerator
+    experiment: Experiment,
+    learner: Learner,
+    images: ImageSet,
+    guides: Guides,
+    accelerator: Accelerator,
+    checkpoints: Checkpoints,
 ) -> Iterator[dict[str, Any]]:
-    """Stage 2, one record an epoch: mean of each loss term, rate, images a second, memory.
+    """Stage 2, one record an epoch: mean of each loss term, rate, images a second; from where it was stopped.
 
     Adam; linear warm-up from a tenth of the rate, then a tenth at each milestone [C].
     """
@@ -80,31 +84,37 @@ def train_encoder(
     groups = parameter_groups(learner.encoder, learner.heads, experiment)
     optimizer = torch.optim.Adam(groups)
     rates = [group["lr"] for group in optimizer.param_groups]
-    first = _resume(run, learner, optimizer, clothes)
-    for epoch in range(first, experiment.stage2_epochs + 1):
-        learner.train()
-        started, sums = time.time(), Terms()
-        rows_of = sampler.epoch(epoch)
-        for step, rows in enumerate(rows_of):
-            factor = rate_factor(experiment, epoch - 1 + step / len(rows_of))
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            batch = images.batch(rows).to(accelerator.device)
-            stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
-            with accelerator.autocast():
-                embeddings, outputs = learner(augment(batch.images, stream))
-            terms = stage2_terms(experiment, embeddings, outputs, batch, guides)
-            if clothes is not None:
-                terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)
-            descend(sum(terms.values()), optimizer)
-            sums.add(terms)
-        means = sums.means(f"epoch {epoch} of stage 2")
-        seconds = time.time() - started
-        yield {
-            "stage": 2, "epoch": epoch, "epochs": experiment.stage2_epochs, "rate": round(factor, 4),
-            "seconds": round(seconds, 2), "images_per_second": round(rows_of.size / seconds, 1), **means,
-        }  # fmt: skip
-        _checkpoint(run, learner, optimizer, clothes, epoch)  # after the record is written: a crash may repeat an epoch
+    parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
+    if clothes is not None:
+        parts |= {"clothes": clothes, "clothes_optimizer": clothes.optimizer}
+    state = Resumable(parts, accelerator.device)
+    first, done = checkpoints.restore(2, state.load)
+    with checkpoints.stopping():
+        for epoch in range(first, experiment.stage2_epochs + 1):
+            learner.train()
+            started, rows_of = time.time(), sampler.epoch(epoch)
+            where = Place(2, epoch, images.paths, rows_of, checkpoints.say)
+            for step in range(done, len(rows_of)):
+                factor = rate_factor(experiment, epoch - 1 + step / len(rows_of))
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                batch = images.batch(rows_of[step]).to(accelerator.device)
+                stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
+                with accelerator.autocast():
+                    embeddings, outputs = learner(augment(batch.images, stream))
+                terms = stage2_terms(experiment, embeddings, outputs, batch, guides)
+                if clothes is not None:
+                    terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)
+                descend(sum(terms.values()), optimizer)
+                state.terms.add(terms)
+                state.keep(checkpoints, where, step)
+            means = state.end_epoch(where)
+            seconds, images_done = time.time() - started, rows_of[done:].size
+            factor, done = rate_factor(experiment, epoch - 1 / len(rows_of)), 0
+            yield {
+                "stage": 2, "epoch": epoch, "epochs": experiment.stage2_epochs, "rate": round(factor, 4),
+                "seconds": round(seconds, 2), "images_per_second": round(images_done / seconds, 1), **means,
+            }  # fmt: skip
 
 
 def identity_sampler(experiment: Experiment, frame: pd.DataFrame) -> IdentitySampler:
@@ -147,30 +157,3 @@ def _clothes_adversary(
     width = learner.encoder.widths.get("f", learner.encoder.widths.get("c"))
     generator = random_stream(experiment.seed, STREAMS["clothes"])
     return ClothesAdversary(width, images, experiment.lr_heads, generator).to(device)
-
-
-def _checkpoint(
-    run: Run, learner: Learner, optimizer: torch.optim.Optimizer, clothes: ClothesAdversary | None, epoch: int
-) -> None:
-    state: dict[str, Any] = {"epoch": epoch, "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-    if clothes is not None:
-        state |= {"clothes": clothes.state_dict(), "clothes_optimizer": clothes.optimizer.state_dict()}
-    with atomic_path(run.path("checkpoint", "last.pt")) as temporary:
-        torch.save(state, temporary)
-
-
-def _resume(run: Run, learner: Learner, optimizer: torch.optim.Optimizer, clothes: ClothesAdversary | None) -> int:
-    """Load the last whole epoch's state, if there is one; the epoch to go on with."""
-    path = run.path("checkpoint", "last.pt")
-    if not path.exists():
-        return 1
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is damaged or of another model ({error}); remove it to begin again") from error
-    if clothes is not None:
-        clothes.load_state_dict(state["clothes"])
-        clothes.optimizer.load_state_dict(state["clothes_optimizer"])
-    return int(state["epoch"]) + 1

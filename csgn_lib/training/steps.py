@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from csgn_lib import mdg
 from csgn_lib.records import InputError, atomic_path
+from csgn_lib.training.checkpoints import Checkpoints
 
 Report = Callable[[dict[str, Any]], None]
 # each kind of chance has a stream of its own, a function of (seed, kind, ...)
+NAMED = 8  # images that an error names
 STREAMS = {"prompts": 1, "stage1": 2, "heads": 3, "clothes": 4, "augmentation": 5}
 
 
@@ -34,29 +36,109 @@ class Guides:
 
 
 class Terms:
-    """Sums of named loss terms, kept on the device so that no step waits for a number."""
+    """Sums of named loss terms over an epoch's steps, kept on the device so that no step waits for a number."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+    def __init__(self, sums: dict[str, Tensor] | None = None, count: int = 0) -> None:
+        self.sums, self.count = dict(sums or {}), count
+        self.first_bad: Tensor | None = None  # the first step with a term that is not finite, on the device
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Count one step."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+        finite = torch.stack([total.isfinite() for total in self.sums.values()]).all()
+        bad = self.first_bad if self.first_bad is not None else torch.full_like(finite, -1, dtype=torch.int64)
+        self.first_bad = torch.where((bad < 0) & ~finite, self.count, bad)
         self.count += 1
 
-    def means(self, where: str) -> dict[str, float]:
-        """Mean of each term over the steps counted.
+    def check(self, where: Place) -> None:
+        """Wait for the numbers. Raises InputError for a term that is NaN or infinite: its name and its batch."""
+        for name, total in self.sums.items():
+            if not math.isfinite(float(total)):
+                step = int(self.first_bad) if self.first_bad is not None else self.count
+                raise where.error(f"loss term {name} became {float(total)}", step)
 
-        Raises:
-            InputError: a term is NaN or infinite; names it, and ``where``.
+    def means(self, where: Place) -> dict[str, float]:
+        """Mean of each term over the steps counted. Raises what ``check`` raises."""
+        self.check(where)
+        return {name: round(float(total) / self.count, 5) for name, total in self.sums.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and a number, to go on with."""
+        return {"sums": self.sums, "count": self.count}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> Terms:
+        """The sums as they were, on the device."""
+        return cls({name: value.to(device) for name, value in state["sums"].items()}, state["count"])
+
+
+@dataclass(frozen=True)
+class Place:
+    """An epoch, and the images of each of its steps: what an error names.
+
+    paths: of the frame's images; rows: steps of rows of that frame; log: where all of them are written.
+    """
+
+    stage: int
+    epoch: int
+    paths: Sequence[str]
+    rows: Sequence[Any]
+    log: Callable[[str], None]
+
+    def error(self, what: str, step: int) -> InputError:
+        """``what`` happened at a step (from 0), in words that name the batch and the cure."""
+        names = [self.paths[int(row)] for row in self.rows[step]] if self.paths else []
+        place = f"epoch {self.epoch} of stage {self.stage}"
+        self.log(f"{what} in {place}, step {step + 1}, with these images: {' '.join(names)}")
+        some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more (log.txt)" if len(names) > NAMED else "")
+        return InputError(
+            f"{what} in {place}, step {step + 1}, with the images {some}; lower the rate, or use precision=fp32, in "
+            "another folder"
+        )
+
+
+class Resumable:
+    """All that a stage must have to go on from a step: modules, optimisers, and the epoch's terms so far.
+
+    parts: modules and optimisers by name; their states are kept and put back in place.
+    """
+
+    def __init__(self, parts: dict[str, Any], device: torch.device) -> None:
+        self.parts, self.device, self.terms = parts, device, Terms()
+
+    def keep(self, checkpoints: Checkpoints, where: Place, step: int) -> None:
+        """Save the state after a step (from 0) if that is due.
+
+        Raises InputError for a loss or weight that is NaN or infinite: such a state is not kept.
         """
-        values = {name: round(float(total) / self.count, 5) for name, total in self.sums.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise InputError(f"loss term {name} became {value} in {where}; lower the rate, or use precision=fp32")
-        return values
+        if not checkpoints.due:
+            return
+        self.terms.check(where)
+        for part in self.parts.values():
+            if isinstance(part, nn.Module):
+                _check_weights(part, where, step)
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        checkpoints.save(where.stage, where.epoch, step + 1, states | {"terms": self.terms.state()})
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put a kept state back."""
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.terms = Terms.from_state(state["terms"], self.device)
+
+    def end_epoch(self, where: Place) -> dict[str, float]:
+        """The means of the epoch's terms; the next epoch's begin at nothing."""
+        means, self.terms = self.terms.means(where), Terms()
+        return means
+
+
+def _check_weights(module: nn.Module, where: Place, step: int) -> None:
+    values = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
+    for name, good in zip(values, finite, strict=True):
+        if not good:
+            raise where.error(f"weight {name} became nan or inf", step)
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -1,0 +1,152 @@
+"""Where a run goes on after it was stopped: whole states on disk, the last two, each told from a damaged one.
+
+A state is a file whose name says where it belongs and what it holds: ``stage-epoch-step-digest.pt``. It is
+written beside, then renamed, so that no moment, a kill or a power cut, leaves half of one under that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from csgn_lib.records import InputError, atomic_path
+
+KEPT = 2
+SHARE = 0.02  # of a run's time that saving may take: small models save every second, large ones every few minutes
+
+State = dict[str, Any]
+
+
+class Checkpoints:
+    """The states of one run's training; the first step's, then as often as ``SHARE`` allows, and when it is stopped.
+
+    Args:
+        folder: where they lie; None keeps none.
+        say: called with one line when something is amiss that training survives.
+    """
+
+    def __init__(self, folder: Path | None, say: Callable[[str], None] = lambda line: None) -> None:
+        self.folder, self.say = folder, say
+        self.asked = False  # to stop, by Ctrl-C or a polite kill
+        self.saved, self.cost = -float("inf"), 0.0
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Inside, a first SIGINT or SIGTERM is remembered until the step has ended; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("stopping after this step; again to stop at once", file=sys.stderr, flush=True)
+
+    @property
+    def due(self) -> bool:
+        """Whether the state should be saved after this step."""
+        return self.asked or (self.folder is not None and (time.monotonic() - self.saved) * SHARE >= self.cost)
+
+    def save(self, stage: int, epoch: int, step: int, state: State) -> None:
+        """Keep the state after ``step`` steps of an epoch, and the one before it.
+
+        Raises:
+            KeyboardInterrupt: the run was asked to stop; the state is safe.
+            InputError: no room, or another trouble of the disk; the states before are as they were.
+        """
+        started = time.monotonic()
+        if self.folder is not None:
+            self._write(f"{stage}-{epoch:04d}-{step:06d}", state)
+        self.saved = time.monotonic()
+        self.cost = self.saved - started
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _write(self, place: str, state: State) -> None:
+        for killed in self.folder.glob(".new-*.pt"):  # what a process that was killed while it wrote has left
+            killed.unlink(missing_ok=True)
+        try:
+            with atomic_path(self.folder / "new.pt") as temporary:
+                torch.save(state, temporary)
+                made = self.folder / f"{place}-{_digest(temporary)}.pt"
+            (self.folder / "new.pt").replace(made)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError when a disk is full
+            raise InputError(
+                f"a checkpoint cannot be written to {self.folder} ({error}); make room: the same command goes on from "
+                f"{self._last()}"
+            ) from error
+        for old in self._files()[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+    def restore(self, stage: int, into: Callable[[State], None]) -> tuple[int, int]:
+        """Give the newest whole state of a stage to ``into``; the epoch and steps after which it was saved.
+
+        A damaged one is said and the one before it is taken; (1, 0), the beginning, if there is none before it.
+
+        Raises:
+            InputError: older states were given up for these, and none of them is whole.
+        """
+        found = [file for file in reversed(self._files()) if file.name.startswith(f"{stage}-")]
+        damaged: list[Path] = []
+        for file in found:
+            if place := self._read(file, into):
+                break
+            damaged.append(file)
+        else:
+            if len(found) >= KEPT:
+                raise InputError(
+                    f"no checkpoint in {self.folder} is whole; remove that folder to begin stage {stage} again"
+                )
+            place = (1, 0)
+        for file in damaged:  # its name would outlive that of the states to come
+            file.unlink()
+        return place
+
+    def _read(self, file: Path, into: Callable[[State], None]) -> tuple[int, int] | None:
+        _, epoch, step, digest = file.stem.split("-")
+        try:
+            if _digest(file) != digest:
+                raise ValueError("its content is not what was written")
+            into(torch.load(file, map_location="cpu", weights_only=True))
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            line = f"{file} is damaged or of another model ({_first_line(error)}); what was saved before it is used"
+            warnings.warn(line, stacklevel=3)
+            self.say(line)
+            return None
+        return int(epoch), int(step)
+
+    def _files(self) -> list[Path]:
+        """Oldest first: names sort as stage, epoch and step do."""
+        return sorted(self.folder.glob("[12]-*-*-*.pt")) if self.folder is not None else []
+
+    def _last(self) -> str:
+        files = self._files()
+        return files[-1].name if files else "its beginning"
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
