@@ -49,7 +49,7 @@ bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
 	@$(RUN) -m csgn_lib.retrieval
 
 clean:  ## remove .venv and caches; data and reports stay
-	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build reports/cache
 	find csgn_lib tests -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment that has all it needs is reused without the network (--no-index); else pip fetches.

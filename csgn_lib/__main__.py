@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from csgn_lib.records import InputError, Run, home, write_text
+from csgn_lib.records import InputError, Run, cache, home, write_text
 
 app = typer.Typer(
     name="csgn",
@@ -80,7 +80,7 @@ def train(
         typer.echo(f"goes on after {_epoch_name(before[-1])}, in {folder}")
     try:
         with runs.recorded(Run(folder), parameters=experiment.model_dump(mode="json"), command=shlex.join(sys.argv)):
-            _score(training.fit(experiment, benchmark, folder, report=_epoch), benchmark)
+            _score(training.fit(experiment, benchmark, folder, _epoch, cache()), benchmark)
     except KeyboardInterrupt:
         typer.echo(f"csgn: interrupted; the same command goes on with {folder}", err=True)
         raise typer.Exit(130) from None

@@ -143,3 +143,8 @@ def home() -> Path:
         return Path(os.environ["CSGN_HOME"])
     checkout = Path(__file__).resolve().parents[1]
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def cache() -> Path:
+    """The folder of what can be made again, such as decoded pixels; ``make clean`` removes it."""
+    return home() / "reports" / "cache"

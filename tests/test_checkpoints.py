@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from csgn_lib import datasets, training
+from csgn_lib.batches import pixels
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run
 from csgn_lib.training import checkpoints as places
@@ -347,6 +348,12 @@ def test_weights_that_are_not_finite_are_not_kept(people, tmp_path, every_step, 
 
 
 # ---------------------------------------------------------------- a second start
+
+
+def test_pixels_are_decoded_once_and_a_run_from_the_cache_is_the_same(people, whole, tmp_path, monkeypatch):
+    training.fit(small(), people, tmp_path / "first", cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(pixels, "_decode_one", lambda path, size: pytest.fail("decoded again"))
+    assert_same(training.fit(small(), people, tmp_path / "second", cache_dir=tmp_path / "cache"), whole)
 
 
 def test_a_finished_run_is_left_as_it_is(people, tmp_path):

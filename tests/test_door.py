@@ -178,7 +178,7 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     from csgn_lib import __main__ as door
     from csgn_lib import synthetic, training
 
-    def fit(experiment, benchmark, folder, report):
+    def fit(experiment, benchmark, folder, report, cache_dir):
         assert (experiment.seed, experiment.beta, benchmark) == (3, 0.25, "people")
         report({"stage": 2, "epoch": 1, "epochs": 2, "seconds": 1.5, "rate": 0.1, "id_f": 3.14159})
         assert runs.state(Run(folder)) == "running"

@@ -36,7 +36,13 @@ __all__ = [
 ]  # fmt: skip
 
 
-def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, report: Report | None = None) -> Run:
+def fit(
+    experiment: Experiment,
+    benchmark: Benchmark,
+    run_dir: str | Path,
+    report: Report | None = None,
+    cache_dir: str | Path | None = None,
+) -> Run:
     """Train both stages on ``benchmark.train`` and leave the model in ``run_dir``.
 
     Writes config.json, benchmark.json (what the data were, with a hash), metrics.jsonl (one record an epoch),
@@ -46,6 +52,8 @@ def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, repor
 
     Args:
         report: called with each record as it is made, for progress.
+        cache_dir: folder of the pixel cache, which later runs on the same images read instead of decoding them
+            (``records.cache()``); None keeps the pixels in memory.
 
     Raises:
         InputError: a folder that holds another experiment or was begun on other data, parameters that contradict
@@ -64,7 +72,8 @@ def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, repor
         _publish(run, record, report)
 
     checkpoints = Checkpoints(run.path("checkpoint"), run.log)
-    images = open_images(benchmark.train, benchmark.root, (experiment.image_height, experiment.image_width))
+    size = (experiment.image_height, experiment.image_width)
+    images = open_images(benchmark.train, benchmark.root, size, cache_dir)
     with torch.random.fork_rng(devices=[]):  # the caller's own stream of chance is left as it was
         torch.manual_seed(experiment.seed)  # decides the weights of a tower that starts from scratch
         clip, resnet = load_towers(experiment)
