@@ -14,7 +14,7 @@ LIBRARY = HOME / "csgn_lib"
 # each room imports only from rooms to its left
 ROOMS = (
     "records config datasets synthetic batches backbones vocabulary mdg vss hsf losses training pretraining "
-    "retrieval probes attribution runs figures panels __main__"
+    "retrieval models probes attribution runs figures panels __main__"
 ).split()
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
