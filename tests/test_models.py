@@ -19,7 +19,7 @@ from safetensors import safe_open
 from csgn_lib import models, retrieval, training
 from csgn_lib.__main__ import main
 from csgn_lib.config import Experiment
-from csgn_lib.models import exporting, programs
+from csgn_lib.models import exporting, galleries, programs
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.training.steps import save_tensors
 from csgn_lib.vss import VisualEncoder
@@ -131,6 +131,19 @@ def test_an_unreadable_image_is_named_and_leaves_the_file_that_was_there(model, 
     with pytest.raises(InputError, match=r"a/broken\.jpg cannot be read as an image"):
         models.embed_folder(model, folder, out, batch_size=2)
     assert out.read_text() == "before" and list(out.parent.iterdir()) == [out]
+
+
+def test_a_write_that_breaks_off_leaves_the_file_that_was_there(model, photos, tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    out = tmp_path / "g.safetensors"
+    out.write_text("before")
+    monkeypatch.setattr(galleries, "save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        models.embed_folder(model, photos, out)
+    assert out.read_text() == "before" and list(tmp_path.iterdir()) == [out]
 
 
 def test_nothing_to_embed_or_nowhere_to_write_is_refused(model, photos, tmp_path):
