@@ -145,6 +145,60 @@ def demo(
     typer.echo(f"\n{table}\n\nopen {page}")
 
 
+_MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder, or one that csgn export made")
+
+
+@app.command()
+def embed(
+    model_dir: Annotated[Path, _MODEL],
+    folder: Annotated[Path, typer.Argument(help="every image below it is embedded")],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn search reads")],
+) -> None:
+    """Embed a folder of images into one file, on the GPU if there is one."""
+    from csgn_lib import models
+
+    count, started = len(models.list_images(folder)), time.time()
+    model = models.open_model(model_dir)
+    with typer.progressbar(length=count, label="embedding", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        made = models.embed_folder(model, folder, out, report=bar.update)
+    typer.echo(f"{made.features.shape[0]} images, {made.descriptor} of {model.width} numbers, by {made.model[:12]}")
+    typer.echo(f"{time.time() - started:.1f} s on {model.device}")
+    typer.echo(out)
+
+
+@app.command()
+def search(
+    model_dir: Annotated[Path, _MODEL],
+    image: Annotated[Path, typer.Argument(help="one person, as in the gallery")],
+    gallery: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn embed wrote")],
+    k: Annotated[int, typer.Option("-k", "--top", min=1, help="neighbours to list")] = 10,
+) -> None:
+    """List the gallery images nearest to one image: rank, distance (1 - cosine), path."""
+    from csgn_lib import models
+
+    read = models.read_gallery(gallery)
+    found = models.search(models.open_model(model_dir), image, read, k)
+    typer.echo("rank  distance  path")
+    for row in found.itertuples():
+        typer.echo(f"{row.rank:>4}  {row.distance:>8.4f}  {row.path}")
+
+
+@app.command()
+def export(
+    model_dir: Annotated[Path, _MODEL],
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: MODEL_DIR/export")] = None,
+) -> None:
+    """Make a folder to hand on: weights, card, and the encoder as programs, compared with it. Nothing is uploaded."""
+    from csgn_lib import models
+
+    made = models.export(model_dir, out)
+    for name, gap in made.differences.items():
+        typer.echo(f"{name}: greatest difference from the encoder {gap:.1e} (at most {models.TOLERANCE:.0e})")
+    if made.missing:
+        typer.echo(f'model.onnx: not written, for want of {", ".join(made.missing)}: pip install -e ".[export]"')
+    typer.echo(made.folder)
+
+
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:
     """``name=value`` texts in two. Raises InputError for one that has no value."""
     for text in texts:

@@ -88,6 +88,9 @@ def test_only_commands_that_work_are_there():
         "status",
         "check",
         "demo",
+        "embed",
+        "search",
+        "export",
     }
 
 

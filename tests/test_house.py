@@ -14,7 +14,7 @@ LIBRARY = HOME / "csgn_lib"
 # each room imports only from rooms to its left
 ROOMS = (
     "records config datasets synthetic batches backbones vocabulary mdg vss hsf losses training pretraining "
-    "retrieval probes attribution runs figures panels __main__"
+    "retrieval models probes attribution runs figures panels __main__"
 ).split()
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
@@ -109,7 +109,7 @@ class TestNotebook:
 
 def _texts() -> list[Path]:
     kinds = {".py", ".ipynb", ".md", ".toml", ".yml", ".yaml", ".json", ".html", ".mplstyle", ".csv", ""}
-    tops = [path for path in HOME.iterdir() if path.is_file()]
+    tops = [path for path in HOME.iterdir() if path.is_file() and path.name != ".git"]  # a file in a worktree
     folders = ["csgn_lib", "tests", "notebooks", "reports/ablation", "reports/paper", ".ci"]
     files = [path for name in folders for path in (HOME / name).rglob("*") if path.is_file()]
     return [path for path in tops + files if path.suffix in kinds and "__pycache__" not in path.parts]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from csgn_lib import vocabulary
@@ -195,4 +196,6 @@ def load_encoder(run: Run) -> VisualEncoder:
         encoder.load_state_dict(load_file(path))
     except RuntimeError as error:
         raise InputError(f"{path} does not fit its config.json: {error}") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); copy it again, or train again") from error
     return encoder.eval()

@@ -1,0 +1,90 @@
+"""A trained run as a folder to hand on: config, weights, card, and programs that need no library."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from csgn_lib.config import Experiment
+from csgn_lib.models.cards import BENCHMARK, RESULTS, write_card
+from csgn_lib.models.opening import CONFIG, WEIGHTS, Model, model_digest, open_model
+from csgn_lib.models.programs import export_onnx, export_program, missing_packages
+from csgn_lib.records import InputError, Run, write_json
+
+PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """folder: where it lies. differences: each program's greatest difference from the encoder, by file.
+    missing: packages without which no ONNX could be written; empty if it was."""
+
+    folder: Path
+    differences: dict[str, float]
+    missing: list[str]
+
+
+def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
+    """Make a folder that ``training.load_encoder(Run(folder))`` reads and huggingface_hub can push.
+
+    It holds config.json (without the paths of the machine it was trained on), model.safetensors, README.md (the
+    card), model.pt2, model.onnx where ONNX is installed, and results.json and benchmark.json if ``model_dir`` has
+    them. Nothing is sent anywhere; to publish it:
+    ``huggingface_hub.upload_folder(repo_id="you/name", folder_path=folder)``.
+
+    Args:
+        out: default: ``export`` in ``model_dir``. An export of the same model is replaced, file by file.
+
+    Raises:
+        InputError: as ``open_model``; an ``out`` that holds something else; a program that differs from the encoder.
+    """
+    model = open_model(model_dir, device="cpu")
+    out = Path(model_dir, "export") if out is None else Path(out)
+    _refuse_other_content(model, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error}); name another folder with --out") from error
+    with staging as name:
+        made = _fill(model, Path(name))
+        out.mkdir(exist_ok=True)
+        for path in sorted(Path(name).iterdir()):
+            os.replace(path, out / path.name)
+    return Exported(out, *made)
+
+
+def _fill(model: Model, folder: Path) -> tuple[dict[str, float], list[str]]:
+    for name in (WEIGHTS, RESULTS, BENCHMARK):
+        if model.run.path(name).exists():
+            shutil.copyfile(model.run.path(name), folder / name)
+    write_json(folder / CONFIG, _without_paths(model.experiment).model_dump(mode="json"))
+    differences, missing = {PROGRAM: export_program(model, folder / PROGRAM)}, missing_packages()
+    if not missing:
+        differences[ONNX] = export_onnx(model, folder / ONNX)
+    write_card(open_model(folder, device="cpu"), folder / CARD, differences)
+    return differences, missing
+
+
+def _without_paths(experiment: Experiment) -> Experiment:
+    """The same experiment without its data's folder, and with the bare names of checkpoint files."""
+    files = {name: getattr(experiment, name) for name in ("clip_checkpoint", "resnet_checkpoint")}
+    bare = {name: PurePath(value.replace("\\", "/")).name for name, value in files.items() if value}
+    return experiment.model_copy(update={"root": None} | bare)
+
+
+def _refuse_other_content(model: Model, out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder with --out")
+    if out.resolve() == model.run.dir.resolve():
+        raise InputError(f"{out} is the model's own folder, whose files would be replaced; name another with --out")
+    if not out.exists() or all(path.name[0] == "." for path in out.iterdir()):
+        return
+    held = Run(out)
+    there = all(held.path(name).exists() for name in (CONFIG, WEIGHTS))
+    if not there or model_digest(held) != model.digest:
+        what = "another model" if there else "other files"
+        raise InputError(f"{out} holds {what}; name an empty or a new folder with --out")

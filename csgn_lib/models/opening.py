@@ -1,0 +1,152 @@
+"""A model's folder opened: its encoder, what names it, and images turned into descriptors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from csgn_lib.batches import iterate
+from csgn_lib.config import Experiment
+from csgn_lib.records import InputError, Run
+from csgn_lib.training import load_encoder
+from csgn_lib.vss import DESCRIPTOR, VisualEncoder
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SHAPING = ("vss", "clip_model", "resnet_model", "image_height", "image_width")
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder in eval mode with its folder.
+
+    Attributes:
+        run: the folder; a finished run's, or one that ``export`` made.
+        experiment: what it was trained with.
+        encoder: on the device where it is to be used.
+        digest: 64 hexadecimal digits of the weights and of what else decides an embedding.
+    """
+
+    run: Run
+    experiment: Experiment
+    encoder: VisualEncoder
+    digest: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels that images are resized to."""
+        return self.experiment.image_height, self.experiment.image_width
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    @property
+    def descriptor(self) -> str:
+        """What is compared, in words: [z12; f; c], those that this model has."""
+        return f"[{'; '.join(self.parts)}]"
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The descriptor's parts and their widths, in order."""
+        return {name: self.encoder.widths[name] for name in DESCRIPTOR if name in self.encoder.widths}
+
+    @property
+    def width(self) -> int:
+        """D, numbers in a descriptor."""
+        return sum(self.parts.values())
+
+
+def open_model(folder: str | Path, device: torch.device | str | None = None) -> Model:
+    """Open a finished run's folder, or one that ``export`` made.
+
+    Args:
+        device: where images will be embedded; by default the GPU if there is one.
+
+    Raises:
+        InputError: no such folder, one that holds no finished model, or files that do not fit each other.
+    """
+    run = Run(Path(folder))
+    if not run.dir.is_dir():
+        raise InputError(f"{folder} is not a folder; give a finished run's, or one that csgn export made")
+    if not run.path(CONFIG).exists():
+        raise InputError(f"{folder} holds no {CONFIG}: it is no model; give a finished run's folder under reports/runs")
+    experiment = _experiment(run)
+    with _random_weights_expected():
+        encoder = load_encoder(run)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Model(run, experiment, encoder.to(device).requires_grad_(False), model_digest(run))
+
+
+@torch.inference_mode()
+def describe(
+    model: Model,
+    root: str | Path,
+    paths: Sequence[str],
+    *,
+    batch_size: int = 128,
+    report: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Descriptors (N, D) of image files, in their order: each part of unit length, as retrieval records them.
+
+    Args:
+        paths: relative to ``root``.
+        report: called with the number of images just done.
+
+    Raises:
+        InputError: no image, or one that cannot be read, by its name.
+    """
+    if not paths:
+        raise InputError(f"no images to embed below {root}")
+    unknown = dict.fromkeys(("person", "camera", "clothes"), -1)
+    made = np.empty((len(paths), model.width), dtype=np.float32)
+    for batch in iterate(pd.DataFrame({"path": list(paths)} | unknown), root, model.size, batch_size):
+        made[batch.index.numpy()] = model.encoder(batch.images.to(model.device)).descriptor().cpu().numpy()
+        if report is not None:
+            report(len(batch.index))
+    return made
+
+
+def model_digest(run: Run) -> str:
+    """64 hexadecimal digits of a folder's weights and of what else makes an embedding of them.
+
+    ViT-B-16 and its quickgelu twin, say, hold tensors of the same shapes.
+    """
+    shaping = {name: getattr(_experiment(run), name) for name in SHAPING}
+    with run.path(WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps(shaping).encode())
+    return digest.hexdigest()
+
+
+def _experiment(run: Run) -> Experiment:
+    config = run.config
+    if not isinstance(config, dict):
+        raise InputError(f"{run.path(CONFIG)} holds no parameters by name; it is no model of this library")
+    try:
+        return Experiment.from_parameters(**config)
+    except InputError as error:
+        raise InputError(f"{run.path(CONFIG)} is of another library, or of another version of this: {error}") from None
+
+
+@contextmanager
+def _random_weights_expected() -> Iterator[None]:
+    """Hold back open_clip's warning of random weights: the trained ones are read right after."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "No pretrained weights" not in record.getMessage()
+
+    logging.getLogger().addFilter(other)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(other)

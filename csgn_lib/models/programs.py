@@ -1,0 +1,144 @@
+"""An encoder as one file that runs without this library: torch.export's program, and ONNX.
+
+Both take images (B, 3, H, W) as they are decoded, RGB uint8, B free, and give descriptors (B, D) float32.
+Scaling and normalising lie inside, so that no caller can get them wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csgn_lib.models.opening import Model
+from csgn_lib.records import InputError, atomic_path
+from csgn_lib.vss import VisualEncoder
+
+TOLERANCE = 1e-4  # of a descriptor whose parts have unit length
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+BATCHES = (1, 2, 5)  # sizes that a program is tried with
+TRACED = 2  # images in the example; a batch of 1 may be taken for a constant
+
+
+class DescriptorProgram(nn.Module):
+    """Images (B, 3, H, W) uint8 to the plain descriptor (B, D): what retrieval compares."""
+
+    def __init__(self, encoder: VisualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder(images).descriptor()
+
+
+@torch.no_grad()
+def export_program(model: Model, path: str | Path) -> float:
+    """Write the encoder as a torch.export program (.pt2), read it back and compare.
+
+    ``torch.export.load(path).module()`` is the function. Its extra file ``about.json`` holds the model's
+    digest, the descriptor with the widths of its parts, and the image size.
+
+    Returns:
+        The greatest difference from the encoder, as ``difference``.
+
+    Raises:
+        InputError: a difference above TOLERANCE; nothing is then written.
+    """
+    module, example = _traceable(model)
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with atomic_path(path) as temporary:
+        torch.export.save(program, temporary, extra_files={"about.json": json.dumps(about(model))})
+        found = difference(module, torch.export.load(temporary).module(), model.size)
+        _accept(found, path)
+    return found
+
+
+def missing_packages() -> list[str]:
+    """Those of ONNX_PACKAGES that cannot be imported here."""
+    return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+
+
+@torch.no_grad()
+def export_onnx(model: Model, path: str | Path) -> float:
+    """Write the encoder as ONNX, ``images`` to ``descriptor``, run it with onnxruntime and compare.
+
+    Returns:
+        The greatest difference from the encoder, as ``difference``.
+
+    Raises:
+        InputError: packages are missing, or a difference above TOLERANCE; nothing is then written.
+    """
+    if missing := missing_packages():
+        raise InputError(f'ONNX needs {", ".join(missing)}: pip install -e ".[export]"')
+    module, example = _traceable(model)
+    with atomic_path(path) as temporary:
+        torch.onnx.export(
+            module,
+            (example,),
+            str(temporary),
+            input_names=["images"],
+            output_names=["descriptor"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+        found = difference(module, _onnx_function(temporary), model.size)
+        _accept(found, path)
+    return found
+
+
+@torch.no_grad()
+def difference(
+    expected: Callable[[Tensor], Tensor],
+    program: Callable[[Tensor], Tensor],
+    size: tuple[int, int],
+    batches: Sequence[int] = BATCHES,
+) -> float:
+    """The greatest absolute difference between two functions on random images, over several batch sizes.
+
+    NaN on either side is an infinite difference.
+    """
+    generator, worst = torch.Generator().manual_seed(0), 0.0
+    for count in batches:
+        images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=generator)
+        gap = (expected(images) - program(images)).abs().nan_to_num(nan=torch.inf)
+        worst = max(worst, float(gap.max()))
+    return worst
+
+
+def about(model: Model) -> dict[str, Any]:
+    """What a program's file says of itself."""
+    return {
+        "model": model.digest,
+        "descriptor": model.descriptor,
+        "parts": model.parts,
+        "image_height": model.size[0],
+        "image_width": model.size[1],
+    }
+
+
+def _traceable(model: Model) -> tuple[DescriptorProgram, Tensor]:
+    """A copy of the encoder on the CPU, and example images for it."""
+    module = DescriptorProgram(copy.deepcopy(model.encoder).cpu()).eval()
+    return module, torch.zeros(TRACED, 3, *model.size, dtype=torch.uint8)
+
+
+def _onnx_function(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _accept(found: float, path: str | Path) -> None:
+    if not found <= TOLERANCE:
+        raise InputError(
+            f"{path} would differ from the encoder by {found:.1e}, more than {TOLERANCE:.0e}: it is not written; "
+            f"use the library itself, or another torch than {torch.__version__}"
+        )
