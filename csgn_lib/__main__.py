@@ -6,6 +6,7 @@ line on standard error and status 2.
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -60,7 +61,7 @@ def train(
     seed: Annotated[int, typer.Option()] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="the same folder again resumes")] = None,
 ) -> None:
-    """Train both stages and score the result, in one process, on the GPU if there is one."""
+    """Train both stages and score the result, on the GPU if there is one; on several by ``accelerate launch``."""
     from csgn_lib import runs
     from csgn_lib.config import Experiment
 
@@ -76,6 +77,9 @@ def train(
     from csgn_lib import training  # torch, seconds: after everything that can be refused
 
     training.refuse_another(Run(folder), experiment, benchmark)  # before the folder's own record is touched
+    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one writes and scores
+        training.fit(experiment, benchmark, folder, cache_dir=cache())
+        return
     if before := Run(folder).metrics():
         typer.echo(f"goes on after {_epoch_name(before[-1])}, in {folder}")
     try:

@@ -60,13 +60,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def batch(self, rows: np.ndarray | Sequence[int]) -> Batch:
-        """Rows of the frame, in the given order, as a Batch of uint8 images."""
+    def batch(self, rows: np.ndarray | Sequence[int], part: slice = slice(None)) -> Batch:
+        """Rows of the frame, in the given order, as a Batch of uint8 images.
+
+        With ``part`` only those of the rows have their images read, as where processes share a batch; the labels
+        are all there.
+        """
         rows = np.asarray(rows, dtype=np.int64)
-        index = torch.from_numpy(rows)
-        return Batch(
-            torch.from_numpy(self.pixels[rows]), self.person[index], self.camera[index], self.clothes[index], index
-        )
+        index, pixels = torch.from_numpy(rows), torch.from_numpy(self.pixels[rows[part]])
+        return Batch(pixels, self.person[index], self.camera[index], self.clothes[index], index)
 
 
 def open_images(

@@ -26,6 +26,7 @@ from csgn_lib.datasets import Benchmark
 from csgn_lib.losses import clothes_by_person
 from csgn_lib.records import InputError, Run, read_json, write_json, write_text
 from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.sharing import Share
 from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
 from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
@@ -51,6 +52,10 @@ def fit(
     model.safetensors. The same call again continues an unfinished run. A first Ctrl-C or SIGTERM stops it
     after the step under way, with its state saved.
 
+    Several processes (``accelerate launch -m csgn_lib train ...``, ``accelerate.notebook_launcher(fit, ...)``) share
+    each batch of the same size, whole identities each, so that the result is that of one, up to rounding. They
+    read and write one file system.
+
     Args:
         report: called with each record as it is made, for progress.
         cache_dir: folder of the pixel cache, which later runs on the same images read instead of decoding them
@@ -68,11 +73,15 @@ def fit(
     if run.path("model.safetensors").exists():  # written last: nothing is left to do
         return run
     accelerator = _accelerator(experiment.precision)
+    Share(accelerator, experiment.batch_persons)  # refuses a number of processes that does not divide the batch
+    first = accelerator.is_main_process  # the one of the processes that writes
 
     def publish(record: dict[str, Any]) -> None:
-        _publish(run, record, report)
+        if first:
+            _publish(run, record, report)
 
-    checkpoints = Checkpoints(run.path("checkpoint"), run.log)
+    say = run.log if first else lambda line: None
+    checkpoints = Checkpoints(run.path("checkpoint"), say, writes=first)
     size = (experiment.image_height, experiment.image_width)
     images = open_images(benchmark.train, benchmark.root, size, cache_dir)
     with torch.random.fork_rng(devices=[]):  # the caller's own stream of chance is left as it was
@@ -80,13 +89,16 @@ def fit(
         clip, resnet = load_towers(experiment)
         if clip is not None:
             clip.to(accelerator.device).requires_grad_(False)
-        write_json(run.path("config.json"), experiment.model_dump(mode="json"))  # nothing is left to refuse
-        write_json(run.path("benchmark.json"), benchmark.record())
+        if first:
+            write_json(run.path("config.json"), experiment.model_dump(mode="json"))  # nothing is left to refuse
+            write_json(run.path("benchmark.json"), benchmark.record())
         guides = prepare_guides(experiment, clip, images, run, accelerator, publish, checkpoints)
         learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, guides)
         for record in train_encoder(experiment, learner, images, guides, accelerator, checkpoints):
             publish(record)
-    save_tensors(learner.encoder.state_dict(), run.path("model.safetensors"))
+    if first:
+        save_tensors(learner.encoder.state_dict(), run.path("model.safetensors"))
+    accelerator.wait_for_everyone()
     return run
 
 
@@ -134,10 +146,7 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
 
 def _accelerator(precision: str) -> Accelerator:
     AcceleratorState._reset_state()  # else every run of a process would need the precision of the first
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
-    if accelerator.num_processes > 1:  # each would train the whole model and write the same files
-        raise InputError(f"training runs in one process, and {accelerator.num_processes} were launched; launch one")
-    return accelerator
+    return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
 
 
 def _publish(run: Run, record: dict[str, Any], report: Report | None) -> None:

@@ -34,11 +34,14 @@ class Checkpoints:
 
     Args:
         folder: where they lie; None keeps none.
+        writes: whether this process saves them, and listens to signals; of several that share a run, one does.
         say: called with one line when something is amiss that training survives.
     """
 
-    def __init__(self, folder: Path | None, say: Callable[[str], None] = lambda line: None) -> None:
-        self.folder, self.say = folder, say
+    def __init__(
+        self, folder: Path | None, say: Callable[[str], None] = lambda line: None, writes: bool = True
+    ) -> None:
+        self.folder, self.say, self.writes = folder, say, writes
         self.asked = False  # to stop, by Ctrl-C or a polite kill
         self.saved, self.cost = -float("inf"), 0.0
 
@@ -58,13 +61,17 @@ class Checkpoints:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
+        if not self.writes:  # waits for the one that saves, and ends with it
+            return
         self.asked = True
         print("stopping after this step; again to stop at once", file=sys.stderr, flush=True)
 
     @property
     def due(self) -> bool:
         """Whether the state should be saved after this step."""
-        return self.asked or (self.folder is not None and (time.monotonic() - self.saved) * SHARE >= self.cost)
+        if self.folder is None or not self.writes:
+            return self.asked
+        return self.asked or (time.monotonic() - self.saved) * SHARE >= self.cost
 
     def save(self, stage: int, epoch: int, step: int, state: State) -> None:
         """Keep the state after ``step`` steps of an epoch, and the one before it.

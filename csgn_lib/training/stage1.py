@@ -7,6 +7,7 @@ import time
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,11 +38,15 @@ def prepare_guides(
     if experiment.vocabulary_train == "targets":
         person = vocabulary.person_subspace(clip, experiment.person_rank)
     if experiment.hsf != "none":
-        if run.path(TEXT_FILE).exists():
+        described = run.path(TEXT_FILE).exists()
+        accelerator.wait_for_everyone()  # all have looked before one of them writes it
+        if described:
             text = read_descriptions(run, accelerator.device)
         else:
             text = describe(experiment, clip, images, accelerator, report, checkpoints)
-            save_tensors({"rgb": text.rgb, "gray": text.gray}, run.path(TEXT_FILE))
+            text = mdg.TextFeatures(*(broadcast(part.contiguous()) for part in (text.rgb, text.gray)))
+            if accelerator.is_main_process:
+                save_tensors({"rgb": text.rgb, "gray": text.gray}, run.path(TEXT_FILE))
     if experiment.hsf == "orthogonal":
         colour = hsf.colour_subspace(text.rgb, text.gray, experiment.clothing_rank)
     if person is not None:
@@ -73,7 +78,8 @@ def describe(
     """Stage 1: descriptions (N, P) of every training identity, from the frozen CLIP.
 
     Adam, linear warm-up, cosine to 1e-6 [C]. mdg=random skips it and returns random vectors, as long as
-    real text features are. With ``checkpoints`` it goes on where it was stopped.
+    real text features are. With ``checkpoints`` it goes on where it was stopped. Processes that share a run
+    all do the same here: prompts are few, and text towers small beside stage 2.
     """
     checkpoints = checkpoints or Checkpoints(None)
     identities = int(images.person.max()) + 1
@@ -90,6 +96,7 @@ def describe(
     order_of = random_stream(experiment.seed, STREAMS["stage1"])
     state = Resumable({"bank": bank, "optimizer": optimizer}, accelerator.device)
     first, done = checkpoints.restore(1, state.load)
+    accelerator.wait_for_everyone()
     with checkpoints.stopping():
         for epoch in range(1, experiment.stage1_epochs + 1):
             started, batches = time.time(), torch.randperm(len(images), generator=order_of)

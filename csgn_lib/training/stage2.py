@@ -6,7 +6,7 @@ L = w_id * sum L_id + w_tri * sum L_tri + w_text * L_HSF   (+ a vocabulary penal
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -18,20 +18,25 @@ from csgn_lib import hsf, losses, vocabulary
 from csgn_lib.batches import Augmentation, Batch, IdentitySampler, ImageSet, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.sharing import Share
 from csgn_lib.training.steps import STREAMS, Guides, Place, Resumable, descend
 from csgn_lib.vss import Embeddings, FeatureMap, HeadOutputs, Heads, VisualEncoder, parameter_groups
 
 
 class Learner(nn.Module):
-    """The encoder with its heads, as one module: images in, embeddings and head outputs out."""
+    """The encoder with its heads, as one module: images in, embeddings and head outputs out.
+
+    gather: from this process's embeddings to the whole batch's, which the heads and losses see.
+    """
 
     def __init__(self, encoder: VisualEncoder, heads: Heads, f_map: FeatureMap | None) -> None:
         super().__init__()
         self.encoder, self.heads, self.f_map = encoder, heads, f_map
+        self.gather: Callable[[Embeddings], Embeddings] = lambda embeddings: embeddings
 
     def forward(self, images: Tensor) -> tuple[Embeddings, HeadOutputs]:
-        """Images (B, 3, H, W) to Embeddings and HeadOutputs."""
-        embeddings = self.encoder(images)
+        """Images (B, 3, H, W), or this process's share of them, to the batch's Embeddings and HeadOutputs."""
+        embeddings = self.gather(self.encoder(images))
         return embeddings, self.heads(embeddings, self.f_map)
 
 
@@ -77,10 +82,15 @@ def train_encoder(
     frame = pd.DataFrame({"person": images.person.numpy(), "clothes": images.clothes.numpy()})
     sampler = identity_sampler(experiment, frame)
     augment = Augmentation.from_experiment(experiment)
+    share = Share(accelerator, experiment.batch_persons)
+    part = share.of(experiment.batch_persons * experiment.batch_images)
+    size = (experiment.image_height, experiment.image_width)
     learner.to(accelerator.device)
+    learner.gather = share.gather
     if learner.encoder.resnet is not None:
         learner.encoder.resnet.to(memory_format=torch.channels_last)  # convolutions are faster so, most of all in bf16
     clothes = _clothes_adversary(experiment, learner, images, accelerator.device)
+    together = share.together(learner)
     groups = parameter_groups(learner.encoder, learner.heads, experiment)
     optimizer = torch.optim.Adam(groups)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -89,6 +99,7 @@ def train_encoder(
         parts |= {"clothes": clothes, "clothes_optimizer": clothes.optimizer}
     state = Resumable(parts, accelerator.device)
     first, done = checkpoints.restore(2, state.load)
+    accelerator.wait_for_everyone()  # before the first of them writes another
     with checkpoints.stopping():
         for epoch in range(first, experiment.stage2_epochs + 1):
             learner.train()
@@ -98,10 +109,11 @@ def train_encoder(
                 factor = rate_factor(experiment, epoch - 1 + step / len(rows_of))
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
-                batch = images.batch(rows_of[step]).to(accelerator.device)
+                batch = images.batch(rows_of[step], part).to(accelerator.device)
                 stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
+                drawn = augment.draw(rows_of.shape[1], size, stream).rows(part)
                 with accelerator.autocast():
-                    embeddings, outputs = learner(augment(batch.images, stream))
+                    embeddings, outputs = together(augment.apply(batch.images, drawn))
                 terms = stage2_terms(experiment, embeddings, outputs, batch, guides)
                 if clothes is not None:
                     terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)

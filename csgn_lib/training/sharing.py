@@ -1,0 +1,125 @@
+"""One batch, several processes: each embeds its share, and every loss sees the whole.
+
+Peers give each process a batch of its own, so that more cards mean another batch, another hardest negative and
+another batch norm. Here the batch is the experiment's, whatever the number of processes: whole identities are dealt
+out, embeddings are gathered, and batch statistics are over all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from csgn_lib.records import InputError
+from csgn_lib.vss import Embeddings
+
+
+class Share:
+    """This process's part of every batch: ``rank`` of ``count``."""
+
+    def __init__(self, accelerator: Accelerator, batch_persons: int) -> None:
+        self.rank, self.count = accelerator.process_index, accelerator.num_processes
+        self.device = accelerator.device
+        if batch_persons % self.count:
+            raise InputError(
+                f"batch_persons={batch_persons} cannot be dealt out to {self.count} processes, whole identities each; "
+                f"launch a number of processes that divides it, or set another batch_persons"
+            )
+
+    def of(self, size: int) -> slice:
+        """Which of a batch's ``size`` images are this process's: whole identities, in the batch's order."""
+        part = size // self.count
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+    def gather(self, embeddings: Embeddings) -> Embeddings:
+        """Everybody's embeddings, in the batch's order; each process descends its own through them."""
+        if self.count == 1:
+            return embeddings
+        whole = {name: _Gather.apply(value, self.rank, self.count) for name, value in embeddings.parts().items()}
+        return Embeddings(**{name: whole.get(name) for name in ("z11", "z12", "f", "c")})
+
+    def together(self, module: nn.Module) -> Callable:
+        """The module as all processes train it: gradients averaged, batch norm of maps over the whole batch."""
+        if self.count == 1:
+            return module
+        synchronise(module)
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+
+class _Gather(torch.autograd.Function):
+    """Own rows (b, D) of each process to all (B, D).
+
+    Every process computes the whole loss, so the gradient of its own rows is complete without another word; it is
+    multiplied by the number of processes, since the gradients of weights will be averaged, not added.
+    """
+
+    @staticmethod
+    def forward(ctx: object, own: Tensor, rank: int, count: int) -> Tensor:
+        ctx.rank, ctx.count = rank, count
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(count)]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.chunk(ctx.count)[ctx.rank] * ctx.count, None, None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over processes, in both directions."""
+
+    @staticmethod
+    def forward(ctx: object, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over all processes' maps. torch's own SyncBatchNorm does not run on a CPU, where this is tested."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps (b, C, h, w) to the same shape, by the mean and variance of all processes' maps."""
+        if not self.training:
+            return super().forward(maps)
+        wide = maps.float()
+        count = wide.numel() // wide.shape[1] * dist.get_world_size()
+        shape = (1, -1, 1, 1)
+        mean = _Sum.apply(wide.sum((0, 2, 3))) / count
+        centred = wide - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(maps.dtype)
+
+
+def synchronise(module: nn.Module) -> None:
+    """Make every BatchNorm2d of a module a SharedBatchNorm2d, with the weights it has.
+
+    Raises:
+        InputError: one that does more, or other, than a plain BatchNorm2d.
+    """
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if not isinstance(child, nn.BatchNorm2d) or isinstance(child, SharedBatchNorm2d):
+                continue
+            if type(child) is not nn.BatchNorm2d or child.momentum is None or not child.affine:
+                raise InputError(f"{type(child).__name__} in this ResNet cannot be shared by processes; launch one")
+            shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
+            shared.load_state_dict(child.state_dict())
+            setattr(parent, name, shared.to(child.weight.device).train(child.training))
