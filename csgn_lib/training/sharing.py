@@ -49,7 +49,7 @@ class Share:
             return module
         synchronise(module)
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=devices)
 
 
 class _Gather(torch.autograd.Function):
