@@ -141,7 +141,7 @@ def load_towers(experiment: Experiment) -> tuple[ClipTower | None, ResNetTower |
     size = (experiment.image_height, experiment.image_width)
     clip = resnet = None
     if experiment.vss != "resnet":
-        clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, size)
+        clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, size, experiment.vit_stride)
     if experiment.vss != "none":
         resnet = load_resnet(experiment.resnet_model, experiment.resnet_checkpoint)
     return clip, resnet
