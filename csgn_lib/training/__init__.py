@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from csgn_lib import vocabulary
-from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet
+from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet, sha256
 from csgn_lib.batches import open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
@@ -30,17 +30,18 @@ from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
 from csgn_lib.vss import Heads, VisualEncoder
 
 __all__ = [
-    "Guides", "Learner", "build_learner", "describe", "fit", "frozen_features", "load_encoder", "load_towers",
-    "read_descriptions", "refuse_another", "stage2_terms",
+    "Guides", "Learner", "build_learner", "check", "describe", "fit", "frozen_features", "load_encoder",
+    "load_towers", "read_descriptions", "refuse_another", "stage2_terms",
 ]  # fmt: skip
 
 
 def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, report: Report | None = None) -> Run:
     """Train both stages on ``benchmark.train`` and leave the model in ``run_dir``.
 
-    Writes config.json, benchmark.json (what the data were, with a hash), metrics.jsonl (one record an epoch),
-    log.txt, text.safetensors (the descriptions), checkpoint/ and at last model.safetensors. The same call
-    again continues an unfinished run.
+    Writes config.json, benchmark.json (what the data were, with a hash), towers.json (the SHA-256 of each
+    checkpoint that it starts from, null for random weights), metrics.jsonl (one record an epoch), log.txt,
+    text.safetensors (the descriptions), checkpoint/ and at last model.safetensors. The same call again continues
+    an unfinished run.
 
     Args:
         report: called with each record as it is made, for progress.
@@ -49,7 +50,7 @@ def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, repor
         InputError: a folder that holds another experiment or was begun on other data, parameters that contradict
             each other, a benchmark that lacks labels which the experiment needs, a loss that is not finite.
     """
-    _check(experiment, benchmark)
+    check(experiment, benchmark)
     run = Run(Path(run_dir))
     refuse_another(run, experiment, benchmark)
     accelerator = _accelerator(experiment.precision)
@@ -65,6 +66,7 @@ def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, repor
             clip.to(accelerator.device).requires_grad_(False)
         write_json(run.path("config.json"), experiment.model_dump(mode="json"))  # nothing is left to refuse
         write_json(run.path("benchmark.json"), benchmark.record())
+        write_json(run.path("towers.json"), {"checkpoints": _checkpoints(clip, resnet)})
         guides = prepare_guides(experiment, clip, images, run, accelerator, publish)
         learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, guides)
         for record in train_encoder(experiment, learner, images, guides, run, accelerator):
@@ -73,7 +75,8 @@ def fit(experiment: Experiment, benchmark: Benchmark, run_dir: str | Path, repor
     return run
 
 
-def _check(experiment: Experiment, benchmark: Benchmark) -> None:
+def check(experiment: Experiment, benchmark: Benchmark) -> None:
+    """Raise InputError for parameters that contradict each other, or labels that the experiment needs and lacks."""
     if experiment.vss == "resnet" and (experiment.hsf != "none" or experiment.vocabulary_train != "none"):
         raise InputError("vss=resnet has no embedding that meets text; set hsf=none and vocabulary_train=none")
     if experiment.hsf == "none" and experiment.vocabulary_train == "targets":
@@ -113,6 +116,11 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
                 f"{run.dir} was begun on other data: its {name} was {before.get(name)}, and is {now[name]}; "
                 "name another folder, or bring the data back"
             )
+
+
+def _checkpoints(clip: ClipTower | None, resnet: ResNetTower | None) -> dict[str, str | None]:
+    towers = {"clip": clip, "resnet": resnet}
+    return {name: sha256(tower.checkpoint) for name, tower in towers.items() if tower is not None}
 
 
 def _accelerator(precision: str) -> Accelerator:
