@@ -174,16 +174,21 @@ def _announce(experiment: Any, benchmark: Any) -> None:
 
 
 def _parameters(experiment: Any) -> list[str]:
-    """One line a parameter, aligned; a star where it is not the preset's, and what that has."""
+    """One line a parameter, aligned; a star where it is not the preset's, and what the preset has."""
     preset = type(experiment).from_parameters(preset=experiment.preset)
     changed = experiment.difference()
-    texts = {name: "none" if value is None else str(value) for name, value in experiment}
+    texts = {name: _shown(value) for name, value in experiment}
     wide = max(map(len, texts)), max((len(texts[name]) for name in changed), default=0)
     lines = []
     for name, text in texts.items():
-        was = f"   {experiment.preset}: {getattr(preset, name)}" if name in changed else ""
-        lines.append(f"{'*' if was else ' '} {name:{wide[0]}s}  {text:{wide[1] if was else 0}s}{was}")
+        if name in changed:
+            text = f"{text:{wide[1]}s}   {experiment.preset}: {_shown(getattr(preset, name))}"
+        lines.append(f"{'*' if name in changed else ' '} {name:{wide[0]}s}  {text}")
     return lines
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _needs(needed: Any) -> list[str]:

@@ -208,9 +208,7 @@ def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], s
         try:
             file = Path(source) if is_file else checkpoints.fetch_clip(model, source, clip)
             _load_clip_weights(clip, checkpoints.read_weights(file))
-        except (
-            Exception
-        ) as error:  # torch and open_clip raise nine kinds for a file that is no checkpoint of this model
+        except Exception as error:  # torch and open_clip raise nine kinds for a file that is none of this model's
             why = checkpoints.cause(error)
             raise InputError(f"clip_checkpoint {source} cannot be loaded into {model}: {why}") from error
     if own_grid:
@@ -278,6 +276,8 @@ def _load_clip_weights(clip: nn.Module, state: dict[str, Tensor]) -> None:
         state = convert_to_custom_text_state_dict(state)
     if "logit_scale" in state:  # a scalar in some files, one number in a row in others
         state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
+    for name in (name for name in state if name.endswith("positional_embedding")):
+        state[name] = state[name].float()  # OpenAI's are float16, which the CPU cannot interpolate
     resize_pos_embed(state, clip)
     resize_text_pos_embed(state, clip)
     clip.load_state_dict(state)

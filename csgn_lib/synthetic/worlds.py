@@ -229,7 +229,7 @@ def planned_for(experiment: Experiment) -> datasets.Benchmark:
 def planned_train(world: World) -> pd.DataFrame:
     """The training pictures of a world, drawn or not: columns path, person, camera, clothes, numbered as when read."""
     scenes = [scene for scene in scenes_of(world) if scene.split == "train"]
-    rows = [(scene.path, scene.person_id, scene.camera_number, scene.outfit_number) for scene in scenes]
+    rows = [(scene.path, scene.person_id, scene.camera_number - 1, scene.outfit_number) for scene in scenes]
     frame = pd.DataFrame(rows, columns=["path", "person", "camera", "outfit"])
     clothes = frame.groupby(["person", "outfit"]).ngroup()
     return frame.assign(person=pd.factorize(frame.person)[0], clothes=clothes).drop(columns="outfit")
