@@ -95,7 +95,9 @@ def test_every_prompt_of_the_first_epoch_is_counted_as_stage_1_draws_it(tiny_ben
 
 
 def test_the_rate_is_a_matrix_products():
+    threads = torch.get_num_threads()
     assert 1e8 < matrix_rate(torch.device("cpu"), torch.float32, 0.05) < 1e14
+    assert torch.get_num_threads() == threads
 
 
 def test_the_plan_of_a_world_is_what_its_reader_reads(tiny_world, tiny_benchmark):

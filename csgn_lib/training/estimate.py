@@ -112,7 +112,7 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
         prompts=_prompts(experiment, train) if texts else 0,
         seen=len(sampler) * experiment.batch_persons * experiment.batch_images,
         epochs=(experiment.stage1_epochs if texts else 0, experiment.stage2_epochs),
-        device=device.type,
+        device=device.type if device.type != "cpu" else f"cpu ({torch.get_num_threads()} x one thread)",
         precision=experiment.precision,
         rate=matrix_rate(device, torch.bfloat16 if experiment.precision == "bf16" else torch.float32),
     )
@@ -126,8 +126,22 @@ def count_flops(module: nn.Module, *inputs: Tensor) -> int:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
-    """FLOP/s of the best of the square matrix products that fit into ``seconds``, on this machine now."""
-    side = 512 if device.type == "cpu" else 4096
+    """FLOP/s of the best of the square matrix products that fit into ``seconds``, on this machine now.
+
+    On a CPU one thread's, times the threads: where others use the cores too, products of all threads wait for
+    each other and measure the crowd, and a time that is to be a lower bound needs the machine's own rate.
+    """
+    if device.type != "cpu":
+        return _best_rate(device, dtype, 4096, seconds)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return threads * _best_rate(device, dtype, 512, seconds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _best_rate(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
     left = torch.rand(side, side, device=device).to(dtype)
     best, end = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < end:
