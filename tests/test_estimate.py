@@ -63,7 +63,9 @@ def test_the_vits_arithmetic_is_the_closed_form(tiny_benchmark, random_clip):
 
 def test_arithmetic_grows_with_epochs_images_and_patches_and_time_with_arithmetic(tiny_benchmark):
     train = tiny_benchmark.train
+    chance = torch.get_rng_state()
     once, twice = (count(train, stage1_epochs=n, stage2_epochs=n) for n in (1, 2))
+    assert torch.equal(torch.get_rng_state(), chance)  # the caller's own
     assert min(once.flops) > 0 and twice.flops[1] == 2 * once.flops[1]
     reading = once.features * once.vit_flops  # of frozen features: once, however many epochs
     assert once.features == 2 * len(train) and twice.flops[0] - reading == 2 * (once.flops[0] - reading)
@@ -95,9 +97,9 @@ def test_every_prompt_of_the_first_epoch_is_counted_as_stage_1_draws_it(tiny_ben
 
 
 def test_the_rate_is_a_matrix_products():
-    threads = torch.get_num_threads()
+    threads, chance = torch.get_num_threads(), torch.get_rng_state()
     assert 1e8 < matrix_rate(torch.device("cpu"), torch.float32, 0.05) < 1e14
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), chance)
 
 
 def test_the_plan_of_a_world_is_what_its_reader_reads(tiny_world, tiny_benchmark):

@@ -18,7 +18,7 @@ from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.training import build_learner, load_towers
-from csgn_lib.training.stage2 import identity_sampler
+from csgn_lib.training.stage2 import Learner, identity_sampler
 from csgn_lib.training.steps import STREAMS, Guides
 from csgn_lib.vss import parameter_groups
 
@@ -86,14 +86,9 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
     Raises:
         InputError: towers that do not exist or do not fit, labels that do not fit the batches.
     """
-    blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "vocabulary_train": "none"}
-    blank = experiment.model_copy(update=blank)  # subspaces of words cost next to nothing
-    with torch.device("meta"):
-        clip, resnet = load_towers(blank)
-    if clip is not None:
-        clip.requires_grad_(False)
-    learner = build_learner(blank, clip, resnet, train.person.nunique(), Guides()).to("meta")
-    trained = _count([value for g in parameter_groups(learner.encoder, learner.heads, blank) for value in g["params"]])
+    clip, learner = _without_data(experiment, train.person.nunique())
+    groups = parameter_groups(learner.encoder, learner.heads, experiment)
+    trained = _count([value for group in groups for value in group["params"]])
     held = {id(value): value for part in (clip, learner) if part is not None for value in part.parameters()}
     size = (experiment.image_height, experiment.image_width)
     pair = torch.empty(2, 3, *size, device="meta")  # two: a batch norm in training refuses one
@@ -116,6 +111,18 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
         precision=experiment.precision,
         rate=matrix_rate(device, torch.bfloat16 if experiment.precision == "bf16" else torch.float32),
     )
+
+
+def _without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | None, Learner]:
+    """The CLIP and the learner as training builds them, on the meta device."""
+    blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "vocabulary_train": "none"}
+    blank = experiment.model_copy(update=blank)  # subspaces of words cost next to nothing
+    with torch.random.fork_rng(devices=[]):  # initial weights are not drawn on meta, but chance moves on
+        with torch.device("meta"):
+            clip, resnet = load_towers(blank)
+        if clip is not None:
+            clip.requires_grad_(False)
+        return clip, build_learner(blank, clip, resnet, identities, Guides()).to("meta")
 
 
 def count_flops(module: nn.Module, *inputs: Tensor) -> int:
@@ -142,7 +149,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.25)
 
 
 def _best_rate(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
-    left = torch.rand(side, side, device=device).to(dtype)
+    left = torch.rand(side, side, device=device, generator=torch.Generator(device)).to(dtype)
     best, end = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < end:
         started = time.perf_counter()
