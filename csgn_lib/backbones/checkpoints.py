@@ -66,7 +66,8 @@ def fetch_clip(model: str, tag: str, clip: nn.Module) -> Path:
     """The file of an open_clip tag, downloaded by open_clip if it is not kept yet; one line says so before."""
     cfg = open_clip.get_pretrained_cfg(model, tag)
     repository, _, name = cfg.get("hf_hub", "").rpartition("/")
-    names = (name,) if name else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    name = name or "open_clip_pytorch_model.bin"
+    names = (name, str(Path(name).with_suffix(".safetensors")), "open_clip_model.safetensors")  # it asks for these
     url_folder = Path.home() / ".cache" / "clip"
     if kept_file(repository, names, cfg.get("url"), url_folder) is None:
         announce(f"{model} {tag}", clip, repository, cfg.get("url"), url_folder)
