@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from csgn_lib.records import InputError
 
+ADDED_LATER = ("vit_stride",)  # at none, an experiment keeps the digest that it had before
+
 
 class Experiment(BaseModel):
     """Everything that decides a run's outcome. Build it with ``from_parameters``."""
@@ -82,6 +84,11 @@ class Experiment(BaseModel):
 
     clip_model: str = Field("ViT-B-16-quickgelu", description="an open_clip name")
     clip_checkpoint: str | None = Field("openai", description="embedded, an open_clip tag, or a file")
+    vit_stride: int | None = Field(
+        None,
+        ge=8,
+        description="pixels from one patch to the next; less than a patch: they overlap [C: 12]; none: a patch",
+    )
     resnet_model: str = Field("resnet50", description="a timm name")
     resnet_checkpoint: str | None = Field("timm", description="embedded, timm (ImageNet), a file; none: from scratch")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
@@ -111,7 +118,8 @@ class Experiment(BaseModel):
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name everything but the seed."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+        left_out = {"seed"} | {name for name in ADDED_LATER if getattr(self, name) is None}
+        text = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def difference(self) -> dict[str, Any]:

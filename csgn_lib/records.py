@@ -75,7 +75,7 @@ def read_json(path: str | Path) -> Any:
 class Run:
     """A run's folder: everything that later steps read, and nothing else.
 
-    ``config.json benchmark.json status.json environment.json metrics.jsonl results.json per_query.csv
+    ``config.json benchmark.json towers.json status.json environment.json metrics.jsonl results.json per_query.csv
     embeddings.safetensors checkpoint/ figures/ executed.ipynb log.txt model.safetensors``
     """
 

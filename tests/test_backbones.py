@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import pickle
 import socket
 from pathlib import Path
 
+import huggingface_hub
 import open_clip
 import pytest
 import timm
@@ -62,6 +64,11 @@ def add_model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def square(add_model) -> str:
     return add_model("csgn-test-square")
+
+
+@pytest.fixture(scope="module")
+def overlapping(add_model) -> str:
+    return add_model("csgn-test-patch16", {"image_size": 64, "patch_size": 16})
 
 
 @pytest.fixture
@@ -204,11 +211,20 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     with open(tmp_path / "plain.pkl", "wb") as file:
         pickle.dump({"visual.proj": Payload(trace)}, file, protocol=2)
     for name in ("evil.pt", "plain.pkl"):
-        with pytest.raises(InputError, match=f"{name} .*run code"):
+        with pytest.raises(InputError, match=f"{name} .*run code; save the tensors as safetensors"):
             load_clip("csgn-tiny", str(tmp_path / name), SIZE)
+        with pytest.raises(InputError, match=f"{name} .*run code; save the tensors as safetensors"):
+            load_resnet("csgn_tiny_resnet", str(tmp_path / name))
         assert not trace.exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)
     assert trace.exists()  # the file was dangerous
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:")
+def test_a_program_in_place_of_tensors_is_refused_with_the_way_out(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "jit.pt")  # OpenAI's own files are such
+    with pytest.raises(InputError, match="jit.pt .*TorchScript.* save its state_dict.. as safetensors"):
+        load_clip("csgn-tiny", str(tmp_path / "jit.pt"), SIZE)
 
 
 def test_files_that_are_no_checkpoint_are_named(random_clip, tmp_path):
@@ -288,6 +304,204 @@ def test_a_square_models_positions_are_interpolated_by_open_clip(square, tmp_pat
     rows = tower.visual.positional_embedding[1:, 0].detach().unflatten(0, (8, 4))
     torch.testing.assert_close(rows, rows[:, :1].expand(8, 4))
     assert (rows[1:, 0] > rows[:-1, 0]).all()
+
+
+# ---------------------------------------------------------------- overlapping patches
+
+
+@torch.no_grad()
+def test_patches_lie_a_stride_apart_and_positions_follow_them(overlapping, tmp_path):
+    """Each patch cut out by hand, and positions read from the checkpoint's own square grid."""
+    model = open_clip.create_model(overlapping)  # 64 x 64, patch 16: a grid of 4 x 4
+    save_file(model.state_dict(), tmp_path / "m.safetensors")
+    tower = load_clip(overlapping, str(tmp_path / "m.safetensors"), (80, 48), stride=12)
+    image, visual = pictures(1, 80, 48)[0], tower.visual
+    normalised = (image - tower.mean[0]) / tower.std[0]
+    cut = [normalised[:, y : y + 16, x : x + 16] for y in range(0, 80 - 15, 12) for x in range(0, 48 - 15, 12)]
+    words = torch.stack([torch.einsum("wchv,chv->w", model.visual.conv1.weight, patch) for patch in cut])
+    square = model.visual.positional_embedding[1:].T.reshape(1, 32, 4, 4)
+    positions = torch.nn.functional.interpolate(square, (6, 3), mode="bicubic", antialias=True)[0].flatten(1).T
+    first = model.visual.class_embedding + model.visual.positional_embedding[0]
+    expected = model.visual.ln_pre(torch.cat([first[None], words + positions]))
+    torch.testing.assert_close(visual._embeds(normalised[None])[0], expected, rtol=1e-4, atol=1e-5)
+    assert visual.grid_size == (6, 3) and tower.visual_features(image[None]).tokens.shape == (1, 18, 32)
+    blank = load_clip(overlapping, None, (80, 48), stride=12)  # as a finished run is read back
+    blank.model.load_state_dict(tower.model.state_dict())
+
+
+@torch.no_grad()
+def test_a_stride_of_the_patch_size_changes_nothing(overlapping, tmp_path):
+    save_file(open_clip.create_model(overlapping).state_dict(), tmp_path / "m.safetensors")
+    images = pictures(2, 80, 40)
+    plain, given = (load_clip(overlapping, str(tmp_path / "m.safetensors"), (80, 40), stride) for stride in (None, 16))
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(value, given.model.state_dict()[name]), name
+    assert torch.equal(plain.visual_features(images).tokens, given.visual_features(images).tokens)
+
+
+def test_clip_reids_grid_is_21_by_10():
+    with torch.device("meta"):
+        tower = load_clip("ViT-B-16-quickgelu", None, (256, 128), stride=12)
+    assert tower.visual.grid_size == (21, 10) and tower.visual.positional_embedding.shape == (211, 768)
+
+
+def test_strides_and_sizes_that_do_not_fit_are_refused(overlapping):
+    for size, stride, message in (
+        ((64, 32), 7, "vit_stride=7: csgn-test-patch16 has patches of 16 pixels; set 8 to 16"),
+        ((64, 32), 17, "vit_stride=17: .* set 8 to 16"),
+        ((64, 12), None, "images of 64 x 12 are smaller than a patch of csgn-test-patch16"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_clip(overlapping, None, size, stride)
+
+
+# ---------------------------------------------------------------- full-size towers, in the layouts of their own files
+
+
+def openai_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of OpenAI's ViT-B/16, as in its archive."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "positional_embedding": (77, 512), "text_projection": (512, 512), "logit_scale": (),
+        "visual.class_embedding": (768,), "visual.positional_embedding": (197, 768), "visual.proj": (768, 512),
+        "visual.conv1.weight": (768, 3, 16, 16), "token_embedding.weight": (49408, 512),
+    }  # fmt: skip
+    norms = {"visual.ln_pre": 768, "visual.ln_post": 768, "ln_final": 512}
+    for tower, width in (("visual.transformer", 768), ("transformer", 512)):
+        for block in (f"{tower}.resblocks.{i}" for i in range(12)):
+            norms |= {f"{block}.ln_1": width, f"{block}.ln_2": width}
+            for name, rows, columns in (("attn.in_proj_", 3, 1), ("attn.out_proj.", 1, 1), ("mlp.c_fc.", 4, 1),
+                                        ("mlp.c_proj.", 1, 4)):  # fmt: skip
+                shapes[f"{block}.{name}weight"] = (rows * width, columns * width)
+                shapes[f"{block}.{name}bias"] = (rows * width,)
+    return shapes | {f"{name}.{kind}": (width,) for name, width in norms.items() for kind in ("weight", "bias")}
+
+
+def randomly(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Float16, as OpenAI's are; small enough that twelve blocks keep them finite."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: (torch.rand(shape, generator=generator) * 0.1 - 0.05).half() for name, shape in shapes.items()}
+
+
+@torch.no_grad()
+def test_openais_own_layout_gives_open_clips_features(tmp_path):
+    weights, file = randomly(openai_shapes()), tmp_path / "ViT-B-16.pt"
+    numbers = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    torch.save(weights | {name: torch.tensor(value) for name, value in numbers.items()}, file)
+    tower = load_clip("ViT-B-16-quickgelu", str(file), (256, 128)).eval()
+    file.unlink()  # 300 MB
+    reference = open_clip.create_model("ViT-B-16-quickgelu", force_image_size=(256, 128)).eval()
+    weights = {name: value.float() for name, value in weights.items()}
+    open_clip.model.resize_pos_embed(weights, reference)
+    reference.load_state_dict(weights)
+    seen: list[torch.Tensor] = []
+    reference.visual.ln_post.register_forward_hook(lambda *call: seen.append(call[-1]))
+    images, texts = pictures(1, 256, 128), TEXTS[:2]
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (
+        (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))  # fmt: skip
+    joint = reference.encode_image((images - mean) / std)
+    features = tower.visual_features(images)
+    torch.testing.assert_close(features.zp, joint, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features.z12, seen[0][:, 0], rtol=1e-4, atol=1e-5)
+    words = reference.encode_text(open_clip.get_tokenizer("ViT-B-16-quickgelu")(texts))
+    torch.testing.assert_close(tower.text_features(texts), words, rtol=1e-4, atol=1e-5)
+    assert joint.abs().max() > 1e-2 and (words[0] - words[1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_timms_own_layout_gives_timms_features(tmp_path):
+    reference = timm.create_model("resnet50", num_classes=1000).eval()
+    for module in reference.modules():  # timm starts each block's last norm at 0, which would hide its main path
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1)
+            module.running_mean.uniform_(-0.1, 0.1)
+    weights, images = reference.state_dict(), pictures(1, 128, 64)
+    assert {"fc.weight", "fc.bias"} <= set(weights)
+    files = tmp_path / "resnet50.safetensors", tmp_path / "resnet50.pth"
+    save_file(weights, files[0])
+    torch.save(weights, files[1])
+    reference.layer4[0].conv2.stride = reference.layer4[0].downsample[0].stride = (1, 1)
+    normalised = (images - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
+    expected = reference.forward_features(normalised)
+    assert expected.shape == (1, 2048, 8, 4)
+    for file in files:
+        tower = load_resnet("resnet50", str(file)).eval()
+        torch.testing.assert_close(tower(images).feature_map, expected, rtol=1e-4, atol=1e-5)
+        assert tower.checkpoint == file
+        file.unlink()  # 100 MB
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("model", "patches", "width", "joint", "parameters"),
+    [("ViT-B-32", 32, 768, 512, 151_277_313), ("ViT-L-14", 162, 1024, 768, 427_616_513)],
+)
+def test_small_and_large_vits_are_taken_by_name(model, patches, width, joint, parameters):
+    with torch.device("meta"):
+        tower = load_clip(model, None, (256, 128))
+        features = tower.visual_features(torch.empty(2, 3, 256, 128))
+    assert features.z11.shape == features.z12.shape == (2, width)
+    assert features.zp.shape == (2, joint) and features.tokens.shape == (2, patches, width)
+    left_out = (tower.model.visual.positional_embedding.shape[0] - 1) * width  # OpenAI's count is at 224 x 224
+    square = (224 // tower.visual.patch_size[0]) ** 2 * width
+    assert sum(value.numel() for value in tower.parameters()) - left_out + square == parameters
+
+
+# ---------------------------------------------------------------- what is fetched
+
+
+def test_a_download_is_announced_before_it_starts_and_its_file_is_known(square, offline, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "m.safetensors"
+    save_file(open_clip.create_model(square).state_dict(), file)
+    cfg = {"hf_hub": "someone/small/", "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, square, {"web": cfg})
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    said: list[str] = []
+
+    def download(asked: dict) -> str:
+        said.append(capsys.readouterr().err)
+        return str(file)
+
+    monkeypatch.setattr(open_clip, "download_pretrained", download)
+    tower = load_clip(square, "web", (32, 32))
+    size = sum(value.numel() for value in tower.parameters()) * 4 / 1e6
+    assert said == [
+        f"fetching {square} web from huggingface.co/someone/small (some {size:,.0f} MB if float32) into "
+        f"{tmp_path / 'hub'}\n"
+    ]
+    assert tower.checkpoint == file and tower.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert backbones.sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(file))
+    load_clip(square, "web", (32, 32))
+    assert said[1] == "" and not offline  # kept already
+
+
+def test_timms_download_is_announced_and_a_failed_one_is_one_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    create = timm.create_model
+
+    def fail(model: str, pretrained: bool = False, **given: object) -> torch.nn.Module:
+        if pretrained:
+            raise OSError("no route to the hub")
+        return create(model, **given)
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(InputError, match="resnet_checkpoint=timm of resnet18 cannot be had .*no route"):
+        load_resnet("resnet18", "timm")
+    said = capsys.readouterr().err
+    assert said.startswith("fetching resnet18 ") and "huggingface.co/timm/resnet18" in said and " 47 MB" in said
+    assert said.endswith(f"into {tmp_path / 'hub'}\n") and said.count("\n") == 1
+
+
+def test_nothing_is_fetched_or_announced_unless_a_parameter_names_it(square, offline, tmp_path, capfd):
+    save_file(open_clip.create_model(square).state_dict(), tmp_path / "m.safetensors")
+    capfd.readouterr()
+    assert load_clip(square, None, (32, 32)).checkpoint is None
+    assert load_resnet("csgn_tiny_resnet", None).checkpoint is None
+    load_clip(square, str(tmp_path / "m.safetensors"), (32, 32))
+    load_resnet("csgn_tiny_resnet", "embedded")
+    assert not offline and "fetching" not in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------- ResNets

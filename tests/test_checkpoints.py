@@ -361,3 +361,12 @@ def test_a_finished_run_is_left_as_it_is(people, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     training.fit(small(), people, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before and run.dir == tmp_path
+
+
+def test_a_run_goes_on_from_the_weights_it_began_with_or_not_at_all(people, tmp_path, every_step, monkeypatch):
+    stopped(people, tmp_path, monkeypatch)
+    began = tmp_path / "towers.json"
+    began.write_text('{"checkpoints": {"clip": "0123"}}')
+    with pytest.raises(InputError, match="begun from another clip_checkpoint: its SHA-256 was 0123, and is None"):
+        training.fit(small(), people, tmp_path)
+    assert began.read_text() == '{"checkpoints": {"clip": "0123"}}'

@@ -1,5 +1,8 @@
 """Parameters: unknown names and wrong types are refused by name; the digest tells experiments apart."""
 
+import hashlib
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +27,7 @@ def test_every_preset_is_valid_and_differs_from_itself_in_nothing(preset):
         ({"beta": 1.5}, "beta = 1.5"),
         ({"seed": 1.0}, "seed = 1.0"),
         ({"seed": True}, "seed = True"),
+        ({"vit_stride": 4}, "vit_stride = 4"),
         ({"vss": "steering"}, "vss = 'steering'"),
         ({"stage2_milestones": [7, "x"]}, "stage2_milestones"),
     ],
@@ -58,3 +62,11 @@ def test_the_digest_tells_everything_but_the_seed(seed, beta, epochs):
 def test_the_digest_of_a_written_experiment_is_that_of_the_read_one():
     experiment = Experiment.from_parameters(mdg="cross", beta=0.3)
     assert Experiment.from_parameters(**experiment.model_dump(mode="json")).digest() == experiment.digest()
+
+
+def test_a_parameter_that_was_added_later_leaves_the_digests_of_before():
+    experiment = Experiment.from_parameters()
+    before = {name: value for name, value in experiment.model_dump(mode="json").items()
+              if name not in ("seed", "vit_stride")}  # fmt: skip
+    assert experiment.digest() == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:8]
+    assert Experiment.from_parameters(vit_stride=8).digest() != experiment.digest()

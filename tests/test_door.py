@@ -194,9 +194,11 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
     monkeypatch.setattr(door, "_score", lambda made, benchmark: print("mAP 50 %"))
+    monkeypatch.setattr(door, "_announce", lambda experiment, benchmark: print("what it needs"))
     status, out, _ = call(capsys, "train", "--seed", "3", "--set", "beta=0.25", "--run-dir", str(home / "run"))
     assert status == 0
-    assert out.splitlines() == ["stage 2  epoch 1/2  1.5 s  rate 0.1  id_f 3.14", "mAP 50 %", str(home / "run")]
+    epoch = "stage 2  epoch 1/2  1.5 s  rate 0.1  id_f 3.14"
+    assert out.splitlines() == ["what it needs", epoch, "mAP 50 %", str(home / "run")]
     assert Run(home / "run").status["state"] == "done"
     run = Run(home / "stopped")
     run.append_metrics({"stage": 1, "epoch": 4, "epochs": 8})
@@ -222,3 +224,38 @@ def test_train_leaves_the_record_of_another_run_as_it_was(capsys, home, monkeypa
     status, _, err = call(capsys, "train", "--set", "hsf=sum", "--run-dir", str(run.dir))
     assert status == 2 and "holds a run with another hsf" in err
     assert {path: path.read_bytes() for path in run.dir.iterdir()} == before
+
+
+def _dry_run(capsys, *settings):
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    return call(capsys, "train", "--dry-run", *arguments)
+
+
+def test_a_dry_run_says_every_parameter_and_the_cost_and_touches_nothing(capsys, home, tiny_root):
+    before = {path: path.stat().st_mtime_ns for path in [*home.rglob("*"), *tiny_root.rglob("*")]}
+    status, out, _ = _dry_run(capsys, f"root={tiny_root}", "batch_persons=4", "beta=0.25", "stage2_milestones=[3, 4]")
+    assert status == 0
+    table, needs = out.rstrip("\n").split("\n\n")
+    lines = table.splitlines()
+    assert [line[2:].split()[0] for line in lines] == list(Experiment.model_fields)
+    starred = {line[2:].split()[0]: line.split("   ")[-1].strip() for line in lines if line.startswith("* ")}
+    assert starred == {
+        "root": "demo: none", "batch_persons": "demo: 16", "beta": "demo: 0.5", "stage2_milestones": "demo: (4,)",
+    }  # fmt: skip
+    assert len({line.index(line[2:].split()[1], 29) for line in lines}) == 1  # aligned
+    assert "pixels of 192 images, 3 x 96 x 48 bytes each" in needs and "at least" in needs
+    assert "5 epochs of" in needs and "activations" in needs and "GFLOP/s, measured" in needs
+    assert {path: path.stat().st_mtime_ns for path in [*home.rglob("*"), *tiny_root.rglob("*")]} == before
+
+
+def test_a_dry_run_counts_a_world_that_is_not_drawn_and_draws_nothing(capsys, home):
+    before = sorted(home.rglob("*"))
+    status, out, _ = _dry_run(capsys)
+    assert status == 0 and "pixels of 3,840 images" in out and not any(line[:1] == "*" for line in out.splitlines())
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_dry_run_refuses_what_training_would(capsys, home):
+    status, out, err = _dry_run(capsys, "vss=resnet")
+    assert (status, out) == (2, "") and "set hsf=none" in err
+    assert _dry_run(capsys, "vit_stride=12")[2].startswith("csgn: vit_stride=12: csgn-tiny has patches of 8 pixels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import random
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from csgn_lib import datasets, losses, training, vocabulary
+from csgn_lib import backbones, datasets, losses, training, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, open_images, random_stream
 from csgn_lib.config import Experiment
@@ -397,6 +398,16 @@ def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path)
     images = open_images(people.query, people.root, SIZE).batch(range(4)).images
     with torch.no_grad():
         assert torch.isfinite(encoder(images).descriptor()).all()
+
+
+def test_a_run_records_which_checkpoints_it_starts_from(people, tmp_path):
+    experiment = small(vss="steer", hsf="none", stage2_epochs=0, resnet_checkpoint="embedded")
+    run = training.fit(experiment, people, tmp_path / "run")
+    file = backbones.TOWERS / backbones.RESNET_FILES["csgn_tiny_resnet"]
+    known = {"clip": None, "resnet": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert json.loads(run.path("towers.json").read_text()) == {"checkpoints": known}
+    alone = training.fit(small(hsf="none", stage2_epochs=0), people, tmp_path / "alone")
+    assert json.loads(alone.path("towers.json").read_text()) == {"checkpoints": {"clip": None}}
 
 
 def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):

@@ -2,6 +2,17 @@
 
 from csgn_lib.synthetic.drawing import PARTS
 from csgn_lib.synthetic.people import Outfit, Person
-from csgn_lib.synthetic.worlds import Scene, World, benchmark_for, ensure, scenes_of
+from csgn_lib.synthetic.worlds import Scene, World, benchmark_for, ensure, planned_for, planned_train, scenes_of
 
-__all__ = ["PARTS", "Outfit", "Person", "Scene", "World", "benchmark_for", "ensure", "scenes_of"]
+__all__ = [
+    "PARTS",
+    "Outfit",
+    "Person",
+    "Scene",
+    "World",
+    "benchmark_for",
+    "ensure",
+    "planned_for",
+    "planned_train",
+    "scenes_of",
+]

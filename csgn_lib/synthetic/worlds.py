@@ -132,7 +132,7 @@ def ensure(world: World | int = 0, root: str | Path | None = None, processes: in
         raise InputError(
             f"world {world.seed}: worlds are numbered from 0 to 999999; others may hold people of training"
         )
-    root = Path(root) if root is not None else home() / "data" / f"synthetic-{world.seed}"
+    root = Path(root) if root is not None else _home_of(world)
     if root.exists():
         return _checked(world, root)
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +148,10 @@ def ensure(world: World | int = 0, root: str | Path | None = None, processes: in
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return root
+
+
+def _home_of(world: World) -> Path:
+    return home() / "data" / f"synthetic-{world.seed}"
 
 
 def _checked(world: World, root: Path) -> Path:
@@ -211,3 +215,21 @@ def benchmark_for(experiment: Experiment) -> datasets.Benchmark:
     if experiment.validation_people:
         benchmark = benchmark.hold_out(experiment.validation_people, seed=0)
     return benchmark
+
+
+def planned_for(experiment: Experiment) -> datasets.Benchmark:
+    """The benchmark that an experiment names, and nothing drawn: of an embedded world not there yet, train alone."""
+    world = World(seed=experiment.world)
+    if experiment.benchmark != "synthetic" or experiment.root is not None or _home_of(world).exists():
+        return benchmark_for(experiment)
+    train = planned_train(world)
+    return datasets.Benchmark("synthetic", _home_of(world), train, train.iloc[:0].copy(), train.iloc[:0].copy())
+
+
+def planned_train(world: World) -> pd.DataFrame:
+    """The training pictures of a world, drawn or not: columns path, person, camera, clothes, numbered as when read."""
+    scenes = [scene for scene in scenes_of(world) if scene.split == "train"]
+    rows = [(scene.path, scene.person_id, scene.camera_number - 1, scene.outfit_number) for scene in scenes]
+    frame = pd.DataFrame(rows, columns=["path", "person", "camera", "outfit"])
+    clothes = frame.groupby(["person", "outfit"]).ngroup()
+    return frame.assign(person=pd.factorize(frame.person)[0], clothes=clothes).drop(columns="outfit")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from csgn_lib import vocabulary
-from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet
+from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet, sha256
 from csgn_lib.batches import open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
@@ -33,8 +33,8 @@ from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
 from csgn_lib.vss import Heads, VisualEncoder
 
 __all__ = [
-    "Guides", "Learner", "build_learner", "describe", "fit", "frozen_features", "load_encoder", "load_towers",
-    "read_descriptions", "refuse_another", "stage2_terms",
+    "Guides", "Learner", "build_learner", "check", "describe", "fit", "frozen_features", "load_encoder",
+    "load_towers", "read_descriptions", "refuse_another", "stage2_terms",
 ]  # fmt: skip
 
 
@@ -47,10 +47,11 @@ def fit(
 ) -> Run:
     """Train both stages on ``benchmark.train`` and leave the model in ``run_dir``.
 
-    Writes config.json, benchmark.json (what the data were, with a hash), metrics.jsonl (one record an epoch),
-    log.txt, text.safetensors (the descriptions), checkpoint/ (the last two states) and at last
-    model.safetensors. The same call again continues an unfinished run. A first Ctrl-C or SIGTERM stops it
-    after the step under way, with its state saved.
+    Writes config.json, benchmark.json (what the data were, with a hash), towers.json (the SHA-256 of each
+    checkpoint that it starts from, null for random weights), metrics.jsonl (one record an epoch), log.txt,
+    text.safetensors (the descriptions), checkpoint/ (the last two states) and at last model.safetensors. The same
+    call again continues an unfinished run. A first Ctrl-C or SIGTERM stops it after the step under way, with its
+    state saved.
 
     Several processes (``accelerate launch -m csgn_lib train ...``, ``accelerate.notebook_launcher(fit, ...)``) share
     each batch of the same size, whole identities each, so that the result is that of one, up to rounding. They
@@ -67,7 +68,7 @@ def fit(
             finite (its batch is named, the last good state is kept), no whole checkpoint, no room on the disk.
         KeyboardInterrupt: it was asked to stop.
     """
-    _check(experiment, benchmark)
+    check(experiment, benchmark)
     run = Run(Path(run_dir))
     refuse_another(run, experiment, benchmark)
     if run.path("model.safetensors").exists():  # written last: nothing is left to do
@@ -89,9 +90,12 @@ def fit(
         clip, resnet = load_towers(experiment)
         if clip is not None:
             clip.to(accelerator.device).requires_grad_(False)
+        weights = _checkpoints(clip, resnet)
+        _refuse_other_weights(run, weights)
         if first:
             write_json(run.path("config.json"), experiment.model_dump(mode="json"))  # nothing is left to refuse
             write_json(run.path("benchmark.json"), benchmark.record())
+            write_json(run.path("towers.json"), {"checkpoints": weights})
         guides = prepare_guides(experiment, clip, images, run, accelerator, publish, checkpoints)
         learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, guides)
         for record in train_encoder(experiment, learner, images, guides, accelerator, checkpoints):
@@ -102,7 +106,8 @@ def fit(
     return run
 
 
-def _check(experiment: Experiment, benchmark: Benchmark) -> None:
+def check(experiment: Experiment, benchmark: Benchmark) -> None:
+    """Raise InputError for parameters that contradict each other, or labels that the experiment needs and lacks."""
     if experiment.vss == "resnet" and (experiment.hsf != "none" or experiment.vocabulary_train != "none"):
         raise InputError("vss=resnet has no embedding that meets text; set hsf=none and vocabulary_train=none")
     if experiment.hsf == "none" and experiment.vocabulary_train == "targets":
@@ -121,13 +126,16 @@ def _check(experiment: Experiment, benchmark: Benchmark) -> None:
         clothes_by_person(*(torch.tensor(benchmark.train[name].to_numpy()) for name in ("person", "clothes")))
 
 
+def _begun(run: Run) -> bool:
+    return any(run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint"))
+
+
 def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> None:
     """Raise InputError if the folder holds a run with another parameter, or one that was begun on other data.
 
     Descriptions and classifiers are kept by identity number, which other data may give to other people.
     """
-    begun = any(run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint"))
-    if not begun or not run.path("config.json").exists():
+    if not _begun(run) or not run.path("config.json").exists():
         return
     values = experiment.model_dump(mode="json")
     changed = [name for name, value in run.config.items() if name in values and values[name] != value]
@@ -141,6 +149,23 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
             raise InputError(
                 f"{run.dir} was begun on other data: its {name} was {before.get(name)}, and is {now[name]}; "
                 "name another folder, or bring the data back"
+            )
+
+
+def _checkpoints(clip: ClipTower | None, resnet: ResNetTower | None) -> dict[str, str | None]:
+    towers = {"clip": clip, "resnet": resnet}
+    return {name: sha256(tower.checkpoint) for name, tower in towers.items() if tower is not None}
+
+
+def _refuse_other_weights(run: Run, weights: dict[str, str | None]) -> None:
+    if not _begun(run) or not run.path("towers.json").exists():
+        return
+    before = read_json(run.path("towers.json")).get("checkpoints")
+    for name, digest in weights.items():
+        if before.get(name) != digest:
+            raise InputError(
+                f"{run.dir} was begun from another {name}_checkpoint: its SHA-256 was {before.get(name)}, and is "
+                f"{digest}; name another folder, or bring the file back"
             )
 
 
@@ -167,7 +192,7 @@ def load_towers(experiment: Experiment) -> tuple[ClipTower | None, ResNetTower |
     size = (experiment.image_height, experiment.image_width)
     clip = resnet = None
     if experiment.vss != "resnet":
-        clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, size)
+        clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, size, experiment.vit_stride)
     if experiment.vss != "none":
         resnet = load_resnet(experiment.resnet_model, experiment.resnet_checkpoint)
     return clip, resnet

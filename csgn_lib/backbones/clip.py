@@ -1,37 +1,31 @@
-"""The towers: open_clip's CLIP and timm's ResNet, and the one file that knows their insides.
-
-Everything else sees three calls: image features as CLIP-ReID reads them, text features of strings,
-and text features of prompts whose word embeddings are learned. Images are RGB in [0, 1]; each tower
-normalises for itself, since CLIP and ImageNet disagree on mean and deviation.
-"""
+"""open_clip's CLIP, read as CLIP-ReID reads it: two depths of the ViT, and prompts with learned words."""
 
 from __future__ import annotations
 
 import contextlib
-import pickle
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import open_clip
-import timm
 import torch
 import torch.nn.functional as F
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from open_clip.transformer import VisionTransformer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from csgn_lib.backbones import checkpoints
 from csgn_lib.records import InputError
 
-TOWERS = Path(__file__).parent / "towers"
-EMBEDDED = "embedded"
+MIN_STRIDE = 8  # pixels: half a patch of ViT-B/16
 CLIP_FILES = {"csgn-tiny": "csgn-tiny.safetensors"}
-RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet.safetensors"}
-open_clip.add_model_config(TOWERS / "csgn-tiny.json")
+open_clip.add_model_config(checkpoints.TOWERS / "csgn-tiny.json")
 
 
 @dataclass(frozen=True)
@@ -47,14 +41,6 @@ class VitFeatures:
     z12: Tensor
     zp: Tensor
     tokens: Tensor
-
-
-@dataclass(frozen=True)
-class ResNetFeatures:
-    """pooled (B, C): average over the map. feature_map (B, C, h, w): after the last stage."""
-
-    pooled: Tensor
-    feature_map: Tensor
 
 
 class CompactTokenizer:
@@ -91,7 +77,7 @@ class CompactTokenizer:
 @lru_cache(maxsize=1)
 def tiny_words() -> tuple[str, ...]:
     """Every word that the small CLIP was trained on."""
-    return tuple((TOWERS / "csgn-tiny.words").read_text(encoding="utf-8").split())
+    return tuple((checkpoints.TOWERS / "csgn-tiny.words").read_text(encoding="utf-8").split())
 
 
 def _attention() -> contextlib.AbstractContextManager[None]:
@@ -106,12 +92,20 @@ class ClipTower(nn.Module):
         model: an open_clip model with a ViT of class token pooling.
         tokenizer: texts to (N, context_length) ids.
         mean, std: of RGB in [0, 1], as the weights were trained with.
+        checkpoint: the file that the weights came from; None for random weights.
 
     Raises:
         InputError: the visual tower is not open_clip's own ViT, or pools otherwise.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: object, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: object,
+        mean: Sequence[float],
+        std: Sequence[float],
+        checkpoint: Path | None = None,
+    ) -> None:
         super().__init__()
         visual = model.visual
         if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
@@ -120,6 +114,7 @@ class ClipTower(nn.Module):
             )
         self.model = model
         self.tokenizer = tokenizer
+        self.checkpoint = checkpoint
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.text = getattr(model, "text", None) or model  # CustomTextCLIP keeps its text tower apart
@@ -182,48 +177,121 @@ def vit_features(visual: VisionTransformer, normalised: Tensor) -> VitFeatures:
     return VitFeatures(z11=x[:, 0], z12=z12, zp=z12 @ visual.proj, tokens=last[:, 1:])
 
 
-def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int]) -> ClipTower:
-    """Build a CLIP and load its weights; position embeddings are interpolated to ``image_size``.
+def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], stride: int | None = None) -> ClipTower:
+    """Build a CLIP and load its weights; position embeddings are interpolated to the grid of ``image_size``.
 
     Args:
         model: an open_clip name, such as ViT-B-16-quickgelu, or csgn-tiny.
-        checkpoint: embedded; a file (safetensors, or a pickle that ``weights_only`` accepts); an open_clip
-            tag, which open_clip then downloads; or None for random weights.
+        checkpoint: embedded; a file (safetensors, or a pickle that ``weights_only`` accepts, OpenAI's key layout
+            among them); an open_clip tag, which open_clip then downloads; or None for random weights.
         image_size: (H, W) in pixels.
+        stride: pixels from one patch to the next, 8 to the patch size; less than the patch size, and patches
+            overlap [C: 12]. None: the patch size.
 
     Raises:
-        InputError: unknown model or tag, a missing or refused file, weights of another shape.
+        InputError: unknown model or tag, a stride or size that does not fit, a missing or refused file, weights of
+            another shape.
     """
+    vision = _clip_config(model)["vision_cfg"]
+    _check_grid(model, int(vision.get("patch_size", 16)), image_size, stride)
+    source = checkpoints.embedded(model, checkpoint, CLIP_FILES, "clip")
+    is_file = source is not None and Path(source).is_file()
+    if source and not is_file and source not in open_clip.list_pretrained_tags_by_model(model):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise InputError(f"clip_checkpoint {checkpoint!r} is neither a file nor a tag of {model} (tags: {tags})")
+    own_grid = model in CLIP_FILES and source is not None  # open_clip interpolates from square grids only
+    clip = _build_clip(model, None if is_file else source, None if own_grid else image_size)
+    if not own_grid:
+        _set_grid(clip.visual, image_size, stride)
+    file = None
+    if source:
+        try:
+            file = Path(source) if is_file else checkpoints.fetch_clip(model, source, clip)
+            _load_clip_weights(clip, checkpoints.read_weights(file))
+        except Exception as error:  # torch and open_clip raise nine kinds for a file that is none of this model's
+            why = checkpoints.cause(error)
+            raise InputError(f"clip_checkpoint {source} cannot be loaded into {model}: {why}") from error
+    if own_grid:
+        _set_grid(clip.visual, image_size, stride)
+    tokenizer = (
+        CompactTokenizer(tiny_words(), clip.context_length) if model in CLIP_FILES else open_clip.get_tokenizer(model)
+    )
+    cfg = open_clip.get_model_preprocess_cfg(clip)
+    return ClipTower(clip, tokenizer, cfg["mean"], cfg["std"], file)
+
+
+def _clip_config(model: str) -> dict[str, Any]:
+    """open_clip's configuration of a model whose towers can be read here."""
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if config is None:
         raise InputError(f"clip_model {model!r} is not an open_clip model; see open_clip.list_models()")
     vision = config["vision_cfg"]
     if "timm_model_name" in vision or isinstance(vision.get("layers"), list) or "hf_model_name" in config["text_cfg"]:
         raise InputError(f"clip_model {model!r}: its towers are not open_clip's own; use ViT-B-16-quickgelu or such")
-    source = _embedded(model, checkpoint, CLIP_FILES, "clip")
-    if source and not Path(source).is_file() and source not in open_clip.list_pretrained_tags_by_model(model):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise InputError(f"clip_checkpoint {checkpoint!r} is neither a file nor a tag of {model} (tags: {tags})")
-    own_grid = model in CLIP_FILES and source is not None  # open_clip interpolates from square grids only
-    try:
-        clip = open_clip.create_model(
-            model, pretrained=source, force_image_size=None if own_grid else image_size, weights_only=True
+    return config
+
+
+def _check_grid(model: str, patch: int, image_size: tuple[int, int], stride: int | None) -> None:
+    if stride is not None and not MIN_STRIDE <= stride <= patch:
+        raise InputError(f"vit_stride={stride}: {model} has patches of {patch} pixels; set {MIN_STRIDE} to {patch}")
+    if min(image_size) < patch:
+        height, width = image_size
+        raise InputError(
+            f"images of {height} x {width} are smaller than a patch of {model} ({patch}); make them larger"
         )
-    except Exception as error:  # open_clip raises nine kinds for a file that is no checkpoint of this model
-        raise InputError(f"clip_checkpoint {source} cannot be loaded into {model}: {_cause(error)}") from error
-    if own_grid:
-        _interpolate_positions(clip.visual, image_size)
-    tokenizer = (
-        CompactTokenizer(tiny_words(), clip.context_length) if model in CLIP_FILES else open_clip.get_tokenizer(model)
-    )
-    cfg = open_clip.get_model_preprocess_cfg(clip)
-    return ClipTower(clip, tokenizer, cfg["mean"], cfg["std"])
 
 
-def _interpolate_positions(visual: VisionTransformer, image_size: tuple[int, int]) -> None:
-    """Position embeddings to the grid of another image size, bicubic with antialias, as open_clip does."""
-    old = tuple(visual.grid_size)
-    new = tuple(side // patch for side, patch in zip(image_size, visual.patch_size, strict=True))
+def _build_clip(model: str, tag: str | None, image_size: tuple[int, int] | None) -> nn.Module:
+    """With random weights, on the default device; mean and deviation as the tag's weights were trained with."""
+    trained = open_clip.get_pretrained_cfg(model, tag) if tag else {}
+    if tag and bool(trained.get("quick_gelu")) != bool(open_clip.get_model_config(model).get("quick_gelu")):
+        warnings.warn(f"{tag} of {model} was trained with the other GELU; is it {model}-quickgelu?", stacklevel=3)
+    with _no_word_of_random_weights():
+        return open_clip.create_model(
+            model,
+            device=torch.get_default_device(),
+            force_image_size=image_size,
+            force_preprocess_cfg={name: trained[name] for name in ("mean", "std") if name in trained},
+        )
+
+
+@contextlib.contextmanager
+def _no_word_of_random_weights() -> Iterator[None]:
+    """open_clip warns of random weights when it builds; here they are asked for, or replaced right after."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    logging.getLogger().addFilter(other)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(other)
+
+
+def _load_clip_weights(clip: nn.Module, state: dict[str, Tensor]) -> None:
+    """What open_clip.load_checkpoint does with a file, of tensors that were read already."""
+    state = convert_state_dict(clip, state)
+    if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    if "logit_scale" in state:  # a scalar in some files, one number in a row in others
+        state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
+    for name in (name for name in state if name.endswith("positional_embedding")):
+        state[name] = state[name].float()  # OpenAI's are float16, which the CPU cannot interpolate
+    resize_pos_embed(state, clip)
+    resize_text_pos_embed(state, clip)
+    clip.load_state_dict(state)
+
+
+def _set_grid(visual: VisionTransformer, image_size: tuple[int, int], stride: int | None) -> None:
+    """Patches ``stride`` pixels apart: (side - patch) // stride + 1 of them to a side.
+
+    Position embeddings go to that grid, bicubic with antialias, as open_clip does.
+    """
+    steps = visual.patch_size if stride is None else (stride, stride)
+    places = zip(image_size, visual.patch_size, steps, strict=True)
+    old, new = tuple(visual.grid_size), tuple((side - patch) // step + 1 for side, patch, step in places)
+    visual.conv1.stride = tuple(steps)
     visual.image_size, visual.grid_size = tuple(image_size), new
     if new == old:
         return
@@ -232,85 +300,3 @@ def _interpolate_positions(visual: VisionTransformer, image_size: tuple[int, int
         grid = positions[1:].T.reshape(1, -1, *old)
         grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True, align_corners=False)
         visual.positional_embedding = nn.Parameter(torch.cat([positions[:1], grid[0].flatten(1).T]))
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is no checkpoint, or a pickle that would run code; save the tensors as safetensors"
-    return " ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__
-
-
-class ResNetTower(nn.Module):
-    """A timm ResNet whose last stage keeps its resolution (last stride 1, as in BoT and CLIP-ReID [C])."""
-
-    def __init__(self, model: ResNet, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.model = model
-        self.width = int(model.num_features)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> ResNetFeatures:
-        """Images (B, 3, H, W), RGB in [0, 1], to pooled (B, C) and feature_map (B, C, h, w)."""
-        feature_map = self.model.forward_features((images - self.mean) / self.std)
-        return ResNetFeatures(feature_map.mean(dim=(2, 3)), feature_map)
-
-
-@timm.models.register_model
-def csgn_tiny_resnet(pretrained: bool = False, **kwargs: object) -> ResNet:
-    """The embedded ResNet: four stages of one basic block, 32 to 256 channels, 1.2 M parameters."""
-    if pretrained:
-        raise InputError("csgn_tiny_resnet has no hub weights; use resnet_checkpoint=embedded")
-    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(name, None)
-    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(32, 64, 128, 256), **kwargs)
-
-
-def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
-    """Build a ResNet and load its weights.
-
-    Args:
-        model: a timm ResNet name, such as resnet50, or csgn_tiny_resnet.
-        checkpoint: embedded; timm (timm's default weights, downloaded by timm); a safetensors file; or
-            None for random weights.
-
-    Raises:
-        InputError: not a ResNet of timm's, a missing file, weights of another shape.
-    """
-    if not timm.is_model(model):
-        raise InputError(f"resnet_model {model!r} is not a timm model; see timm.list_models('resnet*')")
-    source = _embedded(model, checkpoint, RESNET_FILES, "resnet")
-    try:
-        net = timm.create_model(model, pretrained=source == "timm", num_classes=0)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"resnet_checkpoint=timm of {model} cannot be had ({_cause(error)}); give a file") from error
-    if not isinstance(net, ResNet):
-        raise InputError(f"resnet_model {model!r} is a {type(net).__name__}, not a ResNet with four stages")
-    if source and source != "timm":
-        if not Path(source).is_file():
-            raise InputError(f"resnet_checkpoint {source} does not exist")
-        try:  # timm's own files hold the classifier of ImageNet too
-            weights = {name: value.float() for name, value in load_file(source).items() if not name.startswith("fc.")}
-            net.load_state_dict(weights)
-        except (RuntimeError, SafetensorError) as error:
-            raise InputError(f"resnet_checkpoint {source} cannot be loaded into {model}: {_cause(error)}") from error
-    _keep_resolution(net.layer4[0])
-    cfg = net.pretrained_cfg if hasattr(net, "pretrained_cfg") else {}
-    mean, std = cfg.get("mean") or (0.485, 0.456, 0.406), cfg.get("std") or (0.229, 0.224, 0.225)
-    return ResNetTower(net, mean, std)
-
-
-def _keep_resolution(block: nn.Module) -> None:
-    for module in block.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-        elif module is not block and getattr(module, "stride", 1) not in (1, (1, 1)):
-            raise InputError("this ResNet pools where it halves its map (-d, blur); its last stride cannot be set to 1")
-
-
-def _embedded(model: str, checkpoint: str | None, files: dict[str, str], kind: str) -> str | None:
-    if checkpoint != EMBEDDED:
-        return checkpoint
-    if model not in files:
-        raise InputError(f"{kind}_checkpoint=embedded is for {', '.join(files)}; {model} needs a file or a tag")
-    return str(TOWERS / files[model])

@@ -1,0 +1,118 @@
+"""Weights on disk: read without running code, named before they are fetched, and told apart by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub  # brought by open_clip and timm, which both fetch and keep their files through it
+import open_clip
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from csgn_lib.records import InputError
+
+TOWERS = Path(__file__).parents[1] / "towers"
+EMBEDDED = "embedded"
+BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's state dicts hold too
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name: safetensors, or a pickle that ``weights_only`` accepts.
+
+    What trainers put around them is taken off: a dict that holds them as ``state_dict``, a leading ``module.``,
+    and OpenAI's three numbers.
+
+    Raises:
+        Exception: whatever safetensors and torch raise for a file that cannot be read, and ValueError for one
+            without tensors by name; ``cause`` says it in one line.
+    """
+    if str(file).endswith(".safetensors"):
+        held = load_file(file)
+    else:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        held = held["state_dict"]
+    if not isinstance(held, dict) or not held or not all(isinstance(value, Tensor) for value in held.values()):
+        raise ValueError("it holds no tensors by name (a state_dict)")
+    return {name.removeprefix("module."): value for name, value in held.items() if name not in BESIDE_WEIGHTS}
+
+
+def cause(error: Exception) -> str:
+    """Why a checkpoint could not be had or read, in one line."""
+    if "TorchScript" in str(error):
+        return (
+            "it is a TorchScript archive, a program rather than tensors; if you trust it, open it once by "
+            "torch.jit.load and save its state_dict() as safetensors"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no checkpoint, or a pickle that would run code; save the tensors as safetensors"
+    return " ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__
+
+
+def sha256(file: Path | None) -> str | None:
+    """Of a file's bytes, in hexadecimal; None for no file."""
+    if file is None:
+        return None
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def fetch_clip(model: str, tag: str, clip: nn.Module) -> Path:
+    """The file of an open_clip tag, downloaded by open_clip if it is not kept yet; one line says so before."""
+    cfg = open_clip.get_pretrained_cfg(model, tag)
+    repository, _, name = cfg.get("hf_hub", "").rpartition("/")
+    name = name or "open_clip_pytorch_model.bin"
+    names = (name, str(Path(name).with_suffix(".safetensors")), "open_clip_model.safetensors")  # it asks for these
+    url_folder = Path.home() / ".cache" / "clip"
+    if kept_file(repository, names, cfg.get("url"), url_folder) is None:
+        announce(f"{model} {tag}", clip, repository, cfg.get("url"), url_folder)
+    return Path(open_clip.download_pretrained(cfg))
+
+
+def timm_file(cfg: dict[str, Any]) -> Path | None:
+    """Where timm keeps the weights of a pretrained_cfg; None if it has not fetched them yet."""
+    repository, _, _ = (cfg.get("hf_hub_id") or "").partition("@")
+    names = (cfg.get("hf_hub_filename") or "model.safetensors", "pytorch_model.bin")
+    return kept_file(repository, names, cfg.get("url"), _torch_folder())
+
+
+def announce_timm(model: str, cfg: dict[str, Any], net: nn.Module) -> None:
+    """One line before timm downloads, unless its file is kept already."""
+    if (cfg.get("hf_hub_id") or cfg.get("url")) and timm_file(cfg) is None:
+        announce(f"{model} {cfg.get('tag') or ''}".strip(), net, cfg.get("hf_hub_id"), cfg.get("url"), _torch_folder())
+
+
+def kept_file(repository: str, names: tuple[str, ...], url: str | None, url_folder: Path) -> Path | None:
+    """A file that was fetched before: of a Hugging Face repository if there is one, else of a URL."""
+    if not repository:
+        file = url_folder / url.rpartition("/")[2] if url else None
+        return file if file is not None and file.is_file() else None
+    found = (huggingface_hub.try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(file) for file in found if isinstance(file, str)), None)
+
+
+def announce(what: str, model: nn.Module, repository: str | None, url: str | None, url_folder: Path) -> None:
+    """Say on standard error what is about to be fetched, from where, how big it is, and where it will be kept."""
+    source = f"huggingface.co/{repository}" if repository else url
+    folder = huggingface_hub.constants.HF_HUB_CACHE if repository else url_folder
+    megabytes = sum(value.numel() for value in model.parameters()) * 4 / 1e6
+    line = f"fetching {what} from {source} (some {megabytes:,.0f} MB if float32) into {folder}"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _torch_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def embedded(model: str, checkpoint: str | None, files: dict[str, str], kind: str) -> str | None:
+    """A checkpoint as given, or the file that ``embedded`` means for a model. Raises InputError if it means none."""
+    if checkpoint != EMBEDDED:
+        return checkpoint
+    if model not in files:
+        raise InputError(f"{kind}_checkpoint=embedded is for {', '.join(files)}; {model} needs a file or a tag")
+    return str(TOWERS / files[model])

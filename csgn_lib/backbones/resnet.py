@@ -1,0 +1,110 @@
+"""timm's ResNets, whose last stage keeps its resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+
+from csgn_lib.backbones import checkpoints
+from csgn_lib.records import InputError
+
+RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet.safetensors"}
+
+
+@dataclass(frozen=True)
+class ResNetFeatures:
+    """pooled (B, C): average over the map. feature_map (B, C, h, w): after the last stage."""
+
+    pooled: Tensor
+    feature_map: Tensor
+
+
+class ResNetTower(nn.Module):
+    """A timm ResNet whose last stage keeps its resolution (last stride 1, as in BoT and CLIP-ReID [C])."""
+
+    def __init__(
+        self, model: ResNet, mean: Sequence[float], std: Sequence[float], checkpoint: Path | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.checkpoint = checkpoint  # the file that the weights came from; None for random weights
+        self.width = int(model.num_features)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> ResNetFeatures:
+        """Images (B, 3, H, W), RGB in [0, 1], to pooled (B, C) and feature_map (B, C, h, w)."""
+        feature_map = self.model.forward_features((images - self.mean) / self.std)
+        return ResNetFeatures(feature_map.mean(dim=(2, 3)), feature_map)
+
+
+@timm.models.register_model
+def csgn_tiny_resnet(pretrained: bool = False, **kwargs: object) -> ResNet:
+    """The embedded ResNet: four stages of one basic block, 32 to 256 channels, 1.2 M parameters."""
+    if pretrained:
+        raise InputError("csgn_tiny_resnet has no hub weights; use resnet_checkpoint=embedded")
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(name, None)
+    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(32, 64, 128, 256), **kwargs)
+
+
+def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
+    """Build a ResNet and load its weights.
+
+    Args:
+        model: a timm ResNet name, such as resnet50, or csgn_tiny_resnet.
+        checkpoint: embedded; timm (timm's default weights, downloaded by timm); a file (safetensors, or a pickle
+            that ``weights_only`` accepts); or None for random weights.
+
+    Raises:
+        InputError: not a ResNet of timm's, a missing or refused file, weights of another shape.
+    """
+    if not timm.is_model(model):
+        raise InputError(f"resnet_model {model!r} is not a timm model; see timm.list_models('resnet*')")
+    source = checkpoints.embedded(model, checkpoint, RESNET_FILES, "resnet")
+    with torch.device("meta"):  # its kind and size are known before anything is fetched
+        blank = timm.create_model(model)
+    if not isinstance(blank, ResNet):
+        raise InputError(f"resnet_model {model!r} is a {type(blank).__name__}, not a ResNet with four stages")
+    cfg = getattr(blank, "pretrained_cfg", None) or {}
+    if source == "timm":
+        checkpoints.announce_timm(model, cfg, blank)
+    try:
+        net = timm.create_model(model, pretrained=source == "timm", num_classes=0)
+    except (OSError, RuntimeError) as error:
+        why = checkpoints.cause(error)
+        raise InputError(f"resnet_checkpoint=timm of {model} cannot be had ({why}); give a file") from error
+    file = checkpoints.timm_file(cfg) if source == "timm" else Path(source) if source else None
+    if source and source != "timm":
+        _load_resnet_weights(net, model, file)
+    _keep_resolution(net.layer4[0])
+    mean, std = cfg.get("mean") or (0.485, 0.456, 0.406), cfg.get("std") or (0.229, 0.224, 0.225)
+    return ResNetTower(net, mean, std, file)
+
+
+def _load_resnet_weights(net: ResNet, model: str, file: Path) -> None:
+    if not file.is_file():
+        raise InputError(f"resnet_checkpoint {file} does not exist")
+    try:
+        weights = checkpoints.read_weights(file)
+        net.load_state_dict({  # timm's own files hold the classifier of ImageNet too
+            name: value.float() for name, value in weights.items() if not name.startswith("fc.")
+        })  # fmt: skip
+    except Exception as error:  # torch and safetensors raise many kinds for a file that is no checkpoint
+        raise InputError(
+            f"resnet_checkpoint {file} cannot be loaded into {model}: {checkpoints.cause(error)}"
+        ) from error
+
+
+def _keep_resolution(block: nn.Module) -> None:
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+        elif module is not block and getattr(module, "stride", 1) not in (1, (1, 1)):
+            raise InputError("this ResNet pools where it halves its map (-d, blur); its last stride cannot be set to 1")

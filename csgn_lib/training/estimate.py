@@ -1,0 +1,180 @@
+"""What a training needs at least: bytes and arithmetic counted, not guessed, before it starts.
+
+Models are built on the meta device, where tensors have a shape and no data, so that neither weights nor
+memory are needed to count.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from csgn_lib.backbones import ClipTower
+from csgn_lib.batches import random_stream
+from csgn_lib.config import Experiment
+from csgn_lib.training import build_learner, load_towers
+from csgn_lib.training.stage2 import Learner, identity_sampler
+from csgn_lib.training.steps import STREAMS, Guides
+from csgn_lib.vss import parameter_groups
+
+TRAINED_BYTES = 16  # float32: a weight, its gradient, Adam's two moments
+FROZEN_BYTES = 4
+STAGE2_PASSES = 3  # forward, and backward to inputs and to weights
+STAGE1_PASSES = 2  # forward, and backward to the prompts' words alone: the text tower is frozen
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Lower bounds of a whole training. FLOPs: multiplications and additions of matrix products and convolutions.
+
+    trained, frozen: parameters. images: of the training split, (height, width) in pixels. image_flops, vit_flops,
+    prompt_flops: one image through encoder and heads, one through the ViT, one prompt through the text tower, each
+    forward. features: images that stage 1 reads once. prompts: in an epoch of stage 1. seen: images in an epoch of
+    stage 2. rate: FLOP/s of a matrix product on ``device`` in ``precision``, measured.
+    """
+
+    trained: int
+    frozen: int
+    images: int
+    size: tuple[int, int]
+    image_flops: int
+    vit_flops: int
+    prompt_flops: int
+    features: int
+    prompts: int
+    seen: int
+    epochs: tuple[int, int]
+    device: str
+    precision: str
+    rate: float
+
+    @property
+    def trained_bytes(self) -> int:
+        """Weights, gradients and Adam's moments of what stage 2 trains."""
+        return self.trained * TRAINED_BYTES
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Weights that are held and not trained: CLIP's text tower."""
+        return self.frozen * FROZEN_BYTES
+
+    @property
+    def pixel_bytes(self) -> int:
+        """The training images, uint8 (N, 3, H, W)."""
+        return self.images * 3 * self.size[0] * self.size[1]
+
+    @property
+    def flops(self) -> tuple[int, int]:
+        """Of all of stage 1, and of all of stage 2."""
+        stage1 = self.features * self.vit_flops + self.epochs[0] * self.prompts * STAGE1_PASSES * self.prompt_flops
+        return stage1, self.epochs[1] * self.seen * STAGE2_PASSES * self.image_flops
+
+    @property
+    def seconds(self) -> float:
+        """If the machine did nothing but this arithmetic at the measured rate."""
+        return sum(self.flops) / self.rate
+
+
+def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
+    """Count what training ``experiment`` on a frame with person and clothes labels needs, in about a second.
+
+    Raises:
+        InputError: towers that do not exist or do not fit, labels that do not fit the batches.
+    """
+    clip, learner = _without_data(experiment, train.person.nunique())
+    groups = parameter_groups(learner.encoder, learner.heads, experiment)
+    trained = _count([value for group in groups for value in group["params"]])
+    held = {id(value): value for part in (clip, learner) if part is not None for value in part.parameters()}
+    size = (experiment.image_height, experiment.image_width)
+    pair = torch.empty(2, 3, *size, device="meta")  # two: a batch norm in training refuses one
+    texts = experiment.hsf != "none" and experiment.mdg != "random"
+    sampler = identity_sampler(experiment, train)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return Estimate(
+        trained=trained,
+        frozen=_count(held.values()) - trained,
+        images=len(train),
+        size=size,
+        image_flops=count_flops(learner, pair) // 2,
+        vit_flops=count_flops(clip.visual, pair) // 2 if clip is not None else 0,
+        prompt_flops=_prompt_flops(clip, experiment.prompt_tokens) if texts else 0,
+        features=2 * len(train) if texts else 0,  # RGB and gray
+        prompts=_prompts(experiment, train) if texts else 0,
+        seen=len(sampler) * experiment.batch_persons * experiment.batch_images,
+        epochs=(experiment.stage1_epochs if texts else 0, experiment.stage2_epochs),
+        device=device.type if device.type != "cpu" else f"cpu ({torch.get_num_threads()} x one thread)",
+        precision=experiment.precision,
+        rate=matrix_rate(device, torch.bfloat16 if experiment.precision == "bf16" else torch.float32),
+    )
+
+
+def _without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | None, Learner]:
+    """The CLIP and the learner as training builds them, on the meta device."""
+    blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "vocabulary_train": "none"}
+    blank = experiment.model_copy(update=blank)  # subspaces of words cost next to nothing
+    with torch.random.fork_rng(devices=[]):  # initial weights are not drawn on meta, but chance moves on
+        with torch.device("meta"):
+            clip, resnet = load_towers(blank)
+        if clip is not None:
+            clip.requires_grad_(False)
+        return clip, build_learner(blank, clip, resnet, identities, Guides()).to("meta")
+
+
+def count_flops(module: nn.Module, *inputs: Tensor) -> int:
+    """FLOPs of one forward call, counted by torch."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return counter.get_total_flops()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
+    """FLOP/s of the best of the square matrix products that fit into ``seconds``, on this machine now.
+
+    On a CPU one thread's, times the threads: where others use the cores too, products of all threads wait for
+    each other and measure the crowd, and a time that is to be a lower bound needs the machine's own rate.
+    """
+    if device.type != "cpu":
+        return _best_rate(device, dtype, 4096, seconds)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return threads * _best_rate(device, dtype, 512, seconds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _best_rate(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
+    left = torch.rand(side, side, device=device, generator=torch.Generator(device)).to(dtype)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < end:
+        started = time.perf_counter()
+        left @ left
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best
+
+
+def _count(parameters: object) -> int:
+    return sum(value.numel() for value in parameters)
+
+
+def _prompt_flops(clip: ClipTower, tokens: int) -> int:
+    """One RGB prompt, to its end-of-text, forward; the gray one is a word longer at most."""
+    ids = clip.tokenizer([" ".join(["A photo of a", *["a"] * tokens, "person."])])
+    end = ids.argmax(dim=-1).cpu()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        clip.prompt_features(torch.empty(1, int(end) + 1, clip.text_width, device="meta"), end)
+    return counter.get_total_flops()
+
+
+def _prompts(experiment: Experiment, train: pd.DataFrame) -> int:
+    """In the first epoch of stage 1: two of every identity in each of its batches, which are drawn as there."""
+    person = torch.tensor(train.person.to_numpy())
+    order = torch.randperm(len(person), generator=random_stream(experiment.seed, STREAMS["stage1"]))
+    return 2 * sum(len(person[rows].unique()) for rows in order.split(experiment.stage1_batch))

@@ -1,0 +1,110 @@
+"""What a training needs at least: against what torch then holds, sums by hand, and a closed form for the ViT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from csgn_lib import synthetic, training
+from csgn_lib.config import Experiment
+from csgn_lib.training import estimate as counting
+from csgn_lib.training.estimate import Estimate, estimate, matrix_rate
+from csgn_lib.training.steps import Guides
+from csgn_lib.vss import parameter_groups
+
+HEIGHT, WIDTH, PATCH = 96, 48, 8
+
+
+def count(train, **changes: Any) -> Estimate:
+    return estimate(Experiment.from_parameters(**({"batch_persons": 4, "batch_images": 2} | changes)), train)
+
+
+@pytest.fixture(autouse=True)
+def a_rate(monkeypatch) -> None:
+    monkeypatch.setattr(counting, "matrix_rate", lambda *_: 2e9)
+
+
+@pytest.mark.parametrize("vss", ["steer", "concat", "cross_attention", "none", "resnet"])
+def test_bytes_are_those_that_torch_holds_after_a_step(tiny_benchmark, vss):
+    text = {} if vss != "resnet" else {"hsf": "none"}
+    experiment = Experiment.from_parameters(vss=vss, clip_checkpoint=None, resnet_checkpoint=None, **text)
+    clip, resnet = training.load_towers(experiment)
+    if clip is not None:
+        clip.requires_grad_(False)
+    learner = training.build_learner(experiment, clip, resnet, 8, Guides())
+    trained = [
+        value for group in parameter_groups(learner.encoder, learner.heads, experiment) for value in group["params"]
+    ]
+    optimizer = torch.optim.Adam(trained)
+    sum(value.sum() for value in trained).backward()
+    optimizer.step()
+    held = 0
+    for value in trained:
+        moments = [optimizer.state[value][name] for name in ("exp_avg", "exp_avg_sq")]
+        held += sum(tensor.numel() * tensor.element_size() for tensor in (value, value.grad, *moments))
+    needed = count(tiny_benchmark.train, vss=vss, **text)
+    assert needed.trained_bytes == held
+    everything = {id(value): value for part in (clip, learner) if part is not None for value in part.parameters()}
+    assert needed.frozen_bytes == 4 * sum(v.numel() for v in everything.values()) - 4 * needed.trained
+    assert needed.pixel_bytes == len(tiny_benchmark.train) * 3 * HEIGHT * WIDTH
+
+
+def test_the_vits_arithmetic_is_the_closed_form(tiny_benchmark, random_clip):
+    width, joint = random_clip.width, random_clip.embed_dim
+    patches = (HEIGHT // PATCH) * (WIDTH // PATCH)
+    tokens, layers = patches + 1, len(random_clip.visual.transformer.resblocks)
+    linear = 4 * width**2 + 2 * width * random_clip.visual.transformer.resblocks[0].mlp.c_fc.out_features
+    block = 2 * tokens * linear + 2 * 2 * tokens**2 * width  # two matrix products of attention
+    expected = 2 * patches * width * 3 * PATCH**2 + layers * block + 2 * width * joint
+    assert count(tiny_benchmark.train).vit_flops == expected
+
+
+def test_arithmetic_grows_with_epochs_images_and_patches_and_time_with_arithmetic(tiny_benchmark):
+    train = tiny_benchmark.train
+    chance = torch.get_rng_state()
+    once, twice = (count(train, stage1_epochs=n, stage2_epochs=n) for n in (1, 2))
+    assert torch.equal(torch.get_rng_state(), chance)  # the caller's own
+    assert min(once.flops) > 0 and twice.flops[1] == 2 * once.flops[1]
+    reading = once.features * once.vit_flops  # of frozen features: once, however many epochs
+    assert once.features == 2 * len(train) and twice.flops[0] - reading == 2 * (once.flops[0] - reading)
+    assert once.flops[1] == 3 * once.seen * once.image_flops and once.seen <= len(train)
+    assert once.seconds == sum(once.flops) / 2e9
+    assert count(train, image_height=192).vit_flops > 1.9 * once.vit_flops
+    assert once.image_flops > once.vit_flops  # the ResNet and the heads
+
+
+def test_what_an_experiment_leaves_out_is_not_counted(tiny_benchmark):
+    for changes in ({"hsf": "none"}, {"mdg": "random"}, {"stage1_epochs": 0, "hsf": "none"}):
+        assert count(tiny_benchmark.train, **changes).flops[0] == 0
+    alone = count(tiny_benchmark.train, vss="resnet", hsf="none")
+    assert (alone.vit_flops, alone.prompt_flops) == (0, 0) and alone.image_flops > 0
+
+
+def test_a_full_size_tower_is_counted_without_its_weights(tiny_benchmark, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("reached for another machine"))
+    needed = count(tiny_benchmark.train, preset="ltcc-paper", benchmark="synthetic", vit_stride=12)
+    assert 22e6 + 86e6 < needed.trained < 120e6 and 60e6 < needed.frozen < 66e6
+    assert 35e9 < needed.vit_flops < 40e9  # 211 tokens
+
+
+def test_every_prompt_of_the_first_epoch_is_counted_as_stage_1_draws_it(tiny_benchmark):
+    train = tiny_benchmark.train
+    people = train.person.nunique()
+    assert count(train, stage1_batch=len(train)).prompts == 2 * people
+    assert 2 * people < count(train, stage1_batch=2).prompts <= 2 * len(train)
+
+
+def test_the_rate_is_a_matrix_products():
+    threads, chance = torch.get_num_threads(), torch.get_rng_state()
+    assert 1e8 < matrix_rate(torch.device("cpu"), torch.float32, 0.05) < 1e14
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), chance)
+
+
+def test_the_plan_of_a_world_is_what_its_reader_reads(tiny_world, tiny_benchmark):
+    planned, read = synthetic.planned_train(tiny_world), tiny_benchmark.train
+    columns = ["path", "person", "camera", "clothes"]
+    planned = planned.sort_values("path").reset_index(drop=True)
+    read = read.assign(path=read.path.astype(str)).sort_values("path").reset_index(drop=True)
+    assert planned[columns].astype(str).equals(read[columns].astype(str))
