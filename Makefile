@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds answers test lint lab tiny-clip bench-retrieval clean
+.PHONY: help install demo first-result seeds answers test lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -47,6 +47,9 @@ tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again: some 40 minute
 
 bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
 	@$(RUN) -m csgn_lib.retrieval
+
+bench-train: $(STAMP)  ## time a training step at full size, and CLIP-ReID's beside it where CLIP_REID holds its path
+	@$(RUN) -m csgn_lib.training
 
 clean:  ## remove .venv and caches; data and reports stay
 	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build reports/cache

@@ -13,7 +13,7 @@ HOME = Path(__file__).resolve().parents[1]
 LIBRARY = HOME / "csgn_lib"
 # each room imports only from rooms to its left
 ROOMS = (
-    "records config datasets synthetic batches backbones vocabulary mdg vss hsf losses training pretraining "
+    "records bench config datasets synthetic batches backbones vocabulary mdg vss hsf losses training pretraining "
     "retrieval models probes attribution runs figures panels __main__"
 ).split()
 MODULES = sorted(LIBRARY.rglob("*.py"))

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from csgn_lib import datasets, retrieval
+from csgn_lib import bench, datasets, retrieval
 from csgn_lib.records import InputError
 from csgn_lib.retrieval import __main__ as benchmark
-from csgn_lib.retrieval import peers, report
+from csgn_lib.retrieval import peers
 
 
 def frame(person, camera) -> pd.DataFrame:
@@ -104,10 +104,10 @@ def test_simple_ccreids_clip_reids_and_fires_distances_order_alike_so_that_their
 
 
 def test_a_peer_is_loaded_file_by_file_and_one_without_a_path_is_said_to_be_skipped(tmp_path, monkeypatch):
-    for variable in peers.VARIABLES.values():
+    for variable in bench.PEERS.values():
         monkeypatch.delenv(variable, raising=False)
     assert peers.scorers() == {} and peers.reranker() is None
-    assert len(peers.missing()) == 4 and "CLIP_REID is not set" in "".join(peers.missing())
+    assert len(bench.missing()) == 4 and "CLIP_REID is not set" in "".join(bench.missing())
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils/__init__.py").write_text("raise ImportError('its project must not be imported')")
     rule = (
@@ -123,17 +123,17 @@ def test_a_peer_is_loaded_file_by_file_and_one_without_a_path_is_said_to_be_skip
 
 
 def test_a_row_of_the_benchmark_says_whether_its_target_was_met():
-    row = report.Row("ours", 1.5, "x", 1.3)
+    row = bench.Row("ours", 1.5, "x", 1.3)
     assert row.met is False and row.words() == ("ours", "1.5 x", "<= 1.3 x", "NOT MET") and "NOT MET" in str(row)
-    assert report.Row("ours", 1.3, "x", 1.3).met and report.Row("theirs", 5.0, "x", 5, at_least=True).met
-    assert report.Row("theirs", 4.9, "x", 5, at_least=True).met is False
-    assert report.Row("skipped", None, "", 5).met is None and report.Row("seconds", 2.0, "s").met is None
-    assert report.Row("error", 4.8e-7, "", 1e-6).words()[1:] == ("5e-7", "<= 1e-6", "met")
+    assert bench.Row("ours", 1.3, "x", 1.3).met and bench.Row("theirs", 5.0, "x", 5, at_least=True).met
+    assert bench.Row("theirs", 4.9, "x", 5, at_least=True).met is False
+    assert bench.Row("skipped", None, "", 5).met is None and bench.Row("seconds", 2.0, "s").met is None
+    assert bench.Row("error", 4.8e-7, "", 1e-6).words()[1:] == ("5e-7", "<= 1e-6", "met")
 
 
 def test_the_benchmarks_table_is_written_as_csv_and_as_text(tmp_path):
-    rows = [report.Row("ours", 0.123456789, "x", 0.3), report.Row("a, peer: skipped", None)]
-    report.write(tmp_path / "new", rows, "the command")
+    rows = [bench.Row("ours", 0.123456789, "x", 0.3), bench.Row("a, peer: skipped", None)]
+    bench.write(tmp_path / "new", rows, "What was measured", "the command")
     table = pd.read_csv(tmp_path / "new/bench.csv")
     assert table.what.tolist() == ["ours", "a, peer: skipped"]
     assert table.value[0] == 0.123457 and np.isnan(table.value[1]) and bool(table.met[0]) is True
@@ -142,16 +142,16 @@ def test_the_benchmarks_table_is_written_as_csv_and_as_text(tmp_path):
 
 
 def test_a_peak_of_memory_is_what_a_block_of_code_held_and_let_go():
-    with report.peak() as memory:
+    with bench.peak() as memory:
         held = np.ones(30_000_000, dtype=np.uint8)
         del held
-    assert report.Peak().over(1) is None and report.Peak(2e6).over(1e6, before=1e6) == 3.0
+    assert bench.Peak().over(1) is None and bench.Peak(2e6).over(1e6, before=1e6) == 3.0
     assert memory.size is None or 29e6 < memory.size < 60e6
 
 
 def test_the_benchmark_measures_in_turns_on_features_that_can_be_told_apart():
     order = []
-    seconds, results = report.in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or 2}, rounds=2)
+    seconds, results = bench.in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or 2}, rounds=2)
     assert seconds.keys() == {"a", "b"} and results == {"a": None, "b": 2} and order == ["a", "b", "a", "b"]
     asked, ranked, query, gallery = benchmark.world(20, 50, 5, 8, noise=0.01)
     assert retrieval.evaluate(asked, ranked, query, gallery, "general").mean_ap > 0.9

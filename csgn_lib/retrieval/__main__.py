@@ -24,10 +24,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csgn_lib import datasets
+from csgn_lib.bench import Row, in_turns, missing, peak, quiet, write
 from csgn_lib.records import home, read_json, write_json
-from csgn_lib.retrieval import evaluate, evaluate_distances, peers, report, rerank, rerank_blocks
+from csgn_lib.retrieval import evaluate, evaluate_distances, peers, rerank, rerank_blocks
 from csgn_lib.retrieval.blocks import thread_count
-from csgn_lib.retrieval.report import Row, in_turns, peak, quiet
 
 MB, GIB = 1e6, 2**30
 TRAINED, WEAK = 0.09, 0.15  # noise of features, times the square root of their width: mAP some 85 % and 5 %
@@ -64,7 +64,9 @@ def main() -> None:
     rows = [row for name in wanted for row in in_fresh_memory(name, options.rounds)]
     if not options.quick:
         folder = home() / "reports" / "retrieval"
-        report.write(folder, rows, f"{COMMAND} --rounds {options.rounds}")
+        write(
+            folder, rows, "How fast, how large and how exact the evaluation is", f"{COMMAND} --rounds {options.rounds}"
+        )
         print(f"written: {folder / 'bench.md'} and bench.csv")
     raise SystemExit(any(row.met is False for row in rows))
 
@@ -106,7 +108,7 @@ def from_distances(rounds: int) -> Iterator[Row]:
         ranks = min(len(curve), len(mine.cmc))
         error = max(abs(mine.mean_ap - mean_ap), np.abs(mine.cmc[:ranks] - curve[:ranks]).max())
         yield Row(f"{name}: its mAP and CMC differ from ours by", float(error), "", 1e-6)
-    for line in peers.missing():
+    for line in missing():
         yield Row(line, None)
 
 

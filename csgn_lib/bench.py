@@ -1,25 +1,37 @@
-"""How a benchmark of the evaluation measures and what it leaves: times in turns, peaks of memory, one table."""
+"""How benchmarks measure and what they leave: times in turns, peaks of memory, one table; and peers beside ours.
+
+No peer's code is here: whoever runs a benchmark fetches it and gives its path in an environment variable. It is
+loaded file by file, without installing its project.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
 import io
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
 from csgn_lib.records import atomic_path, write_text
-from csgn_lib.retrieval.blocks import thread_count
 
+PEERS = {
+    "Simple-CCReID": "SIMPLE_CCREID",
+    "CLIP-ReID": "CLIP_REID",
+    "fast-reid": "FAST_REID",
+    "FIRe": "FIRE_CCREID",
+}
 PAUSE = 0.3  # seconds between runs: a BLAS keeps its threads spinning for a while after a product
 STATUS = Path("/proc/self/status")
 CPU = Path("/proc/cpuinfo")
@@ -66,7 +78,7 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}".strip() if abs(value) < 1000 else f"{value:,.0f} {unit}".strip()
 
 
-def write(folder: Path, rows: Sequence[Row], command: str) -> None:
+def write(folder: Path, rows: Sequence[Row], title: str, command: str) -> None:
     """Write ``bench.csv`` and ``bench.md`` into ``folder``, each whole or not at all."""
     with atomic_path(folder / "bench.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -75,11 +87,16 @@ def write(folder: Path, rows: Sequence[Row], command: str) -> None:
             value = "" if row.value is None else f"{row.value:.6g}"
             target = "" if row.target is None else f"{row.target:g}"
             table.writerow([row.what, value, row.unit, target, row.at_least, "" if row.met is None else row.met])
-    lines = ["# How fast, how large and how exact the evaluation is", ""]
+    lines = [f"# {title}", ""]
     lines += [f"Written by `{command}` on {time.strftime('%Y-%m-%d')}.", *machine(), ""]
     lines += ["| what | measured | target | |", "|---|---:|---:|---|"]
     lines += [f"| {' | '.join(row.words())} |" for row in rows]
     write_text(folder / "bench.md", "\n".join(lines) + "\n")
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> list[str]:
@@ -89,7 +106,7 @@ def machine() -> list[str]:
     blas = sorted({f"{lib['internal_api']} {lib['version']}" for lib in threadpool_info() if lib["user_api"] == "blas"})
     load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
     return [
-        f"{processor}, {thread_count()} threads{load}; Python {platform.python_version()}, "
+        f"{processor}, {cores()} cores{load}; Python {platform.python_version()}, "
         f"NumPy {np.__version__}, {', '.join(blas)}.",
         "A time is a median of several, measured in turns with what it is compared with; x is a ratio of two.",
     ]
@@ -151,3 +168,28 @@ def quiet() -> Iterator[None]:
     ):
         warnings.simplefilter("ignore")
         yield
+
+
+def missing(peers: Sequence[str] = tuple(PEERS)) -> list[str]:
+    """A line for each of the peers that no path is given for."""
+    return [f"{name}: skipped, {PEERS[name]} is not set" for name in peers if not peer_root(name)]
+
+
+def peer_root(name: str) -> Path | None:
+    """The folder of a peer's code, if its variable is set."""
+    path = os.environ.get(PEERS[name])
+    return Path(path).expanduser() if path else None
+
+
+def load_peer(name: str, folder: str, module: str) -> ModuleType:
+    """Import a peer's ``folder/module.py`` as part of a package of its own, so that neither its neighbours'
+    ``__init__`` nor its project's imports run; absolute imports of the project still resolve."""
+    root = peer_root(name)
+    package = ModuleType(f"peer_{PEERS[name].lower()}_{folder.replace('/', '_')}")
+    package.__path__ = [str(root / folder)]
+    sys.modules[package.__name__] = package
+    sys.path.insert(0, str(root))
+    try:
+        return importlib.import_module(f"{package.__name__}.{module}")
+    finally:
+        sys.path.remove(str(root))

@@ -1,0 +1,85 @@
+"""The benchmark of training steps, on towers so small that it takes seconds: what it runs, and what it leaves."""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from csgn_lib import bench
+from csgn_lib.config import Experiment
+from csgn_lib.training import __main__ as benchmark
+from csgn_lib.training import peers
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> None:
+    """Its steps with the embedded towers' shapes, two people and two rounds of no pause."""
+
+    def experiment_of(precision: str, **parameters: object) -> Experiment:
+        towers = {"clip_model": "csgn-tiny", "resnet_model": "csgn_tiny_resnet"}
+        blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "preset": "market-clipreid"}
+        return Experiment.from_parameters(**blank | towers | {"precision": precision} | parameters)
+
+    monkeypatch.setattr(benchmark, "experiment_of", experiment_of)
+    monkeypatch.setattr(benchmark, "IDENTITIES", 12)
+    monkeypatch.setattr(benchmark, "has_bf16", lambda: True)
+    monkeypatch.setattr(bench, "PAUSE", 0.0)
+    monkeypatch.delenv("CLIP_REID", raising=False)
+
+
+def test_it_measures_both_stages_and_says_which_peer_is_missing(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bench", "--rounds", "2", "--persons", "2", "--prompts", "8"])
+    with pytest.raises(SystemExit) as end:
+        benchmark.main()
+    assert end.value.code is False or end.value.code == 0
+    rows = pd.read_csv(tmp_path / "reports" / "training" / "bench.csv")
+    said = "\n".join(rows["what"])
+    for part in ("stage 2, batch 8, ViT-B/16, bf16: a step of ours", "ResNet-50", "stage 1, batch 8"):
+        assert part in said
+    assert (rows["value"].dropna() > 0).all() and "CLIP_REID is not set" in said
+    assert "CLIP-ReID's time over ours" not in said and "NOT MET" not in capsys.readouterr().out
+
+
+def test_a_step_descends_what_training_descends(tiny):
+    images = benchmark.random_images(8)
+    assert images.person.tolist() == [0, 0, 0, 0, 7, 7, 7, 7]
+    moved = []
+    build = benchmark.build_learner
+
+    def kept(*given: object) -> torch.nn.Module:
+        moved.append(build(*given))
+        return moved[0]
+
+    benchmark.build_learner = kept
+    try:
+        step = benchmark.stage2_step(images, "fp32", vss="steer")
+    finally:
+        benchmark.build_learner = build
+    before = {name: value.clone() for name, value in moved[0].named_parameters()}
+    step(), step()
+    trained = {name: value for name, value in moved[0].named_parameters() if value.requires_grad}
+    still = [name for name, value in trained.items() if torch.equal(value, before[name])]
+    assert not still
+
+
+def test_a_peers_time_over_ours_has_the_target_it_was_given():
+    seconds = {"CLIP-ReID": 6.0, "bf16": 2.0, "fp32": 6.5}
+    rows = {row.what: row for row in benchmark.against(seconds, "stage 2", {"fp32": 1.0, "bf16": 2.5})}
+    assert rows["stage 2, bf16: CLIP-ReID's time over ours"].met
+    assert rows["stage 2, fp32: CLIP-ReID's time over ours"].met is False
+    assert list(benchmark.against({"bf16": 2.0}, "stage 2", {"bf16": 2.5})) == []
+
+
+def test_what_a_peer_takes_for_granted_is_there_only_while_it_is_loaded():
+    with peers._at_home(torch.device("cpu")):
+        assert torch.zeros(1).cuda().device.type == "cpu"
+        assert next(torch.nn.Linear(1, 1).to("cuda").parameters()).device.type == "cpu"
+        from turtle import pd as slip
+
+        assert slip is None
+    assert "turtle" not in sys.modules or hasattr(sys.modules["turtle"], "forward")
+    assert peers.clip_reid_steps(torch.zeros(1), torch.zeros(1), 3, {}) is None
