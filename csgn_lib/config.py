@@ -16,7 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from csgn_lib.records import InputError
 
-ADDED_LATER = ("vit_stride",)  # at none, an experiment keeps the digest that it had before
+ADDED_LATER = (
+    "vit_stride",
+    "gradient_checkpointing",
+    "ema",
+)  # at none, an experiment keeps the digest that it had before
 
 
 class Experiment(BaseModel):
@@ -64,6 +68,9 @@ class Experiment(BaseModel):
     lr_vit: float = Field(5e-6, ge=0, description="[C]")
     lr_resnet: float = Field(3.5e-4, ge=0, description="[O]")
     lr_heads: float = Field(3.5e-4, ge=0, description="BNNecks, classifiers, steering [O]; CLIP-ReID: lr_vit")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay a step of the averaged weights that are kept; none: the last weights"
+    )
     weight_decay: float = Field(1e-4, ge=0, description="[C]")
     batch_persons: int = Field(16, ge=2, description="identities in a batch [C]")
     batch_images: int = Field(4, ge=2, description="images of each identity in a batch [C]")
@@ -92,6 +99,9 @@ class Experiment(BaseModel):
     resnet_model: str = Field("resnet50", description="a timm name")
     resnet_checkpoint: str | None = Field("timm", description="embedded, timm (ImageNet), a file; none: from scratch")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
+    gradient_checkpointing: bool | None = Field(
+        None, description="the ViT's blocks are computed again in the backward pass: less memory, a third more time"
+    )
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Experiment:

@@ -141,7 +141,7 @@ class VisualEncoder(nn.Module):
             raise InputError(f"unknown vss {variant!r}; one of {', '.join(VARIANTS)}")
         if (clip is None and variant != "resnet") or (resnet is None and variant != "none"):
             raise InputError(f"vss={variant} needs {'a ResNet' if resnet is None else 'a CLIP'}, and none was given")
-        self.variant = variant
+        self.variant, self.recompute = variant, False
         self.vit = clip.visual if clip is not None and variant != "resnet" else None
         self.resnet = resnet if variant != "none" else None
         self.widths: dict[str, int] = {}
@@ -163,7 +163,8 @@ class VisualEncoder(nn.Module):
         c = branch.pooled.float() if branch is not None else None
         if self.vit is None:
             return Embeddings(None, None, None, c)
-        vit = vit_features(self.vit, (images - self.vit_mean) / self.vit_std)
+        recompute = self.recompute and torch.is_grad_enabled()
+        vit = vit_features(self.vit, (images - self.vit_mean) / self.vit_std, recompute)
         f = vit.zp
         if self.variant == "steer":
             f = self.join(vit.zp, c)

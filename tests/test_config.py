@@ -67,6 +67,6 @@ def test_the_digest_of_a_written_experiment_is_that_of_the_read_one():
 def test_a_parameter_that_was_added_later_leaves_the_digests_of_before():
     experiment = Experiment.from_parameters()
     before = {name: value for name, value in experiment.model_dump(mode="json").items()
-              if name not in ("seed", "vit_stride")}  # fmt: skip
+              if name not in ("seed", "vit_stride", "gradient_checkpointing", "ema")}  # fmt: skip
     assert experiment.digest() == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:8]
     assert Experiment.from_parameters(vit_stride=8).digest() != experiment.digest()

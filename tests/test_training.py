@@ -585,6 +585,44 @@ def test_the_adversary_learns_clothes_apart_from_the_features(people):
     assert float(first.detach()) == pytest.approx(2 * float(expected.detach()), rel=1e-6)
 
 
+def test_the_average_of_weights_is_the_naive_one_and_survives_a_stop(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+    experiment, seen = small(vss="steer", stage1_epochs=0, stage2_epochs=2, ema=0.7), []
+    descend, build, learners = stage2.descend, training.build_learner, []
+    monkeypatch.setattr(training, "build_learner", lambda *given: learners.append(build(*given)) or learners[-1])
+
+    def spied(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        descend(loss, optimizer)
+        seen.append({name: value.clone() for name, value in learners[-1].encoder.state_dict().items()})
+
+    monkeypatch.setattr(stage2, "descend", spied)
+    model = load_file(training.fit(experiment, people, tmp_path / "whole").path("model.safetensors"))
+    for name in ("vit.conv1.weight", "join.gamma", "resnet.model.bn1.running_mean"):
+        average = seen[0][name]
+        for later in seen[1:]:
+            average = 0.7 * average + 0.3 * later[name]
+        torch.testing.assert_close(model[name], average, rtol=1e-5, atol=1e-7)
+        assert not torch.equal(model[name], seen[-1][name])
+
+    def stop(record: dict[str, Any]) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        training.fit(experiment, people, tmp_path / "stopped", report=stop)
+    again = load_file(training.fit(experiment, people, tmp_path / "stopped").path("model.safetensors"))
+    assert all(torch.equal(value, model[name]) for name, value in again.items())
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(people, tmp_path):
+    model = []
+    for name, value in (("plain", None), ("recomputed", True)):
+        experiment = small(stage1_epochs=0, gradient_checkpointing=value)
+        run = training.fit(experiment, people, tmp_path / name)
+        model.append(run.path("model.safetensors").read_bytes())
+    assert model[0] == model[1]
+    assert training.build_learner(experiment, *training.load_towers(experiment), 8, Guides()).encoder.recompute
+
+
 def test_precisions_can_follow_each_other_in_one_process(people, tmp_path):
     for precision in ("bf16", "fp32", "bf16"):
         run = training.fit(small(precision=precision, stage1_epochs=0), people, tmp_path / precision)

@@ -52,6 +52,32 @@ def random_embeddings(count: int = 5) -> Embeddings:
 # --- the encoder --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("variant", ["steer", "none"])
+def test_recomputing_blocks_gives_the_same_gradients_to_the_bit_and_keeps_less(encoder, images, variant, bf16):
+    gradients, kept = [], []
+    for recompute in (False, True):
+        model, saved = encoder(variant).train(), [0]
+        model.recompute = recompute
+
+        def keep(value: torch.Tensor, saved: list[int] = saved) -> torch.Tensor:
+            saved[0] += value.numel()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                parts = model(images).parts()
+            forward = saved[0]
+            sum(value.square().sum() for value in parts.values()).backward()
+        gradients.append({name: value.grad for name, value in model.named_parameters()})
+        kept.append(forward)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, value in gradients[0].items():
+        assert (value is None) == (gradients[1][name] is None)
+        assert value is None or torch.equal(value, gradients[1][name]), name
+    assert kept[1] < 0.7 * kept[0]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_gives_its_parts_in_float32(encoder, images, variant):
     model = encoder(variant)

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed,
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from csgn_lib.backbones import checkpoints
 from csgn_lib.records import InputError
@@ -165,14 +166,23 @@ class ClipTower(nn.Module):
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
-def vit_features(visual: VisionTransformer, normalised: Tensor) -> VitFeatures:
-    """Normalised images (B, 3, H, W) through open_clip's ViT, read at two depths [C]."""
+def _run_block(block: nn.Module, x: Tensor) -> Tensor:
+    with _attention() if x.device.type == "cpu" else contextlib.nullcontext():  # in a second run too
+        return block(x)
+
+
+def vit_features(visual: VisionTransformer, normalised: Tensor, recompute: bool = False) -> VitFeatures:
+    """Normalised images (B, 3, H, W) through open_clip's ViT, read at two depths [C].
+
+    ``recompute`` keeps only what enters each block, and computes the rest again in the backward pass: the same
+    gradients, a fraction of the memory, a third more time.
+    """
+    run = partial(checkpoint, _run_block, use_reentrant=False) if recompute else _run_block
     x = visual._embeds(normalised)
-    blocks = visual.transformer.resblocks
-    with _attention() if x.device.type == "cpu" else contextlib.nullcontext():
-        for block in blocks[:-1]:
-            x = block(x)
-        last = visual.ln_post(blocks[-1](x))
+    *blocks, final = visual.transformer.resblocks
+    for block in blocks:
+        x = run(block, x)
+    last = visual.ln_post(run(final, x))
     z12 = last[:, 0]
     return VitFeatures(z11=x[:, 0], z12=z12, zp=z12 @ visual.proj, tokens=last[:, 1:])
 

@@ -209,6 +209,7 @@ def build_learner(
     generator = random_stream(experiment.seed, STREAMS["heads"])
     encoder = VisualEncoder(clip, resnet, experiment.vss, generator).requires_grad_(True)
     head_map = partial(vocabulary.remove, basis=guides.clothing) if experiment.vocabulary_train == "head" else None
+    encoder.recompute = bool(experiment.gradient_checkpointing)
     heads = Heads(encoder.widths, identities, generator)
     return Learner(encoder, heads, head_map)
 

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from csgn_lib import hsf, losses, vocabulary
 from csgn_lib.batches import Augmentation, Batch, IdentitySampler, ImageSet, random_stream
@@ -77,7 +78,8 @@ def train_encoder(
 ) -> Iterator[dict[str, Any]]:
     """Stage 2, one record an epoch: mean of each loss term, rate, images a second; from where it was stopped.
 
-    Adam; linear warm-up from a tenth of the rate, then a tenth at each milestone [C].
+    Adam; linear warm-up from a tenth of the rate, then a tenth at each milestone [C]. With ``ema`` the encoder ends
+    with the exponential average of its weights and statistics over the steps [O].
     """
     frame = pd.DataFrame({"person": images.person.numpy(), "clothes": images.clothes.numpy()})
     sampler = identity_sampler(experiment, frame)
@@ -95,6 +97,10 @@ def train_encoder(
     optimizer = torch.optim.Adam(groups)
     rates = [group["lr"] for group in optimizer.param_groups]
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
+    average = None
+    if experiment.ema is not None:
+        average = AveragedModel(learner.encoder, multi_avg_fn=get_ema_multi_avg_fn(experiment.ema), use_buffers=True)
+        parts["average"] = average
     if clothes is not None:
         parts |= {"clothes": clothes, "clothes_optimizer": clothes.optimizer}
     state = Resumable(parts, accelerator.device)
@@ -118,6 +124,8 @@ def train_encoder(
                 if clothes is not None:
                     terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)
                 descend(sum(terms.values()), optimizer)
+                if average is not None:
+                    average.update_parameters(learner.encoder)
                 state.terms.add(terms)
                 state.keep(checkpoints, where, step)
             means = state.end_epoch(where)
@@ -127,6 +135,8 @@ def train_encoder(
                 "stage": 2, "epoch": epoch, "epochs": experiment.stage2_epochs, "rate": round(factor, 4),
                 "seconds": round(seconds, 2), "images_per_second": round(images_done / seconds, 1), **means,
             }  # fmt: skip
+    if average is not None:
+        learner.encoder.load_state_dict(average.module.state_dict())
 
 
 def identity_sampler(experiment: Experiment, frame: pd.DataFrame) -> IdentitySampler:
