@@ -49,6 +49,17 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(target: str | Path) -> Iterator[None]:
+    """Inside, what the disk refuses becomes an InputError that names ``target``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{target} cannot be written ({error.strerror or error}); make room, or choose another place"
+        ) from error
+
+
 def write_text(target: str | Path, text: str) -> None:
     """Write ``text`` to ``target`` atomically, as UTF-8."""
     with atomic_path(target) as temporary:

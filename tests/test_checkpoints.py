@@ -117,6 +117,13 @@ def test_a_polite_stop_ends_the_step_saves_and_goes_on(people, whole, tmp_path, 
     assert_same(training.fit(small(), people, tmp_path), whole)
 
 
+def test_signals_are_the_callers_again_even_if_its_report_raises(people, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Crash) as kept:  # the traceback holds the frames, and they the generator
+        training.fit(small(stage1_epochs=0), people, tmp_path, report=lambda record: crash())
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before and kept
+
+
 def test_a_second_signal_stops_at_once():
     checkpoints = Checkpoints(None)
     with pytest.raises(KeyboardInterrupt), checkpoints.stopping():
@@ -224,7 +231,7 @@ def test_a_pickle_with_the_right_digest_is_refused_and_does_not_run(people, whol
     last.write_bytes(pickle.dumps(Runs(mark), protocol=2))
     stage, epoch, step, _ = last.stem.split("-")
     last.rename(last.with_name(f"{stage}-{epoch}-{step}-{places._digest(last)}.pt"))
-    with pytest.warns(UserWarning, match="is damaged or of another model"):
+    with pytest.warns(UserWarning, match="is damaged"):
         run = training.fit(small(), people, tmp_path / "run")
     assert not mark.exists()
     assert_same(run, whole)
@@ -237,6 +244,79 @@ def test_no_whole_checkpoint_is_an_error_and_nothing_is_removed(people, tmp_path
     with pytest.warns(UserWarning), pytest.raises(InputError, match="no checkpoint in .* is whole; remove that folder"):
         training.fit(small(), people, tmp_path)
     assert all(file.read_bytes() == b"hello" for file in both)
+
+
+@pytest.mark.parametrize("trouble", [torch.OutOfMemoryError("no memory"), ValueError("another shape")])
+def test_a_whole_state_that_cannot_be_put_back_is_not_thrown_away(
+    people, whole, tmp_path, every_step, monkeypatch, trouble
+):
+    both = stopped(people, tmp_path, monkeypatch)
+
+    def refuse(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+        raise trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "load_state_dict", refuse)
+        with pytest.raises(InputError, match="is whole, but cannot be put back .*nothing was removed"):
+            training.fit(small(), people, tmp_path)
+    assert sorted((tmp_path / "checkpoint").iterdir()) == both
+    assert_same(training.fit(small(), people, tmp_path), whole)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(people, whole, tmp_path, every_step, monkeypatch):
+    both = stopped(people, tmp_path, monkeypatch)
+
+    def forbidden(file: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "_digest", forbidden)
+        with pytest.raises(InputError, match="cannot be read .*Permission denied"):
+            training.fit(small(), people, tmp_path)
+    assert sorted((tmp_path / "checkpoint").iterdir()) == both
+
+
+def test_states_of_an_abandoned_future_go_when_a_stage_begins_again(people, whole, tmp_path, every_step, monkeypatch):
+    stopped(people, tmp_path, monkeypatch)
+    text = tmp_path / "text.safetensors"
+    text.write_bytes(text.read_bytes()[:-100])
+    with pytest.raises(InputError, match="text.safetensors is damaged .*remove it, and the same command"):
+        training.fit(small(), people, tmp_path)
+    text.unlink()
+    with monkeypatch.context() as patch:
+        counted(patch, 3, crash)
+        with pytest.raises(Crash):
+            training.fit(small(), people, tmp_path)
+    assert [path.name[:13] for path in sorted((tmp_path / "checkpoint").iterdir())] == [
+        "1-0001-000001",
+        "1-0001-000002",
+    ]
+    assert_same(training.fit(small(), people, tmp_path), whole)
+
+
+@pytest.mark.parametrize(("at", "file"), [(6, "text.safetensors"), (14, "model.safetensors")])
+def test_a_last_step_that_spoils_the_weights_leaves_no_file(people, tmp_path, monkeypatch, at, file):
+    monkeypatch.setattr(places, "SHARE", 0.0)
+    made: list[Any] = []
+    for module, name in ((training.stage1.mdg, "PromptBank"), (training, "build_learner")):
+        build = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, build=build, **k: made.append(build(*a, **k)) or made[-1])
+
+    def spoil() -> None:
+        for value in made[-1].parameters():
+            value.data.fill_(float("nan"))
+
+    counted(monkeypatch, at, spoil)
+    with pytest.raises(InputError, match=f"{file} is not written: .* became nan or inf in the last step"):
+        training.fit(small(), people, tmp_path)
+    assert not (tmp_path / file).exists()
+
+
+def test_an_exported_folder_is_not_trained_over(people, whole, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(whole.path(name).read_bytes())
+    with pytest.raises(InputError, match="holds a run with another seed"):
+        training.fit(small(seed=5), people, tmp_path)
 
 
 def test_the_only_checkpoint_of_a_stage_may_be_damaged(people, whole, tmp_path, every_step, monkeypatch):

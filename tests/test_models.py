@@ -141,7 +141,7 @@ def test_a_write_that_breaks_off_leaves_the_file_that_was_there(model, photos, t
     out = tmp_path / "g.safetensors"
     out.write_text("before")
     monkeypatch.setattr(galleries, "save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match="g.safetensors cannot be written .no space.*make room"):
         models.embed_folder(model, photos, out)
     assert out.read_text() == "before" and list(tmp_path.iterdir()) == [out]
 

@@ -496,7 +496,7 @@ def test_means_are_over_steps():
     assert terms.means(here) == {"a": 3.0, "b": -3.0}
     for value in (math.nan, 1.0):
         terms.add({"b": torch.tensor(value)})
-    message = "loss term b became nan in epoch 7 of stage 2, step 4, with the images y.png, x.png; lower the rate"
+    message = "loss term b became nan in epoch 7 of stage 2, step 4, with the images y.png, x.png; it may have begun"
     with pytest.raises(InputError, match=message):
         terms.means(here)
     assert log == ["loss term b became nan in epoch 7 of stage 2, step 4, with these images: y.png x.png"]

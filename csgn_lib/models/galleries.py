@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from csgn_lib.models.opening import Model, describe
-from csgn_lib.records import InputError, atomic_path
+from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.retrieval import neighbours
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -74,15 +75,19 @@ def embed_folder(
     N), ``folder``, ``model`` (its digest) and ``descriptor``.
 
     Raises:
-        InputError: as ``list_images``; an image that cannot be read; an ``out`` that is a folder.
+        InputError: as ``list_images``; an image that cannot be read; an ``out`` that is a folder or cannot be
+            written.
     """
     if Path(out).is_dir():
         raise InputError(f"{out} is a folder; name a file in it, such as {Path(out, 'gallery.safetensors')}")
     paths = list_images(folder)
+    with writing(out):  # tried before hours are spent
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=Path(out).parent).close()
     features = describe(model, folder, paths, batch_size=batch_size, report=report)
     gallery = Gallery(features, str(folder), paths, model.digest, model.descriptor)
     header = {"folder": gallery.folder, "model": gallery.model, "descriptor": gallery.descriptor}
-    with atomic_path(out) as temporary:
+    with writing(out), atomic_path(out) as temporary:
         save_file({FEATURES: features}, temporary, metadata=header | {"paths": json.dumps(paths)})
     return gallery
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csgn_lib.records import InputError, Run, home, read_json, write_json
+from csgn_lib.records import InputError, Run, home, read_json, write_json, writing
 from csgn_lib.runs.machine import environment, library_digest
 from csgn_lib.runs.notebooks import cells
 
@@ -76,8 +76,10 @@ def claimed(run: Run) -> Iterator[None]:
     The lock is the kernel's, so it ends with its process, however that ends. What it cannot see,
     another host or a file system without locks, the heartbeat tells.
     """
-    run.dir.mkdir(parents=True, exist_ok=True)
-    with run.path(".lock").open("a") as file:
+    with writing(run.dir):
+        run.dir.mkdir(parents=True, exist_ok=True)
+        lock = run.path(".lock").open("a")
+    with lock as file:
         locked = _lock(file)
         foreign = locked is None or not _written_here(run)
         if locked is False or (foreign and state(run) == "running"):

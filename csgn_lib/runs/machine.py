@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -69,10 +70,15 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _code(path: Path) -> bytes:
+    collecting = gc.isenabled()
+    gc.disable()  # Python 3.11 loses count of a tree's depth (SystemError) if the collector runs code meanwhile
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError:  # being edited: no run will start from it, but its text is still a digest
         return path.read_bytes()
+    finally:
+        if collecting:
+            gc.enable()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]

@@ -8,6 +8,7 @@ Another number of threads, or a GPU, adds in another order and so rounds otherwi
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from csgn_lib.batches import open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.losses import clothes_by_person
-from csgn_lib.records import InputError, Run, read_json, write_json, write_text
+from csgn_lib.records import InputError, Run, read_json, write_json, write_text, writing
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.sharing import Share
 from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
@@ -98,8 +99,10 @@ def fit(
             write_json(run.path("towers.json"), {"checkpoints": weights})
         guides = prepare_guides(experiment, clip, images, run, accelerator, publish, checkpoints)
         learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, guides)
-        for record in train_encoder(experiment, learner, images, guides, accelerator, checkpoints):
-            publish(record)
+        # closed whatever happens: signals are the caller's again at once, not when the garbage is collected
+        with closing(train_encoder(experiment, learner, images, guides, accelerator, checkpoints)) as epochs:
+            for record in epochs:
+                publish(record)
     if first:
         save_tensors(learner.encoder.state_dict(), run.path("model.safetensors"))
     accelerator.wait_for_everyone()
@@ -127,7 +130,9 @@ def check(experiment: Experiment, benchmark: Benchmark) -> None:
 
 
 def _begun(run: Run) -> bool:
-    return any(run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint"))
+    return any(
+        run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")
+    )
 
 
 def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> None:
@@ -181,8 +186,9 @@ def _publish(run: Run, record: dict[str, Any], report: Report | None) -> None:
     if any((old["stage"], old["epoch"]) >= place for old in known):
         kept = [old for old in known if (old["stage"], old["epoch"]) < place]
         write_text(run.path("metrics.jsonl"), "".join(json.dumps(old) + "\n" for old in kept))
-    run.append_metrics(record)
-    run.log(" ".join(f"{name} {value:.5g}" for name, value in record.items()))
+    with writing(run.path("metrics.jsonl")):
+        run.append_metrics(record)
+        run.log(" ".join(f"{name} {value:.5g}" for name, value in record.items()))
     if report is not None:
         report(record)
 

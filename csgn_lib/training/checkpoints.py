@@ -101,6 +101,8 @@ class Checkpoints:
                 f"a checkpoint cannot be written to {self.folder} ({error}); make room: the same command goes on from "
                 f"{self._last()}"
             ) from error
+        for later in (file for file in self._files() if file.name > made.name):  # damaged, or of an earlier life
+            later.unlink(missing_ok=True)
         for old in self._files()[:-KEPT]:
             old.unlink(missing_ok=True)
 
@@ -108,38 +110,42 @@ class Checkpoints:
         """Give the newest whole state of a stage to ``into``; the epoch and steps after which it was saved.
 
         A damaged one is said and the one before it is taken; (1, 0), the beginning, if there is none before it.
+        Nothing is removed here: what is damaged goes when the next state is saved.
 
         Raises:
-            InputError: older states were given up for these, and none of them is whole.
+            InputError: older states were given up for these, and none of them is whole; a file that cannot be read;
+                a whole state that ``into`` has no room or use for.
         """
         found = [file for file in reversed(self._files()) if file.name.startswith(f"{stage}-")]
-        damaged: list[Path] = []
         for file in found:
-            if place := self._read(file, into):
-                break
-            damaged.append(file)
-        else:
-            if len(found) >= KEPT:
+            if (state := self._read(file)) is None:
+                continue
+            try:
+                into(state)
+            except (RuntimeError, KeyError, ValueError, TypeError) as error:
                 raise InputError(
-                    f"no checkpoint in {self.folder} is whole; remove that folder to begin stage {stage} again"
-                )
-            place = (1, 0)
-        for file in damaged:  # its name would outlive that of the states to come
-            file.unlink()
-        return place
+                    f"{file} is whole, but cannot be put back ({_first_line(error)}); nothing was removed"
+                ) from error
+            _, epoch, step, _ = file.stem.split("-")
+            return int(epoch), int(step)
+        if len(found) >= KEPT:
+            raise InputError(
+                f"no checkpoint in {self.folder} is whole; remove that folder to begin stage {stage} again"
+            )
+        return 1, 0
 
-    def _read(self, file: Path, into: Callable[[State], None]) -> tuple[int, int] | None:
-        _, epoch, step, digest = file.stem.split("-")
+    def _read(self, file: Path) -> State | None:
         try:
-            if _digest(file) != digest:
+            if _digest(file) != file.stem.split("-")[-1]:
                 raise ValueError("its content is not what was written")
-            into(torch.load(file, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            line = f"{file} is damaged or of another model ({_first_line(error)}); what was saved before it is used"
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, MemoryError) as error:
+            raise InputError(f"{file} cannot be read ({_first_line(error)}); nothing was removed") from error
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            line = f"{file} is damaged ({_first_line(error)}); what was saved before it is used"
             warnings.warn(line, stacklevel=3)
             self.say(line)
             return None
-        return int(epoch), int(step)
 
     def _files(self) -> list[Path]:
         """Oldest first: names sort as stage, epoch and step do."""

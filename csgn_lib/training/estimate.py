@@ -6,6 +6,7 @@ memory are needed to count.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -76,8 +77,9 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """If the machine did nothing but this arithmetic at the measured rate."""
-        return sum(self.flops) / self.rate
+        """If the machine did nothing but this arithmetic at the measured rate; processes share stage 2, not stage 1."""
+        stage1, stage2 = self.flops
+        return (stage1 + stage2 / int(os.environ.get("WORLD_SIZE", "1"))) / self.rate
 
 
 def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:

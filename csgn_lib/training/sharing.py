@@ -52,6 +52,18 @@ class Share:
         return DistributedDataParallel(module, device_ids=devices)
 
 
+def agreed(accelerator: Accelerator, place: tuple[int, int]) -> tuple[int, int]:
+    """The epoch and step that every process goes on from; none writes before all have read.
+
+    Raises:
+        InputError: they found different states.
+    """
+    found = accelerator.gather(torch.tensor([place], device=accelerator.device)).tolist()
+    if any(tuple(other) != place for other in found):
+        raise InputError(f"processes found checkpoints of different steps ({found}); all must see the same folder")
+    return place
+
+
 class _Gather(torch.autograd.Function):
     """Own rows (b, D) of each process to all (B, D).
 

@@ -8,6 +8,7 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from csgn_lib.batches import ImageSet, random_stream, to_float, to_gray
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run
 from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.sharing import agreed
 from csgn_lib.training.steps import STREAMS, Guides, Place, Report, Resumable, descend, save_tensors
 
 TEXT_FILE = "text.safetensors"
@@ -63,7 +65,12 @@ def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextF
     path = run.path(TEXT_FILE)
     if not path.exists():
         raise InputError(f"{path} does not exist: stage 1 of this run has not ended, or hsf=none needs none")
-    stored = load_file(path)
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is damaged ({error}); remove it, and the same command learns the descriptions again"
+        ) from error
     return mdg.TextFeatures(stored["rgb"].to(device), stored["gray"].to(device))
 
 
@@ -95,8 +102,7 @@ def describe(
     optimizer = torch.optim.Adam(bank.parameters(), lr=experiment.stage1_lr, weight_decay=experiment.weight_decay)
     order_of = random_stream(experiment.seed, STREAMS["stage1"])
     state = Resumable({"bank": bank, "optimizer": optimizer}, accelerator.device)
-    first, done = checkpoints.restore(1, state.load)
-    accelerator.wait_for_everyone()
+    first, done = agreed(accelerator, checkpoints.restore(1, state.load))
     with checkpoints.stopping():
         for epoch in range(1, experiment.stage1_epochs + 1):
             started, batches = time.time(), torch.randperm(len(images), generator=order_of)

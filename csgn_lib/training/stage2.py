@@ -19,7 +19,7 @@ from csgn_lib import hsf, losses, vocabulary
 from csgn_lib.batches import Augmentation, Batch, IdentitySampler, ImageSet, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.sharing import Share
+from csgn_lib.training.sharing import Share, agreed
 from csgn_lib.training.steps import STREAMS, Guides, Place, Resumable, descend
 from csgn_lib.vss import Embeddings, FeatureMap, HeadOutputs, Heads, VisualEncoder, parameter_groups
 
@@ -104,8 +104,7 @@ def train_encoder(
     if clothes is not None:
         parts |= {"clothes": clothes, "clothes_optimizer": clothes.optimizer}
     state = Resumable(parts, accelerator.device)
-    first, done = checkpoints.restore(2, state.load)
-    accelerator.wait_for_everyone()  # before the first of them writes another
+    first, done = agreed(accelerator, checkpoints.restore(2, state.load))
     with checkpoints.stopping():
         for epoch in range(first, experiment.stage2_epochs + 1):
             learner.train()

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from csgn_lib import mdg
-from csgn_lib.records import InputError, atomic_path
+from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.training.checkpoints import Checkpoints
 
 Report = Callable[[dict[str, Any]], None]
@@ -93,8 +94,8 @@ class Place:
         self.log(f"{what} in {place}, step {step + 1}, with these images: {' '.join(names)}")
         some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more (log.txt)" if len(names) > NAMED else "")
         return InputError(
-            f"{what} in {place}, step {step + 1}, with the images {some}; lower the rate, or use precision=fp32, in "
-            "another folder"
+            f"{what} in {place}, step {step + 1}, with the images {some}; it may have begun with the update before; "
+            "lower the rate, or use precision=fp32, in another folder"
         )
 
 
@@ -149,6 +150,15 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, atomically."""
-    with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    """Write tensors as safetensors, atomically. Raises InputError for NaN or infinite values, and for no room."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(
+                f"{path} is not written: {name} became nan or inf in the last step; lower the rate, or use "
+                "precision=fp32, in another folder"
+            )
+    with writing(path), atomic_path(path) as temporary:
+        try:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
