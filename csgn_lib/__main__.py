@@ -228,69 +228,7 @@ def _announce(experiment: Any, benchmark: Any) -> None:
     from csgn_lib.training.estimate import estimate
 
     training.check(experiment, benchmark)
-    needed = estimate(experiment, benchmark.train)
-    typer.echo("\n".join([*_parameters(experiment), "", *_needs(needed), ""]))
-
-
-def _parameters(experiment: Any) -> list[str]:
-    """One line a parameter, aligned; a star where it is not the preset's, and what the preset has."""
-    preset = type(experiment).from_parameters(preset=experiment.preset)
-    changed = experiment.difference()
-    texts = {name: _shown(value) for name, value in experiment}
-    wide = max(map(len, texts)), max((len(texts[name]) for name in changed), default=0)
-    lines = []
-    for name, text in texts.items():
-        if name in changed:
-            text = f"{text:{wide[1]}s}   {experiment.preset}: {_shown(getattr(preset, name))}"
-        lines.append(f"{'*' if name in changed else ' '} {name:{wide[0]}s}  {text}")
-    return lines
-
-
-def _shown(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _needs(needed: Any) -> list[str]:
-    """An Estimate in lines."""
-    (height, width), (stage1, stage2) = needed.size, needed.flops
-    trained, frozen, pixels = (_mib(n) for n in (needed.trained_bytes, needed.frozen_bytes, needed.pixel_bytes))
-    lines = [
-        "needs at least, in all:",
-        f"  memory      {trained}  {needed.trained:,} trained parameters x 16 bytes (weight, gradient, Adam's two)",
-        f"              {frozen}  {needed.frozen:,} frozen parameters x 4 bytes",
-        f"              {pixels}  pixels of {needed.images:,} images, 3 x {height} x {width} bytes each",
-        "              activations and stage 1's words come on top, and are not counted",
-    ]
-    if stage1:
-        lines.append(
-            f"  arithmetic  {_tera(stage1)}  stage 1: {needed.features:,} images once through the ViT "
-            f"({needed.vit_flops / 1e9:.3g} GFLOP), {needed.epochs[0]} epochs of {needed.prompts:,} prompts "
-            f"(2 x {needed.prompt_flops / 1e9:.3g})"
-        )
-    label = "            " if stage1 else "  arithmetic"
-    return [
-        *lines,
-        f"{label}  {_tera(stage2)}  stage 2: {needed.epochs[1]} epochs of {needed.seen:,} images "
-        f"(3 x {needed.image_flops / 1e9:.3g} GFLOP)",
-        f"  time        {_clock(needed.seconds)}  at {needed.rate / 1e9:,.0f} GFLOP/s, measured just now by "
-        f"{needed.precision} matrix products on {needed.device}",
-    ]
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:8,.1f} MiB"
-
-
-def _tera(flops: int) -> str:
-    return f"{flops / 1e12:6,.1f} TFLOP"
-
-
-def _clock(seconds: float) -> str:
-    """Such as 5 s, 12 min 40 s, 3 h 2 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    typer.echo(f"{experiment.table()}\n\n{estimate(experiment, benchmark.train)}\n")
 
 
 def _epoch(record: dict[str, Any]) -> None:

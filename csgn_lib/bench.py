@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 import platform
+import re
 import sys
 import time
 import warnings
@@ -34,7 +35,6 @@ PEERS = {
 }
 PAUSE = 0.3  # seconds between runs: a BLAS keeps its threads spinning for a while after a product
 STATUS = Path("/proc/self/status")
-CPU = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,30 @@ def write(folder: Path, rows: Sequence[Row], title: str, command: str) -> None:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores this process may use: its affinity, cut to the container's quota (at least 1)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # cgroup 2: "<microseconds> <period>", or "max <period>"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        named = None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def machine() -> list[str]:
     """The processor and the libraries, in two lines."""
-    names = [line.split(":")[1].strip() for line in _lines(CPU) if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
     blas = sorted({f"{lib['internal_api']} {lib['version']}" for lib in threadpool_info() if lib["user_api"] == "blas"})
     load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
     return [
-        f"{processor}, {cores()} cores{load}; Python {platform.python_version()}, "
+        f"{cpu_model()}, {cores()} cores{load}; Python {platform.python_version()}, "
         f"NumPy {np.__version__}, {', '.join(blas)}.",
         "A time is a median of several, measured in turns with what it is compared with; x is a ratio of two.",
     ]

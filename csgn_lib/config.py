@@ -132,6 +132,19 @@ class Experiment(BaseModel):
         text = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def table(self) -> str:
+        """One line a parameter, aligned; a star where it is not the preset's, and what the preset has."""
+        changed, base = self.difference(), type(self).from_parameters(preset=self.preset)
+        texts = {name: "none" if value is None else str(value) for name, value in self}
+        wide = max(map(len, texts)), max((len(texts[name]) for name in changed), default=0)
+        lines = []
+        for name, text in texts.items():
+            if name in changed:
+                before = getattr(base, name)
+                text = f"{text:{wide[1]}s}   {self.preset}: {'none' if before is None else before}"
+            lines.append(f"{'*' if name in changed else ' '} {name:{wide[0]}s}  {text}")
+        return "\n".join(lines)
+
     def difference(self) -> dict[str, Any]:
         """The parameters that differ from this experiment's preset."""
         base = type(self).from_parameters(preset=self.preset)

@@ -81,9 +81,10 @@ def tiny_words() -> tuple[str, ...]:
     return tuple((checkpoints.TOWERS / "csgn-tiny.words").read_text(encoding="utf-8").split())
 
 
-def _attention() -> contextlib.AbstractContextManager[None]:
+def _attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Plain attention on the CPU: its backward is three times as fast as the fused one's there (torch 2.14)."""
-    return sdpa_kernel([SDPBackend.MATH]) if torch.is_grad_enabled() else contextlib.nullcontext()
+    plain = device.type == "cpu" and torch.is_grad_enabled()
+    return sdpa_kernel([SDPBackend.MATH]) if plain else contextlib.nullcontext()
 
 
 class ClipTower(nn.Module):
@@ -159,7 +160,7 @@ class ClipTower(nn.Module):
         """
         length = int(end.max()) + 1
         x = embeddings[:, :length] + self.text.positional_embedding[:length]
-        with _attention() if x.device.type == "cpu" else contextlib.nullcontext():
+        with _attention(x.device):
             x = self.text.transformer(x, attn_mask=self.text.attn_mask[:length, :length])
         x = self.text.ln_final(x)[torch.arange(len(x), device=x.device), end]
         projection = self.text.text_projection
@@ -167,7 +168,7 @@ class ClipTower(nn.Module):
 
 
 def _run_block(block: nn.Module, x: Tensor) -> Tensor:
-    with _attention() if x.device.type == "cpu" else contextlib.nullcontext():  # in a second run too
+    with _attention(x.device):  # in a second run too
         return block(x)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,8 +79,7 @@ def open_model(folder: str | Path, device: torch.device | str | None = None) -> 
     if not run.path(CONFIG).exists():
         raise InputError(f"{folder} holds no {CONFIG}: it is no model; give a finished run's folder under reports/runs")
     experiment = _experiment(run)
-    with _random_weights_expected():
-        encoder = load_encoder(run)
+    encoder = load_encoder(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Model(run, experiment, encoder.to(device).requires_grad_(False), model_digest(run))
 
@@ -136,17 +133,3 @@ def _experiment(run: Run) -> Experiment:
         return Experiment.from_parameters(**config)
     except InputError as error:
         raise InputError(f"{run.path(CONFIG)} is of another library, or of another version of this: {error}") from None
-
-
-@contextmanager
-def _random_weights_expected() -> Iterator[None]:
-    """Hold back open_clip's warning of random weights: the trained ones are read right after."""
-
-    def other(record: logging.LogRecord) -> bool:
-        return "No pretrained weights" not in record.getMessage()
-
-    logging.getLogger().addFilter(other)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeFilter(other)

@@ -6,9 +6,7 @@ import ast
 import gc
 import hashlib
 import importlib.metadata
-import os
 import platform
-import re
 import shutil
 import subprocess
 from functools import lru_cache
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import csgn_lib
+from csgn_lib.bench import cores, cpu_model
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "accelerate", "numpy", "pandas", "papermill")
 LIBRARY = Path(csgn_lib.__file__).parent
@@ -33,25 +32,6 @@ def environment() -> dict[str, Any]:
         "library": library_digest(),
         "git": _git(),
     }
-
-
-def cores() -> int:
-    """CPU cores this process may use: its affinity, cut to the container's quota (at least 1)."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:  # cgroup 2: "<microseconds> <period>", or "max <period>"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return count
-
-
-def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        named = None
-    return named[1] if named else platform.processor() or platform.machine()
 
 
 def library_digest() -> str:

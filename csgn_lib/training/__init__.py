@@ -74,7 +74,7 @@ def fit(
     refuse_another(run, experiment, benchmark)
     if run.path("model.safetensors").exists():  # written last: nothing is left to do
         return run
-    accelerator = _accelerator(experiment.precision)
+    accelerator = accelerator_for(experiment.precision)
     Share(accelerator, experiment.batch_persons)  # refuses a number of processes that does not divide the batch
     first = accelerator.is_main_process  # the one of the processes that writes
 
@@ -174,7 +174,8 @@ def _refuse_other_weights(run: Run, weights: dict[str, str | None]) -> None:
             )
 
 
-def _accelerator(precision: str) -> Accelerator:
+def accelerator_for(precision: str) -> Accelerator:
+    """The device that is there, in an experiment's precision; one made before keeps working in its own."""
     AcceleratorState._reset_state()  # else every run of a process would need the precision of the first
     return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from csgn_lib import mdg
 from csgn_lib.batches import Augmentation, ImageSet, random_stream
 from csgn_lib.bench import Row, in_turns, missing, quiet, write
 from csgn_lib.config import Experiment
 from csgn_lib.records import home
-from csgn_lib.training import _accelerator, build_learner, load_towers
+from csgn_lib.training import accelerator_for, build_learner, load_towers
 from csgn_lib.training.estimate import count_flops, matrix_rate
 from csgn_lib.training.peers import STAGE1, STAGE2, clip_reid_steps
+from csgn_lib.training.stage1 import stage1_terms
 from csgn_lib.training.stage2 import stage2_terms
 from csgn_lib.training.steps import Guides, descend
 from csgn_lib.vss import parameter_groups
@@ -57,7 +57,7 @@ def stage2(rounds: int, persons: int) -> Iterator[Row]:
     """A step of stage 2: ours against CLIP-ReID's, and against the arithmetic that it cannot do without."""
     images = random_images(persons * 4)
     plain, full = {"vss": "none", "hsf": "text", "beta": 0.0}, {"vss": "steer"}
-    bf16, device = has_bf16(), accelerator("fp32").device
+    bf16, device = has_bf16(), accelerator_for("fp32").device
     steps = {"fp32": stage2_step(images, "fp32", **plain)}
     if bf16:
         steps |= {"bf16": stage2_step(images, "bf16", **plain), "with ResNet-50": stage2_step(images, "bf16", **full)}
@@ -119,13 +119,13 @@ def measured(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], dic
 
 def stage2_step(images: ImageSet, precision: str, **parameters: Any) -> Step:
     """One step of ours on a batch: augmentation, forward, all losses, backward, Adam."""
-    experiment, device = experiment_of(precision, **parameters), accelerator(precision).device
+    experiment, device = experiment_of(precision, **parameters), accelerator_for(precision).device
     clip, resnet = load_towers(experiment)
     text = mdg.TextFeatures(*(torch.randn(IDENTITIES, clip.embed_dim, device=device) for _ in range(2)))
     guides = Guides(text=text)
     learner = build_learner(experiment, clip, resnet, IDENTITIES, guides).to(device).train()
     optimizer = torch.optim.Adam(parameter_groups(learner.encoder, learner.heads, experiment))
-    augment, autocast = Augmentation.from_experiment(experiment), accelerator(precision).autocast
+    augment, autocast = Augmentation.from_experiment(experiment), accelerator_for(precision).autocast
 
     def step() -> None:
         batch = images.batch(range(len(images))).to(device)
@@ -138,7 +138,7 @@ def stage2_step(images: ImageSet, precision: str, **parameters: Any) -> Step:
 
 def stage1_step(images: ImageSet, precision: str) -> Step:
     """One step of ours: RGB and gray prompts of a batch's people through the text tower, both losses, Adam."""
-    experiment, device = experiment_of(precision, mdg="separate"), accelerator(precision).device
+    experiment, device = experiment_of(precision, mdg="separate"), accelerator_for(precision).device
     clip = load_towers(experiment)[0].to(device).requires_grad_(False)
     generator = random_stream(0, 1)
     bank = mdg.PromptBank(clip, IDENTITIES, experiment.prompt_tokens, "separate", "word", generator=generator).to(
@@ -146,13 +146,10 @@ def stage1_step(images: ImageSet, precision: str) -> Step:
     )
     optimizer = torch.optim.Adam(bank.parameters(), lr=experiment.stage1_lr, weight_decay=experiment.weight_decay)
     rgb, gray = (torch.randn(len(images), clip.embed_dim, device=device) for _ in range(2))
-    person, autocast = images.person.to(device), accelerator(precision).autocast
+    person, here = images.person.to(device), accelerator_for(precision)
 
     def step() -> None:
-        with autocast():
-            text = bank(person)
-        text = mdg.TextFeatures(text.rgb.float(), text.gray.float())
-        terms = mdg.mdg_loss(rgb, gray, text, person, variant="separate", similarity=experiment.similarity)
+        terms = stage1_terms(experiment, bank, rgb, gray, person, here)
         descend(sum(terms.values()), optimizer)
 
     return step
@@ -160,7 +157,7 @@ def stage1_step(images: ImageSet, precision: str) -> Step:
 
 def peer_steps(images: ImageSet) -> dict[str, Step] | None:
     """CLIP-ReID's steps on the same images, ready as its loaders would give them."""
-    device = accelerator("fp32").device
+    device = accelerator_for("fp32").device
     batch = images.batch(range(len(images))).to(device)
     with quiet():
         ready = batch.images.float().div(127.5).sub(1)
@@ -171,11 +168,6 @@ def experiment_of(precision: str, **parameters: Any) -> Experiment:
     """Market-1501's preset with random weights."""
     given = {"preset": "market-clipreid", "clip_checkpoint": None, "resnet_checkpoint": None, "precision": precision}
     return Experiment.from_parameters(**given | parameters)
-
-
-def accelerator(precision: str) -> Accelerator:
-    """Of that precision; the one before it keeps working."""
-    return _accelerator(precision)
 
 
 def random_images(count: int) -> ImageSet:
@@ -195,7 +187,7 @@ def vit_flops(images: ImageSet) -> float:
 
 def has_bf16() -> bool:
     """Whether bfloat16 products are faster than float32's here."""
-    device = accelerator("fp32").device
+    device = accelerator_for("fp32").device
     return matrix_rate(device, torch.bfloat16) > 1.2 * matrix_rate(device, torch.float32)
 
 

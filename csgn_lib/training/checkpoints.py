@@ -6,7 +6,6 @@ written beside, then renamed, so that no moment, a kill or a power cut, leaves h
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import signal
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from csgn_lib.backbones import sha256
 from csgn_lib.records import InputError, atomic_path
 
 KEPT = 2
@@ -157,8 +157,7 @@ class Checkpoints:
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
+    return sha256(file)[:16]
 
 
 def _first_line(error: Exception) -> str:

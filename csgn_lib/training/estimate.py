@@ -81,6 +81,47 @@ class Estimate:
         stage1, stage2 = self.flops
         return (stage1 + stage2 / int(os.environ.get("WORLD_SIZE", "1"))) / self.rate
 
+    def __str__(self) -> str:
+        (height, width), (stage1, stage2) = self.size, self.flops
+        trained, frozen, pixels = (_mib(count) for count in (self.trained_bytes, self.frozen_bytes, self.pixel_bytes))
+        lines = [
+            "needs at least, in all:",
+            f"  memory      {trained}  {self.trained:,} trained parameters x 16 bytes (weight, gradient, Adam's two)",
+            f"              {frozen}  {self.frozen:,} frozen parameters x 4 bytes",
+            f"              {pixels}  pixels of {self.images:,} images, 3 x {height} x {width} bytes each",
+            "              activations and stage 1's words come on top, and are not counted",
+        ]
+        if stage1:
+            lines.append(
+                f"  arithmetic  {_tera(stage1)}  stage 1: {self.features:,} images once through the ViT "
+                f"({self.vit_flops / 1e9:.3g} GFLOP), {self.epochs[0]} epochs of {self.prompts:,} prompts "
+                f"(2 x {self.prompt_flops / 1e9:.3g})"
+            )
+        label = "            " if stage1 else "  arithmetic"
+        lines += [
+            f"{label}  {_tera(stage2)}  stage 2: {self.epochs[1]} epochs of {self.seen:,} images "
+            f"(3 x {self.image_flops / 1e9:.3g} GFLOP)",
+            f"  time        {_clock(self.seconds)}  at {self.rate / 1e9:,.0f} GFLOP/s, measured just now by "
+            f"{self.precision} matrix products on {self.device}",
+        ]
+        return "\n".join(lines)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:8,.1f} MiB"
+
+
+def _tera(flops: int) -> str:
+    return f"{flops / 1e12:6,.1f} TFLOP"
+
+
+def _clock(seconds: float) -> str:
+    """Such as 5 s, 12 min 40 s, 3 h 2 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
 
 def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
     """Count what training ``experiment`` on a frame with person and clothes labels needs, in about a second.

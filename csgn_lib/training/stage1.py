@@ -113,14 +113,7 @@ def describe(
             where = Place(1, epoch, images.paths, steps, checkpoints.say)
             for step in range(done, len(steps)):
                 rows = steps[step]
-                batch = persons[rows]
-                with accelerator.autocast():
-                    text = bank(batch)
-                terms = mdg.mdg_loss(
-                    rgb[rows], gray[rows], mdg.TextFeatures(text.rgb.float(), text.gray.float()), batch,
-                    variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
-                    mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
-                )  # fmt: skip
+                terms = stage1_terms(experiment, bank, rgb[rows], gray[rows], persons[rows], accelerator)
                 descend(sum(terms.values()), optimizer)
                 state.terms.add(terms)
                 state.keep(checkpoints, where, step)
@@ -131,6 +124,19 @@ def describe(
                 "seconds": round(time.time() - started, 2), **means,
             })  # fmt: skip
     return bank.all_text_features()
+
+
+def stage1_terms(
+    experiment: Experiment, bank: mdg.PromptBank, rgb: Tensor, gray: Tensor, person: Tensor, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """All terms of L_MDG by name, weighted, of a batch: image features (B, P) in RGB and gray, person (B,)."""
+    with accelerator.autocast():
+        text = bank(person)
+    return mdg.mdg_loss(
+        rgb, gray, mdg.TextFeatures(text.rgb.float(), text.gray.float()), person,
+        variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
+        mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
+    )  # fmt: skip
 
 
 @torch.inference_mode()

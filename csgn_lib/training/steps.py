@@ -18,8 +18,8 @@ from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.training.checkpoints import Checkpoints
 
 Report = Callable[[dict[str, Any]], None]
-# each kind of chance has a stream of its own, a function of (seed, kind, ...)
 NAMED = 8  # images that an error names
+# each kind of chance has a stream of its own, a function of (seed, kind, ...)
 STREAMS = {"prompts": 1, "stage1": 2, "heads": 3, "clothes": 4, "augmentation": 5}
 
 
@@ -117,8 +117,8 @@ class Resumable:
             return
         self.terms.check(where)
         for part in self.parts.values():
-            if isinstance(part, nn.Module):
-                _check_weights(part, where, step)
+            if isinstance(part, nn.Module) and (name := _spoiled(part.state_dict())):
+                raise where.error(f"weight {name} became nan or inf", step)
         states = {name: part.state_dict() for name, part in self.parts.items()}
         checkpoints.save(where.stage, where.epoch, step + 1, states | {"terms": self.terms.state()})
 
@@ -134,12 +134,11 @@ class Resumable:
         return means
 
 
-def _check_weights(module: nn.Module, where: Place, step: int) -> None:
-    values = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+def _spoiled(tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; the device is waited for once."""
+    values = {name: value for name, value in tensors.items() if value.is_floating_point()}
     finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
-    for name, good in zip(values, finite, strict=True):
-        if not good:
-            raise where.error(f"weight {name} became nan or inf", step)
+    return next((name for name, good in zip(values, finite, strict=True) if not good), None)
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -151,12 +150,11 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, atomically. Raises InputError for NaN or infinite values, and for no room."""
-    for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(
-                f"{path} is not written: {name} became nan or inf in the last step; lower the rate, or use "
-                "precision=fp32, in another folder"
-            )
+    if name := _spoiled(tensors):
+        raise InputError(
+            f"{path} is not written: {name} became nan or inf in the last step; lower the rate, or use "
+            "precision=fp32, in another folder"
+        )
     with writing(path), atomic_path(path) as temporary:
         try:
             save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
