@@ -100,10 +100,20 @@ def test_rendered_chunks_are_kept_and_joined(tmp_path, monkeypatch):
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert np.array_equal(getattr(drawn, name), joined)
         assert np.array_equal(getattr(pretraining.render(16, tmp_path, 2), name), joined)
-    next(tmp_path.glob("*/16-labels.npy")).unlink()
+    next(tmp_path.glob("*/0-16-labels.npy")).unlink()
     assert np.array_equal(pretraining.render(16, tmp_path, 2).labels, drawn.labels)  # joined again from its chunks
     with pytest.raises(InputError, match="pairs = 12: .*chunks of 8"):
         pretraining.render(12, tmp_path, 2)
+    with pytest.raises(InputError, match="seed = 100: .*0 to 99"):
+        pretraining.render(16, tmp_path, 2, seed=100)
+
+
+def test_another_seed_draws_other_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining.pairs, "CHUNK", 8)
+    monkeypatch.setattr(pretraining.pairs, "ProcessPoolExecutor", ThreadPoolExecutor)
+    first, second = (pretraining.render(8, tmp_path, 2, seed) for seed in (0, 1))
+    assert np.array_equal(second.images, pretraining.render_chunk(pretraining.pairs.CHUNKS, 8).images)
+    assert not np.array_equal(first.images, second.images)
 
 
 # ---------------------------------------------------------------- batches

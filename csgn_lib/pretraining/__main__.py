@@ -21,7 +21,7 @@ def main(
     """
     accelerator = Accelerator(mixed_precision="bf16")
     with accelerator.main_process_first():
-        data = render(pairs, folder, processes)
+        data = render(pairs, folder, processes, seed)
     log = out / "csgn-tiny.log.jsonl"
     if accelerator.is_main_process:
         log.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from csgn_lib.synthetic import people, scenes
 
 SIZE = (scenes.HEIGHT, scenes.WIDTH)
 CHUNK = 4000
+CHUNKS = 100_000  # at most, of one seed; fewer than 10**8 in all, where scoring draws its people
 PRETRAINING_SEED = 20_251_123  # worlds are seeded below 10**6: no person of a benchmark is ever drawn here
 IGNORED = -1
 
@@ -62,20 +63,25 @@ def render_chunk(seed: int, count: int) -> Pairs:
     return Pairs(np.stack(images), *tokens, np.array(labels, dtype=np.int16))
 
 
-def render(count: int, folder: Path, processes: int) -> Pairs:
+def render(count: int, folder: Path, processes: int, seed: int = 0) -> Pairs:
     """Render ``count`` pairs in chunks, kept in ``folder``; what is already there, drawn and worded by the same code,
-    is not drawn again. Raises InputError unless ``count`` is a multiple of CHUNK."""
-    if count < CHUNK or count % CHUNK:
+    is not drawn again. Another ``seed`` shares no person and no outfit with this one's.
+
+    Raises InputError unless ``count`` is a multiple of CHUNK, and ``seed`` one of 0 .. 99."""
+    if count < CHUNK or count % CHUNK or count > CHUNK * CHUNKS:
         raise InputError(f"pairs = {count}: they are drawn in chunks of {CHUNK}; give a multiple of it")
+    if not 0 <= seed < 100:
+        raise InputError(f"seed = {seed}: the towers' own draws are numbered 0 to 99")
     folder = folder / _drawn_by()
-    files = [folder / f"{count}-{name}.npy" for name in ("images", "colour", "gray", "labels")]
+    files = [folder / f"{seed}-{count}-{name}.npy" for name in ("images", "colour", "gray", "labels")]
+    chunks = range(seed * CHUNKS, seed * CHUNKS + count // CHUNK)
     if not all(file.exists() for file in files):
-        jobs = [i for i in range(count // CHUNK) if not (folder / f"{i:05d}.npz").exists()]
+        jobs = [i for i in chunks if not (folder / f"{i:05d}.npz").exists()]
         with ProcessPoolExecutor(processes) as pool:
             for i, _ in zip(jobs, pool.map(_render_to, jobs, [folder] * len(jobs)), strict=True):
-                print(f"rendered chunk {i + 1} of {count // CHUNK}", flush=True)
+                print(f"rendered chunk {i - chunks[0] + 1} of {len(chunks)}", flush=True)
         for file in files:
-            _join_chunks(folder, count, file)
+            _join_chunks(folder, chunks, file)
     return Pairs(*(np.load(file, mmap_mode="r") for file in files))  # one copy in memory for all processes
 
 
@@ -91,9 +97,9 @@ def _render_to(chunk: int, folder: Path) -> None:
         np.savez(temporary, images=pairs.images, colour=pairs.colour, gray=pairs.gray, labels=pairs.labels)
 
 
-def _join_chunks(folder: Path, count: int, file: Path) -> None:
-    name = file.stem.split("-")[1]
-    parts = [np.load(folder / f"{i:05d}.npz")[name] for i in range(count // CHUNK)]
+def _join_chunks(folder: Path, chunks: Iterable[int], file: Path) -> None:
+    name = file.stem.split("-")[-1]
+    parts = [np.load(folder / f"{i:05d}.npz")[name] for i in chunks]
     with atomic_path(file) as temporary:
         np.save(temporary, np.concatenate(parts))
 
