@@ -565,15 +565,13 @@ def test_resnets_that_cannot_be_used_are_refused(tmp_path, offline):
 # ---------------------------------------------------------------- the embedded weights
 
 
-@pytest.mark.skipif(
-    not all((backbones.TOWERS / name).is_file() for name in ("csgn-tiny.safetensors", "csgn-tiny-resnet.safetensors")),
-    reason="no embedded weights; `make tiny-clip` trains them",
-)
-def test_the_embedded_towers_load_and_hear_colours():
-    files = [*backbones.CLIP_FILES.values(), *backbones.RESNET_FILES.values()]
-    assert sum((backbones.TOWERS / name).stat().st_size for name in files) <= 12e6
-    tower = load_clip("csgn-tiny", "embedded", SIZE).eval()
-    load_resnet("csgn_tiny_resnet", "embedded")
+@pytest.mark.parametrize("checkpoint", backbones.EMBEDDED)
+def test_the_embedded_towers_load_and_hear_colours(checkpoint):
+    assert sum(file.stat().st_size for file in backbones.TOWERS.glob("*.safetensors")) <= 12e6
+    tower = load_clip("csgn-tiny", checkpoint, SIZE).eval()
+    assert backbones.sha256(tower.checkpoint) != backbones.sha256(
+        load_resnet("csgn_tiny_resnet", checkpoint).checkpoint
+    )
     with torch.no_grad():
         red, again, blue = torch.nn.functional.normalize(
             tower.text_features(

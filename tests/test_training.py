@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from csgn_lib import backbones, datasets, losses, training, vocabulary
+from csgn_lib import backbones, datasets, losses, mdg, training, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, open_images, random_stream
 from csgn_lib.config import Experiment
@@ -25,6 +25,7 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.training import checkpoints, stage1, stage2
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.steps import STREAMS, Guides, Place, Terms
+from csgn_lib.vss import Embeddings, Heads
 
 SIZE = (48, 24)
 FEW_WORDS = vocabulary.Vocabulary(
@@ -207,6 +208,7 @@ CASES = [  # parameters, terms of stage 1 (None: it is skipped), terms of stage 
      PAIRS | {"mutual"}, Z | BOTH | {"colour"}),
     (dict(mdg="mutual", vss="steer", hsf="convex", sampler="clothes", gray_probability=0.5),
      PAIRS | {"mutual"}, Z | RES | BOTH),
+    (dict(mdg="separate", vss="two_vits", hsf="convex", colour_jitter=0.5), PAIRS, Z | RES | BOTH),
     (dict(vss="resnet", hsf="none", clothes_adversarial_weight=0.1), None, RES | {"clothes_adversarial"}),
     (dict(vss="none", hsf="none", vocabulary_train="head"), None, Z),
 ]  # fmt: skip
@@ -229,7 +231,13 @@ def test_every_variant_trains_what_it_should_and_nothing_else(people, towers, tm
     assert all(math.isfinite(record[name]) for name in second)
 
     model, vss = load_file(run.path("model.safetensors")), parameters.get("vss")
-    used = {"none": {"vit"}, "resnet": {"resnet"}, "concat": {"vit", "resnet"}}.get(vss, {"vit", "resnet", "join"})
+    used = {
+        "none": {"vit"},
+        "resnet": {"resnet"},
+        "concat": {"vit", "resnet"},
+        "two_vits": {"vit", "second_vit", "join"},
+    }
+    used = used.get(vss, {"vit", "resnet", "join"})
     normalisation = {"vit_mean", "vit_std"} if "vit" in used else set()
     assert {name.split(".")[0] for name in model} == used | normalisation
     for name, value in towers.get("clip_before", {}).items():
@@ -243,7 +251,7 @@ def test_every_variant_trains_what_it_should_and_nothing_else(people, towers, tm
     for name, value in towers.get("resnet_before", {}).items():
         if value.is_floating_point():
             assert not torch.equal(model[f"resnet.model.{name}"], value), f"{name} did not learn"
-    if vss == "steer":
+    if vss in ("steer", "two_vits"):
         assert model["join.gamma"] != 0
     if vss == "cross_attention":
         assert model["join.gate"] != 0
@@ -403,7 +411,7 @@ def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path)
 def test_a_run_records_which_checkpoints_it_starts_from(people, tmp_path):
     experiment = small(vss="steer", hsf="none", stage2_epochs=0, resnet_checkpoint="embedded")
     run = training.fit(experiment, people, tmp_path / "run")
-    file = backbones.TOWERS / backbones.RESNET_FILES["csgn_tiny_resnet"]
+    file = backbones.TOWERS / "csgn-tiny-resnet.safetensors"
     known = {"clip": None, "resnet": hashlib.sha256(file.read_bytes()).hexdigest()}
     assert json.loads(run.path("towers.json").read_text()) == {"checkpoints": known}
     alone = training.fit(small(hsf="none", stage2_epochs=0), people, tmp_path / "alone")
@@ -630,3 +638,30 @@ def test_precisions_can_follow_each_other_in_one_process(people, tmp_path):
     assert all(value.dtype == torch.float32 for value in rounded.values())
     assert any(not torch.equal(exact[name], rounded[name]) for name in exact)
     assert run.dir == tmp_path / "bf16"
+
+
+def test_each_weight_scales_its_own_terms_alone():
+    weights = {
+        "id_weight_vit": {"id_z12", "id_f"}, "id_weight_resnet": {"id_c"},
+        "triplet_weight": {"triplet_z11", "triplet_z12", "triplet_f", "triplet_c"},
+        "hsf_weight": {"text_rgb", "text_gray", "consistency"}, "consistency_weight": {"consistency"},
+        "penalty_weight": {"vocabulary"},
+    }  # fmt: skip
+    stream = torch.Generator().manual_seed(0)
+    widths = {"z11": 12, "z12": 12, "f": 8, "c": 6}
+    embeddings = Embeddings(**{name: torch.randn(6, width, generator=stream) for name, width in widths.items()})
+    outputs = Heads(widths, 3, stream)(embeddings)
+    rgb, gray = (torch.randn(3, 8, generator=stream) for _ in range(2))
+    guides = Guides(mdg.TextFeatures(rgb, gray), clothing=torch.eye(8)[:, :2])
+    person = torch.arange(3).repeat_interleave(2)
+    batch = Batch(torch.empty(6), person, person, person, torch.arange(6))
+
+    def terms(**changed):
+        base = dict(vss="steer", hsf="consistent", vocabulary_train="penalty")
+        experiment = Experiment.from_parameters(**base, **changed)
+        return training.stage2_terms(experiment, embeddings, outputs, batch, guides)
+
+    plain = terms()
+    for name, scaled in weights.items():
+        for term, value in terms(**{name: 3 * getattr(Experiment.from_parameters(), name)}).items():
+            torch.testing.assert_close(value, plain[term] * (3 if term in scaled else 1), msg=f"{name}: {term}")

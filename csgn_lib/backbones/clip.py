@@ -25,7 +25,7 @@ from csgn_lib.backbones import checkpoints
 from csgn_lib.records import InputError
 
 MIN_STRIDE = 8  # pixels: half a patch of ViT-B/16
-CLIP_FILES = {"csgn-tiny": "csgn-tiny.safetensors"}
+CLIP_FILES = {"csgn-tiny": "csgn-tiny"}
 open_clip.add_model_config(checkpoints.TOWERS / "csgn-tiny.json")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from csgn_lib.backbones import checkpoints
 from csgn_lib.records import InputError
 
-RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet.safetensors"}
+RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet"}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from csgn_lib.training.sharing import Share
 from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
 from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
-from csgn_lib.vss import Heads, VisualEncoder
+from csgn_lib.vss import WITH_RESNET, Heads, VisualEncoder
 
 __all__ = [
     "Guides", "Learner", "build_learner", "check", "describe", "fit", "frozen_features", "load_encoder",
@@ -200,7 +200,7 @@ def load_towers(experiment: Experiment) -> tuple[ClipTower | None, ResNetTower |
     clip = resnet = None
     if experiment.vss != "resnet":
         clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, size, experiment.vit_stride)
-    if experiment.vss != "none":
+    if experiment.vss in WITH_RESNET:
         resnet = load_resnet(experiment.resnet_model, experiment.resnet_checkpoint)
     return clip, resnet
 

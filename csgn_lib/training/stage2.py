@@ -21,7 +21,7 @@ from csgn_lib.config import Experiment
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.sharing import Share, agreed
 from csgn_lib.training.steps import STREAMS, Guides, Place, Resumable, descend
-from csgn_lib.vss import Embeddings, FeatureMap, HeadOutputs, Heads, VisualEncoder, parameter_groups
+from csgn_lib.vss import WITH_RESNET, Embeddings, FeatureMap, HeadOutputs, Heads, VisualEncoder, parameter_groups
 
 
 class Learner(nn.Module):
@@ -50,7 +50,8 @@ def stage2_terms(
     """
     terms = {}
     for name, logits in outputs.logits.items():
-        weight = experiment.id_weight_resnet if name == "c" else experiment.id_weight_vit
+        of_resnet = name == "c" and experiment.vss in WITH_RESNET
+        weight = experiment.id_weight_resnet if of_resnet else experiment.id_weight_vit
         terms[f"id_{name}"] = weight * losses.identity_loss(logits, batch.person, experiment.label_smoothing)
     for name, features in outputs.triplet.items():
         terms[f"triplet_{name}"] = experiment.triplet_weight * losses.triplet_loss(
@@ -60,11 +61,12 @@ def stage2_terms(
         described = hsf.hsf_loss(
             embeddings.f, guides.text.rgb, guides.text.gray, batch.person, variant=experiment.hsf,
             beta=experiment.beta, label_smoothing=experiment.label_smoothing, similarity=experiment.similarity,
-            colour_basis=guides.colour, orthogonal_weight=experiment.orthogonal_weight,
+            consistency_weight=experiment.consistency_weight, colour_basis=guides.colour,
+            orthogonal_weight=experiment.orthogonal_weight,
         )  # fmt: skip
         terms |= {name: experiment.hsf_weight * value for name, value in described.items()}
     if experiment.vocabulary_train == "penalty":
-        terms["vocabulary"] = vocabulary.penalty(embeddings.f, guides.clothing)
+        terms["vocabulary"] = experiment.penalty_weight * vocabulary.penalty(embeddings.f, guides.clothing)
     return terms
 
 
