@@ -23,6 +23,7 @@ ADDED_LATER = {  # at these values, an experiment keeps the digest that it had b
     "consistency_weight": 1.0,
     "penalty_weight": 1.0,
     "colour_jitter": 0.0,
+    "batch_parts": 1,
 }
 
 
@@ -81,6 +82,11 @@ class Experiment(BaseModel):
     weight_decay: float = Field(1e-4, ge=0, description="[C]")
     batch_persons: int = Field(16, ge=2, description="identities in a batch [C]")
     batch_images: int = Field(4, ge=2, description="images of each identity in a batch [C]")
+    batch_parts: int = Field(
+        1,
+        ge=1,
+        description="parts that a batch is embedded in, losses over all of it: less memory, more time",
+    )
     sampler: Literal["identity", "clothes"] = Field("identity", description="clothes: two outfits a person [O]")
     id_weight_vit: float = Field(0.25, ge=0, description="weight of the identity loss on the ViT's heads [C]")
     id_weight_resnet: float = Field(1.0, ge=0, description="the same on the ResNet's head [C]")

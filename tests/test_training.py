@@ -25,7 +25,7 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.training import checkpoints, stage1, stage2
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.steps import STREAMS, Guides, Place, Terms
-from csgn_lib.vss import Embeddings, Heads
+from csgn_lib.vss import Embeddings, Heads, concatenate
 
 SIZE = (48, 24)
 FEW_WORDS = vocabulary.Vocabulary(
@@ -665,3 +665,73 @@ def test_each_weight_scales_its_own_terms_alone():
     for name, scaled in weights.items():
         for term, value in terms(**{name: 3 * getattr(Experiment.from_parameters(), name)}).items():
             torch.testing.assert_close(value, plain[term] * (3 if term in scaled else 1), msg=f"{name}: {term}")
+
+
+# ---------------------------------------------------------------- a batch in parts
+
+
+def learner_of(vss: str, parts: int, **changes: Any) -> training.Learner:
+    experiment = small(vss=vss, hsf="none", batch_parts=parts, **changes)
+    torch.manual_seed(0)
+    clip, resnet = training.load_towers(experiment)
+    return training.build_learner(experiment, clip, resnet, 4, Guides()).train()
+
+
+def whole_loss(learner: training.Learner, images: torch.Tensor, kept: list[int] | None = None) -> torch.Tensor:
+    """Triplet and identity over the batch; ``kept`` counts the numbers that the forward pass keeps."""
+    kept = kept if kept is not None else []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value.numel())
+        return value
+
+    person = torch.arange(4).repeat_interleave(2)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        _, outputs = learner(images)
+    triplets = sum(losses.triplet_loss(features, person) for features in outputs.triplet.values())
+    return triplets + sum(losses.identity_loss(logits, person) for logits in outputs.logits.values())
+
+
+def test_parts_give_the_whole_batchs_loss_and_gradients_and_keep_less():
+    images = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(3))
+    found = {}
+    for parts in (1, 4):
+        learner, kept = learner_of("none", parts), []
+        loss = whole_loss(learner, images, kept)
+        loss.backward()
+        found[parts] = loss.detach(), {name: value.grad for name, value in learner.named_parameters()}, sum(kept)
+    torch.testing.assert_close(found[4][0], found[1][0])
+    for name, gradient in found[1][1].items():
+        torch.testing.assert_close(found[4][1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert found[4][2] < 0.3 * found[1][2]
+
+
+def test_batch_norms_note_each_part_once_and_normalise_as_in_the_first_pass():
+    images = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(3))
+    learner, twin = learner_of("resnet", 2), learner_of("resnet", 1)
+    whole_loss(learner, images).backward()
+    made = [twin.encoder(part) for part in images.chunk(2)]  # without checkpoints, but part by part
+    outputs = twin.heads(concatenate(made))
+    person = torch.arange(4).repeat_interleave(2)
+    loss = losses.triplet_loss(outputs.triplet["c"], person) + losses.identity_loss(outputs.logits["c"], person)
+    loss.backward()
+    for (name, value), other in zip(
+        learner.encoder.state_dict().items(), twin.encoder.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(value, other, msg=name)
+    for (name, value), other in zip(learner.named_parameters(), twin.parameters(), strict=True):
+        if value.requires_grad:
+            torch.testing.assert_close(value.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert all(norm.momentum == 0.1 for norm in learner.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+
+
+def test_a_run_in_parts_trains_as_in_one(people, tmp_path):
+    one, two = (
+        training.fit(small(vss="none", batch_parts=parts), people, tmp_path / str(parts)).metrics() for parts in (1, 2)
+    )
+    for before, now in zip(one, two, strict=True):
+        assert {name: now[name] for name in terms_of(now)} == pytest.approx(
+            {name: before[name] for name in terms_of(before)}, rel=1e-3
+        )
+    with pytest.raises(InputError, match="batch_parts=3 does not divide a batch of 8 images"):
+        training.fit(small(batch_parts=3), people, tmp_path / "3")

@@ -122,6 +122,9 @@ def check(experiment: Experiment, benchmark: Benchmark) -> None:
             f"hsf=orthogonal with clothing_rank={experiment.clothing_rank} needs more training people than that, and "
             f"{benchmark.name} has {benchmark.train.person.nunique()}; set a smaller clothing_rank"
         )
+    images = experiment.batch_persons * experiment.batch_images
+    if images % experiment.batch_parts:
+        raise InputError(f"batch_parts={experiment.batch_parts} does not divide a batch of {images} images evenly")
     if benchmark.train.empty:
         raise InputError(f"{benchmark.name} at {benchmark.root} has no training images")
     identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 costs time
@@ -218,7 +221,7 @@ def build_learner(
     head_map = partial(vocabulary.remove, basis=guides.clothing) if experiment.vocabulary_train == "head" else None
     encoder.recompute = bool(experiment.gradient_checkpointing)
     heads = Heads(encoder.widths, identities, generator)
-    return Learner(encoder, heads, head_map)
+    return Learner(encoder, heads, head_map, experiment.batch_parts)
 
 
 def load_encoder(run: Run) -> VisualEncoder:
