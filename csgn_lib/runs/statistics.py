@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from csgn_lib.records import InputError, Run
 
@@ -44,7 +44,7 @@ def spread(values: ArrayLike, level: float = 0.95) -> pd.Series:
     n = len(found)
     mean = found.mean() if n else np.nan
     sd = found.std(ddof=1) if n > 1 else np.nan
-    half = stats.t.ppf((1 + level) / 2, n - 1) * sd / np.sqrt(n) if n > 1 else np.nan
+    half = stdtrit(n - 1, (1 + level) / 2) * sd / np.sqrt(n) if n > 1 else np.nan
     return pd.Series({"runs": n, "mean": mean, "sd": sd, "low": mean - half, "high": mean + half})
 
 
@@ -183,6 +183,7 @@ def against(
     found = [paired(base, frame[frame["row"] == name], metric, clusters=clusters, **options) for name in others]
     columns = "runs clusters people mean sd low high p_runs p_people".split()
     table = pd.DataFrame(found, columns=columns).reset_index(drop=True)
+    table = table.astype(dict.fromkeys(["runs", "clusters", "people"], int))
     table.insert(0, "row", pd.Series(others, dtype=object))
     return table.assign(holm_runs=holm(table["p_runs"]), holm_people=holm(table["p_people"]))
 
