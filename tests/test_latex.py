@@ -47,7 +47,8 @@ def test_only_a_best_row_that_is_more_than_noise_is_bold(tmp_path):
     assert bold([np.nan] * 4) == bold([0.05] * 4) == []
     assert "mathbf" not in "".join(_lines(_frame(), tmp_path))
     assert bold([0.01, np.nan, 0.01, np.nan]) == [r"C \& D"]  # not the other, whatever its p
-    assert not any("*" in line for line in _lines(_frame(p=[0.05, np.nan, 1, 0.2]), tmp_path)[1:])
+    lines = _lines(_frame(p=[0.05, np.nan, np.nan, 0.04]), tmp_path)[5:7]
+    assert lines == [r"a\_b & $40.0 \pm 1.0$ n.s. & $12.0$ \\", r"C \& D & $45.2 \pm 2.0$ & $20.0^{*}$ \\"]
 
 
 def test_an_interval_in_place_of_the_sd_and_a_dash_for_what_is_missing(tmp_path):

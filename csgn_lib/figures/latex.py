@@ -1,4 +1,4 @@
-"""`latex_table`: means with their spread for a paper, where only what is more than noise is marked."""
+"""`latex_table`: means with their spread, for a paper, where only what is more than noise is marked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def latex_table(frame: pd.DataFrame, target: str | Path, spread: Literal["sd", "
         target: path without a suffix.
         spread: mean ± s.d., or mean [low, high]; where that is not known, the mean alone.
 
-    A star stands only where ``p`` is below 0.05. Bold is only the highest mean of a column, and only if its
+    A star stands only where ``p`` is below 0.05, and n.s. where it is known and not. Bold is only the highest mean of a column, and only if its
     ``p_best`` is below 0.05; without one, nothing is.
 
     Returns the path without a suffix.
@@ -83,7 +83,9 @@ def _cell(cell: dict[str, Any], spread: str, best: bool) -> str:
         text += rf" \pm {number('sd')}"
     elif spread == "interval" and _known(cell, "low") and _known(cell, "high"):
         text += f"\\ [{number('low')}, {number('high')}]"
-    return f"${text}{MARK if _or(cell.get('p'), 1) < ALPHA else ''}$"
+    if not _known(cell, "p"):
+        return f"${text}$"
+    return f"${text}{MARK}$" if cell["p"] < ALPHA else f"${text}$ n.s."
 
 
 def _known(cell: dict[str, Any], name: str) -> bool:
