@@ -54,8 +54,9 @@ def test_only_a_best_row_that_is_more_than_noise_is_bold(tmp_path):
 def test_an_interval_in_place_of_the_sd_and_a_dash_for_what_is_missing(tmp_path):
     frame = _frame(low=[39, np.nan, 44, np.nan], high=[41, np.nan, 46.5, np.nan]).drop(index=1)
     frame.loc[3, "mean"] = np.nan
-    lines = _lines(frame, tmp_path, spread="interval")
-    assert lines[5:7] == [r"a\_b & $40.0\ [39.0, 41.0]$ & -- \\", r"C \& D & $45.2\ [44.0, 46.5]$ & -- \\"]
+    lines = _lines(frame, tmp_path, spread="interval", note="Of two runs.")
+    assert lines[1] == "% Of two runs."
+    assert lines[6:8] == [r"a\_b & $40.0\ [39.0, 41.0]$ & -- \\", r"C \& D & $45.2\ [44.0, 46.5]$ & -- \\"]
 
 
 def test_what_is_no_table_is_refused_and_nothing_written(tmp_path):

@@ -15,7 +15,9 @@ ALPHA = 0.05
 MARK = "^{*}"
 
 
-def latex_table(frame: pd.DataFrame, target: str | Path, spread: Literal["sd", "interval"] = "sd") -> Path:
+def latex_table(
+    frame: pd.DataFrame, target: str | Path, spread: Literal["sd", "interval"] = "sd", note: str = ""
+) -> Path:
     """Write a booktabs tabular, ``<target>.tex``, and the frame, ``<target>.csv``: both or none, always the same bytes.
 
     Args:
@@ -25,9 +27,10 @@ def latex_table(frame: pd.DataFrame, target: str | Path, spread: Literal["sd", "
             the order of their first appearance; a missing cell is a dash.
         target: path without a suffix.
         spread: mean ± s.d., or mean [low, high]; where that is not known, the mean alone.
+        note: one line for whoever opens the file, as a comment of LaTeX.
 
-    A star stands only where ``p`` is below 0.05, and n.s. where it is known and not. Bold is only the highest mean of a column, and only if its
-    ``p_best`` is below 0.05; without one, nothing is.
+    A star stands only where ``p`` is below 0.05, and n.s. where it is known and not. Bold is only the highest mean
+    of a column, and only if its ``p_best`` is below 0.05; without one, nothing is.
 
     Returns the path without a suffix.
 
@@ -45,12 +48,12 @@ def latex_table(frame: pd.DataFrame, target: str | Path, spread: Literal["sd", "
         )
     with ExitStack() as stack:
         tex, csv = (stack.enter_context(atomic_path(f"{target}.{suffix}")) for suffix in ("tex", "csv"))
-        tex.write_text(_tabular(frame, spread), encoding="utf-8")
+        tex.write_text(_tabular(frame, spread, note), encoding="utf-8")
         frame.to_csv(csv, index=False, float_format="%.6g")
     return target
 
 
-def _tabular(frame: pd.DataFrame, spread: str) -> str:
+def _tabular(frame: pd.DataFrame, spread: str, note: str) -> str:
     columns = list(frame["column"].unique())
     best = (
         frame.loc[frame.dropna(subset="mean").groupby("column")["mean"].idxmax()].set_index("column")["row"].to_dict()
@@ -63,6 +66,7 @@ def _tabular(frame: pd.DataFrame, spread: str) -> str:
     lines = [
         f"% {told}; *: differs from the baseline, corrected p < {ALPHA}; bold: better than every other row, likewise"
     ]
+    lines += [f"% {line}" for line in note.splitlines()]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule"]
     lines += [" & ".join(["", *map(_escaped, columns)]) + r" \\", r"\midrule"]
     for row in frame["row"].unique():
