@@ -1,7 +1,8 @@
 """Runs: notebooks executed headless, their folders and states, sweeps over them, and the demo.
 
 `execute` one notebook · `sweep` a grid of parameters · `table` all runs · `state` of one ·
-`current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind ``make demo``.
+`current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind ``make demo`` ·
+`spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost`.
 Never imports torch.
 """
 
@@ -11,13 +12,16 @@ from csgn_lib.runs.folders import current, flat, recorded, runs_folder, state, t
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
 from csgn_lib.runs.plan import PLAN, Outcome, Step, clock, demo
+from csgn_lib.runs.statistics import against, cost, holm, paired, people_interval, queries, smallest_p, spread
 from csgn_lib.runs.sweeps import sweep
 
 __all__ = [
     "PLAN",
     "Outcome",
     "Step",
+    "against",
     "clock",
+    "cost",
     "current",
     "declared",
     "demo",
@@ -27,9 +31,15 @@ __all__ = [
     "fitted",
     "flat",
     "from_text",
+    "holm",
     "keep_answer",
+    "paired",
+    "people_interval",
+    "queries",
     "recorded",
     "runs_folder",
+    "smallest_p",
+    "spread",
     "state",
     "sweep",
     "table",
