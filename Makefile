@@ -56,7 +56,7 @@ ablation: $(STAMP)  ## what each part adds, controls and two small CLIPs: hours 
 
 answers: $(STAMP)  ## run every notebook and write what it found under its question: some 8 minutes on 2 cores
 	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \
-	  20_evaluate 21_search 22_failures; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
+	  20_evaluate 21_search 22_failures 41_ablation_tables; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
 
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining --seed $(or $(SEED),0)
