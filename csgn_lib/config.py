@@ -96,8 +96,8 @@ class Experiment(BaseModel):
         ge=8,
         description="pixels from one patch to the next; less than a patch: they overlap [C: 12]; none: a patch",
     )
-    resnet_model: str = Field("resnet50", description="a timm name")
-    resnet_checkpoint: str | None = Field("timm", description="embedded, timm (ImageNet), a file; none: from scratch")
+    resnet_model: str = Field("resnet50", description="a timm name; resnet50_clip is CLIP's RN50")
+    resnet_checkpoint: str | None = Field("timm", description="embedded, timm (its own), a file; none: from scratch")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
     gradient_checkpointing: bool | None = Field(
         None, description="the ViT's blocks are computed again in the backward pass: less memory, a third more time"

@@ -15,6 +15,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from safetensors.torch import save_file
 from timm.layers import BlurPool2d
 from timm.models.resnet import Bottleneck, ResNet
@@ -433,6 +434,59 @@ def test_timms_own_layout_gives_timms_features(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("model", ["resnet50_clip", "resnet50_clip_gap"])
+def test_clips_rn50_in_openais_layout_gives_open_clips_maps(tmp_path, model):
+    reference = ModifiedResNet(layers=[3, 4, 6, 3], output_dim=1024, heads=32, image_size=224, width=64).eval()
+    for module in reference.modules():  # each block's last norm starts at 0, which would hide its main path
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1)
+            module.running_mean.uniform_(-0.1, 0.1)
+    weights = {f"visual.{name}": value for name, value in reference.state_dict().items()}
+    text = {
+        "token_embedding.weight": torch.zeros(9, 512),
+        "logit_scale": torch.tensor(4.6),
+        "ln_final.bias": torch.ones(512),
+    }
+    torch.save(weights | text | {"input_resolution": torch.tensor(224)}, tmp_path / "RN50.pt")
+    tower = load_resnet(model, str(tmp_path / "RN50.pt")).eval()
+    (tmp_path / "RN50.pt").unlink()  # 150 MB
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (
+        (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))  # fmt: skip
+    torch.testing.assert_close((tower.mean, tower.std), (mean, std))
+    images = pictures(2, 128, 64)
+    third = reference.layer3(reference.layer2(reference.layer1(reference.stem((images - mean) / std))))
+    halved = reference.layer4(third)
+    first = reference.layer4[0]
+    first.avgpool = first.downsample[0] = torch.nn.Identity()
+    expected, got = reference.layer4(third), tower(images)
+    assert halved.shape == (2, 2048, 4, 2) and expected.shape == (2, 2048, 8, 4) and tower.width == 2048
+    torch.testing.assert_close(got.feature_map, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got.pooled, expected.flatten(2).mean(dim=2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tower.model.stages[:3](tower.model.stem((images - mean) / std)), third)
+    native = timm.create_model(model, num_classes=0).eval()  # timm's own network, and its own last stride
+    native.load_state_dict(tower.model.state_dict(), strict=False)
+    torch.testing.assert_close(native.forward_features((images - mean) / std), halved, rtol=1e-4, atol=1e-4)
+
+
+def test_clips_resnets_are_trained_without_their_attention_pool(tmp_path):
+    whole = timm.create_model("resnet50_clip")  # as timm's own file holds it
+    save_file(whole.state_dict(), tmp_path / "timm.safetensors")
+    tower = load_resnet("resnet50_clip", str(tmp_path / "timm.safetensors"))
+    for name, value in tower.model.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+    got = tower(pictures(2, 64, 32))
+    (got.pooled.sum() + got.feature_map.square().sum()).backward()
+    assert got.feature_map.shape == (2, 2048, 4, 2)
+    assert all(value.grad is not None for value in tower.parameters())  # nothing idle: several processes need that
+    with torch.device("meta"):
+        wide = load_resnet("resnet50x4_clip", None)
+        assert wide(torch.empty(2, 3, 128, 64)).pooled.shape == (2, wide.width) == (2, 2560)
+    save_file(load_resnet("csgn_tiny_resnet", None).model.state_dict(), tmp_path / "tiny.safetensors")
+    with pytest.raises(InputError, match="tiny.safetensors cannot be loaded into resnet50_clip"):
+        load_resnet("resnet50_clip", str(tmp_path / "tiny.safetensors"))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     ("model", "patches", "width", "joint", "parameters"),
     [("ViT-B-32", 32, 768, 512, 151_277_313), ("ViT-L-14", 162, 1024, 768, 427_616_513)],
@@ -530,6 +584,21 @@ def test_the_last_stride_is_one_and_all_else_is_timms(model):
     torch.testing.assert_close(got.pooled, expected.flatten(2).mean(dim=2))
 
 
+@torch.no_grad()
+def test_a_shortcut_that_pools_keeps_its_resolution_as_timm_builds_it_at_stride_1():
+    tower = load_resnet("csgn_test_pooled_shortcut", None).eval()
+    reference = timm.create_model("csgn_test_pooled_shortcut", num_classes=0).eval()
+    for value in tower.model.parameters():
+        value.normal_(0, 0.1)
+    first = reference.layer4[0]
+    first.conv2.stride, first.downsample[0] = (1, 1), torch.nn.Identity()
+    reference.load_state_dict(tower.model.state_dict())
+    images = pictures(2, 128, 64)
+    expected = reference.forward_features((images - tower.mean) / tower.std)
+    assert expected.shape[2:] == (8, 4)
+    torch.testing.assert_close(tower(images).feature_map, expected)
+
+
 def test_resnet_weights_come_back_from_float16_with_or_without_a_classifier(tmp_path):
     net = timm.create_model("csgn_test_bottleneck", num_classes=10)  # as timm's own files are: with fc
     half = {name: value.half() for name, value in net.state_dict().items() if value.is_floating_point()}
@@ -548,7 +617,7 @@ def test_resnets_that_cannot_be_used_are_refused(tmp_path, offline):
         ("resnet5000", None, "'resnet5000' is not a timm model"),
         ("vit_tiny_patch16_224", None, "is a VisionTransformer, not a ResNet"),
         ("csgn_test_blur", None, "last stride cannot be set"),
-        ("csgn_test_pooled_shortcut", None, "last stride cannot be set"),
+        ("repvgg_a0", None, "is a ByobNet, not a ResNet"),
         ("csgn_test_bottleneck", "embedded", "embedded is for csgn_tiny_resnet"),
         ("csgn_tiny_resnet", "timm", "use resnet_checkpoint=embedded"),
         ("csgn_test_bottleneck", "timm", "resnet_checkpoint=timm .*no route to the hub"),
