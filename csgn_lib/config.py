@@ -110,9 +110,9 @@ class Experiment(BaseModel):
         ge=8,
         description="pixels from one patch to the next; less than a patch: they overlap [C: 12]; none: a patch",
     )
-    resnet_model: str = Field("resnet50", description="a timm name")
+    resnet_model: str = Field("resnet50", description="a timm name; resnet50_clip is CLIP's RN50")
     resnet_checkpoint: str | None = Field(
-        "timm", description="embedded, embedded-1, timm (ImageNet), a file; none: from scratch"
+        "timm", description="embedded, embedded-1, timm (its own), a file; none: from scratch"
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
     gradient_checkpointing: bool | None = Field(
