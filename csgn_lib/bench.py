@@ -7,8 +7,8 @@ loaded file by file, without installing its project.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import csv
+import ctypes
 import importlib
 import io
 import os

@@ -169,7 +169,7 @@ class _Board:
             self._write(self._line(), last=True)
 
     def _line(self) -> str:
-        details = [f"{name} ({_detail(task.run)})" for name, task in self.running.items()]
+        details = [f"{name} ({folders.progress(task.run) or 'starting'})" for name, task in self.running.items()]
         rest = f"{len(self.outcomes)}/{len(self.plan)} done, about {clock(self.remaining())} left"
         return f"{self._clock()}  {rest}   {' | '.join(details)}"
 
@@ -218,18 +218,6 @@ def _from_here(run: Run | None) -> str:
 
 def _rest(expected: float, elapsed: float) -> float:
     return max(expected - elapsed, 0.1 * expected)  # what takes longer than expected is never "0:00 left"
-
-
-def _detail(run: Run) -> str:
-    """Where a run is: the last epoch that it recorded; before there is one, its cell."""
-    try:
-        if records := run.metrics():
-            last = records[-1]
-            return f"stage {last['stage']}, epoch {last['epoch']}" + (f"/{last['epochs']}" if "epochs" in last else "")
-        status = run.status
-        return f"cell {status['cell']}/{status['cells']}" if status.get("cell") else "starting"
-    except (InputError, KeyError):
-        return "starting"
 
 
 def clock(seconds: float) -> str:
