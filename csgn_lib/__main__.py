@@ -6,6 +6,7 @@ line on standard error and status 2.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -115,29 +116,23 @@ def sweep(
 
     read = runs.read_grid(grid)
     options = {name: runs.from_text(Any, text, name) for name, text in _pairs(job)}
-    if dry_run:
-        typer.echo(runs.planned(read)[["row", "state", "run"]].to_string(index=False))
-        return
-    names: dict[Path, str] = {}
-    told = 0
-
-    def tell(run: Run) -> None:
-        nonlocal told
-        told += 1
-        last = run.status if run.path("status.json").exists() else {}
-        error = f": {' '.join(str(last['error']).split())}" if last.get("error") else ""
-        what = f"{names[run.dir]} ({runs.clock(last.get('seconds', 0))})"
-        typer.echo(f"{told:>4}/{len(waiting)}  {runs.state(run):<11}  {what}{error}")
-
     cells = runs.planned(read)
-    names |= {Path(cell.run): cell.row for cell in cells.itertuples()}
-    waiting = cells[cells["state"] != "done"]
-    typer.echo(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done before")
+    if dry_run:
+        typer.echo(
+            cells[[name for name in ("row", "seed", "world", "state", "run") if name in cells]].to_string(index=False)
+        )
+        return
+    names = {Path(cell["run"]): runs.label(cell) for cell in cells.to_dict("records")}
+    waiting = int((cells["state"] != "done").sum())
+    count = itertools.count(1)
+    typer.echo(f"{len(cells)} cells, {len(cells) - waiting} of them done before")
+    threads = threads or runs.executors.share(executor, workers)
     pool = runs.executors.named(executor, workers, read.gpus_per_cell, address, options)
     try:
         found = runs.sweep(
-            read, pool, timeout=timeout, threads=threads or runs.executors.share(executor, workers), report=tell
-        )
+            read, pool, timeout=timeout, threads=threads,
+            report=lambda made: typer.echo(f"{next(count):>4}/{waiting}  {runs.ended(made, names[made.dir])}"),
+        )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("csgn: interrupted; the same command goes on, and csgn status tells what became of each", err=True)
         raise typer.Exit(130) from None
@@ -155,9 +150,11 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="again every 2 s, in a terminal, until Ctrl-C")] = False,
 ) -> None:
     """List the runs: what became of each, how far it came, what it took."""
+    from csgn_lib import runs
+
     try:
         while True:
-            lines = _status_lines(folder)
+            lines = runs.listing(folder)
             live = watch and sys.stdout.isatty()
             if live:  # the newest runs are last: they are the ones that must be seen
                 width, height = shutil.get_terminal_size()
@@ -169,18 +166,6 @@ def status(
             time.sleep(2)
     except KeyboardInterrupt:
         return
-
-
-def _status_lines(folder: Path | None) -> list[str]:
-    from csgn_lib import runs
-
-    found = runs.table(folder)
-    if found.empty:
-        return [f"no runs under {folder or runs.runs_folder()}"]
-    shown = found[["run", "state", "at", "seconds", "memory_mib", "error"]].rename(columns={"memory_mib": "MiB"})
-    shown["MiB"] = [f"{peak:.0f}" if peak == peak and peak else "" for peak in shown["MiB"].astype(float)]
-    shown["error"] = [" ".join(str(error or "").split()) for error in shown["error"]]
-    return shown.fillna("").to_string(index=False, max_colwidth=80).splitlines()
 
 
 @app.command()

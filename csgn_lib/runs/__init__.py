@@ -12,8 +12,9 @@ from csgn_lib.runs.folders import current, flat, recorded, runs_folder, state, t
 from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
-from csgn_lib.runs.plan import PLAN, Outcome, Step, clock, demo
+from csgn_lib.runs.plan import PLAN, Outcome, Step, demo
 from csgn_lib.runs.sweeps import planned, sweep
+from csgn_lib.runs.words import clock, ended, label, listing
 
 __all__ = [
     "PLAN",
@@ -24,6 +25,7 @@ __all__ = [
     "current",
     "declared",
     "demo",
+    "ended",
     "environment",
     "execute",
     "executors",
@@ -32,6 +34,8 @@ __all__ = [
     "flat",
     "from_text",
     "keep_answer",
+    "label",
+    "listing",
     "planned",
     "read_grid",
     "recorded",

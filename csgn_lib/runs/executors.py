@@ -40,7 +40,7 @@ def groups(gpus: Sequence[int | str], gpus_per_cell: int) -> list[str]:
 def named(
     name: str, workers: int | None, gpus_per_cell: int, address: str | None, parameters: Mapping[str, Any]
 ) -> Executor:
-    """What the command line means by ``local``, ``dask`` or ``submitit``. Raises InputError for what does not fit it."""
+    """What the command line means by ``local``, ``dask`` or ``submitit``. Raises InputError for what does not fit."""
     if name not in ("local", "dask", "submitit"):
         raise InputError(f"executor {name!r} does not exist; there are: local, dask, submitit")
     if parameters and name != "submitit":
@@ -124,6 +124,8 @@ def dask(
             number: {
                 "cls": Nanny,
                 "options": {
+                    "silence_logs": 50,
+                    "memory_limit": 0,  # a cell is a process of its own, which no worker's limit would see
                     "nthreads": 1,  # one cell at a time in each worker, so that a killed one takes no other with it
                     "resources": resources,
                     "env": {} if place is None else {"CUDA_VISIBLE_DEVICES": place},

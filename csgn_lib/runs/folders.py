@@ -34,6 +34,10 @@ _COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first
 FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # how a notebook learns of its run
 
 
+class InUse(InputError):
+    """Another process works in the folder."""
+
+
 def runs_folder() -> Path:
     """Where runs are kept: ``reports/runs`` of the workbench's folder."""
     return home() / "reports" / "runs"
@@ -72,7 +76,7 @@ def folder_for(name: str, notebook: Path, config: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def claimed(run: Run) -> Iterator[None]:
-    """Hold the run's folder for this process. Raises InputError if another one runs in it.
+    """Hold the run's folder for this process. Raises InUse if another one runs in it.
 
     The lock is the kernel's, so it ends with its process, however that ends. What it cannot see,
     another host or a file system without locks, the heartbeat tells.

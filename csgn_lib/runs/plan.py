@@ -16,6 +16,7 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.runs import folders, notebooks
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.machine import cores
+from csgn_lib.runs.words import clock
 
 TICK = 0.5  # seconds between two looks at the runs
 QUIET = 15.0  # seconds between two lines where the output is not a terminal
@@ -218,8 +219,3 @@ def _from_here(run: Run | None) -> str:
 
 def _rest(expected: float, elapsed: float) -> float:
     return max(expected - elapsed, 0.1 * expected)  # what takes longer than expected is never "0:00 left"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as ``m:ss``."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

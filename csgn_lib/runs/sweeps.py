@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from csgn_lib.records import InputError, Run
+from csgn_lib.records import InputError, Run, writing
 from csgn_lib.runs import executors, folders, notebooks
 from csgn_lib.runs.execution import GRACE, execute
-from csgn_lib.runs.failures import write_report
 from csgn_lib.runs.grids import Grid, check, combinations
 from csgn_lib.runs.machine import gpus as visible_gpus
+from csgn_lib.runs.words import write_report
 
 
 def sweep(
@@ -131,9 +131,11 @@ def _alone(plan: _Plan) -> Iterator[Run]:
     with ExitStack() as held:
         try:
             held.enter_context(folders.claimed(lock))
-            held.enter_context(folders.beating(lock))
-        except InputError as error:
+        except folders.InUse as error:
             raise InputError(f"a sweep over the same cells is running: {error}") from None
+        with writing(lock.dir):
+            held.callback(_let_go, lock)
+            held.enter_context(folders.beating(lock))
         lock.path("stop").unlink(missing_ok=True)
         for index in plan.waiting():
             run = plan.runs[index]
@@ -146,6 +148,11 @@ def _alone(plan: _Plan) -> Iterator[Run]:
             with suppress(OSError):  # a full disk: the cell itself will say so
                 plan.runs[index].set_status("queued", **_kept(plan.runs[index]))
         yield lock
+
+
+def _let_go(lock: Run) -> None:
+    with suppress(OSError):  # then other hosts wait until it has been silent long enough
+        lock.set_status("done")
 
 
 def _kept(run: Run) -> dict[str, Any]:
