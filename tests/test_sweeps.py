@@ -45,9 +45,8 @@ def grid(home: Path, text: str = GRID) -> Path:
 
 def test_a_grid_is_every_row_with_every_combination_and_every_seed(home):
     text = GRID + "worlds: [5, 6]\ngrid: {layers: [[1], [2, 3]]}\ngpus_per_cell: 2"
-    write_notebook(
-        home / "notebooks/12_train.ipynb", parameters="beta = 0.5\nname = ''\nlayers = (1,)\nseed=0\nworld=0"
-    )
+    parameters = "beta = 0.5\nname = ''\nlayers = (1,)\nseed = 0\nworld = 0"
+    notebook = write_notebook(home / "notebooks/12_train.ipynb", parameters=parameters)
     read = runs.read_grid(grid(home, text))
     assert (read.notebook, read.gpus_per_cell, len(read.cells)) == (notebook, 2, 8)
     assert read.cells[0] == {"name": "x", "layers": [1], "seed": 0, "world": 5}

@@ -88,9 +88,7 @@ def claimed(run: Run) -> Iterator[None]:
         locked = _lock(file)
         foreign = locked is None or not _written_here(run)
         if locked is False or (foreign and state(run) == "running"):
-            raise InputError(
-                f"{run.dir} is in use by another process{_holder(run)}; wait for it, or give another folder"
-            )
+            raise InUse(f"{run.dir} is in use by another process{_holder(run)}; wait for it, or give another folder")
         yield
 
 
