@@ -196,6 +196,8 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         pass
+    with suppress(OSError):  # Linux: a process that was killed, and that its parent has not asked for yet
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 

@@ -239,6 +239,9 @@ def _blame(run: Run, error: BaseException, errors: dict[Path, str]) -> None:
     """Note what went wrong outside of the run, and let its status say it, where it says nothing yet itself."""
     errors[run.dir] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     with suppress(OSError, InputError):
+        patience = time.monotonic() + GRACE
+        while _verdict(error) == "died" and folders.state(run) == "running" and time.monotonic() < patience:
+            time.sleep(0.1)  # the worker has let go of us, and is about to be gone
         if folders.state(run) in ("queued", "missing"):
             run.set_status(_verdict(error), **_kept(run), error=errors[run.dir])
 
