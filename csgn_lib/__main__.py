@@ -6,8 +6,10 @@ line on standard error and status 2.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -97,18 +99,73 @@ def train(
 
 
 @app.command()
-def status(
-    folder: Annotated[Path | None, typer.Argument(help="default: reports/runs")] = None,
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="rows, grid, seeds: see the README")],
+    workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: 1, or as GPUs allow")] = None,
+    executor: Annotated[str, typer.Option(metavar="local|dask|submitit")] = "local",
+    timeout: Annotated[float | None, typer.Option(help="seconds for each cell")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each cell; default: a fair share")] = None,
+    address: Annotated[str | None, typer.Option(help="of a dask scheduler; default: workers of its own")] = None,
+    job: Annotated[
+        list[str], typer.Option(metavar="NAME=VALUE", help="for submitit: slurm_partition=gpu, timeout_min=240")
+    ] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check every cell, list them; run nothing")] = False,
 ) -> None:
-    """List the runs: what became of each."""
+    """Run a notebook for every cell of a grid; what is done is skipped, what was stopped goes on."""
     from csgn_lib import runs
 
-    found = runs.table(folder)
-    if found.empty:
-        typer.echo(f"no runs under {folder or runs.runs_folder()}")
+    read = runs.read_grid(grid)
+    options = {name: runs.from_text(Any, text, name) for name, text in _pairs(job)}
+    cells = runs.planned(read)
+    if dry_run:
+        typer.echo(
+            cells[[name for name in ("row", "seed", "world", "state", "run") if name in cells]].to_string(index=False)
+        )
         return
-    shown = found[["run", "state", "seconds", "error"]].fillna({"error": ""})
-    typer.echo(shown.to_string(index=False, max_colwidth=80))
+    names = {Path(cell["run"]): runs.label(cell) for cell in cells.to_dict("records")}
+    waiting = int((cells["state"] != "done").sum())
+    count = itertools.count(1)
+    typer.echo(f"{len(cells)} cells, {len(cells) - waiting} of them done before")
+    threads = threads or runs.executors.share(executor, workers)
+    pool = runs.executors.named(executor, workers, read.gpus_per_cell, address, options)
+    try:
+        found = runs.sweep(
+            read, pool, timeout=timeout, threads=threads,
+            report=lambda made: typer.echo(f"{next(count):>4}/{waiting}  {runs.ended(made, names[made.dir])}"),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("csgn: interrupted; the same command goes on, and csgn status tells what became of each", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        pool.shutdown()
+    typer.echo(found.attrs["report"])
+    if wrong := int((found["state"] != "done").sum()):
+        typer.echo(f"csgn: {wrong} of {len(found)} cells are not done; the report says why and what to do", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path | None, typer.Option(help="default: reports/runs")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="again every 2 s, in a terminal, until Ctrl-C")] = False,
+) -> None:
+    """List the runs: what became of each, how far it came, what it took."""
+    from csgn_lib import runs
+
+    try:
+        while True:
+            lines = runs.listing(folder)
+            live = watch and sys.stdout.isatty()
+            if live:  # the newest runs are last: they are the ones that must be seen
+                width, height = shutil.get_terminal_size()
+                lines = [line[: width - 1] for line in [lines[0], *lines[1:][2 - height :]]]
+                typer.echo("\033[H\033[J", nl=False)
+            typer.echo("\n".join(lines))
+            if not live:
+                return
+            time.sleep(2)
+    except KeyboardInterrupt:
+        return
 
 
 @app.command()

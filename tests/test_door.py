@@ -85,6 +85,7 @@ def test_only_commands_that_work_are_there():
     assert {command.callback.__name__ for command in app.registered_commands} == {
         "run",
         "train",
+        "sweep",
         "status",
         "check",
         "demo",
@@ -117,14 +118,40 @@ def test_run_hands_typed_values_on_and_ends_as_the_run_ended(capsys, home, monke
     assert (err == "") == (state == "done") and (state == "done" or f"{state} in In [3]: ValueError: x" in err)
 
 
+def _some_runs(home):
+    Run(home / "reports/runs/a-1-s0").set_status("done", started=0.0, heartbeat=61.0, memory_mib=512)
+    Run(home / "reports/runs/a-1-s0").append_metrics({"stage": 2, "epoch": 3, "epochs": 5})
+    Run(home / "reports/runs/b-2-s0").set_status(
+        "failed", started=1.0, heartbeat=2.0, error="ValueError:\n x", cell=3, cells=7
+    )
+
+
 def test_status_lists_the_runs(capsys, home):
     assert "no runs under" in call(capsys, "status")[1]
-    Run(home / "reports/runs/a-1-s0").set_status("done", started=0.0, heartbeat=61.0)
-    Run(home / "reports/runs/b-2-s0").set_status("failed", started=1.0, heartbeat=2.0, error="ValueError: x")
-    lines = call(capsys, "status")[1].splitlines()
-    assert lines[0].split() == ["run", "state", "seconds", "error"]
-    assert lines[1].split() == ["a-1-s0", "done", "61.0"]
-    assert lines[2].split() == ["b-2-s0", "failed", "1.0", "ValueError:", "x"]
+    _some_runs(home)
+    for options in ([], ["--watch"], ["--folder", str(home / "reports/runs")]):  # no terminal here: once
+        lines = call(capsys, "status", *options)[1].splitlines()
+        assert lines[0].split() == ["run", "state", "at", "seconds", "MiB", "error"]
+        assert lines[1].split() == ["a-1-s0", "done", "stage", "2,", "epoch", "3/5", "61.0", "512"]
+        assert lines[2].split() == ["b-2-s0", "failed", "cell", "3/7", "1.0", "ValueError:", "x"]
+
+
+def test_status_is_shown_anew_in_a_terminal_until_ctrl_c(capsys, home, monkeypatch):
+    _some_runs(home)
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            raise KeyboardInterrupt
+        Run(home / "reports/runs/c-3-s0").set_status("queued")
+
+    monkeypatch.setattr("time.sleep", nap)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    status, out, _ = call(capsys, "status", "--watch")
+    assert status == 0 and naps == [2, 2]
+    first, second = out.split("\033[H\033[J")[1:]
+    assert "c-3-s0" not in first and "c-3-s0" in second
 
 
 def test_check_ends_with_1_where_it_found_errors(capsys, monkeypatch):

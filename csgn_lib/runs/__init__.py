@@ -1,22 +1,26 @@
 """Runs: notebooks executed headless, their folders and states, sweeps over them, and the demo.
 
-`execute` one notebook · `sweep` a grid of parameters · `table` all runs · `state` of one ·
-`current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind ``make demo`` ·
-`spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost`.
+`execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
+`state` of one · `current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind
+``make demo`` · `spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost`.
 Never imports torch.
 """
 
+from csgn_lib.runs import executors
 from csgn_lib.runs.answers import keep_answer
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.folders import current, flat, recorded, runs_folder, state, table
+from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
-from csgn_lib.runs.plan import PLAN, Outcome, Step, clock, demo
+from csgn_lib.runs.plan import PLAN, Outcome, Step, demo
 from csgn_lib.runs.statistics import against, cost, holm, paired, people_interval, queries, smallest_p, spread
-from csgn_lib.runs.sweeps import sweep
+from csgn_lib.runs.sweeps import planned, sweep
+from csgn_lib.runs.words import clock, ended, label, listing
 
 __all__ = [
     "PLAN",
+    "Grid",
     "Outcome",
     "Step",
     "against",
@@ -25,14 +29,20 @@ __all__ = [
     "current",
     "declared",
     "demo",
+    "ended",
     "environment",
     "execute",
+    "executors",
     "find",
     "fitted",
     "flat",
     "from_text",
     "holm",
     "keep_answer",
+    "label",
+    "listing",
+    "planned",
+    "read_grid",
     "paired",
     "people_interval",
     "queries",

@@ -34,6 +34,7 @@ def execute(
     threads: int | None = None,
     stop: threading.Event | None = None,
     echo: TextIO | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Run:
     """Run a notebook in a process of its own and return its folder, whatever became of it.
 
@@ -52,6 +53,7 @@ def execute(
         threads: CPU threads of the kernel's numerics; default: what the environment says.
         stop: when set, the run is ended as `interrupted`.
         echo: where what the cells print is repeated while they run.
+        variables: environment variables of the kernel, over this process's own.
 
     Raises:
         InputError: before anything starts: no such notebook, unknown parameter, wrong type, a
@@ -64,7 +66,7 @@ def execute(
     with folders.claimed(run):
         _refuse_other(run, path, values)
         given = {name: values[name] for name in parameters or {}}
-        job = _Job(run, path, values, given, timeout, threads, stop or threading.Event(), echo)
+        job = _Job(run, path, values, given, timeout, threads, stop or threading.Event(), echo, variables or {})
         try:
             _prepare(job)
             _finish(job, *_supervised(job))
@@ -88,6 +90,7 @@ class _Job:
     threads: int | None
     stop: threading.Event
     echo: TextIO | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     heard: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +176,7 @@ def _environment(job: _Job) -> dict[str, str]:
     }
     if job.threads:
         own |= {variable: str(job.threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    return dict(os.environ) | own
+    return dict(os.environ) | own | dict(job.variables)
 
 
 def _listen(messages: IO[str], job: _Job) -> None:
@@ -197,15 +200,24 @@ def _watched(child: subprocess.Popen[str], job: _Job) -> str | None:
         child.stdin.flush()
     beat = time.monotonic()
     while child.poll() is None:
-        if job.timeout is not None and time.time() - job.started > job.timeout:
-            return "timed_out"
-        if job.stop.wait(0.1):
-            return "interrupted"
+        late = job.timeout is not None and time.time() - job.started > job.timeout
+        if late or job.stop.wait(0.1):
+            _hear_memory(job)
+            return "timed_out" if late else "interrupted"
         if time.monotonic() - beat > folders.HEARTBEAT:
             beat = time.monotonic()
+            _hear_memory(job)
             with suppress(OSError):  # a full disk must not end a run that may outlive it
-                job.beat("running", cell=job.heard.get("cell"))
+                job.beat("running", cell=job.heard.get("cell"), memory_mib=job.heard.get("memory_mib"))
     return None
+
+
+def _hear_memory(job: _Job) -> None:
+    """The kernel's peak so far, for a run that will have no word of its own; the system tells it on Linux alone."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path(f"/proc/{job.heard.get('kernel')}/status").read_text().splitlines()
+        peak = next(line for line in lines if line.startswith("VmHWM:"))
+        job.heard["memory_mib"] = int(peak.split()[1]) // 1024
 
 
 def _end(child: subprocess.Popen[str], job: _Job) -> None:

@@ -30,7 +30,12 @@ except ImportError:  # Windows: the heartbeat alone says who is alive
 
 HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
+_COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first ones of the table of runs
 FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # how a notebook learns of its run
+
+
+class InUse(InputError):
+    """Another process works in the folder."""
 
 
 def runs_folder() -> Path:
@@ -71,7 +76,7 @@ def folder_for(name: str, notebook: Path, config: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def claimed(run: Run) -> Iterator[None]:
-    """Hold the run's folder for this process. Raises InputError if another one runs in it.
+    """Hold the run's folder for this process. Raises InUse if another one runs in it.
 
     The lock is the kernel's, so it ends with its process, however that ends. What it cannot see,
     another host or a file system without locks, the heartbeat tells.
@@ -83,8 +88,16 @@ def claimed(run: Run) -> Iterator[None]:
         locked = _lock(file)
         foreign = locked is None or not _written_here(run)
         if locked is False or (foreign and state(run) == "running"):
-            raise InputError(f"{run.dir} is in use by another process; wait for it, or give another folder")
+            raise InUse(f"{run.dir} is in use by another process{_holder(run)}; wait for it, or give another folder")
         yield
+
+
+def _holder(run: Run) -> str:
+    """Who wrote the status last: the process that holds the folder, or one that it took over from a moment ago."""
+    try:
+        return f" (pid {run.status['pid']} on {run.status['host']})"
+    except (InputError, KeyError):
+        return ""
 
 
 @contextmanager
@@ -94,6 +107,25 @@ def recorded(run: Run, **facts: Any) -> Iterator[None]:
     ``facts`` go into every status. Raises InputError for a folder that another version of the library wrote in.
     """
     facts |= {"started": time.time()}
+    with claimed(run):
+        _refuse_other_library(run)
+        state, fields = "failed", {}
+        try:
+            with beating(run, **facts):
+                write_json(run.path("environment.json"), environment())
+                yield
+            state = "done"
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            fields = {"error": f"{type(error).__name__}: {error}"}
+            raise
+        finally:
+            run.set_status(state, heartbeat=time.time(), **facts, **fields)
+
+
+@contextmanager
+def beating(run: Run, **facts: Any) -> Iterator[None]:
+    """Write, every few seconds while the block works, that the run is running; nothing afterwards."""
     over = threading.Event()
 
     def beat() -> None:
@@ -101,24 +133,14 @@ def recorded(run: Run, **facts: Any) -> Iterator[None]:
             with suppress(OSError):  # a full disk must not end a run that may outlive it
                 run.set_status("running", heartbeat=time.time(), **facts)
 
-    with claimed(run):
-        _refuse_other_library(run)
-        run.set_status("running", heartbeat=time.time(), **facts)
-        write_json(run.path("environment.json"), environment())
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        state, fields = "failed", {}
-        try:
-            yield
-            state = "done"
-        except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            fields = {"error": f"{type(error).__name__}: {error}"}
-            raise
-        finally:
-            over.set()
-            thread.join()
-            run.set_status(state, heartbeat=time.time(), **facts, **fields)
+    run.set_status("running", heartbeat=time.time(), **facts)
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _refuse_other_library(run: Run) -> None:
@@ -174,33 +196,48 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         pass
+    with suppress(OSError):  # Linux: a process that was killed, and that its parent has not asked for yet
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 def table(folder: str | Path | None = None) -> pd.DataFrame:
     """All runs under ``folder`` (default ``reports/runs``), one row each, oldest first.
 
-    Columns: ``run`` (the folder's name), ``state``, ``seconds``, ``error``, then every parameter of
-    config.json and every number of results.json, nested names joined by dots. A folder whose files
-    are damaged has state `damaged` and says so under ``error``.
+    Columns: ``run`` (the folder's name), ``state``, ``at`` (how far it came), ``seconds``, ``memory_mib``
+    (the peak), ``error``, then every parameter of config.json and every number of results.json, nested
+    names joined by dots. A folder whose files are damaged has state `damaged` and says so under ``error``.
     """
     root = Path(folder) if folder else runs_folder()
     rows = [_row(Run(path.parent)) for path in root.glob("*/status.json")]
     rows.sort(key=lambda row: row.pop("_started"))
-    return pd.DataFrame(rows, columns=None if rows else ["run", "state", "seconds", "error"])
+    return pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
 
 
 def _row(run: Run) -> dict[str, Any]:
-    row: dict[str, Any] = {"run": run.dir.name, "state": "damaged", "seconds": None, "error": None, "_started": 0.0}
+    row: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"run": run.dir.name, "state": "damaged", "_started": 0.0}
     try:
         status = run.status
         row |= {"state": state(run), "error": status.get("error"), "_started": status.get("started", status["time"])}
         end = time.time() if row["state"] == "running" else status.get("heartbeat", status["time"])
         row["seconds"] = round(end - row["_started"], 1)
+        row |= {"at": progress(run), "memory_mib": status.get("memory_mib")}
         config = run.config if run.path("config.json").exists() else status.get("parameters", {})
         return row | config | (flat(run.results) if run.path("results.json").exists() else {})
     except (InputError, KeyError, TypeError) as error:
         return row | {"state": "damaged", "error": str(error)}
+
+
+def progress(run: Run) -> str:
+    """How far a run came: the last epoch that it recorded; before there is one, its cell; else nothing."""
+    try:
+        if records := run.metrics():
+            last = records[-1]
+            return f"stage {last['stage']}, epoch {last['epoch']}" + (f"/{last['epochs']}" if "epochs" in last else "")
+        status = run.status
+        return f"cell {status['cell']}/{status['cells']}" if status.get("cell") else ""
+    except (InputError, KeyError):
+        return ""
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

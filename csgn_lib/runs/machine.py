@@ -6,6 +6,7 @@ import ast
 import gc
 import hashlib
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -91,3 +92,11 @@ def _output(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (subprocess.SubprocessError, OSError):
         return ""
+
+
+def gpus() -> list[str]:
+    """The GPUs that a process of this machine may use: CUDA_VISIBLE_DEVICES, else those that nvidia-smi lists."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+    return _output("nvidia-smi", "--query-gpu=index", "--format=csv,noheader").split()

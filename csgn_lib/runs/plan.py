@@ -16,6 +16,7 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.runs import folders, notebooks
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.machine import cores
+from csgn_lib.runs.words import clock
 
 TICK = 0.5  # seconds between two looks at the runs
 QUIET = 15.0  # seconds between two lines where the output is not a terminal
@@ -169,7 +170,7 @@ class _Board:
             self._write(self._line(), last=True)
 
     def _line(self) -> str:
-        details = [f"{name} ({_detail(task.run)})" for name, task in self.running.items()]
+        details = [f"{name} ({folders.progress(task.run) or 'starting'})" for name, task in self.running.items()]
         rest = f"{len(self.outcomes)}/{len(self.plan)} done, about {clock(self.remaining())} left"
         return f"{self._clock()}  {rest}   {' | '.join(details)}"
 
@@ -218,20 +219,3 @@ def _from_here(run: Run | None) -> str:
 
 def _rest(expected: float, elapsed: float) -> float:
     return max(expected - elapsed, 0.1 * expected)  # what takes longer than expected is never "0:00 left"
-
-
-def _detail(run: Run) -> str:
-    """Where a run is: the last epoch that it recorded; before there is one, its cell."""
-    try:
-        if records := run.metrics():
-            last = records[-1]
-            return f"stage {last['stage']}, epoch {last['epoch']}" + (f"/{last['epochs']}" if "epochs" in last else "")
-        status = run.status
-        return f"cell {status['cell']}/{status['cells']}" if status.get("cell") else "starting"
-    except (InputError, KeyError):
-        return "starting"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as ``m:ss``."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

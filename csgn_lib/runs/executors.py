@@ -1,0 +1,267 @@
+"""Where a sweep's cells run: `local` threads, each with its own GPUs; `dask` workers; `submitit` jobs (SLURM).
+
+Each is a ``concurrent.futures.Executor``, and any other will do. A cell is a process of its own
+wherever it runs, and ends when the worker that started it is gone.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from csgn_lib.records import InputError, writing
+from csgn_lib.runs import folders, machine
+
+POLL = 0.5  # seconds between two looks at submitted jobs
+_LENT: ContextVar[str | None] = ContextVar("lent", default=None)
+
+
+def variables() -> dict[str, str]:
+    """What a cell that runs here gets in its environment: the GPUs that are its own for the time being."""
+    lent = _LENT.get()
+    return {} if lent is None else {"CUDA_VISIBLE_DEVICES": lent}
+
+
+def groups(gpus: Sequence[int | str], gpus_per_cell: int) -> list[str]:
+    """The GPUs shared out, ``gpus_per_cell`` to each place. Raises InputError if they do not make one place."""
+    size = max(1, gpus_per_cell)
+    made = [",".join(map(str, gpus[i : i + size])) for i in range(0, len(gpus) - size + 1, size)]
+    if not made:
+        raise InputError(f"{size} GPUs for each cell, and there are {len(gpus)}; lower gpus_per_cell, or name more")
+    return made
+
+
+def named(
+    name: str, workers: int | None, gpus_per_cell: int, address: str | None, parameters: Mapping[str, Any]
+) -> Executor:
+    """What the command line means by ``local``, ``dask`` or ``submitit``. Raises InputError for what does not fit."""
+    if name not in ("local", "dask", "submitit"):
+        raise InputError(f"executor {name!r} does not exist; there are: local, dask, submitit")
+    if parameters and name != "submitit":
+        raise InputError(f"--job is for --executor submitit, not for {name}; leave it out")
+    if address is not None and name != "dask":
+        raise InputError(f"--address is for --executor dask, not for {name}; leave it out")
+    if workers is not None and (name == "submitit" or address is not None):
+        raise InputError("--workers is not for a cluster, whose own queue decides; leave it out")
+    if name == "submitit":
+        wanted = {"gpus_per_node": gpus_per_cell} if gpus_per_cell else {}
+        return submitit(folders.runs_folder() / ".jobs", **{**wanted, **parameters})
+    gpus = machine.gpus() if gpus_per_cell and address is None else None
+    if name == "local":
+        return local(workers, gpus, gpus_per_cell)
+    return dask(address, workers, gpus, gpus_per_cell)
+
+
+def share(name: str, workers: int | None) -> int | None:
+    """CPU threads of a cell where ``workers`` share this machine; None where it has one to itself."""
+    return max(1, machine.cores() // workers) if workers and name != "submitit" else None
+
+
+def local(workers: int | None = None, gpus: Sequence[int | str] | None = None, gpus_per_cell: int = 1) -> Executor:
+    """This machine's pool. With ``gpus``, a cell that runs sees ``gpus_per_cell`` of them that no other one sees.
+
+    ``workers`` cells run at a time; default one, or as many as have GPUs.
+    """
+    places = groups(gpus, gpus_per_cell) if gpus is not None else None
+    return _Local(min(workers or len(places or "1"), len(places) if places else workers or 1), places)
+
+
+class _Local(ThreadPoolExecutor):
+    def __init__(self, workers: int, places: list[str] | None) -> None:
+        super().__init__(workers)
+        self._places: queue.Queue[str] | None = queue.Queue() if places else None
+        for place in places or []:
+            self._places.put(place)  # type: ignore[union-attr]
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return (
+            super().submit(self._lending, fn, *args, **kwargs) if self._places else super().submit(fn, *args, **kwargs)
+        )
+
+    def _lending(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        assert self._places is not None
+        place = self._places.get()
+        token = _LENT.set(place)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            _LENT.reset(token)
+            self._places.put(place)
+
+
+def dask(
+    address: str | None = None,
+    workers: int | None = None,
+    gpus: Sequence[int | str] | None = None,
+    gpus_per_cell: int = 0,
+) -> Executor:
+    """Workers of dask.distributed: a cluster's at ``address``, else ``workers`` processes of this machine.
+
+    A cell whose worker is killed goes on with another one. With ``gpus_per_cell``, a cell needs that many of
+    the resource ``GPU``: here each worker has its own of ``gpus``; a cluster's worker says what it has by
+    ``CUDA_VISIBLE_DEVICES=0 dask worker ADDRESS --nthreads 1 --resources GPU=1``.
+
+    Raises:
+        InputError: dask is not installed, nothing answers at the address, or too few GPUs.
+    """
+    try:
+        from distributed import Client, Nanny, Scheduler, SpecCluster
+    except ImportError:
+        raise InputError('dask is not installed: pip install -e ".[dask]"') from None
+    if gpus is not None:
+        gpus_per_cell = max(1, gpus_per_cell)
+    cluster = None
+    if address is None:
+        places: Sequence[str | None] = groups(gpus, gpus_per_cell) if gpus is not None else [None] * (workers or 1)
+        resources = {"GPU": gpus_per_cell} if gpus is not None else {}
+        specs = {
+            number: {
+                "cls": Nanny,
+                "options": {
+                    "silence_logs": 50,
+                    "memory_limit": 0,  # a cell is a process of its own, which no worker's limit would see
+                    "nthreads": 1,  # one cell at a time in each worker, so that a killed one takes no other with it
+                    "resources": resources,
+                    "env": {} if place is None else {"CUDA_VISIBLE_DEVICES": place},
+                },
+            }
+            for number, place in enumerate(places[: workers or len(places)])
+        }
+        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}}
+        cluster = SpecCluster(workers=specs, scheduler=scheduler, silence_logs=50)
+    try:
+        client = Client(cluster or address)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no dask scheduler answers at {address!r} ({error}); start one with `dask scheduler`"
+        ) from None
+    wanted = {"resources": {"GPU": gpus_per_cell}} if gpus_per_cell else {}
+    return _Dask(client.get_executor(pure=False, **wanted), client, cluster)
+
+
+class _Dask(Executor):
+    """dask's executor that takes its client, and a cluster of its own, with it when it ends."""
+
+    def __init__(self, inner: Executor, client: Any, cluster: Any) -> None:
+        self._inner, self._client, self._cluster = inner, client, cluster
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._inner.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._inner.shutdown(wait and not cancel_futures)
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+def submitit(folder: str | Path, cluster: str | None = None, **parameters: Any) -> Executor:
+    """Jobs of SLURM, or processes of this machine where there is no SLURM, through submitit.
+
+    A job that SLURM preempts, or that reaches its time, is submitted again and its cell goes on.
+
+    Args:
+        folder: for the jobs' files and logs, seen by every node.
+        cluster: ``slurm``, ``local`` or ``debug``; default: SLURM if it is there.
+        parameters: submitit's, such as ``slurm_partition="gpu"``, ``timeout_min=240``, ``gpus_per_node=1``.
+
+    Raises:
+        InputError: submitit is not installed, or does not know a parameter or its type.
+    """
+    try:
+        from submitit import AutoExecutor
+    except ImportError:
+        raise InputError('submitit is not installed: pip install -e ".[submitit]"') from None
+    with writing(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        inner = AutoExecutor(folder=folder, cluster=cluster)
+        inner.update_parameters(**parameters)
+    except (NameError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"submitit refuses {cluster or ''} {dict(parameters)}: {' '.join(str(error).split())}"
+        ) from None
+    return _Submitit(inner)
+
+
+class _Submitit(Executor):
+    """submitit's jobs as futures of the standard library, which a thread watches."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._jobs, self._over = inner, {}, False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self._over:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        job = self._inner.submit(_Resumable(), fn, args, kwargs)
+        future = _JobFuture(job)
+        with self._lock:
+            self._jobs[future] = job
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._lock:
+            waiting = list(self._jobs)
+        for future in waiting if cancel_futures else []:
+            future.cancel()
+        self._over = True
+        if wait:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not (self._over and not self._jobs):
+            with self._lock:
+                waiting = dict(self._jobs)
+            for future, job in waiting.items():
+                if future.cancelled() or job.done():
+                    _settle(future, job)
+                    with self._lock:
+                        del self._jobs[future]
+            time.sleep(POLL)
+
+
+class _JobFuture(Future[Any]):
+    """Waiting until its job is done, so that it can be cancelled all the time."""
+
+    def __init__(self, job: Any) -> None:
+        super().__init__()
+        self.job = job
+
+    def cancel(self) -> bool:
+        if not self.done():
+            self.job.cancel(check=False)
+        return super().cancel()
+
+
+def _settle(future: Future[Any], job: Any) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        error = job.exception()
+    except Exception as raised:  # a job whose outcome cannot be read has none
+        error = raised
+    if error is None:
+        future.set_result(job.result())
+    else:
+        future.set_exception(error)
+
+
+class _Resumable:
+    """A call that submitit may put back into the queue: its run goes on from its folder."""
+
+    def __call__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return fn(*args, **kwargs)
+
+    def checkpoint(self, *call: Any) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *call)

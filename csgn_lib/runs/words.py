@@ -1,0 +1,102 @@
+"""What is said of runs: the line of one that ended, the list of all, and the page about a sweep.
+
+The page counts how many cells ended how, and tells of each that is not done what is needed to mend it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from csgn_lib.records import STATES, InputError, Run, write_text
+from csgn_lib.runs import folders
+
+
+def listing(folder: str | Path | None = None) -> list[str]:
+    """All runs as the lines of a table, the newest last: state, how far it came, seconds, peak MiB, error."""
+    found = folders.table(folder)
+    if found.empty:
+        return [f"no runs under {folder or folders.runs_folder()}"]
+    shown = found[["run", "state", "at", "seconds", "memory_mib", "error"]].rename(columns={"memory_mib": "MiB"})
+    shown["MiB"] = ["" if pd.isna(peak) else f"{peak:.0f}" for peak in shown["MiB"]]
+    shown["error"] = ["" if pd.isna(error) else one_line(error) for error in shown["error"]]
+    return shown.fillna("").to_string(index=False, max_colwidth=80).splitlines()
+
+
+def ended(run: Run, name: str) -> str:
+    """The line about a cell that has ended: state, name, time, and its error if it has one."""
+    last = run.status if run.path("status.json").exists() else {}
+    error = f": {one_line(last['error'])}" if last.get("error") else ""
+    return f"{folders.state(run):<11}  {name} ({clock(last.get('seconds', 0.0))}){error}"
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """A cell's name for a reader: its row, seed and world, as far as it has them."""
+    names = [str(row["row"])] if "row" in row else []
+    return ", ".join(names + [f"{key} {row[key]}" for key in ("seed", "world") if key in row and not pd.isna(row[key])])
+
+
+def one_line(text: Any) -> str:
+    """The text without its line breaks, as a table or a list can hold it."""
+    return " ".join(str(text).split())
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss``."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def write_report(path: Path, frame: pd.DataFrame, given: Sequence[Mapping[str, Any]], grid: Path | None) -> Path | str:
+    """Write the page of a sweep's frame; its path, or, where the disk refuses it, what is wrong.
+
+    Args:
+        path: the page, Markdown.
+        frame: what `sweep` returns.
+        given: the parameters of each cell, in the frame's order.
+        grid: the sweep's YAML file, if it has one.
+    """
+    try:
+        write_text(path, page(path.stem, frame, given, grid))
+        return path
+    except OSError as error:  # the runs' own folders still hold everything
+        return f"the report {path} cannot be written ({error.strerror or error}); make room, and look with csgn status"
+
+
+def page(title: str, frame: pd.DataFrame, given: Sequence[Mapping[str, Any]], grid: Path | None) -> str:
+    """The page's text."""
+    counts = frame["state"].value_counts()
+    order = [state for state in (*STATES, *counts.index) if state in counts]
+    lines = [f"# {title}", "", "| state | cells |", "|---|---|"]
+    lines += [f"| {state} | {counts[state]} |" for state in dict.fromkeys(order)]
+    wrong = [index for index in range(len(frame)) if frame["state"].iloc[index] != "done"]
+    again = f"`{shlex.join(['csgn', 'sweep', str(grid)])}`" if grid else "the same call of `runs.sweep`"
+    lines += ["", f"To go on with all that is not done: {again}." if wrong else "Every cell is done."]
+    for index in wrong:
+        lines += ["", *_section(frame.iloc[index], given[index])]
+    return "\n".join(lines) + "\n"
+
+
+def _section(row: pd.Series, given: Mapping[str, Any]) -> list[str]:
+    run = Run(Path(row["run"]))
+    try:
+        status, metrics = run.status, run.metrics()
+    except InputError:
+        status, metrics = {}, []
+    title = label({**given, **({"row": row["row"]} if "row" in row.index else {})})
+    facts = {
+        "parameters": f"`{json.dumps(dict(given))}`",
+        "cell": f"In [{status['cell']}]" if status.get("cell") else "",
+        "error": one_line(row["error"]) if row["error"] else "",
+        "came to": folders.progress(run) if metrics else "",
+        "last metrics": f"`{json.dumps(metrics[-1])}`" if metrics else "",
+        "memory": f"{status['memory_mib']} MiB at most" if status.get("memory_mib") else "",
+        "folder": f"`{run.dir}`",
+        "again": f"`{status['command']}`" if status.get("command") else "",
+    }
+    said = [f"- {fact}: {text}" for fact, text in facts.items() if text]
+    return [f"## {title or run.dir.name}: {row['state']}", "", *said]

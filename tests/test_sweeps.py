@@ -1,0 +1,361 @@
+"""Sweeps: the grid's file, where cells run, two at once, a full disk, and the page about what failed."""
+
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import CancelledError, ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from test_runs import write_notebook
+
+from csgn_lib import runs
+from csgn_lib.__main__ import main
+from csgn_lib.records import InputError, Run, write_json
+from csgn_lib.runs import executors, folders, notebooks, sweeps, words
+
+GRID = """
+every: {name: x}
+rows:
+  half: {}
+  small: {beta: 1e-3}
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    write_notebook(tmp_path / "notebooks" / "12_train.ipynb")
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+def grid(home: Path, text: str = GRID) -> Path:
+    path = home / "grid.yaml"
+    path.write_text(text)
+    return path
+
+
+# ---- the file
+
+
+def test_a_grid_is_every_row_with_every_combination_and_every_seed(home):
+    text = GRID + "worlds: [5, 6]\ngrid: {layers: [[1], [2, 3]]}\ngpus_per_cell: 2"
+    parameters = "beta = 0.5\nname = ''\nlayers = (1,)\nseed = 0\nworld = 0"
+    notebook = write_notebook(home / "notebooks/12_train.ipynb", parameters=parameters)
+    read = runs.read_grid(grid(home, text))
+    assert (read.notebook, read.gpus_per_cell, len(read.cells)) == (notebook, 2, 8)
+    assert read.cells[0] == {"name": "x", "layers": [1], "seed": 0, "world": 5}
+    assert read.cells[-1] == {"name": "x", "beta": 0.001, "layers": [2, 3], "seed": 1, "world": 6}
+    assert read.names[0] == "half, layers=[1]" and read.names[-1] == "small, layers=[2, 3]"
+    assert runs.read_grid(grid(home, "seeds: [3]")).cells == [{"seed": 3}]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("[1, 2]", "write names with their values"),
+        ("rows: {a: [", "is not valid YAML"),
+        ("rows: {a: {}}\nsedes: [1]", "unknown key 'sedes'; did you mean 'seeds'"),
+        ("rows: {a: {}, a: {beta: 0.1}}", "'a' stands twice"),
+        ("rows: {}", "no row, so the grid has no cell"),
+        ("seeds: []", "seeds = []: give a list"[:10]),
+        ("seeds: 3", "seeds = 3; give a list"),
+        ("grid: {}", "grid is empty"),
+        ("grid: {beta: []}", "no value for 'beta'"),
+        ("seeds: [0, 1]\nworlds: [0]", "1 worlds for 2 seeds"),
+        ("rows: {a: {bta: 1.0}}", "row 'a': "),
+        ("rows: {a: {bta: 1.0}}", "did you mean 'beta'"),
+        ("rows: {a: {beta: high}}", "beta = 'high'"),
+        ("rows: {a: {beta: 0.1}}\ngrid: {beta: [0.2]}", "'beta' is set by row 'a' and varied"),
+        ("rows: {a: {}, b: {beta: 0.5}}", "rows 'a' and 'b' are the same cell twice"),
+        ("seeds: [1, 1]", "same cell twice"),
+        ("seeds: [1]\ngpus_per_cell: some", "gpus_per_cell = 'some'"),
+        ("notebook: 12_trian\nseeds: [1]", "did you mean '12_train'"),
+    ],
+)
+def test_a_file_that_cannot_run_is_refused_in_words_that_help(home, capsys, text, words):
+    with pytest.raises(InputError) as error:
+        runs.read_grid(grid(home, text))
+    assert words in str(error.value)
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", str(home / "grid.yaml")])
+    assert left.value.code == 2 and words in capsys.readouterr().err and not (home / "reports").exists()
+
+
+def test_a_missing_file_is_named(home):
+    with pytest.raises(InputError, match="none.yaml cannot be read"):
+        runs.read_grid(home / "none.yaml")
+
+
+# ---- cells that are pretended
+
+
+@pytest.fixture
+def pretended(home, monkeypatch):
+    """Runs that are done at once, but for beta: 0.9 fails in a cell; the calls are listed."""
+    calls = []
+
+    def execute(notebook, parameters, run_dir, timeout=None, *, threads=None, stop=None, variables=None):
+        calls.append((parameters, variables))
+        run, full = Run(Path(run_dir)), notebooks.checked(notebook, parameters)
+        run.append_metrics({"stage": 1, "epoch": 2, "epochs": 4, "loss": 0.5})
+        facts = {"key": folders.key(notebook, full), "seconds": 61.0, "memory_mib": 300, "command": "csgn run again"}
+        bad = full["beta"] == 0.9
+        run.set_status("failed" if bad else "done", error="ValueError: a\nb" if bad else None, cell=3, **facts)
+        return run
+
+    monkeypatch.setattr(sweeps, "execute", execute)
+    return calls
+
+
+def test_the_command_runs_what_is_not_done_and_says_where_the_report_is(home, pretended, capsys):
+    def call(*options):
+        with pytest.raises(SystemExit) as left:
+            main(["sweep", str(grid(home, GRID + "  # \n")), *options])
+        return left.value.code, capsys.readouterr()
+
+    status, said = call("--dry-run")
+    assert status == 0 and not pretended and not (home / "reports").exists()
+    assert [line.split()[:3] for line in said.out.splitlines()[1:]] == [
+        ["half", "0", "new"], ["half", "1", "new"], ["small", "0", "new"], ["small", "1", "new"],
+    ]  # fmt: skip
+    status, said = call("--workers", "2")
+    lines = said.out.splitlines()
+    assert status == 0 and lines[0] == "4 cells, 0 of them done before" and "done" in lines[1] and "(1:01)" in lines[1]
+    assert {line.split("/4  done")[0].strip() for line in lines[1:5]} == {"1", "2", "3", "4"}
+    report = Path(lines[-1])
+    assert report.parent == home / "reports/runs" and "Every cell is done." in report.read_text()
+    pretended.clear()
+    assert call()[0] == 0 and not pretended  # skipped
+
+    (home / "grid.yaml").write_text("rows: {bad: {beta: 0.9}, good: {beta: 0.1}}\nseeds: [7]")
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", str(home / "grid.yaml")])
+    said = capsys.readouterr()
+    assert left.value.code == 1 and "1 of 2 cells are not done" in said.err
+    assert "failed       bad, seed 7 (1:01): ValueError: a b" in said.out
+    page = Path(said.out.splitlines()[-1]).read_text()
+    for line in (
+        "| done | 1 |", "| failed | 1 |", f"`csgn sweep {home / 'grid.yaml'}`", "## bad, seed 7: failed",
+        '- parameters: `{"beta": 0.9, "seed": 7}`', "- cell: In [3]", "- error: ValueError: a b",
+        "- came to: stage 1, epoch 2/4", '"loss": 0.5', "- memory: 300 MiB at most", "- again: `csgn run again`",
+    ):  # fmt: skip
+        assert line in page
+    assert "good" not in page
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--executor", "dsk"], "executor 'dsk' does not exist"),
+        (["--job", "timeout_min=3"], "--job is for --executor submitit"),
+        (["--address", "tcp://x"], "--address is for --executor dask"),
+        (["--executor", "submitit", "--workers", "2"], "--workers is not for a cluster"),
+    ],
+)
+def test_options_that_do_not_fit_each_other_are_refused(home, pretended, capsys, options, words):
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", str(grid(home)), *options])
+    assert left.value.code == 2 and words in capsys.readouterr().err and not pretended
+
+
+def test_a_second_sweep_over_the_same_cells_is_refused_while_the_first_one_lives(home, monkeypatch, pretended):
+    inside, go, finish = threading.Event(), threading.Event(), sweeps.execute
+
+    def execute(*arguments, **options):
+        inside.set()
+        assert go.wait(60)
+        return finish(*arguments, **options)
+
+    monkeypatch.setattr(sweeps, "execute", execute)
+    first = threading.Thread(target=runs.sweep, args=({"beta": [0.1, 0.2]},))
+    first.start()
+    try:
+        assert inside.wait(60)
+        with pytest.raises(InputError, match=f"over the same cells is running: .* .pid {os.getpid()} on "):
+            runs.sweep({"beta": [0.1, 0.2]})
+        with pytest.raises(InputError, match=f"is queued by another process .pid {os.getpid()} on .*; wait for it"):
+            runs.sweep({"beta": [0.2, 0.3]})  # another sweep that shares a cell
+    finally:
+        go.set()
+        first.join()
+    assert [given["beta"] for given, _ in pretended] == [0.1, 0.2]
+    assert runs.sweep({"beta": [0.1, 0.2]})["state"].tolist() == ["done", "done"]
+
+
+def test_an_interrupted_sweep_calls_what_it_did_not_come_to_just_that(home, pretended):
+    def stop(run):
+        raise KeyboardInterrupt
+
+    inside = sweeps.execute
+
+    def slow(*arguments, stop, **options):
+        if not pretended:
+            return inside(*arguments, stop=stop, **options)
+        assert stop.wait(60)
+        return None
+
+    with pytest.MonkeyPatch.context() as patch, executors.local(1) as pool, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sweeps, "execute", slow)
+        runs.sweep({"beta": [0.1, 0.2, 0.3]}, pool, report=stop)
+    states = runs.table().set_index("run")["state"].tolist()
+    assert sorted(states) == ["done", "interrupted", "interrupted"]
+    assert "| interrupted | 2 |" in next((home / "reports/runs").glob("sweep-*.md")).read_text()
+    assert runs.sweep({"beta": [0.1, 0.2, 0.3]})["state"].tolist() == ["done"] * 3
+
+
+def test_a_full_disk_fails_its_cell_and_costs_at_most_the_report(home, monkeypatch, pretended):
+    finish, set_status = sweeps.execute, Run.set_status
+
+    def execute(notebook, parameters, run_dir, *arguments, **options):
+        if parameters["beta"] == 0.2:
+            raise OSError(28, "No space left on device")
+        return finish(notebook, parameters, run_dir, *arguments, **options)
+
+    def full(self, state, **fields):
+        if full_for in str(self.dir):
+            raise OSError(28, "No space left on device")
+        set_status(self, state, **fields)
+
+    def refuse(path, text):
+        raise OSError(28, "No space left on device")
+
+    full_for = sweeps._planned({"beta": [0.2]}, "12_train").runs[0].dir.name
+    monkeypatch.setattr(sweeps, "execute", execute)
+    monkeypatch.setattr(Run, "set_status", full)
+    monkeypatch.setattr(words, "write_text", refuse)
+    frame = runs.sweep({"beta": [0.1, 0.2, 0.3]})
+    assert frame["state"].tolist() == ["done", "failed", "done"] and "No space left" in frame["error"][1]
+    assert "cannot be written (No space left on device); make room" in frame.attrs["report"]
+    monkeypatch.undo()
+
+
+# ---- where cells run
+
+
+def test_cells_that_run_together_have_each_their_own_gpus():
+    together, seen = threading.Barrier(2), []
+
+    def look():
+        together.wait(60)
+        seen.append(executors.variables()["CUDA_VISIBLE_DEVICES"])
+        together.wait(60)
+
+    with executors.local(gpus=[0, 1, 2, 3], gpus_per_cell=2) as pool:
+        for future in [pool.submit(look) for _ in range(4)]:
+            future.result()
+    assert [sorted(seen[:2]), sorted(seen[2:])] == [["0,1", "2,3"]] * 2 and executors.variables() == {}
+    with pytest.raises(InputError, match="2 GPUs for each cell, and there are 1"):
+        executors.local(gpus=["0"], gpus_per_cell=2)
+
+
+def test_the_gpus_reach_the_kernel(home, monkeypatch):
+    tell = "import os\nfrom csgn_lib import runs\nfrom csgn_lib.records import write_json\n"
+    source = tell + "write_json(runs.current('x').path('results.json'), {'gpu': os.environ['CUDA_VISIBLE_DEVICES']})"
+    write_notebook(home / "notebooks/12_train.ipynb", source)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    frame = runs.sweep(runs.read_grid(grid(home, "seeds: [0]\ngpus_per_cell: 1")))
+    assert (
+        frame["state"].tolist() == ["done"] and frame["gpu"].tolist() == ["5"] and frame["row"].tolist() == ["12_train"]
+    )
+
+
+# the first time a cell begins it waits to be killed; the second time it ends
+RESUMES = """import time
+from csgn_lib import runs
+run = runs.current('x')
+before = len(run.metrics())
+run.append_metrics({'stage': 1, 'epoch': before + 1, 'epochs': 2})
+if beta == 0.25 and not before:
+    time.sleep(600)
+"""
+
+
+def _kill_the_worker_of(run: Run) -> None:
+    while not run.metrics():
+        time.sleep(0.1)
+    assert run.status["pid"] != os.getpid()
+    os.kill(run.status["pid"], signal.SIGKILL)
+
+
+def _killed(cells: dict, pool) -> tuple:
+    victim = sweeps._planned(cells, "12_train").runs[0]
+    killer = threading.Thread(target=_kill_the_worker_of, args=(victim,), daemon=True)
+    killer.start()
+    with pool:
+        frame = runs.sweep(cells, pool, threads=1)
+    killer.join(60)
+    return victim, frame
+
+
+def test_a_dask_worker_killed_in_a_run_loses_nothing(home):
+    pytest.importorskip("distributed")
+    write_notebook(home / "notebooks/12_train.ipynb", RESUMES)
+    victim, frame = _killed({"beta": [0.25, 0.5]}, executors.dask(workers=2))
+    assert frame["state"].tolist() == ["done", "done"]
+    assert [record["epoch"] for record in victim.metrics()] == [1, 2]  # it went on in its folder
+
+
+def test_a_broken_pool_says_died_and_the_next_sweep_goes_on(home):
+    write_notebook(home / "notebooks/12_train.ipynb", RESUMES)
+    victim, frame = _killed({"beta": [0.25]}, ProcessPoolExecutor(1))
+    assert frame["state"].tolist() == ["died"] and "BrokenProcessPool" in frame["error"][0]
+    assert runs.sweep({"beta": [0.25]})["state"].tolist() == ["done"]
+    assert [record["epoch"] for record in victim.metrics()] == [1, 2]
+
+
+def test_each_dask_worker_has_its_own_gpus_as_a_resource():
+    pytest.importorskip("distributed")
+    with executors.dask(gpus=[4, 5], gpus_per_cell=1) as pool:
+        assert {f.result() for f in [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(20)]} <= {"4", "5"}
+    with pytest.raises(InputError, match="no dask scheduler answers"):
+        executors.dask("not an address")
+
+
+def test_submitit_runs_cells_as_jobs(home):
+    pytest.importorskip("submitit")
+    write_notebook(home / "notebooks/12_train.ipynb", "assert beta < 0.8, 'too big'")
+    with executors.submitit(home / "jobs", cluster="local", timeout_min=5) as pool:
+        frame = runs.sweep({"beta": [0.5, 0.9]}, pool, threads=1)
+        assert frame["state"].tolist() == ["done", "failed"] and frame["error"][1] == "AssertionError: too big"
+        assert isinstance(pool.submit(int, "x").exception(), Exception)
+        waiting = pool.submit(time.sleep, 600)
+        assert waiting.cancel()
+        with pytest.raises(CancelledError):
+            waiting.result()
+    with pytest.raises(InputError, match="submitit refuses"):
+        executors.submitit(home / "jobs", cluster="local", timeout_minn=5)
+
+
+def test_a_job_that_was_preempted_is_the_same_call_again():
+    pytest.importorskip("submitit")
+    again = executors._Resumable().checkpoint(int, ("7",), {})
+    assert again.result() == 7
+
+
+def test_a_status_of_a_cell_says_its_memory_while_it_runs(home, monkeypatch):
+    monkeypatch.setattr(folders, "HEARTBEAT", 0.1)
+    notebook = write_notebook(home / "sleeps.ipynb", "import time; time.sleep(600)", parameters=None)
+    stop, run = threading.Event(), Run(home / "run")
+    thread = threading.Thread(target=runs.execute, args=(notebook, None, run.dir), kwargs={"stop": stop})
+    thread.start()
+    while not Path("/proc/self/status").exists() or not run.path("status.json").exists() or not run.status.get("cell"):
+        if not Path("/proc/self/status").exists():
+            break
+        time.sleep(0.1)
+    stop.set()
+    thread.join()
+    status = run.status
+    assert status["state"] == "interrupted"
+    assert not Path("/proc/self/status").exists() or status["memory_mib"] > 10
+
+
+def test_the_listing_survives_damage(home):
+    write_json(home / "reports/runs/a/status.json", json.loads('{"state": "done"}'))
+    assert "damaged" in words.listing()[1]
