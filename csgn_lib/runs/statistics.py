@@ -51,8 +51,7 @@ def spread(values: ArrayLike, level: float = 0.95) -> pd.Series:
 def queries(run: Run, **labels: Any) -> pd.DataFrame:
     """The counted queries of a run's per_query.csv, compact, with ``labels`` as first columns (row, seed, world).
 
-    Columns after them: ``protocol, query`` (row in the query frame), ``draw, person, ap, first_hit``. The
-    descriptor is the plain one, the only one whose queries a run keeps.
+    Columns after them: ``descriptor, protocol, query`` (row in the query frame), ``draw, person, ap, first_hit``.
 
     Raises InputError if the run has no such file: it is not scored yet.
     """
@@ -61,8 +60,8 @@ def queries(run: Run, **labels: Any) -> pd.DataFrame:
         raise InputError(f"{path} does not exist; score the run first (12_train does, and csgn train)")
     found = pd.read_csv(path)
     found = found[found["valid"]].rename(columns={"row": "query"})
-    kept = found[["protocol", "query", "draw", "person", "ap", "first_hit"]].reset_index(drop=True)
-    return pd.concat([pd.DataFrame(labels | {"descriptor": "plain"}, index=kept.index), kept], axis=1)
+    kept = found[["descriptor", "protocol", "query", "draw", "person", "ap", "first_hit"]].reset_index(drop=True)
+    return pd.concat([pd.DataFrame(labels, index=kept.index), kept], axis=1)
 
 
 def people_interval(
@@ -239,10 +238,9 @@ def cost(run: Run) -> dict[str, float | None]:
     Raises InputError for a damaged model.safetensors or status.json.
     """
     status = run.status if run.path("status.json").exists() else {}
-    memory = status["memory"] / 2**20 if status.get("memory") else status.get("memory_mib")
     model = run.path("model.safetensors")
     parameters = _parameters(model) if model.exists() else None
-    return {"encoder_parameters": parameters, "seconds": status.get("seconds"), "memory_mib": memory}
+    return {"encoder_parameters": parameters, "seconds": status.get("seconds"), "memory_mib": status.get("memory_mib")}
 
 
 def _parameters(path: Path) -> int:
