@@ -16,11 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from csgn_lib.records import InputError
 
-ADDED_LATER = (
-    "vit_stride",
-    "gradient_checkpointing",
-    "ema",
-)  # at none, an experiment keeps the digest that it had before
+ADDED_LATER = {  # at these values, an experiment keeps the digest that it had before
+    "vit_stride": None,
+    "gradient_checkpointing": None,
+    "ema": None,
+    "consistency_weight": 1.0,
+    "penalty_weight": 1.0,
+    "colour_jitter": 0.0,
+    "batch_parts": 1,
+}
 
 
 class Experiment(BaseModel):
@@ -42,8 +46,10 @@ class Experiment(BaseModel):
     mdg_cross_weight: float = Field(0.5, ge=0, description="lx of the cross terms, used by mdg=cross [O]")
     mdg_mutual_weight: float = Field(1.0, ge=0, description="lm of the mutual term, used by mdg=mutual [O]")
     prompt_tokens: int = Field(4, ge=1, le=16, description="learned tokens per identity and set [C]")
-    vss: Literal["steer", "concat", "cross_attention", "none", "resnet"] = Field(
-        "steer", description="how ViT and ResNet join [A, form O]; none: ViT alone, resnet: alone"
+    vss: Literal["steer", "concat", "cross_attention", "two_vits", "none", "resnet"] = Field(
+        "steer",
+        description="how ViT and ResNet join [A, form O]; two_vits: a control, steered by a second ViT; none: ViT "
+        "alone, resnet: alone",
     )
     hsf: Literal["convex", "sum", "text", "logit", "consistent", "orthogonal", "none"] = Field(
         "convex", description="the text loss of stage 2 [A, form O]; none: identity + triplet only"
@@ -51,10 +57,12 @@ class Experiment(BaseModel):
     beta: float = Field(0.5, ge=0, le=1, description="weight of the gray description [O]; 0 is CLIP-ReID")
     hsf_weight: float = Field(1.0, ge=0, description="weight of the text loss [C]")
     orthogonal_weight: float = Field(0.5, ge=0, description="weight of the colour penalty, hsf=orthogonal [O]")
+    consistency_weight: float = Field(1.0, ge=0, description="lc, weight of agreement, hsf=consistent [O]")
     similarity: Literal["dot", "cosine"] = Field("dot", description="dot: raw [C]; cosine: x 100 [P]")
     vocabulary_train: Literal["none", "head", "targets", "penalty"] = Field(
         "none", description="clothing phrases out of the head, text read through person phrases, or a penalty [O]"
     )
+    penalty_weight: float = Field(1.0, ge=0, description="weight of vocabulary_train=penalty [O]")
     clothing_rank: int = Field(16, ge=0, description="directions that clothing phrases span, K [O]")
     person_rank: int = Field(8, ge=1, description="directions that person phrases span, K [O]")
 
@@ -74,6 +82,11 @@ class Experiment(BaseModel):
     weight_decay: float = Field(1e-4, ge=0, description="[C]")
     batch_persons: int = Field(16, ge=2, description="identities in a batch [C]")
     batch_images: int = Field(4, ge=2, description="images of each identity in a batch [C]")
+    batch_parts: int = Field(
+        1,
+        ge=1,
+        description="parts that a batch is embedded in, losses over all of it: less memory, more time",
+    )
     sampler: Literal["identity", "clothes"] = Field("identity", description="clothes: two outfits a person [O]")
     id_weight_vit: float = Field(0.25, ge=0, description="weight of the identity loss on the ViT's heads [C]")
     id_weight_resnet: float = Field(1.0, ge=0, description="the same on the ResNet's head [C]")
@@ -88,16 +101,19 @@ class Experiment(BaseModel):
     padding: int = Field(10, ge=0, description="pixels, then a random crop [C]")
     erasing: float = Field(0.5, ge=0, le=1, description="probability [C]")
     gray_probability: float = Field(0.0, ge=0, le=1, description="share of gray training images in stage 2")
+    colour_jitter: float = Field(0.0, ge=0, le=1, description="share of colour-jittered training images in stage 2 [O]")
 
     clip_model: str = Field("ViT-B-16-quickgelu", description="an open_clip name")
-    clip_checkpoint: str | None = Field("openai", description="embedded, an open_clip tag, or a file")
+    clip_checkpoint: str | None = Field("openai", description="embedded, embedded-1, an open_clip tag, or a file")
     vit_stride: int | None = Field(
         None,
         ge=8,
         description="pixels from one patch to the next; less than a patch: they overlap [C: 12]; none: a patch",
     )
-    resnet_model: str = Field("resnet50", description="a timm name")
-    resnet_checkpoint: str | None = Field("timm", description="embedded, timm (ImageNet), a file; none: from scratch")
+    resnet_model: str = Field("resnet50", description="a timm name; resnet50_clip is CLIP's RN50")
+    resnet_checkpoint: str | None = Field(
+        "timm", description="embedded, embedded-1, timm (its own), a file; none: from scratch"
+    )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
     gradient_checkpointing: bool | None = Field(
         None, description="the ViT's blocks are computed again in the backward pass: less memory, a third more time"
@@ -105,18 +121,17 @@ class Experiment(BaseModel):
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Experiment:
-        """A preset's values with ``parameters`` over them.
+        """A preset's values with ``parameters`` over them; ``prcc-paper+cal`` is a setting with a method over it.
 
         Raises InputError naming an unknown parameter or preset (with the nearest names), or the
         value that has the wrong type or is out of range.
         """
         preset = parameters.get("preset", "demo")
-        if preset not in PRESETS:
-            raise InputError(f"unknown preset {preset!r}{_nearest(preset, PRESETS)}; one of {', '.join(PRESETS)}")
+        values = preset_values(preset)
         for name in parameters:
             if name not in cls.model_fields:
                 raise InputError(f"unknown parameter {name!r}{_nearest(name, cls.model_fields)}")
-        values = PRESETS[preset] | parameters | {"preset": preset}
+        values |= parameters | {"preset": preset}
         if isinstance(values.get("stage2_milestones"), list):  # JSON and papermill know no tuples
             values["stage2_milestones"] = tuple(values["stage2_milestones"])
         try:
@@ -128,7 +143,7 @@ class Experiment(BaseModel):
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name everything but the seed."""
-        left_out = {"seed"} | {name for name in ADDED_LATER if getattr(self, name) is None}
+        left_out = {"seed"} | {name for name, value in ADDED_LATER.items() if getattr(self, name) == value}
         text = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -149,6 +164,21 @@ class Experiment(BaseModel):
         """The parameters that differ from this experiment's preset."""
         base = type(self).from_parameters(preset=self.preset)
         return {name: value for name, value in self if value != getattr(base, name)}
+
+
+def preset_values(preset: object) -> dict[str, Any]:
+    """The values of ``demo`` or ``demo+cal``: a setting of PRESETS, and a method of METHODS over it, if one is named.
+
+    Raises InputError naming what is unknown, with the nearest names.
+    """
+    setting, plus, method = preset.partition("+") if isinstance(preset, str) else (preset, "", "")
+    if setting in METHODS:
+        raise InputError(f"preset {preset!r} is a method; name the setting that it is run in: demo+{setting}")
+    if setting not in PRESETS:
+        raise InputError(f"unknown preset {setting!r}{_nearest(setting, PRESETS)}; one of {', '.join(PRESETS)}")
+    if plus and method not in METHODS:
+        raise InputError(f"unknown method {method!r}{_nearest(method, METHODS)}; one of {', '.join(METHODS)}")
+    return PRESETS[setting] | METHODS.get(method, {})
 
 
 def _nearest(name: object, names: Any) -> str:
@@ -176,3 +206,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "benchmark": "market1501", "mdg": "separate", "vss": "none", "beta": 0.0, "lr_heads": 5e-6,
     },
 }  # fmt: skip
+
+# What CSGN is compared with, in the same harness: the same towers, batches, rates and epochs.
+METHODS: dict[str, dict[str, Any]] = {
+    "csgn": {},
+    "identity-triplet": {"hsf": "none", "vss": "none"},  # the plain baseline: ViT alone, no text
+    "clip-reid": {"mdg": "separate", "vss": "none", "beta": 0.0},  # Li, Sun, Li, AAAI 2023
+    "cal": {"hsf": "none", "vss": "none", "clothes_adversarial_weight": 1.0},  # Gu et al., CVPR 2022, on the ViT
+    "colour-jitter": {"hsf": "none", "vss": "none", "colour_jitter": 0.5},
+    "gray-images": {"hsf": "none", "vss": "none", "gray_probability": 0.2},
+    "vit": {"vss": "none"},  # CSGN without its ResNet
+    "resnet": {"hsf": "none", "vss": "resnet"},  # the other branch alone, which meets no text
+    "two-vits": {"vss": "two_vits"},  # control: does the ResNet matter, or the parameters?
+    "second-rgb": {"mdg": "second_rgb"},  # control: does gray matter, or two prompts?
+    "random-text": {"mdg": "random"},  # control: does text matter, or fixed targets?
+}

@@ -6,6 +6,7 @@ not public, so each reading is a variant [O]; see ``VisualEncoder``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,7 +20,8 @@ from csgn_lib.batches import to_float
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError
 
-VARIANTS = ("steer", "concat", "cross_attention", "none", "resnet")
+VARIANTS = ("steer", "concat", "cross_attention", "two_vits", "none", "resnet")
+WITH_RESNET = ("steer", "concat", "cross_attention", "resnet")
 DESCRIPTOR = ("z12", "f", "c")
 CLASSIFIED = ("z12", "f", "c")
 FeatureMap = Callable[[Tensor], Tensor]
@@ -120,12 +122,14 @@ class VisualEncoder(nn.Module):
     - ``steer``: f = zp + gamma * W c.
     - ``concat``: f = zp; the branches meet only in the descriptor.
     - ``cross_attention``: the ViT's tokens ask the ResNet's map, through a gate.
+    - ``two_vits``: f = zp + gamma * W c as in ``steer``, but c (B, P) is zp of a second ViT that starts from the
+      same weights and is trained at the ViT's rate: the control for the ResNet [O].
     - ``none``: the ViT alone, f = zp: CLIP-ReID's encoder [C].
     - ``resnet``: the ResNet alone, c.
 
     Args:
         clip: whose ViT is used, not copied; the text tower stays outside. None for ``resnet``.
-        resnet: None for ``none``.
+        resnet: None for ``none`` and ``two_vits``.
         variant: one of VARIANTS.
         generator: draws the joining layer's initial weights, on the CPU.
 
@@ -139,11 +143,12 @@ class VisualEncoder(nn.Module):
         super().__init__()
         if variant not in VARIANTS:
             raise InputError(f"unknown vss {variant!r}; one of {', '.join(VARIANTS)}")
-        if (clip is None and variant != "resnet") or (resnet is None and variant != "none"):
+        if (clip is None and variant != "resnet") or (resnet is None and variant in WITH_RESNET):
             raise InputError(f"vss={variant} needs {'a ResNet' if resnet is None else 'a CLIP'}, and none was given")
         self.variant, self.recompute = variant, False
         self.vit = clip.visual if clip is not None and variant != "resnet" else None
-        self.resnet = resnet if variant != "none" else None
+        self.resnet = resnet if variant in WITH_RESNET else None
+        self.second_vit = copy.deepcopy(self.vit) if variant == "two_vits" else None
         self.widths: dict[str, int] = {}
         if self.vit is not None:
             self.register_buffer("vit_mean", clip.mean.clone())  # kept with the weights: they belong together
@@ -151,8 +156,10 @@ class VisualEncoder(nn.Module):
             self.widths |= {"z11": clip.width, "z12": clip.width, "f": clip.embed_dim}
         if self.resnet is not None:
             self.widths |= {"c": resnet.width}
-        if variant == "steer":
-            self.join = Steering(resnet.width, clip.embed_dim, generator)
+        if self.second_vit is not None:
+            self.widths |= {"c": clip.embed_dim}
+        if variant in ("steer", "two_vits"):
+            self.join = Steering(self.widths["c"], clip.embed_dim, generator)
         elif variant == "cross_attention":
             self.join = CrossAttention(clip.width, resnet.width, clip.embed_dim, generator)
 
@@ -164,9 +171,12 @@ class VisualEncoder(nn.Module):
         if self.vit is None:
             return Embeddings(None, None, None, c)
         recompute = self.recompute and torch.is_grad_enabled()
-        vit = vit_features(self.vit, (images - self.vit_mean) / self.vit_std, recompute)
+        images = (images - self.vit_mean) / self.vit_std
+        vit = vit_features(self.vit, images, recompute)
+        if self.second_vit is not None:
+            c = vit_features(self.second_vit, images, recompute).zp.float()
         f = vit.zp
-        if self.variant == "steer":
+        if self.variant in ("steer", "two_vits"):
             f = self.join(vit.zp, c)
         elif self.variant == "cross_attention":
             f = self.join(vit.zp, torch.cat([vit.z12[:, None], vit.tokens], dim=1), branch.feature_map)
@@ -218,10 +228,11 @@ class Heads(nn.Module):
 def parameter_groups(encoder: VisualEncoder, heads: nn.Module, experiment: Experiment) -> list[dict[str, Any]]:
     """Adam's groups: every trainable parameter once, with its rate; biases at twice the rate [C].
 
-    The ViT at lr_vit, the ResNet at lr_resnet, the joining layer and ``heads`` at lr_heads; weight decay
+    The ViT (or both) at lr_vit, the ResNet at lr_resnet, the joining layer and ``heads`` at lr_heads; weight decay
     on all, as in CLIP-ReID's configuration [C]. Each group has params, lr, weight_decay, and name.
     """
-    rates = {"vit": experiment.lr_vit, "resnet": experiment.lr_resnet, "heads": experiment.lr_heads}
+    rates = {"vit": experiment.lr_vit, "second_vit": experiment.lr_vit}
+    rates |= {"resnet": experiment.lr_resnet, "heads": experiment.lr_heads}
     members: dict[tuple[str, bool], list[nn.Parameter]] = {(name, bias): [] for name in rates for bias in (False, True)}
     named = [*encoder.named_parameters(), *((f"heads.{name}", value) for name, value in heads.named_parameters())]
     for name, value in named:

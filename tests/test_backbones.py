@@ -15,13 +15,17 @@ import open_clip
 import pytest
 import timm
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from safetensors.torch import save_file
 from timm.layers import BlurPool2d
+from timm.models.eva import Eva
 from timm.models.resnet import Bottleneck, ResNet
 
-from csgn_lib import backbones
+from csgn_lib import backbones, models
 from csgn_lib.backbones import ClipTower, CompactTokenizer, load_clip, load_resnet, tiny_words
-from csgn_lib.records import InputError
+from csgn_lib.config import Experiment
+from csgn_lib.records import InputError, Run
+from csgn_lib.vss import VisualEncoder
 
 TEXTS = ["a photo of a tall person", "a photo of a person wearing a red coat, a blue skirt and black boots.", "a hat"]
 SIZE = (96, 48)
@@ -46,6 +50,18 @@ def csgn_test_pooled_shortcut(pretrained: bool = False, **kwargs: object) -> Res
     return csgn_test_bottleneck(pretrained, avg_down=True, **kwargs)
 
 
+@timm.models.register_model
+def eva_csgn_test(pretrained: bool = False, **kwargs: object) -> Eva:
+    """EVA-02 in small: 32 x 32, patch 8, three blocks, width 32; positions learned, and rotary."""
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(name, None)
+    kind = dict(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True)
+    kind |= dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, ref_feat_shape=(4, 4))
+    model = Eva(**(kind | kwargs))
+    model.default_cfg = {}
+    return model
+
+
 @pytest.fixture(scope="module")
 def add_model(tmp_path_factory):
     """Give open_clip a small model of its own kind: 32 x 32, patch 8, two layers, width 32."""
@@ -54,7 +70,9 @@ def add_model(tmp_path_factory):
         file = tmp_path_factory.mktemp("config") / f"{name}.json"
         vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8} | (vision or {})
         text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2} | (text or {})
-        file.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+        custom = "timm_model_name" in vision
+        content = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text, "custom_text": custom}
+        file.write_text(json.dumps(content))
         open_clip.add_model_config(file)
         return name
 
@@ -69,6 +87,12 @@ def square(add_model) -> str:
 @pytest.fixture(scope="module")
 def overlapping(add_model) -> str:
     return add_model("csgn-test-patch16", {"image_size": 64, "patch_size": 16})
+
+
+@pytest.fixture(scope="module")
+def eva(add_model) -> str:
+    vision = {"timm_model_name": "eva_csgn_test", "timm_model_pretrained": False, "timm_pool": "token"}
+    return add_model("csgn-test-eva", vision | {"timm_proj": None})
 
 
 @pytest.fixture
@@ -249,9 +273,9 @@ def test_files_that_are_no_checkpoint_are_named(random_clip, tmp_path):
         ("ViT-B-16-quickgelu", "missing/weights.pt", "neither a file nor a tag"),
         ("csgn-tiny", "openai", "neither a file nor a tag of csgn-tiny"),
         ("ViT-B-16-quickgelu", "embedded", "embedded is for csgn-tiny"),
-        ("RN50", "openai", "towers are not open_clip's own"),
-        ("ViT-B-16-SigLIP", "webli", "towers are not open_clip's own"),
-        ("roberta-ViT-B-32", "laion2b_s12b_b32k", "towers are not open_clip's own"),
+        ("RN50", "openai", "towers are neither open_clip's own nor EVA's"),
+        ("ViT-B-16-SigLIP", "webli", "towers are neither open_clip's own nor EVA's"),
+        ("roberta-ViT-B-32", "laion2b_s12b_b32k", "towers are neither open_clip's own nor EVA's"),
     ],
 )
 def test_a_wrong_model_or_checkpoint_is_refused_before_anything_is_fetched(
@@ -355,6 +379,100 @@ def test_strides_and_sizes_that_do_not_fit_are_refused(overlapping):
             load_clip(overlapping, None, size, stride)
 
 
+# ---------------------------------------------------------------- EVA, timm's ViT in open_clip's CLIP
+
+
+def eva_file(name: str, file: Path) -> open_clip.model.CustomTextCLIP:
+    """A model as open_clip builds it, its weights large enough to be told apart, and its file."""
+    model = open_clip.create_model(name).eval()
+    with torch.no_grad():
+        for value in model.visual.parameters():
+            value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())) * 0.1)
+    save_file(model.state_dict(), file)
+    return model
+
+
+@torch.no_grad()
+def test_evas_features_are_open_clips_own_read_at_two_depths(eva, tmp_path):
+    model, images = eva_file(eva, tmp_path / "eva.safetensors"), pictures(3, 32, 32)
+    tower = load_clip(eva, str(tmp_path / "eva.safetensors"), (32, 32)).eval()
+    normalised = (images - tower.mean) / tower.std
+    maps = model.visual.trunk.forward_intermediates(
+        normalised, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+    )
+    last = model.visual.trunk.forward_features(normalised)
+    features = tower.visual_features(images)
+    torch.testing.assert_close(features.zp, model.encode_image(normalised))
+    torch.testing.assert_close(features.z11, maps[1][1][:, 0])
+    torch.testing.assert_close(features.z12, last[:, 0])
+    torch.testing.assert_close(features.tokens, last[:, 1:])
+    words = model.encode_text(open_clip.get_tokenizer(eva)(TEXTS))
+    torch.testing.assert_close(tower.text_features(TEXTS), words, rtol=1e-5, atol=1e-6)
+    assert (tower.width, tower.embed_dim, tower.text_width, tower.context_length) == (32, 16, 32, 16)
+    assert (features.zp[0] - features.zp[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_evas_positions_learned_and_rotary_follow_the_image_size(eva, tmp_path):
+    """Against timm's EVA built at that size, its positions interpolated by hand from the file's square grid."""
+    model, images = eva_file(eva, tmp_path / "eva.safetensors"), pictures(2, 64, 24)
+    tower = load_clip(eva, str(tmp_path / "eva.safetensors"), (64, 24)).eval()
+    reference = timm.create_model("eva_csgn_test", num_classes=16, global_pool="token", img_size=(64, 24)).eval()
+    state = model.visual.trunk.state_dict()
+    square = state["pos_embed"][:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+    grid = torch.nn.functional.interpolate(square, (8, 3), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    reference.load_state_dict(state | {"pos_embed": torch.cat([state["pos_embed"][:, :1], grid], dim=1)})
+    features = tower.visual_features(images)
+    torch.testing.assert_close(features.zp, reference((images - tower.mean) / tower.std), rtol=1e-4, atol=1e-5)
+    assert features.tokens.shape == (2, 24, 32)
+    blank = load_clip(eva, None, (64, 24)).eval()  # as a finished run is read back
+    blank.model.load_state_dict(tower.model.state_dict())
+    torch.testing.assert_close(blank.visual_features(images).zp, features.zp, rtol=0, atol=0)
+
+
+def test_eva_is_trained_whole_with_or_without_recomputing(eva, tmp_path):
+    eva_file(eva, tmp_path / "eva.safetensors")
+    tower, images = load_clip(eva, str(tmp_path / "eva.safetensors"), (64, 32)), pictures(2, 64, 32)
+    gradients = []
+    for recompute in (False, True):
+        tower.zero_grad()
+        features = backbones.vit_features(tower.visual, (images - tower.mean) / tower.std, recompute)
+        (features.zp.sum() + features.z11.square().sum() + features.tokens.square().sum()).backward()
+        gradients.append([value.grad.clone() for value in tower.visual.parameters()])
+    torch.testing.assert_close(*gradients)
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+def test_an_encoder_with_eva_is_a_program(eva, tmp_path):
+    tower = load_clip(eva, None, (64, 32))
+    encoder = VisualEncoder(tower, None, "none", torch.Generator()).eval().requires_grad_(False)
+    experiment = Experiment.from_parameters(vss="none", clip_model=eva, image_height=64, image_width=32)
+    model = models.Model(Run(tmp_path), experiment, encoder, "0" * 64)
+    assert models.export_program(model, tmp_path / "model.pt2") <= 1e-5
+    assert models.export_onnx(model, tmp_path / "model.onnx") <= 1e-5
+
+
+@torch.no_grad()
+def test_eva02_is_taken_by_name():
+    with torch.device("meta"):
+        tower = load_clip("EVA02-B-16", None, (256, 128))
+        features = tower.visual_features(torch.empty(2, 3, 256, 128))
+    assert features.z11.shape == features.z12.shape == (2, 768)
+    assert features.zp.shape == (2, 512) and features.tokens.shape == (2, 16 * 8, 768)
+
+
+def test_evas_that_cannot_be_read_are_refused(eva, add_model, tmp_path):
+    vision = {"timm_model_name": "eva_csgn_test", "timm_model_pretrained": False, "timm_proj": None}
+    for name, other in (("avg", {"timm_pool": "avg"}), ("linear", {"timm_pool": "token", "timm_proj": "linear"})):
+        with pytest.raises(InputError, match="TimmModel has no class token to read"):
+            load_clip(add_model(f"csgn-test-eva-{name}", vision | other), None, (32, 32))
+    with pytest.raises(InputError, match=f"vit_stride=8: the patches of {eva} cannot overlap; set vit_stride to none"):
+        load_clip(eva, None, (32, 32), stride=8)
+    save_file(open_clip.create_model("csgn-tiny").state_dict(), tmp_path / "tiny.safetensors")
+    with pytest.raises(InputError, match=f"tiny.safetensors cannot be loaded into {eva}"):
+        load_clip(eva, str(tmp_path / "tiny.safetensors"), (32, 32))
+
+
 # ---------------------------------------------------------------- full-size towers, in the layouts of their own files
 
 
@@ -430,6 +548,59 @@ def test_timms_own_layout_gives_timms_features(tmp_path):
         torch.testing.assert_close(tower(images).feature_map, expected, rtol=1e-4, atol=1e-5)
         assert tower.checkpoint == file
         file.unlink()  # 100 MB
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model", ["resnet50_clip", "resnet50_clip_gap"])
+def test_clips_rn50_in_openais_layout_gives_open_clips_maps(tmp_path, model):
+    reference = ModifiedResNet(layers=[3, 4, 6, 3], output_dim=1024, heads=32, image_size=224, width=64).eval()
+    for module in reference.modules():  # each block's last norm starts at 0, which would hide its main path
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1)
+            module.running_mean.uniform_(-0.1, 0.1)
+    weights = {f"visual.{name}": value for name, value in reference.state_dict().items()}
+    text = {
+        "token_embedding.weight": torch.zeros(9, 512),
+        "logit_scale": torch.tensor(4.6),
+        "ln_final.bias": torch.ones(512),
+    }
+    torch.save(weights | text | {"input_resolution": torch.tensor(224)}, tmp_path / "RN50.pt")
+    tower = load_resnet(model, str(tmp_path / "RN50.pt")).eval()
+    (tmp_path / "RN50.pt").unlink()  # 150 MB
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (
+        (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))  # fmt: skip
+    torch.testing.assert_close((tower.mean, tower.std), (mean, std))
+    images = pictures(2, 128, 64)
+    third = reference.layer3(reference.layer2(reference.layer1(reference.stem((images - mean) / std))))
+    halved = reference.layer4(third)
+    first = reference.layer4[0]
+    first.avgpool = first.downsample[0] = torch.nn.Identity()
+    expected, got = reference.layer4(third), tower(images)
+    assert halved.shape == (2, 2048, 4, 2) and expected.shape == (2, 2048, 8, 4) and tower.width == 2048
+    torch.testing.assert_close(got.feature_map, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got.pooled, expected.flatten(2).mean(dim=2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tower.model.stages[:3](tower.model.stem((images - mean) / std)), third)
+    native = timm.create_model(model, num_classes=0).eval()  # timm's own network, and its own last stride
+    native.load_state_dict(tower.model.state_dict(), strict=False)
+    torch.testing.assert_close(native.forward_features((images - mean) / std), halved, rtol=1e-4, atol=1e-4)
+
+
+def test_clips_resnets_are_trained_without_their_attention_pool(tmp_path):
+    whole = timm.create_model("resnet50_clip")  # as timm's own file holds it
+    save_file(whole.state_dict(), tmp_path / "timm.safetensors")
+    tower = load_resnet("resnet50_clip", str(tmp_path / "timm.safetensors"))
+    for name, value in tower.model.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+    got = tower(pictures(2, 64, 32))
+    (got.pooled.sum() + got.feature_map.square().sum()).backward()
+    assert got.feature_map.shape == (2, 2048, 4, 2)
+    assert all(value.grad is not None for value in tower.parameters())  # nothing idle: several processes need that
+    with torch.device("meta"):
+        wide = load_resnet("resnet50x4_clip", None)
+        assert wide(torch.empty(2, 3, 128, 64)).pooled.shape == (2, wide.width) == (2, 2560)
+    save_file(load_resnet("csgn_tiny_resnet", None).model.state_dict(), tmp_path / "tiny.safetensors")
+    with pytest.raises(InputError, match="tiny.safetensors cannot be loaded into resnet50_clip"):
+        load_resnet("resnet50_clip", str(tmp_path / "tiny.safetensors"))
 
 
 @torch.no_grad()
@@ -530,6 +701,21 @@ def test_the_last_stride_is_one_and_all_else_is_timms(model):
     torch.testing.assert_close(got.pooled, expected.flatten(2).mean(dim=2))
 
 
+@torch.no_grad()
+def test_a_shortcut_that_pools_keeps_its_resolution_as_timm_builds_it_at_stride_1():
+    tower = load_resnet("csgn_test_pooled_shortcut", None).eval()
+    reference = timm.create_model("csgn_test_pooled_shortcut", num_classes=0).eval()
+    for value in tower.model.parameters():
+        value.normal_(0, 0.1)
+    first = reference.layer4[0]
+    first.conv2.stride, first.downsample[0] = (1, 1), torch.nn.Identity()
+    reference.load_state_dict(tower.model.state_dict())
+    images = pictures(2, 128, 64)
+    expected = reference.forward_features((images - tower.mean) / tower.std)
+    assert expected.shape[2:] == (8, 4)
+    torch.testing.assert_close(tower(images).feature_map, expected)
+
+
 def test_resnet_weights_come_back_from_float16_with_or_without_a_classifier(tmp_path):
     net = timm.create_model("csgn_test_bottleneck", num_classes=10)  # as timm's own files are: with fc
     half = {name: value.half() for name, value in net.state_dict().items() if value.is_floating_point()}
@@ -548,7 +734,7 @@ def test_resnets_that_cannot_be_used_are_refused(tmp_path, offline):
         ("resnet5000", None, "'resnet5000' is not a timm model"),
         ("vit_tiny_patch16_224", None, "is a VisionTransformer, not a ResNet"),
         ("csgn_test_blur", None, "last stride cannot be set"),
-        ("csgn_test_pooled_shortcut", None, "last stride cannot be set"),
+        ("repvgg_a0", None, "is a ByobNet, not a ResNet"),
         ("csgn_test_bottleneck", "embedded", "embedded is for csgn_tiny_resnet"),
         ("csgn_tiny_resnet", "timm", "use resnet_checkpoint=embedded"),
         ("csgn_test_bottleneck", "timm", "resnet_checkpoint=timm .*no route to the hub"),
@@ -565,15 +751,11 @@ def test_resnets_that_cannot_be_used_are_refused(tmp_path, offline):
 # ---------------------------------------------------------------- the embedded weights
 
 
-@pytest.mark.skipif(
-    not all((backbones.TOWERS / name).is_file() for name in ("csgn-tiny.safetensors", "csgn-tiny-resnet.safetensors")),
-    reason="no embedded weights; `make tiny-clip` trains them",
-)
-def test_the_embedded_towers_load_and_hear_colours():
-    files = [*backbones.CLIP_FILES.values(), *backbones.RESNET_FILES.values()]
-    assert sum((backbones.TOWERS / name).stat().st_size for name in files) <= 12e6
-    tower = load_clip("csgn-tiny", "embedded", SIZE).eval()
-    load_resnet("csgn_tiny_resnet", "embedded")
+@pytest.mark.parametrize("checkpoint", backbones.EMBEDDED)
+def test_the_embedded_towers_load_and_hear_colours(checkpoint):
+    assert sum(file.stat().st_size for file in backbones.TOWERS.glob("*.safetensors")) <= 12e6
+    tower = load_clip("csgn-tiny", checkpoint, SIZE).eval()
+    assert load_resnet("csgn_tiny_resnet", checkpoint).checkpoint.stem.endswith(checkpoint.removeprefix("embedded"))
     with torch.no_grad():
         red, again, blue = torch.nn.functional.normalize(
             tower.text_features(

@@ -25,7 +25,7 @@ from csgn_lib.batches import (
     to_float,
     to_gray,
 )
-from csgn_lib.batches.augmentation import _noise
+from csgn_lib.batches.augmentation import TO_YIQ, _noise, jittered
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError
 
@@ -285,6 +285,21 @@ def random_images(count: int, size: tuple[int, int] = SIZE) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
+def jitter_pixels(image: np.ndarray, bright: float, contrast: float, saturation: float, turn: float) -> np.ndarray:
+    """Twin of the jitter, one pixel at a time, with the chroma as a complex number."""
+    if (bright, contrast, saturation, turn) == (1, 1, 1, 0):
+        return image
+    luminance = np.array([0.299, 0.587, 0.114])
+    image = image * bright
+    mean = np.tensordot(luminance, image, 1).mean()
+    image, to_yiq = mean + contrast * (image - mean), np.array(TO_YIQ)
+    for y, x in np.ndindex(image.shape[1:]):
+        luma, i, q = to_yiq @ image[:, y, x]
+        chroma = saturation * complex(i, q) * np.exp(1j * turn)
+        image[:, y, x] = np.clip(np.linalg.solve(to_yiq, [luma, chroma.real, chroma.imag]), 0, 1)
+    return image
+
+
 def augment_loop(images: torch.Tensor, draw, padding: int, noise: torch.Tensor) -> torch.Tensor:
     """Twin: one image and one pixel block at a time, with the parameters that were drawn."""
     result = []
@@ -297,6 +312,7 @@ def augment_loop(images: torch.Tensor, draw, padding: int, noise: torch.Tensor) 
         y, x, h, w = draw.box[i].tolist()
         image[:, y : y + h, x : x + w] = noise[i, :, y : y + h, x : x + w]
         image = image.astype(np.float64) / 255
+        image = jitter_pixels(image, *draw.jitter[i].tolist())
         if draw.gray[i]:
             image = np.repeat(0.299 * image[:1] + 0.587 * image[1:2] + 0.114 * image[2:], 3, axis=0)
         result.append(image)
@@ -305,7 +321,7 @@ def augment_loop(images: torch.Tensor, draw, padding: int, noise: torch.Tensor) 
 
 @pytest.mark.parametrize("size", [SIZE, (16, 32)])
 def test_augmentation_equals_a_loop_over_images(size):
-    augmentation = Augmentation(flip=0.5, padding=3, erasing=0.6, gray=0.3)
+    augmentation = Augmentation(flip=0.5, padding=3, erasing=0.6, gray=0.3, jitter=0.6)
     images = random_images(64, size)
     draw = augmentation.draw(64, size, random_stream(0, 1))
     augmented = augmentation.apply(images, draw)
@@ -319,6 +335,44 @@ def test_nothing_drawn_changes_nothing_and_all_drawn_changes_all():
     torch.testing.assert_close(Augmentation(0, 0, 0, 0)(images, stream), images / 255)
     torch.testing.assert_close(Augmentation(1, 0, 0, 0)(images, stream), images.flip(3) / 255)
     torch.testing.assert_close(Augmentation(0, 0, 0, 1)(images, stream), to_gray(images))
+    jittered = Augmentation(0, 0, 0, jitter=1)(images, stream)
+    assert ((jittered - images / 255).abs().amax((1, 2, 3)) > 0.05).all()
+
+
+def test_jitter_changes_brightness_contrast_and_saturation_as_torchvision_does():
+    from torchvision.transforms.v2 import functional
+
+    images = 0.3 + 0.3 * to_float(random_images(5))  # nothing is clipped
+    for column, theirs in enumerate((functional.adjust_brightness, functional.adjust_contrast)):
+        factors = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(5, 1)
+        factors[:, column] = 1.3
+        torch.testing.assert_close(jittered(images, factors), theirs(images, 1.3), rtol=0, atol=2e-4)
+    factors = torch.tensor([[1.0, 1.0, 0.6, 0.0]]).repeat(5, 1)
+    torch.testing.assert_close(jittered(images, factors), functional.adjust_saturation(images, 0.6), rtol=0, atol=2e-4)
+
+
+def test_a_turned_hue_keeps_luminance_and_gray():
+    images, turned = 0.3 + 0.2 * to_float(random_images(5)), torch.tensor([[1.0, 1.0, 1.0, 2.0]]).repeat(5, 1)
+    other = jittered(images, turned)
+    torch.testing.assert_close(to_gray(other), to_gray(images), rtol=0, atol=2e-4)
+    assert (other - images).abs().max() > 0.05
+    torch.testing.assert_close(jittered(to_gray(images), turned), to_gray(images), rtol=0, atol=2e-4)
+
+
+def test_without_jitter_the_stream_is_as_it_was_before_there_was_any():
+    plain, jittering = (Augmentation(jitter=share).draw(6, SIZE, random_stream(3)) for share in (0.0, 0.5))
+    for name in ("flip", "top", "left", "box", "noise", "gray"):
+        assert torch.equal(getattr(plain, name), getattr(jittering, name))
+    assert (plain.jitter == torch.tensor([1.0, 1.0, 1.0, 0.0])).all()
+    again = random_stream(3)
+    Augmentation().draw(6, SIZE, again)
+    assert torch.rand((), generator=again, dtype=torch.float64) == _next_after_draw(random_stream(3))
+
+
+def _next_after_draw(stream: torch.Generator) -> torch.Tensor:
+    torch.rand((27, 6), generator=stream, dtype=torch.float64)
+    torch.randint(2**20, (6,), generator=stream)
+    return torch.rand((), generator=stream, dtype=torch.float64)
 
 
 def test_erased_rectangles_lie_inside_and_have_the_stated_area_and_shape():
@@ -333,9 +387,9 @@ def test_erased_rectangles_lie_inside_and_have_the_stated_area_and_shape():
 
 
 def test_probabilities_are_met():
-    draw = Augmentation(flip=0.5, padding=2, erasing=0.25, gray=0.1).draw(8000, SIZE, random_stream(9))
-    shares = [draw.flip, draw.box[:, 2] > 0, draw.gray]
-    for share, expected in zip(shares, [0.5, 0.25, 0.1], strict=True):
+    draw = Augmentation(flip=0.5, padding=2, erasing=0.25, gray=0.1, jitter=0.2).draw(8000, SIZE, random_stream(9))
+    shares = [draw.flip, draw.box[:, 2] > 0, draw.gray, draw.jitter[:, 0] != 1]
+    for share, expected in zip(shares, [0.5, 0.25, 0.1, 0.2], strict=True):
         assert abs(share.float().mean() - expected) < 0.02  # four standard errors
     assert abs((draw.flip & draw.gray).float().mean() - 0.05) < 0.01  # independent of each other
 
@@ -348,7 +402,7 @@ def test_noise_is_uniform_and_differs_between_images():
 
 
 def test_a_share_of_a_batch_is_augmented_as_in_the_whole():
-    augmentation, images = Augmentation(padding=2, gray=0.5), random_images(12)
+    augmentation, images = Augmentation(padding=2, gray=0.5, jitter=0.5), random_images(12)
     draw = augmentation.draw(12, SIZE, random_stream(0, 2, 5))
     whole = augmentation.apply(images, draw)
     torch.testing.assert_close(augmentation.apply(images[4:8], draw.rows(slice(4, 8))), whole[4:8], rtol=0, atol=0)
@@ -372,5 +426,5 @@ def test_gray_is_luminance_in_three_channels():
 
 
 def test_augmentation_takes_the_experiments_values():
-    experiment = Experiment.from_parameters(flip=0.1, padding=7, erasing=0.2, gray_probability=0.3)
-    assert Augmentation.from_experiment(experiment) == Augmentation(0.1, 7, 0.2, 0.3)
+    experiment = Experiment.from_parameters(flip=0.1, padding=7, erasing=0.2, gray_probability=0.3, colour_jitter=0.4)
+    assert Augmentation.from_experiment(experiment) == Augmentation(0.1, 7, 0.2, 0.3, 0.4)

@@ -232,6 +232,7 @@ def test_every_variant_is_a_program_that_takes_any_number_of_images(tmp_path, va
     images = torch.randint(0, 256, (3, 3, 96, 48), dtype=torch.uint8)
     torch.testing.assert_close(program(images), model.encoder(images).descriptor(), atol=1e-5, rtol=0)
     assert program(images[:1]).shape == (1, model.width)
+    assert models.export_onnx(model, tmp_path / "model.onnx") <= 1e-5
 
 
 def test_the_program_runs_without_the_library_and_says_what_it_is(exported, model, tmp_path):
@@ -275,14 +276,32 @@ def test_an_exported_folder_is_the_model_again(exported, run, model):
     assert exported.differences["model.pt2"] <= models.TOLERANCE
 
 
-def test_onnx_is_written_where_its_packages_are_and_asked_for_where_not(exported, model, tmp_path):
-    assert exported.missing == programs.missing_packages()
-    assert (exported.folder / "model.onnx").exists() == (not exported.missing)
-    if exported.missing:
-        with pytest.raises(InputError, match=r'pip install -e "\.\[export\]"'):
-            models.export_onnx(model, tmp_path / "model.onnx")
-    else:
-        assert models.export_onnx(model, tmp_path / "model.onnx") <= models.TOLERANCE
+def test_onnx_runs_where_there_is_no_torch_and_takes_any_number_of_images(exported, model, tmp_path):
+    code = (
+        "import sys, numpy, onnxruntime as o; s = o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider']);"
+        "run = lambda images: s.run(['descriptor'], {'images': images})[0]; images = numpy.load(sys.argv[2]);"
+        "numpy.save(sys.argv[3], numpy.concatenate([run(images), run(images[:1]), run(images[1:4])]));"
+        "print('torch' in sys.modules, 'csgn_lib' in sys.modules, s.get_inputs()[0].shape, s.get_inputs()[0].type)"
+    )
+    images = torch.randint(0, 256, (7, 3, 96, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    np.save(tmp_path / "images.npy", images.numpy())
+    files = [exported.folder / "model.onnx", tmp_path / "images.npy", tmp_path / "found.npy"]
+    ran = subprocess.run([sys.executable, "-c", code, *files], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout == "False False ['batch', 3, 96, 48] tensor(uint8)\n"
+    with torch.no_grad():
+        expected = model.encoder(images).descriptor()
+    expected = torch.cat([expected, expected[:1], expected[1:4]])
+    torch.testing.assert_close(torch.from_numpy(np.load(files[2])), expected, atol=1e-5, rtol=0)
+    assert exported.missing == [] and exported.differences["model.onnx"] <= 1e-5
+    assert "`model.onnx`" in (exported.folder / "README.md").read_text()
+
+
+def test_onnx_packages_that_are_missing_are_asked_for(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
+    assert programs.missing_packages() == ["onnxscript"]
+    with pytest.raises(InputError, match=r'ONNX needs onnxscript: pip install -e "\.\[export\]"'):
+        models.export_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_onnx_that_differs_leaves_nothing_behind(model, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from csgn_lib import backbones, datasets, losses, training, vocabulary
+from csgn_lib import backbones, datasets, losses, mdg, training, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, open_images, random_stream
 from csgn_lib.config import Experiment
@@ -25,6 +25,7 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.training import checkpoints, stage1, stage2
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.steps import STREAMS, Guides, Place, Terms
+from csgn_lib.vss import Embeddings, Heads, concatenate
 
 SIZE = (48, 24)
 FEW_WORDS = vocabulary.Vocabulary(
@@ -207,6 +208,7 @@ CASES = [  # parameters, terms of stage 1 (None: it is skipped), terms of stage 
      PAIRS | {"mutual"}, Z | BOTH | {"colour"}),
     (dict(mdg="mutual", vss="steer", hsf="convex", sampler="clothes", gray_probability=0.5),
      PAIRS | {"mutual"}, Z | RES | BOTH),
+    (dict(mdg="separate", vss="two_vits", hsf="convex", colour_jitter=0.5), PAIRS, Z | RES | BOTH),
     (dict(vss="resnet", hsf="none", clothes_adversarial_weight=0.1), None, RES | {"clothes_adversarial"}),
     (dict(vss="none", hsf="none", vocabulary_train="head"), None, Z),
 ]  # fmt: skip
@@ -229,7 +231,13 @@ def test_every_variant_trains_what_it_should_and_nothing_else(people, towers, tm
     assert all(math.isfinite(record[name]) for name in second)
 
     model, vss = load_file(run.path("model.safetensors")), parameters.get("vss")
-    used = {"none": {"vit"}, "resnet": {"resnet"}, "concat": {"vit", "resnet"}}.get(vss, {"vit", "resnet", "join"})
+    used = {
+        "none": {"vit"},
+        "resnet": {"resnet"},
+        "concat": {"vit", "resnet"},
+        "two_vits": {"vit", "second_vit", "join"},
+    }
+    used = used.get(vss, {"vit", "resnet", "join"})
     normalisation = {"vit_mean", "vit_std"} if "vit" in used else set()
     assert {name.split(".")[0] for name in model} == used | normalisation
     for name, value in towers.get("clip_before", {}).items():
@@ -243,7 +251,7 @@ def test_every_variant_trains_what_it_should_and_nothing_else(people, towers, tm
     for name, value in towers.get("resnet_before", {}).items():
         if value.is_floating_point():
             assert not torch.equal(model[f"resnet.model.{name}"], value), f"{name} did not learn"
-    if vss == "steer":
+    if vss in ("steer", "two_vits"):
         assert model["join.gamma"] != 0
     if vss == "cross_attention":
         assert model["join.gate"] != 0
@@ -403,7 +411,7 @@ def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path)
 def test_a_run_records_which_checkpoints_it_starts_from(people, tmp_path):
     experiment = small(vss="steer", hsf="none", stage2_epochs=0, resnet_checkpoint="embedded")
     run = training.fit(experiment, people, tmp_path / "run")
-    file = backbones.TOWERS / backbones.RESNET_FILES["csgn_tiny_resnet"]
+    file = backbones.TOWERS / "csgn-tiny-resnet.safetensors"
     known = {"clip": None, "resnet": hashlib.sha256(file.read_bytes()).hexdigest()}
     assert json.loads(run.path("towers.json").read_text()) == {"checkpoints": known}
     alone = training.fit(small(hsf="none", stage2_epochs=0), people, tmp_path / "alone")
@@ -630,3 +638,100 @@ def test_precisions_can_follow_each_other_in_one_process(people, tmp_path):
     assert all(value.dtype == torch.float32 for value in rounded.values())
     assert any(not torch.equal(exact[name], rounded[name]) for name in exact)
     assert run.dir == tmp_path / "bf16"
+
+
+def test_each_weight_scales_its_own_terms_alone():
+    weights = {
+        "id_weight_vit": {"id_z12", "id_f"}, "id_weight_resnet": {"id_c"},
+        "triplet_weight": {"triplet_z11", "triplet_z12", "triplet_f", "triplet_c"},
+        "hsf_weight": {"text_rgb", "text_gray", "consistency"}, "consistency_weight": {"consistency"},
+        "penalty_weight": {"vocabulary"},
+    }  # fmt: skip
+    stream = torch.Generator().manual_seed(0)
+    widths = {"z11": 12, "z12": 12, "f": 8, "c": 6}
+    embeddings = Embeddings(**{name: torch.randn(6, width, generator=stream) for name, width in widths.items()})
+    outputs = Heads(widths, 3, stream)(embeddings)
+    rgb, gray = (torch.randn(3, 8, generator=stream) for _ in range(2))
+    guides = Guides(mdg.TextFeatures(rgb, gray), clothing=torch.eye(8)[:, :2])
+    person = torch.arange(3).repeat_interleave(2)
+    batch = Batch(torch.empty(6), person, person, person, torch.arange(6))
+
+    def terms(**changed):
+        base = dict(vss="steer", hsf="consistent", vocabulary_train="penalty")
+        experiment = Experiment.from_parameters(**base, **changed)
+        return training.stage2_terms(experiment, embeddings, outputs, batch, guides)
+
+    plain = terms()
+    for name, scaled in weights.items():
+        for term, value in terms(**{name: 3 * getattr(Experiment.from_parameters(), name)}).items():
+            torch.testing.assert_close(value, plain[term] * (3 if term in scaled else 1), msg=f"{name}: {term}")
+
+
+# ---------------------------------------------------------------- a batch in parts
+
+
+def learner_of(vss: str, parts: int, **changes: Any) -> training.Learner:
+    experiment = small(vss=vss, hsf="none", batch_parts=parts, **changes)
+    torch.manual_seed(0)
+    clip, resnet = training.load_towers(experiment)
+    return training.build_learner(experiment, clip, resnet, 4, Guides()).train()
+
+
+def whole_loss(learner: training.Learner, images: torch.Tensor, kept: list[int] | None = None) -> torch.Tensor:
+    """Triplet and identity over the batch; ``kept`` counts the numbers that the forward pass keeps."""
+    kept = kept if kept is not None else []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value.numel())
+        return value
+
+    person = torch.arange(4).repeat_interleave(2)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        _, outputs = learner(images)
+    triplets = sum(losses.triplet_loss(features, person) for features in outputs.triplet.values())
+    return triplets + sum(losses.identity_loss(logits, person) for logits in outputs.logits.values())
+
+
+def test_parts_give_the_whole_batchs_loss_and_gradients_and_keep_less():
+    images = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(3))
+    found = {}
+    for parts in (1, 4):
+        learner, kept = learner_of("none", parts), []
+        loss = whole_loss(learner, images, kept)
+        loss.backward()
+        found[parts] = loss.detach(), {name: value.grad for name, value in learner.named_parameters()}, sum(kept)
+    torch.testing.assert_close(found[4][0], found[1][0])
+    for name, gradient in found[1][1].items():
+        torch.testing.assert_close(found[4][1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert found[4][2] < 0.3 * found[1][2]
+
+
+def test_batch_norms_note_each_part_once_and_normalise_as_in_the_first_pass():
+    images = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(3))
+    learner, twin = learner_of("resnet", 2), learner_of("resnet", 1)
+    whole_loss(learner, images).backward()
+    made = [twin.encoder(part) for part in images.chunk(2)]  # without checkpoints, but part by part
+    outputs = twin.heads(concatenate(made))
+    person = torch.arange(4).repeat_interleave(2)
+    loss = losses.triplet_loss(outputs.triplet["c"], person) + losses.identity_loss(outputs.logits["c"], person)
+    loss.backward()
+    for (name, value), other in zip(
+        learner.encoder.state_dict().items(), twin.encoder.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(value, other, msg=name)
+    for (name, value), other in zip(learner.named_parameters(), twin.parameters(), strict=True):
+        if value.requires_grad:
+            torch.testing.assert_close(value.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert all(norm.momentum == 0.1 for norm in learner.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+
+
+def test_a_run_in_parts_trains_as_in_one(people, tmp_path):
+    one, two = (
+        training.fit(small(vss="none", batch_parts=parts), people, tmp_path / str(parts)).metrics() for parts in (1, 2)
+    )
+    for before, now in zip(one, two, strict=True):
+        assert {name: now[name] for name in terms_of(now)} == pytest.approx(
+            {name: before[name] for name in terms_of(before)}, rel=1e-3
+        )
+    with pytest.raises(InputError, match="batch_parts=3 does not divide a batch of 8 images"):
+        training.fit(small(batch_parts=3), people, tmp_path / "3")

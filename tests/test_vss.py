@@ -19,6 +19,7 @@ PARTS = {
     "steer": ["z11", "z12", "f", "c"],
     "concat": ["z11", "z12", "f", "c"],
     "cross_attention": ["z11", "z12", "f", "c"],
+    "two_vits": ["z11", "z12", "f", "c"],
     "none": ["z11", "z12", "f"],
     "resnet": ["c"],
 }
@@ -53,7 +54,7 @@ def random_embeddings(count: int = 5) -> Embeddings:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("variant", ["steer", "none"])
+@pytest.mark.parametrize("variant", ["steer", "two_vits", "none"])
 def test_recomputing_blocks_gives_the_same_gradients_to_the_bit_and_keeps_less(encoder, images, variant, bf16):
     gradients, kept = [], []
     for recompute in (False, True):
@@ -84,9 +85,10 @@ def test_each_variant_gives_its_parts_in_float32(encoder, images, variant):
     with torch.no_grad():
         parts = model(images).parts()
         again = model(images.float() / 255).parts()
-    assert list(parts) == PARTS[variant] and model.widths == {name: WIDTHS[name] for name in PARTS[variant]}
+    widths = {name: WIDTHS[name] for name in PARTS[variant]} | ({"c": 128} if variant == "two_vits" else {})
+    assert list(parts) == PARTS[variant] and model.widths == widths
     for name, value in parts.items():
-        assert value.shape == (6, WIDTHS[name]) and value.dtype == torch.float32 and value.isfinite().all()
+        assert value.shape == (6, widths[name]) and value.dtype == torch.float32 and value.isfinite().all()
         torch.testing.assert_close(again[name], value)  # uint8 and [0, 1] mean the same image
         assert value.std(dim=0).max() > 0  # images differ
 
@@ -99,7 +101,7 @@ def test_none_is_clips_own_image_embedding(encoder, towers, images):
     torch.testing.assert_close(ours.z12 @ clip.visual.proj, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["steer", "cross_attention", "concat"])
+@pytest.mark.parametrize("variant", ["steer", "cross_attention", "concat", "two_vits"])
 def test_training_begins_exactly_at_the_vit_alone(encoder, images, variant):
     with torch.no_grad():
         joined, alone = encoder(variant)(images), encoder("none")(images)
@@ -117,6 +119,15 @@ def test_steering_adds_gamma_times_the_projected_resnet(encoder, images):
         )
     torch.testing.assert_close(out.f, expected)
     assert not torch.allclose(out.f, zp, atol=1e-3)
+
+
+def test_a_second_vit_starts_as_the_first_and_learns_apart_from_it(encoder, images):
+    model = encoder("two_vits")
+    out = model(images)
+    assert torch.equal(out.c, out.f) and model.resnet is None
+    out.c.sum().backward()
+    assert all(value.grad is None for value in model.vit.parameters())
+    assert model.second_vit.conv1.weight.grad.abs().max() > 0
 
 
 def test_cross_attention_equals_a_loop_over_heads_and_queries(encoder, images):
@@ -188,7 +199,7 @@ def test_initial_weights_come_from_the_generator_alone(encoder):
 def test_weights_have_clean_names_and_survive_safetensors(encoder, images, variant, tmp_path):
     model = encoder(variant)
     state = model.state_dict()
-    assert {name.split(".")[0] for name in state} <= {"vit", "vit_mean", "vit_std", "resnet", "join"}
+    assert {name.split(".")[0] for name in state} <= {"vit", "vit_mean", "vit_std", "second_vit", "resnet", "join"}
     assert not any("text" in name or "token_embedding" in name for name in state)
     save_file(state, tmp_path / "model.safetensors")  # refuses tensors that share memory
     other = encoder(variant, seed=9)
@@ -304,6 +315,6 @@ def test_groups_hold_every_trainable_parameter_once_at_its_rate(encoder, variant
         assert group["weight_decay"] == 0.01
         for value in group["params"]:
             name = names[id(value)]
-            rate = 1e-5 if name.startswith("vit.") else 2e-4 if name.startswith("resnet.") else 3e-3
+            rate = 1e-5 if name.startswith(("vit.", "second_vit.")) else 2e-4 if name.startswith("resnet.") else 3e-3
             assert group["lr"] == pytest.approx(rate * (2 if "bias" in name.rsplit(".")[-1] else 1)), name
     torch.optim.Adam(groups)

@@ -5,7 +5,7 @@ and text features of prompts whose word embeddings are learned. Images are RGB i
 normalises for itself, since CLIP and ImageNet disagree on mean and deviation.
 """
 
-from csgn_lib.backbones.checkpoints import TOWERS, sha256
+from csgn_lib.backbones.checkpoints import EMBEDDED, TOWERS, sha256
 from csgn_lib.backbones.clip import (
     CLIP_FILES,
     ClipTower,
@@ -18,6 +18,6 @@ from csgn_lib.backbones.clip import (
 from csgn_lib.backbones.resnet import RESNET_FILES, ResNetFeatures, ResNetTower, load_resnet
 
 __all__ = [
-    "CLIP_FILES", "RESNET_FILES", "TOWERS", "ClipTower", "CompactTokenizer", "ResNetFeatures", "ResNetTower",
-    "VitFeatures", "load_clip", "load_resnet", "sha256", "tiny_words", "vit_features",
+    "CLIP_FILES", "EMBEDDED", "RESNET_FILES", "TOWERS", "ClipTower", "CompactTokenizer", "ResNetFeatures",
+    "ResNetTower", "VitFeatures", "load_clip", "load_resnet", "sha256", "tiny_words", "vit_features",
 ]  # fmt: skip

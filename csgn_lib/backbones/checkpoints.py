@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from csgn_lib.records import InputError
 
 TOWERS = Path(__file__).parents[1] / "towers"
-EMBEDDED = "embedded"
+EMBEDDED = ("embedded", "embedded-1")  # the second: other pairs, other chance, the same recipe
 BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's state dicts hold too
 
 
@@ -110,9 +110,9 @@ def _torch_folder() -> Path:
 
 
 def embedded(model: str, checkpoint: str | None, files: dict[str, str], kind: str) -> str | None:
-    """A checkpoint as given, or the file that ``embedded`` means for a model. Raises InputError if it means none."""
-    if checkpoint != EMBEDDED:
+    """A checkpoint as given, or the file that a word of EMBEDDED means. Raises InputError if it means none."""
+    if checkpoint not in EMBEDDED:
         return checkpoint
     if model not in files:
-        raise InputError(f"{kind}_checkpoint=embedded is for {', '.join(files)}; {model} needs a file or a tag")
-    return str(TOWERS / files[model])
+        raise InputError(f"{kind}_checkpoint={checkpoint} is for {', '.join(files)}; {model} needs a file or a tag")
+    return str(TOWERS / f"{files[model]}{checkpoint.removeprefix('embedded')}.safetensors")

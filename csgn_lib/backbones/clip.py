@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -25,7 +27,7 @@ from csgn_lib.backbones import checkpoints
 from csgn_lib.records import InputError
 
 MIN_STRIDE = 8  # pixels: half a patch of ViT-B/16
-CLIP_FILES = {"csgn-tiny": "csgn-tiny.safetensors"}
+CLIP_FILES = {"csgn-tiny": "csgn-tiny"}
 open_clip.add_model_config(checkpoints.TOWERS / "csgn-tiny.json")
 
 
@@ -91,13 +93,13 @@ class ClipTower(nn.Module):
     """A CLIP, read as CLIP-ReID reads it: two depths of the ViT, and prompts with learned words.
 
     Args:
-        model: an open_clip model with a ViT of class token pooling.
+        model: an open_clip model with a ViT of class token pooling, open_clip's own or EVA's.
         tokenizer: texts to (N, context_length) ids.
         mean, std: of RGB in [0, 1], as the weights were trained with.
         checkpoint: the file that the weights came from; None for random weights.
 
     Raises:
-        InputError: the visual tower is not open_clip's own ViT, or pools otherwise.
+        InputError: the visual tower is neither ViT, or pools otherwise.
     """
 
     def __init__(
@@ -110,7 +112,8 @@ class ClipTower(nn.Module):
     ) -> None:
         super().__init__()
         visual = model.visual
-        if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
+        own = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok"
+        if not own and not _is_eva(visual):
             raise InputError(
                 f"{type(visual).__name__} has no class token to read; use a ViT such as ViT-B-16-quickgelu"
             )
@@ -120,13 +123,13 @@ class ClipTower(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.text = getattr(model, "text", None) or model  # CustomTextCLIP keeps its text tower apart
-        self.width = int(visual.conv1.out_channels)
-        self.embed_dim = int(visual.proj.shape[1])
+        self.width = int(visual.conv1.out_channels if own else visual.trunk.embed_dim)
+        self.embed_dim = int(visual.proj.shape[1] if own else visual.trunk.head.out_features)
         self.text_width = int(self.text.token_embedding.weight.shape[1])
         self.context_length = int(self.text.context_length)
 
     @property
-    def visual(self) -> VisionTransformer:
+    def visual(self) -> VisionTransformer | TimmModel:
         """The ViT: the only part of CLIP that stage 2 trains."""
         return self.model.visual
 
@@ -167,50 +170,66 @@ class ClipTower(nn.Module):
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
-def _run_block(block: nn.Module, x: Tensor) -> Tensor:
+def _is_eva(visual: nn.Module) -> bool:
+    """Whether it is timm's EVA, whose class token's LayerNorm and head are all that follows its blocks."""
+    if not isinstance(visual, TimmModel) or not isinstance(visual.trunk, Eva):
+        return False
+    trunk = visual.trunk
+    plain = isinstance(trunk.fc_norm, nn.Identity) and isinstance(trunk.head, nn.Linear) and not len(visual.head)
+    return plain and trunk.global_pool == "token" and trunk.num_prefix_tokens == 1 and trunk.attn_pool is None
+
+
+def _run_block(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with _attention(x.device):  # in a second run too
         return block(x)
 
 
-def vit_features(visual: VisionTransformer, normalised: Tensor, recompute: bool = False) -> VitFeatures:
-    """Normalised images (B, 3, H, W) through open_clip's ViT, read at two depths [C].
+def vit_features(visual: VisionTransformer | TimmModel, normalised: Tensor, recompute: bool = False) -> VitFeatures:
+    """Normalised images (B, 3, H, W) through open_clip's ViT or timm's EVA, read at two depths [C].
 
     ``recompute`` keeps only what enters each block, and computes the rest again in the backward pass: the same
     gradients, a fraction of the memory, a third more time.
     """
     run = partial(checkpoint, _run_block, use_reentrant=False) if recompute else _run_block
-    x = visual._embeds(normalised)
-    *blocks, final = visual.transformer.resblocks
+    if isinstance(visual, TimmModel):
+        trunk = visual.trunk
+        x, rotation = trunk._pos_embed(trunk.patch_embed(normalised))
+        x, norm, project = trunk.norm_pre(x), trunk.norm, trunk.head
+        *blocks, final = (partial(block, rope=rotation) for block in trunk.blocks)
+    else:
+        x, norm, project = visual._embeds(normalised), visual.ln_post, partial(torch.matmul, other=visual.proj)
+        *blocks, final = visual.transformer.resblocks
     for block in blocks:
         x = run(block, x)
-    last = visual.ln_post(run(final, x))
+    last = norm(run(final, x))
     z12 = last[:, 0]
-    return VitFeatures(z11=x[:, 0], z12=z12, zp=z12 @ visual.proj, tokens=last[:, 1:])
+    return VitFeatures(z11=x[:, 0], z12=z12, zp=project(z12), tokens=last[:, 1:])
 
 
 def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], stride: int | None = None) -> ClipTower:
     """Build a CLIP and load its weights; position embeddings are interpolated to the grid of ``image_size``.
 
     Args:
-        model: an open_clip name, such as ViT-B-16-quickgelu, or csgn-tiny.
+        model: an open_clip name, such as ViT-B-16-quickgelu or EVA02-B-16, or csgn-tiny.
         checkpoint: embedded; a file (safetensors, or a pickle that ``weights_only`` accepts, OpenAI's key layout
             among them); an open_clip tag, which open_clip then downloads; or None for random weights.
         image_size: (H, W) in pixels.
         stride: pixels from one patch to the next, 8 to the patch size; less than the patch size, and patches
-            overlap [C: 12]. None: the patch size.
+            overlap [C: 12]. None: the patch size, the only one that EVA takes.
 
     Raises:
         InputError: unknown model or tag, a stride or size that does not fit, a missing or refused file, weights of
             another shape.
     """
     vision = _clip_config(model)["vision_cfg"]
-    _check_grid(model, int(vision.get("patch_size", 16)), image_size, stride)
+    _check_grid(model, vision, image_size, stride)
     source = checkpoints.embedded(model, checkpoint, CLIP_FILES, "clip")
     is_file = source is not None and Path(source).is_file()
     if source and not is_file and source not in open_clip.list_pretrained_tags_by_model(model):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise InputError(f"clip_checkpoint {checkpoint!r} is neither a file nor a tag of {model} (tags: {tags})")
-    own_grid = model in CLIP_FILES and source is not None  # open_clip interpolates from square grids only
+    # open_clip interpolates from square grids only, and not for timm's towers
+    own_grid = (model in CLIP_FILES and source is not None) or "timm_model_name" in vision
     clip = _build_clip(model, None if is_file else source, None if own_grid else image_size)
     if not own_grid:
         _set_grid(clip.visual, image_size, stride)
@@ -237,12 +256,18 @@ def _clip_config(model: str) -> dict[str, Any]:
     if config is None:
         raise InputError(f"clip_model {model!r} is not an open_clip model; see open_clip.list_models()")
     vision = config["vision_cfg"]
-    if "timm_model_name" in vision or isinstance(vision.get("layers"), list) or "hf_model_name" in config["text_cfg"]:
-        raise InputError(f"clip_model {model!r}: its towers are not open_clip's own; use ViT-B-16-quickgelu or such")
+    eva = vision.get("timm_model_name", "eva").startswith("eva")  # of timm's towers, the ones with a class token
+    if not eva or isinstance(vision.get("layers"), list) or "hf_model_name" in config["text_cfg"]:
+        raise InputError(
+            f"clip_model {model!r}: its towers are neither open_clip's own nor EVA's; use ViT-B-16-quickgelu or such"
+        )
     return config
 
 
-def _check_grid(model: str, patch: int, image_size: tuple[int, int], stride: int | None) -> None:
+def _check_grid(model: str, vision: dict[str, Any], image_size: tuple[int, int], stride: int | None) -> None:
+    patch = int(vision.get("patch_size", 16))
+    if stride is not None and "timm_model_name" in vision:
+        raise InputError(f"vit_stride={stride}: the patches of {model} cannot overlap; set vit_stride to none")
     if stride is not None and not MIN_STRIDE <= stride <= patch:
         raise InputError(f"vit_stride={stride}: {model} has patches of {patch} pixels; set {MIN_STRIDE} to {patch}")
     if min(image_size) < patch:
@@ -294,11 +319,15 @@ def _load_clip_weights(clip: nn.Module, state: dict[str, Tensor]) -> None:
     clip.load_state_dict(state)
 
 
-def _set_grid(visual: VisionTransformer, image_size: tuple[int, int], stride: int | None) -> None:
+def _set_grid(visual: VisionTransformer | TimmModel, image_size: tuple[int, int], stride: int | None) -> None:
     """Patches ``stride`` pixels apart: (side - patch) // stride + 1 of them to a side.
 
-    Position embeddings go to that grid, bicubic with antialias, as open_clip does.
+    Position embeddings go to that grid, bicubic with antialias, as open_clip does; EVA's by timm, which does the same
+    and turns its rotary grid too.
     """
+    if isinstance(visual, TimmModel):
+        visual.set_input_size(image_size)
+        return
     steps = visual.patch_size if stride is None else (stride, stride)
     places = zip(image_size, visual.patch_size, steps, strict=True)
     old, new = tuple(visual.grid_size), tuple((side - patch) // step + 1 for side, patch, step in places)

@@ -1,4 +1,4 @@
-"""timm's ResNets, whose last stage keeps its resolution."""
+"""timm's ResNets, CLIP's among them, whose last stage keeps its resolution."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models.byobnet import ByobNet, checkpoint_filter_fn
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from csgn_lib.backbones import checkpoints
 from csgn_lib.records import InputError
 
-RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet.safetensors"}
+RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet"}
+HEADS = ("fc.", "head.")  # ImageNet's classifier, CLIP's attention pool: in files, and not read here
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class ResNetTower(nn.Module):
     """A timm ResNet whose last stage keeps its resolution (last stride 1, as in BoT and CLIP-ReID [C])."""
 
     def __init__(
-        self, model: ResNet, mean: Sequence[float], std: Sequence[float], checkpoint: Path | None = None
+        self, model: ResNet | ByobNet, mean: Sequence[float], std: Sequence[float], checkpoint: Path | None = None
     ) -> None:
         super().__init__()
         self.model = model
@@ -58,9 +60,11 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
     """Build a ResNet and load its weights.
 
     Args:
-        model: a timm ResNet name, such as resnet50, or csgn_tiny_resnet.
+        model: a timm ResNet name, such as resnet50; resnet50_clip or another of CLIP's, read before its attention
+            pool; or csgn_tiny_resnet.
         checkpoint: embedded; timm (timm's default weights, downloaded by timm); a file (safetensors, or a pickle
-            that ``weights_only`` accepts); or None for random weights.
+            that ``weights_only`` accepts; of a whole CLIP in OpenAI's key layout too, if the model is CLIP's); or
+            None for random weights.
 
     Raises:
         InputError: not a ResNet of timm's, a missing or refused file, weights of another shape.
@@ -70,7 +74,8 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
     source = checkpoints.embedded(model, checkpoint, RESNET_FILES, "resnet")
     with torch.device("meta"):  # its kind and size are known before anything is fetched
         blank = timm.create_model(model)
-    if not isinstance(blank, ResNet):
+    is_clips = isinstance(blank, ByobNet) and "_clip" in model
+    if not isinstance(blank, ResNet) and not is_clips:
         raise InputError(f"resnet_model {model!r} is a {type(blank).__name__}, not a ResNet with four stages")
     cfg = getattr(blank, "pretrained_cfg", None) or {}
     if source == "timm":
@@ -80,22 +85,24 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
     except (OSError, RuntimeError) as error:
         why = checkpoints.cause(error)
         raise InputError(f"resnet_checkpoint=timm of {model} cannot be had ({why}); give a file") from error
+    if is_clips:
+        net.head = nn.Identity()
     file = checkpoints.timm_file(cfg) if source == "timm" else Path(source) if source else None
     if source and source != "timm":
         _load_resnet_weights(net, model, file)
-    _keep_resolution(net.layer4[0])
+    _keep_resolution(net.stages[-1][0] if is_clips else net.layer4[0])
     mean, std = cfg.get("mean") or (0.485, 0.456, 0.406), cfg.get("std") or (0.229, 0.224, 0.225)
     return ResNetTower(net, mean, std, file)
 
 
-def _load_resnet_weights(net: ResNet, model: str, file: Path) -> None:
+def _load_resnet_weights(net: ResNet | ByobNet, model: str, file: Path) -> None:
     if not file.is_file():
         raise InputError(f"resnet_checkpoint {file} does not exist")
     try:
         weights = checkpoints.read_weights(file)
-        net.load_state_dict({  # timm's own files hold the classifier of ImageNet too
-            name: value.float() for name, value in weights.items() if not name.startswith("fc.")
-        })  # fmt: skip
+        if isinstance(net, ByobNet):
+            weights = checkpoint_filter_fn(weights, net)  # OpenAI's names to timm's, and no text tower
+        net.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith(HEADS)})
     except Exception as error:  # torch and safetensors raise many kinds for a file that is no checkpoint
         raise InputError(
             f"resnet_checkpoint {file} cannot be loaded into {model}: {checkpoints.cause(error)}"
@@ -103,8 +110,11 @@ def _load_resnet_weights(net: ResNet, model: str, file: Path) -> None:
 
 
 def _keep_resolution(block: nn.Module) -> None:
-    for module in block.modules():
+    """Take the halving out of a block: convolutions of stride 1, and no average pool, as timm builds at stride 1."""
+    for name, module in list(block.named_modules()):
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
+        elif isinstance(module, nn.AvgPool2d):
+            block.set_submodule(name, nn.Identity())
         elif module is not block and getattr(module, "stride", 1) not in (1, (1, 1)):
-            raise InputError("this ResNet pools where it halves its map (-d, blur); its last stride cannot be set to 1")
+            raise InputError("this ResNet blurs where it halves its map; its last stride cannot be set to 1")

@@ -1,4 +1,4 @@
-"""Flip, crop, erase and gray, drawn per image and applied to whole batches on their device."""
+"""Flip, crop, erase, jitter and gray, drawn per image and applied to whole batches on their device."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ ERASED_AREA = (0.02, 1 / 3)  # of the image [C]
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width [C]
 ERASING_TRIES = 10  # rectangles drawn until one fits [C]
 NOISE_STARTS = 2**20  # different noises
+JITTER = (0.4, 0.4, 0.4)  # brightness, contrast, saturation: factors in 1 +- so much, as in SimCLR (Chen et al., 2020)
+HUE_TURN = math.tau / 10  # radians, either way, as there
+TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 def random_stream(seed: int, *where: int) -> torch.Generator:
@@ -48,7 +51,8 @@ class AugmentationDraw:
 
     flip, gray (B,): bool. top, left (B,): where the crop begins in the padded image, pixels.
     box (B, 4): top, left, height, width of the erased rectangle, pixels; height 0 erases nothing.
-    noise (B,): which noise fills it, in [0, NOISE_STARTS). Integers are int64.
+    noise (B,): which noise fills it, in [0, NOISE_STARTS). Integers are int64. jitter (B, 4): factors of
+    brightness, contrast and saturation, and the turn of the hue in radians; (1, 1, 1, 0) changes nothing.
     """
 
     flip: Tensor
@@ -57,6 +61,7 @@ class AugmentationDraw:
     box: Tensor
     noise: Tensor
     gray: Tensor
+    jitter: Tensor
 
     def to(self, device: torch.device | str) -> AugmentationDraw:
         """The same draw on another device."""
@@ -69,23 +74,26 @@ class AugmentationDraw:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Flip, pad and crop, erase, gray: per image, over a whole batch, on its device.
+    """Flip, pad and crop, erase, jitter, gray: per image, over a whole batch, on its device.
 
     flip: probability of a horizontal flip [C]. padding: black pixels added on each side before a random
     crop of the image's own size [C]. erasing: probability of random erasing (Zhong et al., AAAI 2020),
     with CLIP-ReID's rectangles of 2 to 33 % of the image [C], filled with uniform noise per pixel, as
     Zhong et al. found best (CLIP-ReID's normal noise leaves [0, 1]). gray: probability of a gray image.
+    jitter: probability that an image's colours are changed: brightness, contrast, saturation, hue [O].
     """
 
     flip: float = 0.5
     padding: int = 10
     erasing: float = 0.5
     gray: float = 0.0
+    jitter: float = 0.0
 
     @classmethod
     def from_experiment(cls, experiment: Experiment) -> Augmentation:
-        """As the experiment's flip, padding, erasing and gray_probability say."""
-        return cls(experiment.flip, experiment.padding, experiment.erasing, experiment.gray_probability)
+        """As the experiment's flip, padding, erasing, gray_probability and colour_jitter say."""
+        shares = experiment.erasing, experiment.gray_probability, experiment.colour_jitter
+        return cls(experiment.flip, experiment.padding, *shares)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw and apply: images (B, 3, H, W) uint8 to float32 in [0, 1], same shape."""
@@ -102,18 +110,47 @@ class Augmentation:
         box = _rectangles(u[7:], u[2], u[3], size) * (u[4] < self.erasing)
         noise = torch.randint(NOISE_STARTS, (count,), generator=generator, device=device)
         top, left = _below(u[5], offsets), _below(u[6], offsets)
-        return AugmentationDraw(u[0] < self.flip, top, left, box.T.contiguous(), noise, u[1] < self.gray)
+        jitter = self._jitter(count, generator)
+        return AugmentationDraw(u[0] < self.flip, top, left, box.T.contiguous(), noise, u[1] < self.gray, jitter)
+
+    def _jitter(self, count: int, generator: torch.Generator) -> Tensor:
+        device, nothing = generator.device, torch.tensor([1.0, 1.0, 1.0, 0.0], device=generator.device)
+        if self.jitter == 0:
+            return nothing.expand(count, 4)  # and nothing is drawn: the stream is as it was without jitter
+        u = torch.rand((5, count), generator=generator, device=device, dtype=torch.float64)
+        reach = torch.tensor([*JITTER, HUE_TURN], device=device, dtype=torch.float64)
+        jitter = (nothing + (2 * u[:4].T - 1) * reach).float()
+        return torch.where((u[4] < self.jitter)[:, None], jitter, nothing)
 
     def apply(self, images: Tensor, draw: AugmentationDraw) -> Tensor:
-        """Images (B, 3, H, W) uint8 to float32 in [0, 1] as drawn: flip, crop, erase, then gray."""
+        """Images (B, 3, H, W) uint8 to float32 in [0, 1] as drawn: flip, crop, erase, jitter, gray."""
         draw = draw.to(images.device)
         images = _crop(images, draw, self.padding)
         if self.erasing > 0:
             images = _erase(images, draw)
         images = to_float(images)
+        if self.jitter > 0:
+            images = jittered(images, draw.jitter)
         if self.gray > 0:
             images = torch.where(draw.gray.view(-1, 1, 1, 1), to_gray(images), images)
         return images
+
+
+def jittered(images: Tensor, jitter: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] in other colours, by (B, 4) factors and turns as ``AugmentationDraw`` has them.
+
+    Brightness scales, contrast scales around the image's mean luminance, saturation scales around each pixel's
+    luminance; the hue turns in YIQ, where luminance stays. Clipped to [0, 1] once, at the end.
+    """
+    bright, contrast, saturation, turn = (value.view(-1, 1, 1, 1) for value in jitter.to(images).unbind(1))
+    images = images * bright
+    mean = to_gray(images)[:, :1].mean((1, 2, 3), keepdim=True)
+    images = mean + contrast * (images - mean)
+    to_yiq = torch.tensor(TO_YIQ, device=images.device, dtype=images.dtype)
+    y, i, q = torch.einsum("kc,bchw->kbhw", to_yiq, images).unsqueeze(2)
+    cos, sin = saturation * turn.cos(), saturation * turn.sin()
+    turned = torch.cat([y, cos * i - sin * q, sin * i + cos * q], dim=1)
+    return torch.einsum("ck,bkhw->bchw", torch.linalg.inv(to_yiq), turned).clamp(0, 1)
 
 
 def _below(u: Tensor, count: Tensor | int) -> Tensor:

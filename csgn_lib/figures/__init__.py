@@ -3,6 +3,7 @@
 Nothing here computes a score or imports torch: what is drawn was read from a run's folder.
 """
 
+from csgn_lib.figures.latex import latex_table
 from csgn_lib.figures.page import write_page
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
 from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, use_style
@@ -15,6 +16,7 @@ __all__ = [
     "TEXT_WIDTH",
     "Table",
     "curves",
+    "latex_table",
     "loss_frame",
     "metrics_frame",
     "rank_strip",

@@ -12,7 +12,8 @@ from csgn_lib.records import InputError
 
 COLUMNS = ("row", "protocol", "rank1", "mean_ap", "minp", "counted")
 _HEADS = ("rank-1", "mAP", "mINP", "queries")
-_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"})
+_NAMED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | _NAMED)  # what LaTeX would read otherwise, as it prints it
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ def _html(frame: pd.DataFrame) -> str:
 def _latex(frame: pd.DataFrame) -> str:
     protocols = list(frame["protocol"].unique())
     size = len(_HEADS)
-    over = " & ".join(rf"\multicolumn{{{size}}}{{c}}{{{str(name).translate(_LATEX)}}}" for name in protocols)
+    over = " & ".join(rf"\multicolumn{{{size}}}{{c}}{{{str(name).translate(LATEX)}}}" for name in protocols)
     rules = " ".join(rf"\cmidrule(lr){{{2 + size * i}-{1 + size * (i + 1)}}}" for i in range(len(protocols)))
     rows = _entries(frame, lambda low, high: rf" {{\scriptsize [{low:.1f}, {high:.1f}]}}")
     lines = [rf"\begin{{tabular}}{{l{'r' * size * len(protocols)}}}", r"\toprule", rf" & {over} \\", rules]
     lines += [" & ".join(["", *_HEADS * len(protocols)]) + r" \\", r"\midrule"]
-    lines += [" & ".join([name.translate(_LATEX), *cells]).replace("–", "--") + r" \\" for name, cells in rows]
+    lines += [" & ".join([name.translate(LATEX), *cells]).replace("–", "--") + r" \\" for name, cells in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

@@ -17,21 +17,23 @@ def main(
 ) -> None:  # fmt: skip
     """Render, train both towers, score them on people never seen, and write them to ``out``.
 
-    ``batch`` is per process: start it with ``accelerate launch`` to use several, or a GPU.
+    ``batch`` is per process: start it with ``accelerate launch`` to use several, or a GPU. Another ``seed`` draws
+    other pairs, and its files are named after it: 1 makes ``embedded-1``.
     """
     accelerator = Accelerator(mixed_precision="bf16")
     with accelerator.main_process_first():
         data = render(pairs, folder, processes, seed)
-    log = out / "csgn-tiny.log.jsonl"
+    suffix = f"-{seed}" if seed else ""
+    log = out / f"csgn-tiny{suffix}.log.jsonl"
     if accelerator.is_main_process:
         log.unlink(missing_ok=True)
     clip = train_clip(data, clip_steps, batch, seed, log, accelerator)
     if accelerator.is_main_process:
-        save_half(clip.model, out / "csgn-tiny.safetensors")
+        save_half(clip.model, out / f"csgn-tiny{suffix}.safetensors")
     resnet = train_resnet(data, resnet_steps, batch, seed, log, accelerator)
     if accelerator.is_main_process:
-        save_half(resnet.model, out / "csgn-tiny-resnet.safetensors")
-        score(out)
+        save_half(resnet.model, out / f"csgn-tiny-resnet{suffix}.safetensors")
+        score(out, suffix)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from csgn_lib.records import write_json
 from csgn_lib.synthetic import people, scenes
 
 
-def score(out: Path = TOWERS) -> None:
+def score(out: Path = TOWERS, suffix: str = "") -> None:
     """Score the files as written: zero-shot accuracy and what moves the features; to csgn-tiny.scores.json."""
-    clip = load_clip("csgn-tiny", str(out / "csgn-tiny.safetensors"), SIZE)
+    clip = load_clip("csgn-tiny", str(out / f"csgn-tiny{suffix}.safetensors"), SIZE)
     unseen = render_chunk(10**8, 2400)
     report = {"images": len(unseen.images), "zero_shot": zero_shot(clip, unseen), "moves": colour_sensitivity(clip)}
-    write_json(out / "csgn-tiny.scores.json", report)
+    write_json(out / f"csgn-tiny{suffix}.scores.json", report)
     for name, value in report["zero_shot"].items():
         print(f"{name:22s} {value['accuracy']:.3f}  (majority {value['majority']:.3f})")
     print(report["moves"])

@@ -187,8 +187,8 @@ def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None 
     """Score a trained run with every descriptor under every protocol of its benchmark, and record it.
 
     Writes embeddings.safetensors (``query``, ``gallery``: the plain descriptor; ``query.f`` and so on: the
-    parts), per_query.csv (plain) and results.json. The vocabulary is read with the frozen text encoder
-    that the run was trained with.
+    parts), per_query.csv (every descriptor and protocol) and results.json. The vocabulary is read with the frozen
+    text encoder that the run was trained with.
 
     Args:
         device: where images are embedded; by default the GPU if there is one.
@@ -208,7 +208,11 @@ def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None 
     chosen, words, reached = descriptors_for(encoder, clip, validation, default_ranks)
     scores = {name: test.scores(features_of(d, words), benchmark.protocols) for name, d in chosen.items()}
     _save_embeddings(test, chosen[PLAIN], run.path("embeddings.safetensors"))
-    rows = [s.per_query.assign(protocol=name) for name, s in scores[PLAIN].items()]
+    rows = [
+        s.per_query.assign(protocol=protocol, descriptor=name)
+        for name, by_protocol in scores.items()
+        for protocol, s in by_protocol.items()
+    ]
     with atomic_path(run.path("per_query.csv")) as temporary:
         pd.concat(rows).to_csv(temporary, index=False)
     results = {

@@ -2,7 +2,8 @@
 
 `execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
 `state` of one · `current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind
-``make demo``. Never imports torch.
+``make demo`` · `spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost`.
+Never imports torch.
 """
 
 from csgn_lib.runs import executors
@@ -13,6 +14,7 @@ from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
 from csgn_lib.runs.plan import PLAN, Outcome, Step, demo
+from csgn_lib.runs.statistics import against, cost, holm, paired, people_interval, queries, smallest_p, spread
 from csgn_lib.runs.sweeps import planned, sweep
 from csgn_lib.runs.words import clock, ended, label, listing
 
@@ -21,7 +23,9 @@ __all__ = [
     "Grid",
     "Outcome",
     "Step",
+    "against",
     "clock",
+    "cost",
     "current",
     "declared",
     "demo",
@@ -33,13 +37,19 @@ __all__ = [
     "fitted",
     "flat",
     "from_text",
+    "holm",
     "keep_answer",
     "label",
     "listing",
+    "paired",
+    "people_interval",
     "planned",
+    "queries",
     "read_grid",
     "recorded",
     "runs_folder",
+    "smallest_p",
+    "spread",
     "state",
     "sweep",
     "table",

@@ -31,7 +31,7 @@ from csgn_lib.training.sharing import Share
 from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
 from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
-from csgn_lib.vss import Heads, VisualEncoder
+from csgn_lib.vss import WITH_RESNET, Heads, VisualEncoder
 
 __all__ = [
     "Guides", "Learner", "build_learner", "check", "describe", "fit", "frozen_features", "load_encoder",
@@ -122,6 +122,9 @@ def check(experiment: Experiment, benchmark: Benchmark) -> None:
             f"hsf=orthogonal with clothing_rank={experiment.clothing_rank} needs more training people than that, and "
             f"{benchmark.name} has {benchmark.train.person.nunique()}; set a smaller clothing_rank"
         )
+    images = experiment.batch_persons * experiment.batch_images
+    if images % experiment.batch_parts:
+        raise InputError(f"batch_parts={experiment.batch_parts} does not divide a batch of {images} images evenly")
     if benchmark.train.empty:
         raise InputError(f"{benchmark.name} at {benchmark.root} has no training images")
     identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 costs time
@@ -200,7 +203,7 @@ def load_towers(experiment: Experiment) -> tuple[ClipTower | None, ResNetTower |
     clip = resnet = None
     if experiment.vss != "resnet":
         clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, size, experiment.vit_stride)
-    if experiment.vss != "none":
+    if experiment.vss in WITH_RESNET:
         resnet = load_resnet(experiment.resnet_model, experiment.resnet_checkpoint)
     return clip, resnet
 
@@ -218,7 +221,7 @@ def build_learner(
     head_map = partial(vocabulary.remove, basis=guides.clothing) if experiment.vocabulary_train == "head" else None
     encoder.recompute = bool(experiment.gradient_checkpointing)
     heads = Heads(encoder.widths, identities, generator)
-    return Learner(encoder, heads, head_map)
+    return Learner(encoder, heads, head_map, experiment.batch_parts)
 
 
 def load_encoder(run: Run) -> VisualEncoder:

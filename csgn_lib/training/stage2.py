@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 
 from csgn_lib import hsf, losses, vocabulary
 from csgn_lib.batches import Augmentation, Batch, IdentitySampler, ImageSet, random_stream
@@ -21,24 +24,61 @@ from csgn_lib.config import Experiment
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.sharing import Share, agreed
 from csgn_lib.training.steps import STREAMS, Guides, Place, Resumable, descend
-from csgn_lib.vss import Embeddings, FeatureMap, HeadOutputs, Heads, VisualEncoder, parameter_groups
+from csgn_lib.vss import (
+    WITH_RESNET,
+    Embeddings,
+    FeatureMap,
+    HeadOutputs,
+    Heads,
+    VisualEncoder,
+    concatenate,
+    parameter_groups,
+)
 
 
 class Learner(nn.Module):
     """The encoder with its heads, as one module: images in, embeddings and head outputs out.
 
     gather: from this process's embeddings to the whole batch's, which the heads and losses see.
+    parts: how many parts the images are embedded in, one after another. Only embeddings are kept of a part; its
+    activations are computed a second time in the backward pass (as GradCache does, Gao et al., RepL4NLP 2021), so
+    that the memory is a part's, while hardest negatives, head statistics and text losses are the whole batch's. A
+    ResNet's own batch norms see a part.
     """
 
-    def __init__(self, encoder: VisualEncoder, heads: Heads, f_map: FeatureMap | None) -> None:
+    def __init__(self, encoder: VisualEncoder, heads: Heads, f_map: FeatureMap | None, parts: int = 1) -> None:
         super().__init__()
-        self.encoder, self.heads, self.f_map = encoder, heads, f_map
+        self.encoder, self.heads, self.f_map, self.parts = encoder, heads, f_map, parts
         self.gather: Callable[[Embeddings], Embeddings] = lambda embeddings: embeddings
 
     def forward(self, images: Tensor) -> tuple[Embeddings, HeadOutputs]:
         """Images (B, 3, H, W), or this process's share of them, to the batch's Embeddings and HeadOutputs."""
-        embeddings = self.gather(self.encoder(images))
+        embeddings = self.gather(self._embedded(images))
         return embeddings, self.heads(embeddings, self.f_map)
+
+    def _embedded(self, images: Tensor) -> Embeddings:
+        if self.parts == 1 or not torch.is_grad_enabled():
+            return self.encoder(images)
+        again = partial(
+            checkpoint, self.encoder, use_reentrant=False, preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), _statistics_kept(self.encoder)),
+        )  # fmt: skip
+        return concatenate([again(part) for part in images.chunk(self.parts)])
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norms normalise as they did and note nothing: they see the same images a second time."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, seen) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(seen)
 
 
 def stage2_terms(
@@ -50,7 +90,8 @@ def stage2_terms(
     """
     terms = {}
     for name, logits in outputs.logits.items():
-        weight = experiment.id_weight_resnet if name == "c" else experiment.id_weight_vit
+        of_resnet = name == "c" and experiment.vss in WITH_RESNET
+        weight = experiment.id_weight_resnet if of_resnet else experiment.id_weight_vit
         terms[f"id_{name}"] = weight * losses.identity_loss(logits, batch.person, experiment.label_smoothing)
     for name, features in outputs.triplet.items():
         terms[f"triplet_{name}"] = experiment.triplet_weight * losses.triplet_loss(
@@ -60,11 +101,12 @@ def stage2_terms(
         described = hsf.hsf_loss(
             embeddings.f, guides.text.rgb, guides.text.gray, batch.person, variant=experiment.hsf,
             beta=experiment.beta, label_smoothing=experiment.label_smoothing, similarity=experiment.similarity,
-            colour_basis=guides.colour, orthogonal_weight=experiment.orthogonal_weight,
+            consistency_weight=experiment.consistency_weight, colour_basis=guides.colour,
+            orthogonal_weight=experiment.orthogonal_weight,
         )  # fmt: skip
         terms |= {name: experiment.hsf_weight * value for name, value in described.items()}
     if experiment.vocabulary_train == "penalty":
-        terms["vocabulary"] = vocabulary.penalty(embeddings.f, guides.clothing)
+        terms["vocabulary"] = experiment.penalty_weight * vocabulary.penalty(embeddings.f, guides.clothing)
     return terms
 
 
