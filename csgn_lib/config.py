@@ -24,6 +24,7 @@ ADDED_LATER = {  # at these values, an experiment keeps the digest that it had b
     "penalty_weight": 1.0,
     "colour_jitter": 0.0,
     "batch_parts": 1,
+    "compile": None,
 }
 
 
@@ -115,6 +116,9 @@ class Experiment(BaseModel):
         "timm", description="embedded, embedded-1, timm (its own), a file; none: from scratch"
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
+    compile: bool | None = Field(
+        None, description="torch.compile of the encoder in stage 2: minutes once, then steps that may be faster"
+    )
     gradient_checkpointing: bool | None = Field(
         None, description="the ViT's blocks are computed again in the backward pass: less memory, a third more time"
     )
@@ -217,7 +221,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "gray-images": {"hsf": "none", "vss": "none", "gray_probability": 0.2},
     "vit": {"vss": "none"},  # CSGN without its ResNet
     "resnet": {"hsf": "none", "vss": "resnet"},  # the other branch alone, which meets no text
-    "two-vits": {"vss": "two_vits"},  # control: does the ResNet matter, or the parameters?
+    # control: does the ResNet matter, or the parameters? A step takes 1.2 times the arithmetic of ViT + ResNet in the
+    # demo, 1.5 times at full size; no other ViT is nearer
+    "two-vits": {"vss": "two_vits"},
     "second-rgb": {"mdg": "second_rgb"},  # control: does gray matter, or two prompts?
     "random-text": {"mdg": "random"},  # control: does text matter, or fixed targets?
 }

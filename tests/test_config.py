@@ -79,6 +79,12 @@ def test_a_parameter_that_was_added_later_leaves_the_digests_of_before():
     before = {name: value for name, value in experiment.model_dump(mode="json").items()
               if name not in ("seed", *ADDED_LATER)}  # fmt: skip
     assert experiment.digest() == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:8]
-    for name, value in {"vit_stride": 8, "batch_parts": 2, "colour_jitter": 0.5, "penalty_weight": 0.5}.items():
+    for name, value in {
+        "vit_stride": 8,
+        "batch_parts": 2,
+        "compile": True,
+        "colour_jitter": 0.5,
+        "penalty_weight": 0.5,
+    }.items():
         assert Experiment.model_fields[name].default == ADDED_LATER[name]
         assert Experiment.from_parameters(**{name: value}).digest() != experiment.digest()

@@ -735,3 +735,24 @@ def test_a_run_in_parts_trains_as_in_one(people, tmp_path):
         )
     with pytest.raises(InputError, match="batch_parts=3 does not divide a batch of 8 images"):
         training.fit(small(batch_parts=3), people, tmp_path / "3")
+
+
+def test_a_compiled_run_trains_as_an_eager_one_and_keeps_its_names(people, tmp_path, monkeypatch):
+    whole, made = torch.compile, []
+
+    def captured(function: Any, **options: Any) -> Any:
+        """Graphs as torch.compile takes them; writing C++ for them would take this test a minute, and a compiler."""
+        made.append(function)
+        return whole(function, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch, "compile", captured)
+    eager, compiled = (
+        training.fit(small(vss="none", compile=given, stage1_epochs=0), people, tmp_path / str(given))
+        for given in (None, True)
+    )
+    for before, now in zip(records(eager, 2), records(compiled, 2), strict=True):
+        assert {name: now[name] for name in terms_of(now)} == pytest.approx(
+            {name: before[name] for name in terms_of(before)}, rel=1e-3
+        )
+    weights = [load_file(run.path("model.safetensors")) for run in (eager, compiled)]
+    assert weights[0].keys() == weights[1].keys() and len(made) == 1

@@ -220,6 +220,8 @@ def build_learner(
     encoder = VisualEncoder(clip, resnet, experiment.vss, generator).requires_grad_(True)
     head_map = partial(vocabulary.remove, basis=guides.clothing) if experiment.vocabulary_train == "head" else None
     encoder.recompute = bool(experiment.gradient_checkpointing)
+    if experiment.compile:
+        encoder.compile()
     heads = Heads(encoder.widths, identities, generator)
     return Learner(encoder, heads, head_map, experiment.batch_parts)
 

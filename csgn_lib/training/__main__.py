@@ -24,7 +24,7 @@ from csgn_lib.training import accelerator_for, build_learner, load_towers
 from csgn_lib.training.estimate import count_flops, matrix_rate
 from csgn_lib.training.peers import STAGE1, STAGE2, clip_reid_steps
 from csgn_lib.training.stage1 import stage1_terms
-from csgn_lib.training.stage2 import stage2_terms
+from csgn_lib.training.stage2 import adam, stage2_terms
 from csgn_lib.training.steps import Guides, descend
 from csgn_lib.vss import parameter_groups
 
@@ -40,20 +40,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, in turns")
     parser.add_argument("--persons", type=int, default=4, help="identities in a batch of stage 2, 4 images of each")
     parser.add_argument("--prompts", type=int, default=64, help="images in a batch of stage 1")
+    parser.add_argument("--compile", action="store_true", help="a compiled step of stage 2 too: minutes more")
     options = parser.parse_args()
     rows = []
-    for row in (*stage2(options.rounds, options.persons), *stage1(options.rounds, options.prompts)):
+    for row in (*stage2(options.rounds, options.persons, options.compile), *stage1(options.rounds, options.prompts)):
         print(row, flush=True)
         rows.append(row)
-    folder, command = home() / "reports" / "training", COMMAND
-    write(
-        folder, rows, "How fast a training step is", f"{command} --rounds {options.rounds} --persons {options.persons}"
-    )
+    folder = home() / "reports" / "training"
+    command = f"{COMMAND} --rounds {options.rounds} --persons {options.persons}" + " --compile" * options.compile
+    write(folder, rows, "How fast a training step is", command)
     print(f"written: {folder / 'bench.md'} and bench.csv")
     raise SystemExit(any(row.met is False for row in rows))
 
 
-def stage2(rounds: int, persons: int) -> Iterator[Row]:
+def stage2(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
     """A step of stage 2: ours against CLIP-ReID's, and against the arithmetic that it cannot do without."""
     images = random_images(persons * 4)
     plain, full = {"vss": "none", "hsf": "text", "beta": 0.0}, {"vss": "steer"}
@@ -61,6 +61,9 @@ def stage2(rounds: int, persons: int) -> Iterator[Row]:
     steps = {"fp32": stage2_step(images, "fp32", **plain)}
     if bf16:
         steps |= {"bf16": stage2_step(images, "bf16", **plain), "with ResNet-50": stage2_step(images, "bf16", **full)}
+    best = "bf16" if bf16 else "fp32"
+    if compiled:
+        steps["compiled"] = stage2_step(images, best, compile=True, **plain)
     theirs = peer_steps(images)
     if theirs:
         steps["CLIP-ReID"] = theirs[STAGE2]
@@ -76,6 +79,9 @@ def stage2(rounds: int, persons: int) -> Iterator[Row]:
     if "with ResNet-50" in seconds:
         ratio = seconds["with ResNet-50"] / seconds["bf16"]
         yield Row(f"{name} + ResNet-50 and both descriptions, bf16: over the ViT alone", ratio, "x")
+    if compiled:
+        ratio = seconds[best] / seconds["compiled"]
+        yield Row(f"{name}, {best}: the step's time over that of a compiled one", ratio, "x")
     yield from against(seconds, name, {"fp32": 1.0, "bf16": 2.5})
 
 
@@ -124,7 +130,7 @@ def stage2_step(images: ImageSet, precision: str, **parameters: Any) -> Step:
     text = mdg.TextFeatures(*(torch.randn(IDENTITIES, clip.embed_dim, device=device) for _ in range(2)))
     guides = Guides(text=text)
     learner = build_learner(experiment, clip, resnet, IDENTITIES, guides).to(device).train()
-    optimizer = torch.optim.Adam(parameter_groups(learner.encoder, learner.heads, experiment))
+    optimizer = adam(parameter_groups(learner.encoder, learner.heads, experiment), device)
     augment, autocast = Augmentation.from_experiment(experiment), accelerator_for(precision).autocast
 
     def step() -> None:

@@ -136,7 +136,7 @@ def train_encoder(
     clothes = _clothes_adversary(experiment, learner, images, accelerator.device)
     together = share.together(learner)
     groups = parameter_groups(learner.encoder, learner.heads, experiment)
-    optimizer = torch.optim.Adam(groups)
+    optimizer = adam(groups, accelerator.device)
     rates = [group["lr"] for group in optimizer.param_groups]
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
     average = None
@@ -178,6 +178,11 @@ def train_encoder(
             }  # fmt: skip
     if average is not None:
         learner.encoder.load_state_dict(average.module.state_dict())
+
+
+def adam(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
+    """Adam [C]; on a GPU all weights in one kernel. On a CPU that would round otherwise, and save a hundredth."""
+    return torch.optim.Adam(groups, fused=device.type == "cuda")
 
 
 def identity_sampler(experiment: Experiment, frame: pd.DataFrame) -> IdentitySampler:
