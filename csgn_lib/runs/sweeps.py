@@ -22,6 +22,8 @@ from csgn_lib.runs.grids import Grid, check, combinations
 from csgn_lib.runs.machine import gpus as visible_gpus
 from csgn_lib.runs.words import write_report
 
+_KEPT = ("notebook", "parameters", "command", "started", "heartbeat", "seconds")  # of a status that is written again
+
 
 def sweep(
     grid: Grid | Mapping[str, Any] | Sequence[Mapping[str, Any]],
@@ -77,9 +79,6 @@ def sweep(
     finally:
         if executor is None:
             pool.shutdown()
-
-
-_KEPT = ("notebook", "parameters", "command", "started", "heartbeat", "seconds")
 
 
 def planned(grid: Grid) -> pd.DataFrame:
