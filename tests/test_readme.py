@@ -14,11 +14,30 @@ def test_the_tables_are_the_recorded_ones():
         assert (HOME / "reports" / record).read_text(encoding="utf-8").strip("\n") in README, record
 
 
+INTERVAL = r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]"
+CLIPS = rf"^\| (.+) \| ({INTERVAL}) \| ({INTERVAL}) \|$"
+
+
+def differences(record: str) -> pd.DataFrame:
+    found = pd.read_csv(HOME / "reports" / record)
+    return found.assign(said=[f"{r.mean:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in found.itertuples()])
+
+
 def test_every_difference_with_an_interval_is_a_recorded_one():
-    found = pd.read_csv(HOME / "reports/seeds/differences-records.csv")
-    recorded = {f"{r.mean:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in found.itertuples()}
-    said = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", README)
+    recorded = set(differences("seeds/differences-records.csv").said)
+    said = re.findall(INTERVAL, re.sub(CLIPS, "", README, flags=re.MULTILINE))
     assert said and set(said) <= recorded, set(said) - recorded
+
+
+def test_both_small_clips_say_what_is_recorded_of_each():
+    rows = re.findall(CLIPS, README, flags=re.MULTILINE)
+    assert len(rows) == 5
+    for column, name in enumerate(("first", "second"), start=1):
+        found = differences(f"ablation/clips/{name}/paired-records.csv").query("protocol == 'cloth_changing'")
+        recorded = found.set_index("row")
+        assert recorded.holm_people.max() < 0.001 and recorded.clusters.eq(3).all()
+        for row in rows:
+            assert recorded.said[row[0].replace("clothing phrases out", "clothing out")] == row[column], row
 
 
 def test_every_path_and_notebook_that_the_readme_names_exists():
