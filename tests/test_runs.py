@@ -539,3 +539,15 @@ def test_no_answer_is_kept_of_a_run_that_has_none(tmp_path, texts, state, word):
     with pytest.raises(InputError, match=word):
         runs.keep_answer(finished_run(tmp_path / "run", *texts, state=state), notebook, "csgn run asks")
     assert notebook.read_bytes() == before
+
+
+def test_a_command_names_a_notebook_of_the_workbench_as_anyone_can_and_another_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    for path in (tmp_path / "notebooks/asks.ipynb", tmp_path / "asks.ipynb"):
+        path.write_text("{}")
+    for path in ("asks", tmp_path / "notebooks/asks.ipynb", tmp_path / "asks.ipynb"):
+        found = notebooks.find(path)
+        assert notebooks.find(notebooks.shortest(found)).samefile(found)
+    assert notebooks.shortest(tmp_path / "notebooks/asks.ipynb") == "asks"
+    assert notebooks.shortest(tmp_path / "asks.ipynb") == str(tmp_path / "asks.ipynb")

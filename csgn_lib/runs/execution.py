@@ -117,7 +117,7 @@ class _Job:
     @property
     def command(self) -> str:
         """The command line that runs this again."""
-        words = ["csgn", "run", str(self.notebook)]
+        words = ["csgn", "run", notebooks.shortest(self.notebook)]
         for name, value in self.given.items():
             words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
         return shlex.join(words)

@@ -52,6 +52,12 @@ def find(notebook: str | Path) -> Path:
     raise InputError(f"notebook {str(notebook)!r} does not exist; {cure}")
 
 
+def shortest(notebook: Path) -> str:
+    """What `find` finds the notebook by: a bare name for one of the workbench's own, else its path."""
+    own = home() / "notebooks" / f"{notebook.stem}.ipynb"
+    return notebook.stem if own.is_file() and own.samefile(notebook) else str(notebook)
+
+
 def cells(notebook: Path) -> list[dict[str, Any]]:
     """The notebook's cells, ``source`` joined to one string. Raises InputError if it is no notebook."""
     document = read_json(notebook)
