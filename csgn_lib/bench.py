@@ -158,9 +158,9 @@ def peak() -> Iterator[Peak]:
         return
     _give_back()
     Path("/proc/self/clear_refs").write_text("5")  # the mark starts again from what is resident now
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     yield result
-    result.size = 1024 * (_status("VmHWM") - before)
+    result.size = 1024 * (resident("VmHWM") - before)
 
 
 def _give_back() -> None:
@@ -170,9 +170,10 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _status(name: str) -> int:
-    """KiB."""
-    return int(next(line for line in _lines(STATUS) if line.startswith(name)).split()[1])
+def resident(name: str, process: int | str = "self") -> int:
+    """KiB of a process: ``VmRSS``, what is resident now, or ``VmHWM``, the most that was (Linux only)."""
+    lines = _lines(Path(f"/proc/{process}/status"))
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 def _lines(path: Path) -> list[str]:

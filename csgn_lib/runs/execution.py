@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from csgn_lib.bench import resident
 from csgn_lib.records import InputError, Run, read_json, write_json, write_text
 from csgn_lib.runs import folders, notebooks
 from csgn_lib.runs.machine import LIBRARY, environment
@@ -215,9 +216,7 @@ def _watched(child: subprocess.Popen[str], job: _Job) -> str | None:
 def _hear_memory(job: _Job) -> None:
     """The kernel's peak so far, for a run that will have no word of its own; the system tells it on Linux alone."""
     with suppress(OSError, ValueError, StopIteration):
-        lines = Path(f"/proc/{job.heard.get('kernel')}/status").read_text().splitlines()
-        peak = next(line for line in lines if line.startswith("VmHWM:"))
-        job.heard["memory_mib"] = int(peak.split()[1]) // 1024
+        job.heard["memory_mib"] = resident("VmHWM", job.heard.get("kernel")) // 1024
 
 
 def _end(child: subprocess.Popen[str], job: _Job) -> None:

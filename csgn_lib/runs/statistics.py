@@ -23,7 +23,6 @@ from csgn_lib.records import InputError, Run
 
 EXACT = 16  # units up to which every sign pattern is enumerated
 DRAWS = 10_000  # sign patterns drawn above that
-ALPHA = 0.05
 COLUMNS = {"mean_ap": "ap", "rank1": "first_hit", "minp": "inp"}
 _RUN = ["seed", "world"]
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "vit_mean", "vit_std")
