@@ -299,11 +299,13 @@ def _epoch_name(record: dict[str, Any]) -> str:
 
 
 def _score(made: Run, benchmark: Any) -> None:
-    from csgn_lib import retrieval
+    from csgn_lib import probes, retrieval
 
     for descriptor, scores in retrieval.score_run(made, benchmark).items():
         for score in scores.values():
             typer.echo(f"{descriptor}: {score}")
+    for descriptor, found in probes.record_sensitivity(made).items():
+        typer.echo(f"{descriptor}: colour sensitivity {found:.2f}")
 
 
 def _finish(made: Run) -> None:

@@ -19,7 +19,7 @@ from csgn_lib.retrieval.scores import Scores
 _MODELS = {  # these bring torch and the towers along: seconds that a scorer of features need not wait
     "embedding": (
         "CLOTHING_OUT", "Descriptor", "Embedded", "PERSON_ONLY", "PLAIN", "Vocabularies", "choose",
-        "descriptors_for", "embed", "embed_benchmark", "features_of", "score_run",
+        "chosen_descriptors", "descriptors_for", "embed", "embed_benchmark", "features_of", "score_run",
     ),
     "baselines": ("chance", "colour_histogram"),
 }  # fmt: skip

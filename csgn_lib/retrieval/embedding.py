@@ -7,7 +7,7 @@ are made on validation people, never on the people who are reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,7 @@ def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None 
     results = {
         name: {
             "descriptor": str(chosen[name]),
+            "compared": asdict(chosen[name]),
             "validation_mean_ap": reached.get(name),
             "protocols": {protocol: record(s) for protocol, s in by_protocol.items()},
         }
@@ -225,6 +226,21 @@ def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None 
     }
     write_json(run.path("results.json"), results)
     return scores
+
+
+def chosen_descriptors(run: Run) -> dict[str, Descriptor]:
+    """The descriptors that ``score_run`` reported a run with, by name, with the parts and ranks that it chose.
+
+    Raises InputError for a run that is not scored, or was scored by a version that did not write them down.
+    """
+    path = run.path("results.json")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; score the run first (12_train does, and csgn train)")
+    try:
+        compared = {name: found["compared"] for name, found in run.results.items()}
+        return {name: Descriptor(tuple(c["parts"]), c["vocabulary"], c["rank"]) for name, c in compared.items()}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} does not say what was compared (no {error}); score the run again") from error
 
 
 def record(scores: Scores) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""Embeddings and pictures to numbers: what moves a feature, what a subspace holds, what a text says.
+
+Every number comes with an interval over people: pictures of one person are alike, so people, not
+pictures, are drawn again. Every number also has its control beside it: another person for another
+colour, a random subspace for a worded one, shuffled labels for a reading.
+"""
+
+from csgn_lib.probes.colour import record_sensitivity
+from csgn_lib.probes.descriptions import (
+    attribute_sentences,
+    class_means,
+    names_its_identity,
+    nearest_phrases,
+    read_attributes,
+    true_values,
+)
+from csgn_lib.probes.intervals import Interval, over_people
+from csgn_lib.probes.pictures import (
+    AGAIN,
+    CHANGES,
+    GRAY,
+    OTHER_PERSON,
+    PICTURE,
+    RECOLOURED,
+    colour_sensitivity,
+    cosine_distance,
+    counterfactuals,
+    embed_pictures,
+    evenly,
+    movements,
+)
+from csgn_lib.probes.sentences import (
+    CLOTHES_PARTS,
+    OTHER_DESCRIPTION,
+    OTHER_OUTFIT,
+    PERSON_PARTS,
+    one_word_changes,
+    text_movement,
+)
+from csgn_lib.probes.subspaces import centred, energy_curve, random_basis, random_energy
+
+__all__ = [
+    "AGAIN",
+    "CHANGES",
+    "CLOTHES_PARTS",
+    "GRAY",
+    "Interval",
+    "OTHER_DESCRIPTION",
+    "OTHER_OUTFIT",
+    "OTHER_PERSON",
+    "PERSON_PARTS",
+    "PICTURE",
+    "RECOLOURED",
+    "attribute_sentences",
+    "centred",
+    "class_means",
+    "colour_sensitivity",
+    "cosine_distance",
+    "counterfactuals",
+    "embed_pictures",
+    "energy_curve",
+    "evenly",
+    "movements",
+    "names_its_identity",
+    "nearest_phrases",
+    "one_word_changes",
+    "over_people",
+    "random_basis",
+    "random_energy",
+    "read_attributes",
+    "record_sensitivity",
+    "text_movement",
+    "true_values",
+]
