@@ -110,7 +110,7 @@ class TestNotebook:
 def _texts() -> list[Path]:
     kinds = {".py", ".ipynb", ".md", ".toml", ".yml", ".yaml", ".json", ".html", ".mplstyle", ".csv", ""}
     tops = [path for path in HOME.iterdir() if path.is_file() and path.name != ".git"]  # a file in a worktree
-    folders = ["csgn_lib", "tests", "notebooks", ".ci"]
+    folders = ["csgn_lib", "tests", "notebooks", "docs", ".ci"]
     made = ("runs", "demo", "cache")  # not committed
     folders += [f"reports/{path.name}" for path in (HOME / "reports").iterdir() if path.name not in made]
     files = [path for name in folders for path in (HOME / name).rglob("*") if path.is_file()]

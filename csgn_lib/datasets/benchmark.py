@@ -13,7 +13,7 @@ import pandas as pd
 
 from csgn_lib.datasets import frames as fr
 from csgn_lib.datasets.duplicates import NEAR
-from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, Protocol, resolve
+from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, resolve
 from csgn_lib.records import InputError, write_text
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class Benchmark:
     @property
     def protocols(self) -> tuple[str, ...]:
         """Names of the protocols under which somebody can be asked for and found here; the headline first."""
-        return tuple(name for name, protocol in BENCHMARK_PROTOCOLS[self.name].items() if self._allows(protocol))
+        meant = BENCHMARK_PROTOCOLS.get(self.name, PROTOCOLS)  # a reader of your own: those of any benchmark
+        return tuple(name for name, protocol in meant.items() if self._allows(protocol))
 
     def _allows(self, protocol: Protocol) -> bool:
         try:
