@@ -45,15 +45,17 @@ SWEPT = $(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/ablatio
 	  -p descriptors '["plain", "clothing out", "person only"]'
 FIVE := [0, 1, 2, 3, 4]
 THREE := [0, 1, 2]
+THREE_SEEDS := [0, 1, 2, 0, 1, 2, 0, 1, 2]
+THREE_WORLDS := [0, 0, 0, 1, 1, 1, 2, 2, 2]
 SECOND := {"clip_checkpoint": "embedded-1", "resnet_checkpoint": "embedded-1"}
 
 ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: hours on 2 cores, resumable; leaves reports/ablation
 	@$(call SWEPT,main,main,{},$(FIVE),$(FIVE),identity + triplet)
 	@$(call SWEPT,variants,variants,{},$(THREE),$(THREE),CSGN)
 
-ablation-clips: $(STAMP)  ## three rows in three worlds, with each of the two small CLIPs: some 20 minutes on 2 cores
-	@$(call SWEPT,clips,clips/first,{},$(THREE),$(THREE),identity + triplet)
-	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE),$(THREE),identity + triplet)
+ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
+	@$(call SWEPT,clips,clips/first,{},$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
+	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
 
 answers: $(STAMP)  ## run every notebook and write what it found under its question: some 8 minutes on 2 cores
 	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \

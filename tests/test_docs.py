@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import trees
 import typer.main
 
-import trees
 from csgn_lib.__main__ import app
 from csgn_lib.config import Experiment
 
