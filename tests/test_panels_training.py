@@ -201,7 +201,7 @@ class TestStop:
             background.go_on(Run(tmp_path / "done"))
 
 
-def test_training_is_started_followed_stopped_continued_and_outlives_its_panel(tiny_root, tmp_path, monkeypatch, request):
+def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root, tmp_path, monkeypatch, request):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     request.addfinalizer(lambda: [child.kill() for child in background._STARTED if child.poll() is None])
