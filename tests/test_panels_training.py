@@ -85,6 +85,12 @@ class TestReading:
         assert [line.get_label() for line in figure.axes[0].get_lines()] == ["first", "second"]
         assert panels.drawn([]) is None
 
+    def test_a_single_epoch_can_be_seen(self, tmp_path):
+        single = panels.drawn([panels.read(_recorded(tmp_path / "one", epochs=1))])
+        run = panels.read(_recorded(tmp_path / "two", epochs=2))
+        drawn = [axes.get_lines()[0].get_marker() for axes in panels.drawn([run]).axes if axes.get_visible()]
+        assert single.axes[0].get_lines()[0].get_marker() == "o" and set(drawn) == {"None"}
+
 
 class TestBoard:
     def test_it_lists_filters_and_gives_the_command_that_tries_again(self, tmp_path):

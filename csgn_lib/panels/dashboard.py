@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from csgn_lib import figures, runs
 from csgn_lib.panels import background
@@ -47,7 +48,17 @@ def drawn(seen: Sequence[Reading]) -> Figure | None:
     """The loss terms of all runs, group by group, epoch by epoch; None where no epoch is recorded."""
     frame = epochs(seen)
     terms = [name for name in frame.columns[3:] if frame[name].notna().any()]
-    return figures.curves(frame, terms) if terms else None
+    if not terms:
+        return None
+    figure = figures.curves(frame, terms)
+    for axes in filter(lambda axes: axes.get_visible(), figure.axes):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        if axes.get_title(loc="left").endswith("images a second"):
+            axes.set_ylim(bottom=0)  # else every wobble looks like a collapse
+        for line in axes.get_lines():
+            if pd.notna(line.get_ydata()).sum() == 1:  # a line needs two epochs
+                line.set_marker("o")
+    return figure
 
 
 def summary(seen: Sequence[Reading]) -> pd.DataFrame:
@@ -212,7 +223,7 @@ class TrainingDashboard:
     def _draw(self, seen: Sequence[Reading]) -> None:
         figure = drawn(seen)
         self.picture.layout.display = "none" if figure is None else ""
-        self.note.value = "" if figure is not None else "<p>No epoch is recorded yet.</p>"
+        self.note.value = "" if figure is not None else "<p>No epoch is recorded yet.</p>" if seen else ""
         if figure is not None:
             with io.BytesIO() as buffer:
                 figure.savefig(buffer, format="png", dpi=130)

@@ -147,7 +147,8 @@ class ParameterPanel:
         self.help = {field.name: ipywidgets.HTML() for field in self.fields}
         self.errors = {field.name: ipywidgets.HTML() for field in self.fields}
         self.start = ipywidgets.Button(description="Start training", button_style="primary", icon="play")
-        self.estimate = ipywidgets.Button(description="What does it need?", icon="clock-o")
+        wide = ipywidgets.Layout(width="190px")
+        self.estimate = ipywidgets.Button(description="What does it need?", icon="clock-o", layout=wide)
         self.difference, self.needs, self.said, self.line = (ipywidgets.HTML() for _ in range(4))
         self.widget = self._laid_out()
         for chooser in (self.setting, self.method):
@@ -295,8 +296,10 @@ class ParameterPanel:
             row = ipywidgets.HBox([label, self.widgets[field.name], beside])
             parts.setdefault(field.group, []).append(row)
         tabs = ipywidgets.Tab([ipywidgets.VBox(rows) for rows in parts.values()], titles=list(parts))
+        marks = "[A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID, [O] our choice"
+        marks = ipywidgets.HTML(f"<small>{marks}; ≠: not the preset's.</small>")
         top, bottom = ipywidgets.HBox([self.setting, self.method]), ipywidgets.HBox([self.estimate, self.start])
-        return ipywidgets.VBox([top, tabs, self.difference, bottom, self.said, self.needs, self.line])
+        return ipywidgets.VBox([top, tabs, marks, self.difference, bottom, self.said, self.needs, self.line])
 
 
 def _shown(value: Any) -> str:
