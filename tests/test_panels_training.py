@@ -211,7 +211,7 @@ def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root,
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     request.addfinalizer(lambda: [child.kill() for child in background._STARTED if child.poll() is None])
-    experiment = Experiment.from_parameters(root=str(tiny_root), stage2_epochs=400, **SMALL)
+    experiment = Experiment.from_parameters(root=str(tiny_root), stage2_epochs=400, vss="none", **SMALL)
     followed: list[Run] = []
     panel = panels.ParameterPanel(experiment, followed.append)
     panel.start.click()
@@ -224,7 +224,7 @@ def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root,
     del first
     second = panels.TrainingDashboard()  # as after a new kernel: it knows nothing but the folder
     assert [shown.dir.name for shown in second.chosen] == [run.dir.name]
-    assert second.picture.value.startswith(b"\x89PNG") and "▶ running" in second.table.value
+    assert bytes(second.picture.value).startswith(b"\x89PNG") and "▶ running" in second.table.value
     assert panels.read(run).memory_mib > 50 and panels.read(run).seconds_left > 0
     second.stop.click()
     assert "was asked to stop" in second.said.value
