@@ -126,5 +126,5 @@ class Board:
         counts = " ".join(f"{badge(state)} {count}" for state, count in kept["state"].value_counts().items())
         left = f" The newest {self.rows} are shown." if len(kept) > self.rows else ""
         total = clock(kept["seconds"].fillna(0).sum()) if len(kept) else "0:00"
-        self.counts.value = f"<p>{counts} {len(kept)} of {len(self.frame)} runs, {total} minutes of work.{left}</p>"
+        self.counts.value = f"<p>{counts} · {len(kept)} of {len(self.frame)} runs, {total} minutes of work.{left}</p>"
         self.table.value = table_html(kept.head(self.rows))

@@ -52,9 +52,11 @@ def drawn(seen: Sequence[Reading]) -> Figure | None:
         return None
     figure = figures.curves(frame, terms)
     for axes in filter(lambda axes: axes.get_visible(), figure.axes):
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, (low + high - 1) / 2), max(high, (low + high + 1) / 2))  # one epoch has no width
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if axes.get_title(loc="left").endswith("images a second"):
-            axes.set_ylim(bottom=0)  # else every wobble looks like a collapse
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # else every wobble looks like a collapse
         for line in axes.get_lines():
             if pd.notna(line.get_ydata()).sum() == 1:  # a line needs two epochs
                 line.set_marker("o")

@@ -71,7 +71,7 @@ def _field(name: str, schema: dict[str, Any], group: str) -> Field:
     type_ = part.get("type", "")
     kind = "choice" if choices else {"boolean": "flag", "integer": "number", "number": "number"}.get(type_, "text")
     bounds = {sign: part.get(key) for sign, key in _BOUNDS.items()}
-    limits = ", ".join(f"{sign} {value:g}" for sign, value in bounds.items() if value is not None)
+    limits = ", ".join(f"{sign} {value:,}" for sign, value in bounds.items() if value is not None)
     low = bounds["≥"] if bounds["≥"] is not None else bounds[">"]
     high = bounds["≤"] if bounds["≤"] is not None else bounds["<"]
     meaning = schema.get("description", "")
@@ -119,7 +119,7 @@ def experiment_html(experiment: Experiment, changed_only: bool = False) -> str:
         value, mark = getattr(experiment, field.name), field.name in changed
         limits = ", ".join(map(str, field.choices)) or field.limits
         cells = [
-            f"<b>≠ {field.name}</b>" if mark else field.name, html.escape(_shown(value)),
+            f'<b style="white-space:nowrap">≠ {field.name}</b>' if mark else field.name, html.escape(_shown(value)),
             html.escape(_shown(getattr(base, field.name))) if mark else "", html.escape(limits),
             html.escape(field.meaning),
         ]  # fmt: skip

@@ -117,7 +117,9 @@ def read(run: Run) -> Reading:
     config = _object(run, "config.json", remarks)
     records = _records(run, remarks)
     mean_ap, protocol, validation = _scores(_object(run, "results.json", remarks), remarks)
-    if status.get("error"):
+    if state == "interrupted" and str(status.get("error", "")).startswith("KeyboardInterrupt"):
+        remarks.append("it was stopped; it can go on from its last saved state")
+    elif status.get("error"):
         remarks.append(" ".join(str(status["error"]).split()))
     elif state in ("interrupted", "died", "failed") and status.get("launched"):
         remarks += _console(run)
