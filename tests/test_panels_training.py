@@ -87,6 +87,7 @@ class TestReading:
 
     def test_a_single_epoch_can_be_seen(self, tmp_path):
         single = panels.drawn([panels.read(_recorded(tmp_path / "one", epochs=1))])
+        assert all(tick == round(tick) for tick in single.axes[0].get_xticks())
         run = panels.read(_recorded(tmp_path / "two", epochs=2))
         drawn = [axes.get_lines()[0].get_marker() for axes in panels.drawn([run]).axes if axes.get_visible()]
         assert single.axes[0].get_lines()[0].get_marker() == "o" and set(drawn) == {"None"}

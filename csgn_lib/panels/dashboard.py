@@ -54,7 +54,7 @@ def drawn(seen: Sequence[Reading]) -> Figure | None:
     for axes in filter(lambda axes: axes.get_visible(), figure.axes):
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, (low + high - 1) / 2), max(high, (low + high + 1) / 2))  # one epoch has no width
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         if axes.get_title(loc="left").endswith("images a second"):
             axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # else every wobble looks like a collapse
         for line in axes.get_lines():
