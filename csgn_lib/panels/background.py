@@ -1,0 +1,190 @@
+"""Training in a process of its own: started, stopped and continued from a notebook, and independent of it.
+
+The process leads a session of its own, so that neither a closed tab nor a restarted kernel ends it. What is
+known of it lies in its run's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from csgn_lib import runs
+from csgn_lib.config import Experiment
+from csgn_lib.records import InputError, Run, home, writing
+from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, InUse, claimed
+from csgn_lib.runs.machine import LIBRARY
+
+CONSOLE = "console.txt"  # what the process prints, in the run's folder
+_STARTED: list[subprocess.Popen[bytes]] = []  # asked for at times, so that one that has ended does not linger
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """Where ``csgn train`` keeps this experiment: ``reports/runs/<preset>-<digest>-s<seed>``."""
+    return runs.runs_folder() / f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
+
+
+def command(experiment: Experiment, run_dir: str | Path | None = None) -> str:
+    """The command line that trains it: ``csgn train --preset ... --set name=value``; the same again goes on."""
+    return shlex.join(["csgn", *_train_words(experiment, run_dir)])
+
+
+def again(run: Run) -> str:
+    """The command line that runs it again, or goes on with it; empty if its folder does not tell.
+
+    The folder's path is relative to the workbench's where it lies in it.
+    """
+    words = _words_again(run, _near(run.dir))
+    return shlex.join(["csgn", *words]) if words else ""
+
+
+def start(experiment: Experiment, run_dir: str | Path | None = None) -> Run:
+    """Start ``csgn train`` on the experiment in a process of its own and return its run at once.
+
+    Raises:
+        InputError: the folder's run is queued, running or done, or its folder cannot be written.
+    """
+    run = Run(Path(run_dir) if run_dir else folder_of(experiment))
+    state = runs.state(run)
+    if state in ("queued", "running", "done"):
+        raise InputError(f"{run.dir} is {state}; look at it, or change a parameter or the seed for another run")
+    _launch(run, _train_words(experiment, run.dir.resolve()), {"parameters": experiment.model_dump(mode="json")})
+    return run
+
+
+def go_on(run: Run) -> Run:
+    """Continue a run that was stopped, failed or died, in a process of its own, from its last saved state.
+
+    Raises:
+        InputError: it runs, is done, waits for a sweep, or its folder does not say what it was.
+    """
+    state = runs.state(run)
+    if state in ("running", "done", "queued", "missing"):
+        raise InputError(f"{run.dir} is {state}; only a run that has ended before it was done can go on")
+    words = _words_again(run, str(run.dir.resolve()))
+    if not words:
+        raise InputError(f"{run.dir} does not say which command made it; start it again with csgn run or csgn train")
+    kept = {name: value for name, value in run.status.items() if name in ("notebook", "parameters", "command", "key")}
+    _launch(run, words, kept)
+    return run
+
+
+def stop(run: Run) -> str:
+    """Ask the run's process to end (SIGTERM); training saves its state after the step under way. What was done, said.
+
+    Asked is the process that holds the folder now, on this machine, and only if it is one of ``csgn``: a number
+    that was given to another process since, a notebook's kernel and a sweep's process are left alone.
+
+    Raises:
+        InputError: why it is not asked.
+    """
+    state = runs.state(run)
+    if state not in ("running", "queued"):
+        raise InputError(f"{run.dir.name} is {state}: there is nothing to stop")
+    status = run.status
+    pid, host = status["pid"], status.get("host")
+    if host != socket.gethostname():
+        raise InputError(f"{run.dir.name} runs on {host}: stop it there, with kill {pid}")
+    if state == "queued" and not status.get("launched"):
+        raise InputError(f"{run.dir.name} waits for its sweep (pid {pid}): stop the sweep, with Ctrl-C or kill {pid}")
+    if state == "running" and not _held(run):
+        raise InputError(f"no process holds {run.dir.name} any more: pid {pid} may be another's by now")
+    words = _command_line(pid)
+    if "csgn" not in words:
+        raise InputError(f"pid {pid} is no csgn command but {words[:80]!r}, such as a notebook's kernel: end it there")
+    if others := _others(run, pid):
+        raise InputError(
+            f"{run.dir.name} is a cell of a sweep: pid {pid} works on {', '.join(others)} too; stop the sweep, with "
+            f"Ctrl-C or kill {pid}"
+        )
+    os.kill(pid, signal.SIGTERM)
+    then = "it ends now and goes on from its last saved state" if "notebook" in status else "it saves its state"
+    return f"{run.dir.name}: pid {pid} was asked to stop; {then} after the step under way."
+
+
+def reap() -> None:
+    """Let processes that were started here and have ended be gone."""
+    _STARTED[:] = [child for child in _STARTED if child.poll() is None]
+
+
+def _launch(run: Run, words: list[str], facts: dict[str, Any]) -> None:
+    with writing(run.dir):
+        run.dir.mkdir(parents=True, exist_ok=True)
+        console = run.path(CONSOLE).open("ab")
+    own = (FOLDER_VARIABLE, COMMAND_VARIABLE, "MPLBACKEND")  # of a headless notebook that this may be called from
+    variables = {name: value for name, value in os.environ.items() if name not in own}
+    paths = [str(LIBRARY.parent), variables.get("PYTHONPATH")]
+    variables |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "CSGN_HOME": str(home().resolve())}
+    with console, claimed(run):  # seconds pass before the process itself can say that it runs
+        console.write(f"$ csgn {shlex.join(words)}\n".encode())
+        console.flush()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "csgn_lib", *words], stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+            env=variables, start_new_session=True,
+        )  # fmt: skip
+        _STARTED.append(child)
+        run.set_status("queued", **facts, pid=child.pid, launched=True)
+
+
+def _train_words(experiment: Experiment, run_dir: str | Path | None) -> list[str]:
+    words = ["train", "--preset", experiment.preset, "--seed", str(experiment.seed)]
+    for name, value in experiment.difference().items():
+        if name != "seed":
+            words += ["--set", f"{name}={_text(value)}"]
+    return words + (["--run-dir", str(run_dir)] if run_dir else [])
+
+
+def _text(value: Any) -> str:
+    """As `runs.from_text` reads it."""
+    if isinstance(value, tuple):
+        return str(list(value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _words_again(run: Run, folder: str) -> list[str]:
+    with suppress(InputError, KeyError, TypeError, ValueError):
+        status = run.status
+        if "notebook" in status:
+            return [*shlex.split(status["command"])[1:], "--run-dir", folder]
+        return _train_words(Experiment.from_parameters(**status["parameters"]), folder)
+    return []
+
+
+def _near(folder: Path) -> str:
+    with suppress(ValueError):
+        return str(folder.resolve().relative_to(home().resolve()))
+    return str(folder)
+
+
+def _held(run: Run) -> bool:
+    """Whether a living process has the folder: its lock, where there are locks, else its heartbeat."""
+    try:
+        with claimed(run):
+            return False
+    except InUse:
+        return True
+
+
+def _command_line(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    asked = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True)
+    return asked.stdout.strip()
+
+
+def _others(run: Run, pid: int) -> list[str]:
+    """Runs beside this one that the same process works on, or will."""
+    found = []
+    for path in run.dir.parent.glob("*/status.json"):
+        other = Run(path.parent)
+        with suppress(InputError, KeyError, TypeError):
+            if other.dir != run.dir and other.status["pid"] == pid and runs.state(other) in ("running", "queued"):
+                found.append(other.dir.name)
+    return found

@@ -1,0 +1,198 @@
+"""What a run's folder tells of it now, whatever state the folder is in: read, never raised.
+
+Folders of running, killed and older runs are all met here; what cannot be read is said in words.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from csgn_lib import runs
+from csgn_lib.bench import resident
+from csgn_lib.panels import background
+from csgn_lib.records import InputError, Run
+
+MARKS = {  # a sign, a word and a colour for each state, so that no colour is needed to tell them
+    "running": ("▶", "#cfe6f7"), "queued": ("…", "#eeeeee"), "done": ("✔", "#cdebdf"), "failed": ("✖", "#f9d6c4"),
+    "died": ("†", "#f9d6c4"), "timed_out": ("⏱", "#fbe7bf"), "interrupted": ("■", "#fbe7bf"),
+    "damaged": ("?", "#f3d9e7"), "gone": ("∅", "#f3d9e7"), "missing": ("∅", "#f3d9e7"),
+}  # fmt: skip
+_BOOKS = ("stage", "epoch", "epochs", "seconds", "images_per_second", "rate")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A run as its folder shows it.
+
+    state: as `runs.state`, or `damaged`, or `gone` for a folder that is not there. records: the epochs that can be
+    read. mean_ap, validation: fractions, None before the run is scored. memory_mib: what its process holds now, or
+    its peak once it has ended. age, seconds_left: seconds. remarks: what is wrong with the folder, in words.
+    """
+
+    run: Run
+    state: str
+    status: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    mean_ap: float | None = None
+    protocol: str = ""
+    validation: float | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.run.dir.name
+
+    @property
+    def where(self) -> str:
+        """How far it came: its last epoch, else its cell."""
+        if self.records:
+            last = self.records[-1]
+            return f"stage {last['stage']}, epoch {last['epoch']}" + (f"/{last['epochs']}" if "epochs" in last else "")
+        return f"cell {self.status['cell']}/{self.status.get('cells', '?')}" if self.status.get("cell") else ""
+
+    @property
+    def age(self) -> float | None:
+        """Since its last sign of life."""
+        last = self.status.get("heartbeat", self.status.get("time"))
+        return time.time() - last if isinstance(last, int | float) else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        return next((r["images_per_second"] for r in reversed(self.records) if r.get("images_per_second")), None)
+
+    @property
+    def memory_mib(self) -> int | None:
+        if self.state == "running" and self.status.get("host") == socket.gethostname():
+            with suppress(OSError, ValueError, StopIteration, KeyError):  # Linux tells; a kernel's is in its status
+                return self.status.get("memory_mib") or resident("VmRSS", self.status["pid"]) // 1024
+        return self.status.get("memory_mib")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the stage under way, its epochs at their median time; None if nothing tells. Scoring is not counted."""
+        if self.state != "running" or not self.records or not {"epochs", "seconds"} <= self.records[-1].keys():
+            return None
+        last = self.records[-1]
+        times = [r["seconds"] for r in self.records if r["stage"] == last["stage"] and "seconds" in r]
+        return (last["epochs"] - last["epoch"]) * median(times)
+
+    @property
+    def last_metric(self) -> str:
+        """The sum of the last epoch's loss terms; once it is scored, its mAP."""
+        if self.mean_ap is not None:
+            return f"mAP {self.mean_ap:.1%}"
+        terms = [v for k, v in (self.records[-1] if self.records else {}).items() if k not in _BOOKS]
+        terms = [value for value in terms if isinstance(value, float)]
+        return f"loss {sum(terms):.3g}" if terms else ""
+
+
+def readings(given: Iterable[Run | str | Path]) -> list[Reading]:
+    """`read` of each."""
+    return [read(run if isinstance(run, Run) else Run(Path(run))) for run in given]
+
+
+def read(run: Run) -> Reading:
+    """The run as its folder shows it now. Raises nothing: what is wrong stands under ``remarks``."""
+    background.reap()
+    remarks: list[str] = []
+    if not run.dir.is_dir():
+        return Reading(run, "gone", remarks=("its folder is gone: it was removed or renamed",))
+    try:
+        state = runs.state(run)
+        status = run.status if state != "missing" else {}
+        if state == "missing":
+            remarks.append("it has no status.json: it was made by hand or by an older version")
+    except (InputError, KeyError, TypeError, AttributeError, OSError) as error:
+        state, status = "damaged", {}
+        remarks.append(f"its status.json cannot be read ({_word(error)})")
+    config = _object(run, "config.json", remarks)
+    records = _records(run, remarks)
+    mean_ap, protocol, validation = _scores(_object(run, "results.json", remarks), remarks)
+    if state == "interrupted" and str(status.get("error", "")).startswith("KeyboardInterrupt"):
+        remarks.append("it was stopped; it can go on from its last saved state")
+    elif status.get("error"):
+        remarks.append(" ".join(str(status["error"]).split()))
+    elif state in ("interrupted", "died", "failed") and status.get("launched"):
+        remarks += _console(run)
+    return Reading(run, state, status, config, records, mean_ap, protocol, validation, tuple(remarks))
+
+
+def _object(run: Run, name: str, remarks: list[str]) -> dict[str, Any]:
+    try:
+        text = run.path(name).read_text(encoding="utf-8")
+        if isinstance(value := json.loads(text), dict):
+            return value
+        remarks.append(f"its {name} is not what this version writes")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        remarks.append(f"its {name} cannot be read ({_word(error)})")
+    return {}
+
+
+def _records(run: Run, remarks: list[str]) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl; what follows the last line break is still being written."""
+    try:
+        lines = run.path("metrics.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        remarks.append(f"its metrics.jsonl cannot be read ({_word(error)})")
+        return []
+    records: list[dict[str, Any]] = []
+    damaged, foreign = [], []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            damaged.append(number)
+            continue
+        whole = isinstance(record, dict) and all(isinstance(record.get(name), int) for name in ("stage", "epoch"))
+        (records if whole else foreign).append(record if whole else number)
+    if lines[-1].strip():
+        remarks.append("the last line of metrics.jsonl is half written, and left out")
+    if damaged:
+        remarks.append(f"metrics.jsonl is damaged in line {_numbers(damaged)}, left out")
+    if foreign:
+        remarks.append(
+            f"metrics.jsonl has no stage and epoch in line {_numbers(foreign)}: an older version's, left out"
+        )
+    return records
+
+
+def _scores(results: dict[str, Any], remarks: list[str]) -> tuple[float | None, str, float | None]:
+    """mAP of the plain descriptor under the headline protocol, that protocol, and the validation people's mAP."""
+    plain = results.get("plain")
+    try:
+        name, found = next(iter(plain["protocols"].items()))  # type: ignore[index]
+        return float(found["mean_ap"]), str(name), plain.get("validation_mean_ap")  # type: ignore[union-attr]
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+        if plain is not None:
+            remarks.append("its results.json has no mAP where this version looks: an older version's")
+        return None, "", None
+
+
+def _console(run: Run) -> list[str]:
+    """The last line that its process printed before it ended without a word of its own."""
+    with suppress(OSError):
+        lines = run.path(background.CONSOLE).read_text(encoding="utf-8", errors="replace").split("\n")
+        said = [line for line in lines if line.strip() and not line.startswith("$ ")]
+        return said[-1:]
+    return []
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+
+
+def _word(error: BaseException) -> str:
+    return " ".join((str(error) or type(error).__name__).split())

@@ -1,0 +1,293 @@
+"""The training panels, headless: their callbacks are fired, and what trains is a real process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import ipywidgets
+import pytest
+
+from csgn_lib import panels, runs
+from csgn_lib.config import Experiment
+from csgn_lib.panels import background, parameters, reading
+from csgn_lib.records import InputError, Run, write_json
+
+SMALL = {"batch_persons": 4, "batch_images": 4, "stage1_epochs": 2, "stage1_batch": 64, "precision": "fp32"}
+FIELDS = [name for name in Experiment.model_fields if name != "preset"]
+
+
+def _recorded(folder: Path, state: str = "done", epochs: int = 2, **status: object) -> Run:
+    """A run's folder as training leaves it."""
+    run = Run(folder)
+    run.set_status(state, **status)
+    for stage, terms in ((1, {"i2t_rgb": 2.0}), (2, {"id_f": 3.0, "triplet_f": 1.0, "images_per_second": 80.0})):
+        for epoch in range(1, epochs + 1):
+            run.append_metrics({"stage": stage, "epoch": epoch, "epochs": 5, "seconds": 4.0 * stage, **terms})
+    return run
+
+
+def _until(true, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.1)
+
+
+class TestReading:
+    def test_a_run_is_read_with_its_place_rate_time_left_and_score(self, tmp_path):
+        run = _recorded(tmp_path / "one", "running", heartbeat=time.time())
+        seen = panels.read(run)
+        assert (seen.state, seen.where, seen.images_per_second) == ("running", "stage 2, epoch 2/5", 80.0)
+        assert seen.seconds_left == 3 * 8.0  # three epochs of stage 2, 8 s each; stage 1's 4 s do not count
+        assert seen.last_metric == "loss 4"
+        write_json(run.path("results.json"), {"plain": {"protocols": {"cloth_changing": {"mean_ap": 0.25}}}})
+        seen = panels.read(run)
+        assert (seen.mean_ap, seen.protocol, seen.last_metric) == (0.25, "cloth_changing", "mAP 25.0%")
+        assert seen.remarks == ()
+
+    def test_half_written_damaged_and_older_lines_are_left_out_and_said(self, tmp_path):
+        run = _recorded(tmp_path / "one")
+        whole = len(panels.read(run).records)
+        with run.path("metrics.jsonl").open("a") as file:
+            file.write('{"stage": 2, "epo#\n{"epoch": 3}\n[1]\n{"stage": 2, "epoch"')
+        seen = panels.read(run)
+        assert len(seen.records) == whole
+        said = " ".join(seen.remarks)
+        assert "half written" in said and "damaged in line 5" in said and "line 6, 7: an older version's" in said
+
+    def test_a_folder_that_is_gone_damaged_or_from_elsewhere_is_told_in_words(self, tmp_path):
+        assert panels.read(Run(tmp_path / "none")).state == "gone"
+        run = _recorded(tmp_path / "one")
+        run.path("status.json").write_text('{"state": "runn')
+        write_json(run.path("results.json"), {"plain": {"mAP": 0.3}})
+        seen = panels.read(run)
+        assert seen.state == "damaged" and "status.json cannot be read" in seen.remarks[0]
+        assert any("older version" in remark for remark in seen.remarks) and seen.mean_ap is None
+        for html in (panels.summary_table([seen]).data, panels.run_table(panels.board_frame(tmp_path)).data):
+            assert "damaged" in html
+
+    def test_curves_overlay_runs_and_survive_words_in_place_of_numbers(self, tmp_path):
+        first, second = _recorded(tmp_path / "first"), _recorded(tmp_path / "second", epochs=4)
+        second.append_metrics({"stage": 2, "epoch": 5, "id_f": "nan", "triplet_f": 1.0})
+        seen = panels.readings([first, second])
+        frame = panels.epochs(seen)
+        assert frame.groupby("run").size().to_dict() == {"first": 4, "second": 9}
+        figure = panels.drawn(seen)
+        assert [line.get_label() for line in figure.axes[0].get_lines()] == ["first", "second"]
+        assert panels.drawn([]) is None
+
+    def test_a_single_epoch_can_be_seen(self, tmp_path):
+        single = panels.drawn([panels.read(_recorded(tmp_path / "one", epochs=1))])
+        assert all(tick == round(tick) for tick in single.axes[0].get_xticks())
+        run = panels.read(_recorded(tmp_path / "two", epochs=2))
+        drawn = [axes.get_lines()[0].get_marker() for axes in panels.drawn([run]).axes if axes.get_visible()]
+        assert single.axes[0].get_lines()[0].get_marker() == "o" and set(drawn) == {"None"}
+
+
+class TestBoard:
+    def test_it_lists_filters_and_gives_the_command_that_tries_again(self, tmp_path):
+        experiment = Experiment.from_parameters(beta=0.25, seed=3)
+        facts = {"parameters": experiment.model_dump(mode="json"), "error": "RuntimeError: <b>"}
+        _recorded(tmp_path / "broke", "failed", **facts)
+        again = "csgn run 12_train -p beta 0.5"
+        _recorded(tmp_path / "stopped", "interrupted", notebook="notebooks/12_train.ipynb", command=again)
+        _recorded(tmp_path / "good", "done")
+        frame = panels.board_frame(tmp_path).set_index("run")
+        assert frame.loc["broke", "again"].startswith("csgn train --preset demo --seed 3 --set beta=0.25 --run-dir ")
+        assert frame.loc["stopped", "again"] == f"{again} --run-dir {tmp_path / 'stopped'}"
+        assert frame.loc["good", "again"] == ""
+        board = panels.Board(tmp_path)
+        assert "RuntimeError: &lt;b&gt;" in board.table.value
+        board.state.value = "interrupted"
+        assert "stopped" in board.table.value and "broke" not in board.table.value
+        board.state.value, board.kind.value = "all", "train"
+        assert "broke" in board.table.value and "stopped" not in board.table.value
+        shutil.rmtree(tmp_path / "broke"), shutil.rmtree(tmp_path / "good")
+        board.refresh()
+        assert board.kind.value == "all" and "stopped" in board.table.value
+
+    def test_no_colour_is_needed_to_tell_states_apart(self):
+        assert len({mark for mark, _ in reading.MARKS.values()}) >= len(reading.MARKS) - 1  # gone and missing
+        assert set(reading.MARKS) >= {"running", "queued", "done", "failed", "died", "timed_out", "interrupted"}
+
+
+class TestParameters:
+    @pytest.mark.parametrize("name", FIELDS)
+    def test_every_field_has_a_widget_that_gives_its_value_back(self, name):
+        panel = panels.ParameterPanel()
+        for preset in ("demo", "ltcc-paper"):
+            experiment = Experiment.from_parameters(preset=preset)
+            panel.show(experiment)
+            assert panel.values()[0][name] == getattr(experiment, name)
+        assert isinstance(panel.widgets[name], ipywidgets.ValueWidget)
+        assert Experiment.model_fields[name].description in panel.help[name].value.replace("&#x27;", "'")
+
+    def test_widgets_follow_the_types(self):
+        panel = panels.ParameterPanel()
+        kinds = {name: type(panel.widgets[name]).__name__ for name in FIELDS}
+        assert (kinds["mdg"], kinds["beta"], kinds["prompt_tokens"]) == ("Dropdown", "FloatSlider", "IntSlider")
+        assert (kinds["stage1_lr"], kinds["ema"], kinds["compile"]) == ("FloatText", "Text", "Dropdown")
+        assert panel.widgets["mdg"].options == tuple((m, m) for m in Experiment.model_fields["mdg"].annotation.__args__)
+
+    def test_a_new_field_of_any_type_gets_a_widget(self):
+        class Later(Experiment):
+            flag: bool = True
+            fixed: Literal["only"] = "only"
+            either: int | str = 3
+            weights: dict[str, float] = {}
+            maybe: Literal["a", "b"] | None = None
+
+        found = {field.name: field for field in parameters.fields(Later)}
+        kinds = {name: type(parameters.widget_for(found[name])).__name__ for name in Later.model_fields}
+        assert kinds["flag"] == "Checkbox" and kinds["fixed"] == "Dropdown" and kinds["maybe"] == "Dropdown"
+        assert kinds["either"] == kinds["weights"] == "Text" and found["maybe"].nullable
+
+    def test_an_invalid_value_is_told_beside_its_field_and_nothing_can_start(self):
+        panel = panels.ParameterPanel()
+        assert not panel.start.disabled
+        panel.widgets["batch_persons"].value = 1
+        panel.widgets["ema"].value = "often"
+        assert "greater than or equal to 2" in panel.errors["batch_persons"].value
+        assert "valid number" in panel.errors["ema"].value
+        assert panel.errors["beta"].value == "" and panel.experiment is None and panel.start.disabled
+        panel.widgets["batch_persons"].value, panel.widgets["ema"].value = 8, "0.9"
+        assert panel.experiment.difference() == {"batch_persons": 8, "ema": 0.9} and not panel.start.disabled
+        assert "2 parameters differ from the preset demo" in panel.difference.value
+
+    def test_another_preset_keeps_what_was_changed(self):
+        panel = panels.ParameterPanel()
+        panel.widgets["beta"].value = 0.25
+        panel.setting.value, panel.method.value = "ltcc-paper", "random-text"
+        assert panel.experiment == Experiment.from_parameters(preset="ltcc-paper+random-text", beta=0.25)
+        assert "--preset ltcc-paper+random-text --seed 0 --set beta=0.25" in panel.line.value
+
+    def test_what_it_needs_is_what_the_dry_run_says_and_a_contradiction_cannot_start(self, tiny_root):
+        panel = panels.ParameterPanel(Experiment.from_parameters(root=str(tiny_root), **SMALL))
+        panel.estimate.click()
+        assert "needs at least, in all" in panel.needs.value and "pixels of 192 images" in panel.needs.value
+        panel.widgets["vss"].value = "resnet"
+        panel.start.click()
+        assert "set hsf=none" in panel.needs.value and panel.start.disabled
+
+    def test_the_static_table_marks_what_differs(self):
+        table = panels.experiment_table(Experiment.from_parameters(beta=0.25)).data
+        assert "&lt; 1,000,000" in table
+        assert table.count("≠") == 1 and "≠ beta</b>" in table
+
+
+class TestStop:
+    def test_a_process_that_is_not_the_runs_is_left_alone(self, tmp_path):
+        stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])  # its number was the run's
+        try:
+            run = _recorded(tmp_path / "one", "running", pid=stranger.pid, heartbeat=time.time())
+            with pytest.raises(InputError, match="no process holds one"):
+                background.stop(run)
+            with runs.recorded(Run(tmp_path / "mine")), pytest.raises(InputError, match="no csgn command"):
+                background.stop(Run(tmp_path / "mine"))  # held, but by these tests
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+    def test_what_does_not_run_runs_elsewhere_or_waits_for_a_sweep_is_said(self, tmp_path):
+        with pytest.raises(InputError, match="is done: there is nothing to stop"):
+            background.stop(_recorded(tmp_path / "done"))
+        with pytest.raises(InputError, match="runs on elsewhere"):
+            background.stop(_recorded(tmp_path / "far", "running", host="elsewhere", heartbeat=time.time()))
+        with pytest.raises(InputError, match="waits for its sweep"):
+            background.stop(_recorded(tmp_path / "waits", "queued", pid=os.getpid(), host=socket.gethostname()))
+        with pytest.raises(InputError, match="only a run that has ended"):
+            background.go_on(Run(tmp_path / "done"))
+
+
+def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root, tmp_path, monkeypatch, request):
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    request.addfinalizer(lambda: [child.kill() for child in background._STARTED if child.poll() is None])
+    experiment = Experiment.from_parameters(root=str(tiny_root), stage2_epochs=400, vss="none", **SMALL)
+    followed: list[Run] = []
+    panel = panels.ParameterPanel(experiment, followed.append)
+    panel.start.click()
+    [run] = followed
+    first = panels.TrainingDashboard([run])
+    assert panels.read(run).state in ("queued", "running") and not first.stop.disabled
+    panel.start.click()  # a second time: refused while it runs
+    assert "was started" not in panel.said.value and ("is running" in panel.said.value or "queued" in panel.said.value)
+    _until(lambda: any(record["stage"] == 2 for record in panels.read(run).records))
+    del first
+    second = panels.TrainingDashboard()  # as after a new kernel: it knows nothing but the folder
+    assert [shown.dir.name for shown in second.chosen] == [run.dir.name]
+    assert bytes(second.picture.value).startswith(b"\x89PNG") and "▶ running" in second.table.value
+    assert panels.read(run).memory_mib > 50 and panels.read(run).seconds_left > 0
+    second.stop.click()
+    assert "was asked to stop" in second.said.value
+    _until(lambda: panels.read(run).state == "interrupted")
+    second.refresh()
+    assert "it was stopped; it can go on" in second.table.value
+    before = len(panels.read(run).records)
+    assert second.stop.disabled and not second.resume.disabled and list(run.path("checkpoint").iterdir())
+    second.resume.click()
+    _until(lambda: len(panels.read(run).records) > before)
+    second.refresh()
+    second.stop.click()
+    _until(lambda: panels.read(run).state == "interrupted")
+    epochs = [record["epoch"] for record in panels.read(run).records if record["stage"] == 2]
+    assert epochs == list(range(1, len(epochs) + 1))  # it went on, and did not begin again
+    shutil.rmtree(run.dir)
+    second.refresh()
+    assert "its folder is gone" in second.table.value
+
+
+def test_a_process_that_cannot_begin_leaves_its_last_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    run = panels.start(Experiment.from_parameters(root=str(tmp_path / "nowhere")))
+    _until(lambda: panels.read(run).state != "queued")
+    seen = panels.read(run)
+    assert seen.state == "interrupted" and "nowhere" in seen.remarks[0]
+
+
+def test_a_panel_follows_from_the_event_loop_until_it_is_closed(tmp_path):
+    async def look() -> list[int]:
+        run = _recorded(tmp_path / "one", "running", heartbeat=time.time())
+        panel = panels.TrainingDashboard([run], folder=tmp_path, every=0.02)
+        panel.follow()
+        seen = []
+        for _ in range(2):
+            before = panel.table.value
+            run.append_metrics({"stage": 2, "epoch": len(panels.read(run).records) - 1, "epochs": 9, "id_f": 1.0})
+            for _ in range(200):
+                await asyncio.sleep(0.02)
+                if panel.table.value != before:
+                    break
+            seen.append(panel.table.value.count("/9"))
+        task = panel.task
+        panel.close()
+        await asyncio.sleep(0.05)
+        assert task.cancelled() and not panel.following.value
+        before = panel.table.value
+        run.set_status("done")
+        await asyncio.sleep(0.1)
+        assert panel.table.value == before
+        return seen
+
+    assert asyncio.run(look()) == [1, 1]
+
+
+def test_the_panel_says_what_stopped_it_from_following(tmp_path, monkeypatch):
+    async def look() -> str:
+        panel = panels.TrainingDashboard([_recorded(tmp_path / "one")], folder=tmp_path, every=0.02)
+        monkeypatch.setattr(panel, "refresh", lambda: json.loads("{"))
+        panel.follow()
+        await asyncio.sleep(0.1)
+        return panel.said.value
+
+    assert "stopped following" in asyncio.run(look())
