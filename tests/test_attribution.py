@@ -15,10 +15,11 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from csgn_lib import attribution
+from csgn_lib.attribution import pairs
 from csgn_lib.attribution.occluding import places
 from csgn_lib.backbones import ClipTower, CompactTokenizer, ResNetTower, attention_weights, load_resnet, tiny_words
 from csgn_lib.records import InputError
-from csgn_lib.vss import VARIANTS, VisualEncoder
+from csgn_lib.vss import VARIANTS, Embeddings, VisualEncoder
 
 SIZE, GRID = (96, 48), (12, 6)
 READ = {"f": lambda e: e.f, "c": lambda e: e.c, "z12": lambda e: e.z12}
@@ -161,10 +162,7 @@ def test_eva_shows_its_attention_too_and_is_left_as_it_was(eva) -> None:
     assert attribution.all_maps(eva, images, images.flip(0)).keys() == {"rollout", "Grad-CAM, ViT", "occlusion"}
 
 
-def test_attention_that_cannot_be_read_is_refused_and_the_other_maps_still_work(encoder) -> None:
-    class Closed(nn.MultiheadAttention):
-        pass
-
+def test_attention_that_cannot_be_read_is_refused(encoder) -> None:
     model = encoder("none")
     for block in model.vit.transformer.resblocks:
         block.attn = nn.Identity()
@@ -176,9 +174,8 @@ def test_attention_that_cannot_be_read_is_refused_and_the_other_maps_still_work(
 
 
 @pytest.mark.parametrize(("part", "tower"), [("f", "vit"), ("f", "resnet"), ("c", "resnet"), ("z12", "vit")])
-def test_grad_cam_equals_numeric_slopes_cell_by_cell(encoder, part, tower) -> None:
-    model, images, others = encoder("steer").double(), pictures(4, 1).double(), pictures(5, 1).double()
-    model.float = model.double  # the embeddings stay in double for the differences
+def test_the_slopes_of_grad_cam_equal_differences_of_the_cosine(encoder, part, tower) -> None:
+    model, images, others = encoder("steer"), pictures(4, 1), pictures(5, 1)
     module = model.resnet if tower == "resnet" else model.vit.transformer.resblocks[-1].ln_1
     read, change = READ[part], {}
 
@@ -200,15 +197,13 @@ def test_grad_cam_equals_numeric_slopes_cell_by_cell(encoder, part, tower) -> No
         channels = torch.randperm(whole.shape[1 if tower == "resnet" else 2], generator=random)[:3].tolist()
         for channel in channels:  # a step on all cells of a channel: the sum of its slopes
             values = []
-            for step in (0.05, -0.05):
+            for step in (0.02, -0.02):
                 by = torch.zeros_like(whole)
                 by[(slice(None), channel) if tower == "resnet" else (slice(None), slice(1, None), channel)] = step
                 change["by"] = by
                 values.append(F.cosine_similarity(read(model(images)).double(), towards.double()).item())
-            slopes.append((values[0] - values[1]) / 0.1)
+            slopes.append((values[0] - values[1]) / 0.04)
     handle.remove()
-    from csgn_lib.attribution import pairs
-
     kept: list[Tensor] = []
     original = torch.autograd.grad
 
@@ -220,7 +215,7 @@ def test_grad_cam_equals_numeric_slopes_cell_by_cell(encoder, part, tower) -> No
         patch.setattr(pairs.torch.autograd, "grad", spy)
         attribution.grad_cam(model, images, others, read, tower)
     total = kept[0].sum(dim=(2, 3)) if tower == "resnet" else kept[0][:, 1:].sum(dim=1)
-    assert total[0, channels].tolist() == pytest.approx(slopes, rel=0.02, abs=2e-5)
+    assert total[0, channels].tolist() == pytest.approx(slopes, rel=0.02, abs=1e-5)
 
 
 @pytest.mark.parametrize(("part", "tower"), [("f", "vit"), ("c", "resnet")])
@@ -265,7 +260,8 @@ def test_grad_cam_needs_no_trainable_weight_and_leaves_no_gradient(encoder) -> N
 
 
 def test_occlusion_equals_a_loop_over_patches_and_pixels(encoder) -> None:
-    model, images, others = encoder("none"), pictures(6, 2), pictures(7, 2)
+    model, images = encoder("none"), pictures(6, 2)
+    others = images.flip(-1)  # alike, so that there is something to lose
     found = attribution.occlusion(model, images, others, READ["f"], patch=32, stride=20)
     is_a_map(found)
     for i in range(2):
@@ -296,26 +292,24 @@ def test_patches_end_at_the_border(side, patch, stride, begin) -> None:
 class Corner(nn.Module):
     """An encoder of one tower, c, that sees the upper left corner alone, and otherwise a constant."""
 
-    training = False
     vit = second_vit = None
     variant = "resnet"
 
-    def forward(self, images: Tensor):
-        from csgn_lib.vss import Embeddings
-
+    def forward(self, images: Tensor) -> Embeddings:
         corner = images[:, :, :16, :16].mean(dim=(2, 3))
         return Embeddings(None, None, None, torch.cat([corner, torch.full_like(corner[:, :1], 0.3)], dim=1))
 
 
 def test_occlusion_and_deletion_find_the_one_place_that_counts() -> None:
-    model, image = Corner(), torch.full((1, 3, 96, 48), 0.5)
+    model, image = Corner().eval(), torch.full((1, 3, 96, 48), 0.5)
     image[:, 0, :16, :16] = 1.0
     found = attribution.occlusion(model, image, image, READ["c"], patch=16, stride=16)
     assert found[0, :16, :16].sum() == pytest.approx(1)
-    wrong = found.flip(-2, -1)
+    assert attribution.occlusion(model, image, 1 - image, READ["c"]).sum() == 0  # hiding it makes them more alike
+    wrong = found.max() - found  # the corner goes last
     right, other = (attribution.deletion_insertion(model, image, image, m, READ["c"], steps=18) for m in (found, wrong))
     assert right.deletion[0, 0] == pytest.approx(1) and right.insertion[0, -1] == pytest.approx(1)
-    assert right.deletion[0, 1:].max() < 1 and other.deletion[0, :-2].min() == pytest.approx(1)
+    assert right.deletion[0, 1:].max() < 1 and other.deletion[0, :-1].min() == pytest.approx(1)
     assert right.deletion_area < other.deletion_area and right.insertion_area > other.insertion_area
 
 

@@ -12,6 +12,7 @@ from csgn_lib.records import InputError
 from csgn_lib.vss import VisualEncoder
 
 GRAY = 0.5  # of [0, 1]: what stands where pixels were taken away
+ROUNDING = 1e-6  # of a float32 cosine: less is no drop, and must not fill a map that has no other
 
 
 @torch.no_grad()
@@ -32,7 +33,7 @@ def occlusion(
         patch, stride: side of the square and its step, in pixels; the last step ends at the border.
 
     Returns:
-        maps (B, H, W) of unit sum; where hiding makes the pair more alike they are 0.
+        maps (B, H, W) of unit sum; 0 where hiding makes the pair no less alike.
 
     Raises:
         InputError: a patch that does not fit into the image, a stride that leaves gaps, images that do not fit.
@@ -51,7 +52,8 @@ def occlusion(
             after = F.cosine_similarity(features(encoder, hidden, read, batch_size), towards)
             drops[here] += (before - after)[:, None, None]
             covers[here] += 1
-    return unit_sum((drops / covers).clamp(min=0))
+    drops = drops / covers
+    return unit_sum(torch.where(drops > ROUNDING, drops, torch.zeros_like(drops)))
 
 
 def check_patch(images: Tensor, patch: int, stride: int) -> None:
