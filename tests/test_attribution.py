@@ -159,7 +159,7 @@ def test_eva_shows_its_attention_too_and_is_left_as_it_was(eva) -> None:
     assert len(layers) == 3 and layers[0].shape == (3, 2, 17, 17)
     torch.testing.assert_close(layers[1].sum(dim=-1), torch.ones(3, 2, 17))
     is_a_map(attribution.rollout(eva, images), (32, 32))
-    assert attribution.all_maps(eva, images, images.flip(0)).keys() == {"rollout", "Grad-CAM, ViT", "occlusion"}
+    assert attribution.all_maps(eva, images, images.flip(0)).keys() == {"rollout", "Grad-CAM (ViT)", "occlusion"}
 
 
 def test_attention_that_cannot_be_read_is_refused(encoder) -> None:
@@ -391,6 +391,22 @@ def test_shares_equal_a_loop_and_a_uniform_map_gives_areas() -> None:
     assert attribution.share_on(torch.zeros(2, 8, 4), masks, groups).to_numpy().sum() == 0
 
 
+def test_a_coarse_map_is_the_mean_of_each_cell_and_spills_over_edges() -> None:
+    weights = torch.zeros(2, *SIZE)
+    weights[0, 16:40, 8:21], weights[1, :8, :4] = 1.0, 1.0
+    found = attribution.coarse(weights, 8)
+    is_a_map(found)
+    for i in range(2):
+        cells = torch.zeros(1, 1, *GRID)
+        for row in range(12):
+            for column in range(6):
+                cells[0, 0, row, column] = weights[i, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].mean()
+        expected = F.interpolate(cells, size=SIZE, mode="bilinear")[0, 0]
+        torch.testing.assert_close(found[i], expected / expected.sum())
+    assert found[0, 16:40, 24:].sum() > 0 == found[0, 56:].sum()
+    torch.testing.assert_close(attribution.coarse(weights, 1), weights / weights.sum(dim=(1, 2), keepdim=True))
+
+
 @pytest.mark.parametrize("groups", [{"body": [1]}, {"body": [0, 1], "garments": [1]}])
 def test_a_part_belongs_to_exactly_one_group(groups) -> None:
     with pytest.raises(InputError, match="exactly one"):
@@ -406,9 +422,9 @@ def test_an_encoder_without_a_vit_has_no_rollout_and_all_maps_leaves_it_out(enco
         with pytest.raises(InputError, match="vss=resnet; use grad_cam or occlusion"):
             method(model, pictures(1))
     found = attribution.all_maps(model, pictures(1), pictures(2), patch=32, stride=32)
-    assert found.keys() == {"Grad-CAM, ResNet", "occlusion"}
+    assert found.keys() == {"Grad-CAM (ResNet)", "occlusion"}
     assert attribution.all_maps(encoder("steer"), pictures(1), pictures(2), occlude=False).keys() == {
-        "rollout", "Grad-CAM, ViT", "Grad-CAM, ResNet"
+        "rollout", "Grad-CAM (ViT)", "Grad-CAM (ResNet)"
     }  # fmt: skip
     is_a_map(attribution.random_maps(model, pictures(1), torch.Generator()))
 
@@ -451,6 +467,8 @@ def test_other_wrong_calls_are_refused_with_the_cure(encoder) -> None:
         "compare maps": lambda: attribution.rank_correlation(torch.ones(1, 2, 2), torch.ones(1, 2, 3)),
         "maps are": lambda: attribution.deletion_insertion(model, images, images, torch.ones(3, 4, 4)),
         "steps=0": lambda: attribution.deletion_insertion(model, images, images, torch.ones(3, *SIZE), steps=0),
+        "cells of 0": lambda: attribution.coarse(torch.ones(1, *SIZE), 0),
+        "cells of 49": lambda: attribution.coarse(torch.ones(1, *SIZE), 49),
         "masks": lambda: attribution.share_on(torch.ones(1, 2, 2), np.zeros((1, 2, 3)), {"rest": [0]}),
     }.items():
         with pytest.raises(InputError, match=said):

@@ -20,12 +20,13 @@ from csgn_lib.attribution.images import Read, whole
 from csgn_lib.attribution.maps import all_maps
 from csgn_lib.attribution.occluding import occlusion
 from csgn_lib.attribution.pairs import grad_cam, pair_similarity
-from csgn_lib.attribution.parts import share_on
+from csgn_lib.attribution.parts import coarse, share_on
 
 __all__ = [
     "Curves",
     "Read",
     "all_maps",
+    "coarse",
     "deletion_insertion",
     "depth",
     "grad_cam",

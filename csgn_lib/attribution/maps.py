@@ -13,7 +13,7 @@ from csgn_lib.attribution.pairs import TOWERS, grad_cam
 from csgn_lib.records import InputError
 from csgn_lib.vss import VisualEncoder
 
-CAM = {"vit": "Grad-CAM, ViT", "resnet": "Grad-CAM, ResNet"}
+CAM = {"vit": "Grad-CAM (ViT)", "resnet": "Grad-CAM (ResNet)"}
 ROLLOUT, OCCLUSION = "rollout", "occlusion"
 
 

@@ -7,10 +7,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from csgn_lib.attribution.images import to_pixels
 from csgn_lib.records import InputError
+
+
+def coarse(weights: Tensor, cell: int) -> Tensor:
+    """What is left of a map (B, H, W) seen in cells of ``cell`` x ``cell`` pixels, bilinear between them, unit sum.
+
+    A grid's map spills over edges, from thin parts more than from broad ones: so a control must be as coarse.
+
+    Raises InputError for cells that are not 1 pixel at least, or larger than the map.
+    """
+    height, width = weights.shape[-2:]
+    if not 1 <= cell <= min(height, width):
+        raise InputError(
+            f"cells of {cell} pixels do not fit maps of {height} x {width}; give 1 to {min(height, width)}"
+        )
+    cells = F.adaptive_avg_pool2d(weights[:, None].float(), (height // cell, width // cell))[:, 0]
+    return to_pixels(cells, (height, width))
 
 
 def share_on(maps: Tensor, masks: ArrayLike, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
