@@ -2,9 +2,11 @@
 
 Everything else sees three calls: image features as CLIP-ReID reads them, text features of strings,
 and text features of prompts whose word embeddings are learned. Images are RGB in [0, 1]; each tower
-normalises for itself, since CLIP and ImageNet disagree on mean and deviation.
+normalises for itself, since CLIP and ImageNet disagree on mean and deviation. `attention` lets a tower be looked
+into for maps, unchanged.
 """
 
+from csgn_lib.backbones.attention import attention_weights, last_norm, vit_grid, vit_layers
 from csgn_lib.backbones.checkpoints import EMBEDDED, TOWERS, sha256
 from csgn_lib.backbones.clip import (
     CLIP_FILES,
@@ -19,5 +21,6 @@ from csgn_lib.backbones.resnet import RESNET_FILES, ResNetFeatures, ResNetTower,
 
 __all__ = [
     "CLIP_FILES", "EMBEDDED", "RESNET_FILES", "TOWERS", "ClipTower", "CompactTokenizer", "ResNetFeatures",
-    "ResNetTower", "VitFeatures", "load_clip", "load_resnet", "sha256", "tiny_words", "vit_features",
+    "ResNetTower", "VitFeatures", "attention_weights", "last_norm", "load_clip", "load_resnet", "sha256",
+    "tiny_words", "vit_features", "vit_grid", "vit_layers",
 ]  # fmt: skip

@@ -45,6 +45,14 @@ class ResNetTower(nn.Module):
         feature_map = self.model.forward_features((images - self.mean) / self.std)
         return ResNetFeatures(feature_map.mean(dim=(2, 3)), feature_map)
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Its parameters in layers from pixels to map: the stem, then the four stages."""
+        net = self.model
+        stages = list(net.stages) if isinstance(net, ByobNet) else [net.layer1, net.layer2, net.layer3, net.layer4]
+        parts = [list(stage.parameters()) for stage in stages]
+        inside = {id(value) for part in parts for value in part}
+        return [[value for value in net.parameters() if id(value) not in inside], *parts]
+
 
 @timm.models.register_model
 def csgn_tiny_resnet(pretrained: bool = False, **kwargs: object) -> ResNet:
