@@ -2,13 +2,15 @@
 
 `execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
 `state` of one · `current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind
-``make demo`` · `spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost`.
+``make demo`` · `spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost` ·
+`swept`, a sweep's committed records · `explain` a figure, back to its runs.
 Never imports torch.
 """
 
 from csgn_lib.runs import executors
 from csgn_lib.runs.answers import keep_answer
 from csgn_lib.runs.execution import execute
+from csgn_lib.runs.explain import Explanation, explain, origin
 from csgn_lib.runs.folders import current, flat, recorded, runs_folder, state, table
 from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
@@ -20,6 +22,7 @@ from csgn_lib.runs.words import clock, ended, label, listing
 
 __all__ = [
     "PLAN",
+    "Explanation",
     "Grid",
     "Outcome",
     "Step",
@@ -33,6 +36,7 @@ __all__ = [
     "environment",
     "execute",
     "executors",
+    "explain",
     "find",
     "fitted",
     "flat",
@@ -41,6 +45,7 @@ __all__ = [
     "keep_answer",
     "label",
     "listing",
+    "origin",
     "paired",
     "people_interval",
     "planned",
