@@ -97,7 +97,9 @@ def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
     for name, value, form in zip(frame["name"], frame["value"], formats, strict=True):
         macro = macro_name(name)
         if macro in named:
-            raise InputError(f"{named[macro]!r} and {name!r} of {target.name!r} both give \\{macro}; rename one of them")
+            raise InputError(
+                f"{named[macro]!r} and {name!r} of {target.name!r} both give \\{macro}; rename one of them"
+            )
         named[macro] = name
         shown.append(_quoted(name, value, form))
         lines.append(rf"\newcommand{{\{macro}}}{{{shown[-1]}}}")
@@ -109,6 +111,25 @@ def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
     return target
 
 
+def latex_float(kind: Literal["figure", "table"], name: str, caption: str, wide: bool = True) -> str:
+    r"""LaTeX that shows a saved figure, or a saved table shrunk to the page where it is wider, with its caption.
+
+    Args:
+        kind: ``figure`` (``<name>.pdf`` is included) or ``table`` (``<name>.tex`` is put in).
+        name: the file from the document's own folder, without a suffix; ``\ref{<name>}`` refers to it.
+        caption: plain text, which is escaped.
+        wide: for a figure: as wide as the text; else at its own size.
+    """
+    body = rf"\includegraphics[width=\linewidth,height=0.85\textheight,keepaspectratio]{{{name}.pdf}}"
+    if kind == "figure" and not wide:
+        body = rf"\includegraphics{{{name}.pdf}}"
+    said = rf"\caption{{{_escaped(caption)}}}\label{{{name}}}"
+    if kind == "table":
+        shrunk = rf"\adjustbox{{max width=\linewidth,max totalheight=0.85\textheight}}{{\input{{{name}.tex}}}}"
+        body, said = said, shrunk  # a table's caption stands above it
+    return "\n".join([rf"\begin{{{kind}}}[htbp]\centering", body, said, rf"\end{{{kind}}}"]) + "\n"
+
+
 def _quoted(name: str, value: Any, form: Any) -> str:
     if isinstance(value, str):
         return _escaped(" ".join(value.split()))
@@ -117,7 +138,9 @@ def _quoted(name: str, value: Any, form: Any) -> str:
     try:
         text = format(value, form if isinstance(form, str) else ".1f")
     except (ValueError, TypeError) as error:
-        raise InputError(f"the format {form!r} of {name!r} does not fit {value!r} ({error}); give one such as .1f") from None
+        raise InputError(
+            f"the format {form!r} of {name!r} does not fit {value!r} ({error}); give one such as .1f"
+        ) from None
     return rf"\ensuremath{{{_escaped(text)}}}"
 
 

@@ -18,6 +18,7 @@ from csgn_lib.runs.notebooks import declared, find, fitted, from_text
 from csgn_lib.runs.plan import PLAN, Outcome, Step, demo
 from csgn_lib.runs.statistics import against, cost, holm, paired, people_interval, queries, smallest_p, spread
 from csgn_lib.runs.sweeps import planned, sweep
+from csgn_lib.runs.swept import Swept, swept
 from csgn_lib.runs.words import clock, ended, label, listing
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Grid",
     "Outcome",
     "Step",
+    "Swept",
     "against",
     "clock",
     "cost",
@@ -57,5 +59,6 @@ __all__ = [
     "spread",
     "state",
     "sweep",
+    "swept",
     "table",
 ]
