@@ -75,7 +75,7 @@ def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
 
 
 def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diagonal: bool = False) -> Figure:
-    """Two quantities of each row against each other: a disc with the row's number, the key beside.
+    """Two quantities of each row against each other: a disc with the row's number, the key below.
 
     Panels: one column for each kind, one line for each quantity of ``x``; each has its own scale.
 
@@ -91,17 +91,17 @@ def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diag
     _check(frame, ["row", "kind", *x, y[0]])
     rows, kinds = list(dict.fromkeys(frame["row"])), list(dict.fromkeys(frame["kind"]))
     with plt.style.context(STYLE):
-        height = max(0.5 + 1.75 * len(x), 0.4 + 0.13 * len(rows))
+        height = 0.5 + 1.9 * len(x) + 0.13 * -(-len(rows) // 4)
         figure, panels = plt.subplots(len(x), len(kinds), figsize=(TEXT_WIDTH, height), squeeze=False)
-        for line, (column, label) in zip(panels, x.items(), strict=True):
-            for axes, kind in zip(line, kinds, strict=True):
+        for i, (column, label) in enumerate(x.items()):
+            for j, (axes, kind) in enumerate(zip(panels[i], kinds, strict=True)):
                 _points(axes, frame[frame["kind"] == kind].dropna(subset=[column, y[0]]), column, y[0], rows)
                 if diagonal:
-                    axes.autoscale(False)
+                    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the line must not widen them
                     axes.axline((0, 0), slope=1, color="0.6", lw=0.8, ls=":", zorder=0)
-                axes.set(title=kind if line is panels[0] else "", xlabel=label, ylabel=y[1] if axes is line[0] else "")
+                axes.set(title="" if i else kind, xlabel=label, ylabel="" if j else y[1])
                 axes.grid(True, axis="both")
-        figure.legend(handles=_key(rows), loc="outside right upper", handlelength=1, labelspacing=0.3, borderpad=0)
+        figure.legend(handles=_key(rows), loc="outside lower center", ncols=4, handlelength=1, labelspacing=0.3)
     return figure
 
 

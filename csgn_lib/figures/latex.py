@@ -111,23 +111,21 @@ def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
     return target
 
 
-def latex_float(kind: Literal["figure", "table"], name: str, caption: str, wide: bool = True) -> str:
-    r"""LaTeX that shows a saved figure, or a saved table shrunk to the page where it is wider, with its caption.
+def latex_float(kind: Literal["figure", "table"], name: str, caption: str) -> str:
+    r"""LaTeX that shows a saved figure, or a saved table, no wider than the text, with its caption; needs graphicx.
 
     Args:
-        kind: ``figure`` (``<name>.pdf`` is included) or ``table`` (``<name>.tex`` is put in).
+        kind: ``figure`` (``<name>.pdf`` is shown) or ``table`` (``<name>.tex`` is).
         name: the file from the document's own folder, without a suffix; ``\ref{<name>}`` refers to it.
         caption: plain text, which is escaped.
-        wide: for a figure: as wide as the text; else at its own size.
     """
-    body = rf"\includegraphics[width=\linewidth,height=0.85\textheight,keepaspectratio]{{{name}.pdf}}"
-    if kind == "figure" and not wide:
-        body = rf"\includegraphics{{{name}.pdf}}"
     said = rf"\caption{{{_escaped(caption)}}}\label{{{name}}}"
-    if kind == "table":
-        shrunk = rf"\adjustbox{{max width=\linewidth,max totalheight=0.85\textheight}}{{\input{{{name}.tex}}}}"
-        body, said = said, shrunk  # a table's caption stands above it
-    return "\n".join([rf"\begin{{{kind}}}[htbp]\centering", body, said, rf"\end{{{kind}}}"]) + "\n"
+    fitted = r"\ifdim\wd2>\linewidth\resizebox{\linewidth}{!}{\usebox2}\else\usebox2\fi"
+    if kind == "figure":
+        lines = [rf"\includegraphics[width=\linewidth,height=0.85\textheight,keepaspectratio]{{{name}.pdf}}", said]
+    else:  # a table's caption stands above it
+        lines = [said, r"\medskip", rf"\sbox2{{\input{{{name}.tex}}}}{fitted}"]
+    return "\n".join([rf"\begin{{{kind}}}[htbp]\centering", *lines, rf"\end{{{kind}}}"]) + "\n"
 
 
 def _quoted(name: str, value: Any, form: Any) -> str:
@@ -192,4 +190,5 @@ def _or(value: Any, default: float) -> float:
 
 
 def _escaped(text: object) -> str:
-    return str(text).translate(LATEX).replace("–", "--").replace("±", r"$\pm$")
+    plain = str(text).translate(LATEX).replace("–", "--").replace("±", r"$\pm$")
+    return plain.replace("<", r"\textless{}").replace(">", r"\textgreater{}")
