@@ -176,7 +176,7 @@ def _runs(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
     swept = [path for folder in dict.fromkeys([*folders, base.parent]) if (path := folder / RECORD).is_file()]
     for path in swept:
         try:
-            table = pd.read_csv(path)
+            table = pd.read_csv(path, dtype={name: str for name in ORIGIN if name != "dirty"})  # a key may be 12345678
         except (ValueError, OSError) as error:
             raise InputError(f"{path} cannot be read ({error}); run the sweep again") from None
         if "run" not in table:
