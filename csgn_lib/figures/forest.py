@@ -77,7 +77,8 @@ def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
 def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diagonal: bool = False) -> Figure:
     """Two quantities of each row against each other: a disc with the row's number, the key below.
 
-    Panels: one column for each kind, one line for each quantity of ``x``; each has its own scale.
+    Panels: one column for each kind, one line for each quantity of ``x`` (of a single kind, side by side); each has
+    its own scale.
 
     Args:
         frame: ``row, kind`` and the columns that ``x`` and ``y`` name; where ``<column>_low`` and ``<column>_high``
@@ -91,15 +92,17 @@ def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diag
     _check(frame, ["row", "kind", *x, y[0]])
     rows, kinds = list(dict.fromkeys(frame["row"])), list(dict.fromkeys(frame["kind"]))
     with plt.style.context(STYLE):
-        height = 0.5 + 1.9 * len(x) + 0.13 * -(-len(rows) // 4)
-        figure, panels = plt.subplots(len(x), len(kinds), figsize=(TEXT_WIDTH, height), squeeze=False)
+        lines, columns = (len(x), len(kinds)) if len(kinds) > 1 else (1, len(x))
+        height = 0.5 + 1.9 * lines + 0.13 * -(-len(rows) // 4)
+        figure, grid = plt.subplots(lines, columns, figsize=(TEXT_WIDTH, height), squeeze=False)
+        panels = grid.reshape(len(x), len(kinds))
         for i, (column, label) in enumerate(x.items()):
-            for j, (axes, kind) in enumerate(zip(panels[i], kinds, strict=True)):
+            for axes, kind in zip(panels[i], kinds, strict=True):
                 _points(axes, frame[frame["kind"] == kind].dropna(subset=[column, y[0]]), column, y[0], rows)
                 if diagonal:
                     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the line must not widen them
                     axes.axline((0, 0), slope=1, color="0.6", lw=0.8, ls=":", zorder=0)
-                axes.set(title="" if i else kind, xlabel=label, ylabel="" if j else y[1])
+                axes.set(title="" if i else kind, xlabel=label, ylabel=y[1] if axes in grid[:, 0] else "")
                 axes.grid(True, axis="both")
         figure.legend(handles=_key(rows), loc="outside lower center", ncols=4, handlelength=1, labelspacing=0.3)
     return figure

@@ -87,7 +87,8 @@ def origin(run: Run) -> dict[str, Any]:
     git = where.get("git") or {}
     config = run.path("config.json")
     found = {
-        "run": run.dir.name, "key": status.get("key"), "config": sha256(config)[:_SHOWN] if config.exists() else None,
+        "run": Path(run.dir).name, "key": status.get("key"),
+        "config": sha256(config)[:_SHOWN] if config.exists() else None,
         "library": where.get("library"), "commit": git.get("commit"), "dirty": git.get("dirty"),
         "data": data.get("manifest"),
     }  # fmt: skip
