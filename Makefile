@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips answers test lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips answers paper test lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -59,7 +59,20 @@ ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, wi
 
 answers: $(STAMP)  ## run every notebook and write what it found under its question: some 8 minutes on 2 cores
 	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \
-	  20_evaluate 21_search 22_failures 41_ablation_tables; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
+	  20_evaluate 21_search 22_failures 41_ablation_tables 90_paper_figures; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
+
+# Neither date nor identifier in the PDF: the same records and the same LaTeX give the same bytes.
+paper: $(STAMP)  ## every figure, table and number of reports/paper/paper.tex from the recorded runs; its PDF where LaTeX is
+	@$(RUN) -m csgn_lib run 90_paper_figures -p out reports/paper
+	@mkdir -p reports/cache/paper
+	@cd reports/paper && export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 out=../cache/paper && \
+	if command -v latexmk >/dev/null; then latexmk -pdf -silent -halt-on-error -outdir=$$out paper.tex >/dev/null; \
+	elif command -v pdflatex >/dev/null; then for pass in 1 2; do \
+	  pdflatex -interaction=batchmode -halt-on-error -output-directory=$$out paper.tex >/dev/null || break; done; test $$pass = 2; \
+	elif command -v tectonic >/dev/null; then tectonic -o $$out paper.tex; \
+	else echo "reports/paper/paper.tex was not compiled: latexmk, pdflatex or tectonic is not installed"; exit 0; fi && \
+	cp $$out/paper.pdf paper.pdf && echo "reports/paper/paper.pdf" || { \
+	  echo "csgn: reports/paper/paper.tex does not compile; see reports/cache/paper/paper.log" >&2; exit 1; }
 
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining --seed $(or $(SEED),0)

@@ -180,6 +180,19 @@ def check(dataset: str, root: Path) -> None:
 
 
 @app.command()
+def explain(
+    figure: Annotated[str, typer.Argument(help="its path without a suffix, or its name below reports/")],
+) -> None:
+    """Follow a figure back: its numbers, command, runs, code and data; status 1 if one is not what was recorded."""
+    from csgn_lib import runs
+
+    found = runs.explain(figure)
+    typer.echo(str(found))
+    if found.broken:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     workers: Annotated[int, typer.Option(min=1, help="notebooks at a time")] = 2,
     fresh: Annotated[bool, typer.Option(help="run again what is already done")] = False,

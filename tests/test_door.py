@@ -88,6 +88,7 @@ def test_only_commands_that_work_are_there():
         "sweep",
         "status",
         "check",
+        "explain",
         "demo",
         "embed",
         "search",

@@ -1,9 +1,10 @@
-"""Figures: frames in, ink out. Style, `save`, query strips, curves, result tables, the demo's page.
+"""Figures: frames in, ink out. Style, `save`, strips, curves, forests, tables and a paper's numbers, the demo's page.
 
 Nothing here computes a score or imports torch: what is drawn was read from a run's folder.
 """
 
-from csgn_lib.figures.latex import latex_table
+from csgn_lib.figures.forest import dots, forest, tradeoff
+from csgn_lib.figures.latex import latex_float, latex_table, macro_name, number_macros
 from csgn_lib.figures.page import write_page
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
 from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, use_style
@@ -16,7 +17,12 @@ __all__ = [
     "TEXT_WIDTH",
     "Table",
     "curves",
+    "dots",
+    "forest",
+    "latex_float",
     "latex_table",
+    "macro_name",
+    "number_macros",
     "loss_frame",
     "metrics_frame",
     "rank_strip",
@@ -24,6 +30,7 @@ __all__ = [
     "results_table",
     "save",
     "strip_frame",
+    "tradeoff",
     "use_style",
     "write_page",
 ]

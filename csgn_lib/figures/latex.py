@@ -1,7 +1,9 @@
-"""`latex_table`: means with their spread, for a paper, where only what is more than noise is marked."""
+"""For a paper: `latex_table`, where only what is more than noise is marked, and `number_macros` for its text."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from csgn_lib.records import InputError, atomic_path
 
 ALPHA = 0.05
 MARK = "^{*}"
+_DIGITS = "Zero One Two Three Four Five Six Seven Eight Nine".split()
 
 
 def latex_table(
@@ -51,6 +54,92 @@ def latex_table(
         tex.write_text(_tabular(frame, spread, note), encoding="utf-8")
         frame.to_csv(csv, index=False, float_format="%.6g")
     return target
+
+
+def macro_name(words: str, prefix: str = "csgn") -> str:
+    r"""The command that ``words`` are quoted by: letters only, each word begun by a capital, digits spelled.
+
+    >>> macro_name("CSGN, clothing out: cloth_changing mAP, 2 worlds")
+    'csgnCsgnClothingOutClothChangingMapTwoWorlds'
+
+    Raises InputError if nothing is left to name it by.
+    """
+    plain = unicodedata.normalize("NFKD", str(words)).encode("ascii", "ignore").decode()
+    spelled = re.sub(r"\d", lambda digit: f" {_DIGITS[int(digit[0])]} ", plain)
+    found = [word.capitalize() for word in re.findall(r"[A-Za-z]+", spelled)]
+    if not found:
+        raise InputError(f"the name {words!r} of a number holds no letter and no digit; give it a word")
+    return prefix + "".join(found)
+
+
+def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
+    r"""Write a ``\newcommand`` for every number, ``<target>.tex``, and all of them, ``<target>.csv``: both or none.
+
+    A text that says ``\csgnSeedsCsgnClothChangingMapMean{}`` can not quote an older number than the records hold.
+
+    Args:
+        frame: one line for each number: ``name`` (words, see `macro_name`), ``value`` (a number, or a text, which is
+            escaped; one that is not known is a dash), optionally ``format`` (as of Python; default ``.1f``).
+        target: path without a suffix.
+
+    Returns the path without a suffix.
+
+    Raises:
+        InputError: a column is missing, a name has neither letter nor digit, a format fits no number, or two
+            names give the same command; nothing is written then.
+    """
+    target = Path(target)
+    if absent := [name for name in ("name", "value") if name not in frame]:
+        raise InputError(f"the numbers of {target.name!r} lack the column {', '.join(absent)}; give name and value")
+    formats = frame["format"] if "format" in frame else [".1f"] * len(frame)
+    named: dict[str, str] = {}
+    lines, shown = ["% Written from the records; a number that is wrong here is wrong there."], []
+    for name, value, form in zip(frame["name"], frame["value"], formats, strict=True):
+        macro = macro_name(name)
+        if macro in named:
+            raise InputError(
+                f"{named[macro]!r} and {name!r} of {target.name!r} both give \\{macro}; rename one of them"
+            )
+        named[macro] = name
+        shown.append(_quoted(name, value, form))
+        lines.append(rf"\newcommand{{\{macro}}}{{{shown[-1]}}}")
+    written = frame.assign(macro=list(named), shown=shown)
+    with ExitStack() as stack:
+        tex, csv = (stack.enter_context(atomic_path(f"{target}.{suffix}")) for suffix in ("tex", "csv"))
+        tex.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        written.to_csv(csv, index=False, float_format="%.6g")
+    return target
+
+
+def latex_float(kind: Literal["figure", "table"], name: str, caption: str) -> str:
+    r"""LaTeX that shows a saved figure, or a saved table, no wider than the text, with its caption; needs graphicx.
+
+    Args:
+        kind: ``figure`` (``<name>.pdf`` is shown) or ``table`` (``<name>.tex`` is).
+        name: the file from the document's own folder, without a suffix; ``\ref{<name>}`` refers to it.
+        caption: plain text, which is escaped.
+    """
+    said = rf"\caption{{{_escaped(caption)}}}\label{{{name}}}"
+    fitted = r"\ifdim\wd2>\linewidth\resizebox{\linewidth}{!}{\usebox2}\else\usebox2\fi"
+    if kind == "figure":
+        lines = [rf"\includegraphics[width=\linewidth,height=0.85\textheight,keepaspectratio]{{{name}.pdf}}", said]
+    else:  # a table's caption stands above it
+        lines = [said, r"\medskip", rf"\sbox2{{\input{{{name}.tex}}}}{fitted}"]
+    return "\n".join([rf"\begin{{{kind}}}[htbp]\centering", *lines, rf"\end{{{kind}}}"]) + "\n"
+
+
+def _quoted(name: str, value: Any, form: Any) -> str:
+    if isinstance(value, str):
+        return _escaped(" ".join(value.split()))
+    if pd.isna(value):
+        return "--"
+    try:
+        text = format(value, form if isinstance(form, str) else ".1f")
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"the format {form!r} of {name!r} does not fit {value!r} ({error}); give one such as .1f"
+        ) from None
+    return rf"\ensuremath{{{_escaped(text)}}}"
 
 
 def _tabular(frame: pd.DataFrame, spread: str, note: str) -> str:
@@ -101,4 +190,5 @@ def _or(value: Any, default: float) -> float:
 
 
 def _escaped(text: object) -> str:
-    return str(text).translate(LATEX).replace("–", "--").replace("±", r"$\pm$")
+    plain = str(text).translate(LATEX).replace("–", "--").replace("±", r"$\pm$")
+    return plain.replace("<", r"\textless{}").replace(">", r"\textgreater{}")

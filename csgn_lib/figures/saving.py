@@ -15,7 +15,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from csgn_lib.records import InputError, Run, atomic_path, home
+from csgn_lib.runs.explain import origin, sha256, within
 from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE
+from csgn_lib.runs.machine import library_digest
 
 STYLE = Path(__file__).parents[1] / "style.mplstyle"
 COLUMN_WIDTH, TEXT_WIDTH = 3.35, 6.9  # inches: one column, and both, of a two-column paper
@@ -33,6 +35,7 @@ def save(
     data: pd.DataFrame | Mapping[str, Any],
     caption: str = "",
     runs: Sequence[Run] = (),
+    sources: Sequence[Path] = (),
 ) -> Path:
     """Write ``<name>.pdf``, ``.png``, ``.csv`` and ``.json``: all four or none, the same bytes each time.
 
@@ -43,7 +46,8 @@ def save(
         data: the numbers that were drawn: a frame, columns, or named frames (stacked, with a first
             column ``part``).
         caption: one or two sentences; also what the demo's page prints below.
-        runs: the runs that the numbers came from; recorded with their keys.
+        runs: the runs that the numbers came from; recorded with what tells them from others (``runs.origin``).
+        sources: the committed records that the numbers were read from; recorded with their SHA-256.
 
     Returns the path without a suffix. Raises InputError if ``data`` is no table.
     """
@@ -52,13 +56,17 @@ def save(
     provenance = {
         "caption": caption,
         "command": os.environ.get(COMMAND_VARIABLE, ""),
-        "runs": [{"run": run.dir.name, "key": _key(run)} for run in runs],
+        "made_in": Path(os.environ.get(FOLDER_VARIABLE, "")).name,
+        "library": library_digest(),
+        "runs": [origin(run) for run in runs],
+        "sources": [{"path": within(Path(path)), "sha256": sha256(Path(path))} for path in sources],
     }
     with ExitStack() as stack, mpl.rc_context({"pdf.fonttype": 42}):
         targets = {s: stack.enter_context(atomic_path(f"{base}.{s}")) for s in ("pdf", "png", "csv", "json")}
         for suffix, metadata in _METADATA.items():
             figure.savefig(targets[suffix], format=suffix, metadata=metadata, dpi=220)
         frame.to_csv(targets["csv"], index=False)
+        provenance["csv_sha256"] = sha256(targets["csv"])
         targets["json"].write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     return base
 
@@ -80,7 +88,3 @@ def _frame(data: pd.DataFrame | Mapping[str, Any], name: str) -> pd.DataFrame:
         return pd.DataFrame(dict(data))
     except (TypeError, ValueError) as error:
         raise InputError(f"the data of figure {name!r} is no table ({error}); give a frame or columns") from None
-
-
-def _key(run: Run) -> str | None:
-    return run.status.get("key") if run.path("status.json").exists() else None

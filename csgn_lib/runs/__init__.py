@@ -2,13 +2,15 @@
 
 `execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
 `state` of one · `current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind
-``make demo`` · `spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost`.
+``make demo`` · `spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost` ·
+`swept`, a sweep's committed records · `explain` a figure, back to its runs.
 Never imports torch.
 """
 
 from csgn_lib.runs import executors
 from csgn_lib.runs.answers import keep_answer
 from csgn_lib.runs.execution import execute
+from csgn_lib.runs.explain import Explanation, explain, origin
 from csgn_lib.runs.folders import current, flat, recorded, runs_folder, state, table
 from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
@@ -16,13 +18,16 @@ from csgn_lib.runs.notebooks import declared, find, fitted, from_text
 from csgn_lib.runs.plan import PLAN, Outcome, Step, demo
 from csgn_lib.runs.statistics import against, cost, holm, paired, people_interval, queries, smallest_p, spread
 from csgn_lib.runs.sweeps import planned, sweep
+from csgn_lib.runs.swept import Swept, swept
 from csgn_lib.runs.words import clock, ended, label, listing
 
 __all__ = [
     "PLAN",
+    "Explanation",
     "Grid",
     "Outcome",
     "Step",
+    "Swept",
     "against",
     "clock",
     "cost",
@@ -33,6 +38,7 @@ __all__ = [
     "environment",
     "execute",
     "executors",
+    "explain",
     "find",
     "fitted",
     "flat",
@@ -41,6 +47,7 @@ __all__ = [
     "keep_answer",
     "label",
     "listing",
+    "origin",
     "paired",
     "people_interval",
     "planned",
@@ -52,5 +59,6 @@ __all__ = [
     "spread",
     "state",
     "sweep",
+    "swept",
     "table",
 ]

@@ -1,0 +1,149 @@
+"""Rows of an ablation: their differences as a forest, every run as a dot, two quantities against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
+from csgn_lib.records import InputError
+
+_INK, _LINE, _DISC = "#262626", "#bfbfbf", "#0072B2"
+
+
+def forest(frame: pd.DataFrame, baseline: str, unit: str = "points") -> Figure:
+    """Differences to a baseline: one line a row, one panel a protocol, bars for the interval.
+
+    A dot is black where ``p`` is below 0.05, gray where only ``holm_people`` is, open where neither is, and
+    black throughout if nothing was tested (no ``p``, or all NaN).
+
+    Args:
+        frame: ``row, protocol, mean, low, high``, optionally ``p, holm_people``; order as in the frame.
+        baseline: what was subtracted, for the axis.
+        unit: of the difference.
+
+    Returns a figure as wide as a page. Raises InputError naming a missing column, or if there is no line.
+    """
+    _check(frame, ["row", "protocol", "mean", "low", "high"])
+    protocols, rows = list(dict.fromkeys(frame["protocol"])), list(dict.fromkeys(frame["row"]))
+    with plt.style.context(STYLE):
+        figure, panels = plt.subplots(
+            1, len(protocols), figsize=(TEXT_WIDTH, 0.6 + 0.2 * len(rows)), sharey=True, squeeze=False
+        )
+        for axes, protocol in zip(panels[0], protocols, strict=True):
+            part = frame[frame["protocol"] == protocol]
+            y = [rows.index(row) for row in part["row"]]
+            axes.axvline(0, color="0.6", lw=0.8)
+            axes.hlines(y, part["low"], part["high"], color="black", lw=1)
+            axes.scatter(part["mean"], y, c=_fill(part), edgecolors="black", lw=0.8, s=13, zorder=3)
+            axes.set(title=_dashed(protocol))
+        figure.supxlabel(f"{unit} over {baseline}", fontsize="medium")
+        _rows(panels[0, 0], rows)
+    return figure
+
+
+def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
+    """Every run a dot, its row's mean an upright stroke: one line a row, one panel a protocol.
+
+    Args:
+        frame: ``row, protocol, value``; order as in the frame.
+        xlabel: what the value is, with its unit.
+
+    Returns a figure as wide as a page. Raises InputError naming a missing column, or if there is no line.
+    """
+    _check(frame, ["row", "protocol", "value"])
+    protocols, rows = list(dict.fromkeys(frame["protocol"])), list(dict.fromkeys(frame["row"]))
+    with plt.style.context(STYLE):
+        figure, panels = plt.subplots(
+            1, len(protocols), figsize=(TEXT_WIDTH, 0.6 + 0.2 * len(rows)), sharey=True, squeeze=False
+        )
+        for axes, protocol in zip(panels[0], protocols, strict=True):
+            part = frame[frame["protocol"] == protocol]
+            axes.plot(part["value"], [rows.index(row) for row in part["row"]], "o", alpha=0.55, ms=4, mew=0)
+            means = part.groupby("row", sort=False)["value"].mean()
+            axes.plot(means, [rows.index(row) for row in means.index], "|", color=_INK, ms=9, mew=1.2)
+            axes.set(title=_dashed(protocol), xlim=(0, None))
+        figure.supxlabel(xlabel, fontsize="medium")
+        _rows(panels[0, 0], rows)
+    return figure
+
+
+def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diagonal: bool = False) -> Figure:
+    """Two quantities of each row against each other: a disc with the row's number, the key below.
+
+    Panels: one column for each kind, one line for each quantity of ``x`` (of a single kind, side by side); each has
+    its own scale.
+
+    Args:
+        frame: ``row, kind`` and the columns that ``x`` and ``y`` name; where ``<column>_low`` and ``<column>_high``
+            are there, a gray bar is drawn between them. A line that lacks a value is left out of that panel.
+        x: column -> label.
+        y: column and label.
+        diagonal: also draw where both are equal.
+
+    Returns a figure as wide as a page. Raises InputError naming a missing column, or if there is no line.
+    """
+    _check(frame, ["row", "kind", *x, y[0]])
+    rows, kinds = list(dict.fromkeys(frame["row"])), list(dict.fromkeys(frame["kind"]))
+    with plt.style.context(STYLE):
+        lines, columns = (len(x), len(kinds)) if len(kinds) > 1 else (1, len(x))
+        height = 0.5 + 1.9 * lines + 0.13 * -(-len(rows) // 4)
+        figure, grid = plt.subplots(lines, columns, figsize=(TEXT_WIDTH, height), squeeze=False)
+        panels = grid.reshape(len(x), len(kinds))
+        for i, (column, label) in enumerate(x.items()):
+            for axes, kind in zip(panels[i], kinds, strict=True):
+                _points(axes, frame[frame["kind"] == kind].dropna(subset=[column, y[0]]), column, y[0], rows)
+                if diagonal:
+                    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the line must not widen them
+                    axes.axline((0, 0), slope=1, color="0.6", lw=0.8, ls=":", zorder=0)
+                axes.set(title="" if i else kind, xlabel=label, ylabel=y[1] if axes in grid[:, 0] else "")
+                axes.grid(True, axis="both")
+        figure.legend(handles=_key(rows), loc="outside lower center", ncols=4, handlelength=1, labelspacing=0.3)
+    return figure
+
+
+def _points(axes: Axes, frame: pd.DataFrame, x: str, y: str, rows: Sequence[str]) -> None:
+    for draw, across, column in ((axes.hlines, y, x), (axes.vlines, x, y)):
+        if {f"{column}_low", f"{column}_high"} <= set(frame):
+            draw(frame[across], frame[f"{column}_low"], frame[f"{column}_high"], color=_LINE, lw=0.6, zorder=1)
+    for place, (_, one) in enumerate(frame.iterrows(), start=3):  # a number stays on its own disc
+        axes.plot(one[x], one[y], "o", color=_DISC, ms=7.5, mec="white", mew=0.5, zorder=place)
+        axes.annotate(
+            str(rows.index(one["row"]) + 1), (one[x], one[y]), color="white", fontsize=5, fontweight="bold",
+            ha="center", va="center_baseline", zorder=place,
+        )  # fmt: skip
+    axes.margins(0.1)
+
+
+def _key(rows: Sequence[str]) -> list[Line2D]:
+    return [
+        Line2D([], [], ls="none", marker=f"${i}$", color=_INK, mew=0, ms=4 if i < 10 else 6, label=row)
+        for i, row in enumerate(rows, start=1)
+    ]
+
+
+def _fill(part: pd.DataFrame) -> np.ndarray:
+    if "p" not in part or part["p"].isna().all():
+        return np.full(len(part), "black")
+    return np.select([part["p"] < 0.05, part["holm_people"] < 0.05], ["black", "0.7"], "white")
+
+
+def _rows(axes: Axes, rows: Sequence[str]) -> None:
+    axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+
+
+def _dashed(protocol: object) -> str:
+    return str(protocol).replace("_", "-")
+
+
+def _check(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    if absent := [name for name in names if name not in frame]:
+        raise InputError(f"no column {', '.join(absent)}; there are: {', '.join(map(str, frame))}")
+    if frame.empty:
+        raise InputError("there is no row to draw; are the records the sweep's?")

@@ -1,0 +1,409 @@
+"""A paper's figures, tables and numbers: from records alone, the same bytes twice, and a chain back to the runs."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from csgn_lib import figures, runs
+from csgn_lib.__main__ import main
+from csgn_lib.figures.latex import latex_float, macro_name, number_macros
+from csgn_lib.records import InputError, Run, write_json
+
+HOME = Path(__file__).resolve().parents[1]
+ROWS = {"identity + triplet": 30.0, "50 % & more_text": 25.0, "CSGN": 40.0}
+
+
+def _queries(worlds=(0, 1, 2), people=8, seed=0):
+    """Two queries a person, AP in [0, 1]; ``clothing out`` is 0.1 higher, ``general`` 0.2."""
+    generator = np.random.default_rng(seed)
+    parts = []
+    for row, level in ROWS.items():
+        for world in worlds:
+            for descriptor, more in {"plain": 0, "clothing out": 0.1}.items():
+                for protocol, easier in {"cloth_changing": 0, "general": 0.2}.items():
+                    ap = level / 100 + more + easier + generator.normal(0, 0.05, 2 * people)
+                    part = pd.DataFrame({"query": range(2 * people), "draw": 0, "person": np.arange(2 * people) // 2})
+                    parts.append(part.assign(
+                        row=row, seed=world, world=world, descriptor=descriptor, protocol=protocol, ap=ap, first_hit=1
+                    ))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def _sweep(folder, tested=True, colours=True, origins=False):
+    """A sweep's committed records, as 40_ablation_sweep writes them."""
+    folder.mkdir(parents=True)
+    queries = _queries()
+    of_runs = queries.groupby(["row", "seed", "world", "descriptor", "protocol"], sort=False).ap.mean().reset_index()
+    of_runs["column"] = of_runs.descriptor + ".protocols." + of_runs.protocol + ".mean_ap"
+    wide = of_runs.pivot(index=["row", "seed", "world"], columns="column", values="ap").reset_index()
+    wide = wide.sort_values("row", key=lambda rows: rows.map(list(ROWS).index), kind="stable")
+    if origins:
+        wide = wide.assign(
+            run=[f"12_train-0000000{i}-s0" for i in range(len(wide))], key="00000001", config="c0ffee000000",
+            library="12345678", commit="0" * 40, dirty=False, data="dada",
+        )  # fmt: skip
+    wide.to_csv(folder / "runs-records.csv", index=False)
+    if tested:
+        text = gzip.compress(queries.to_csv(index=False).encode(), mtime=0)
+        (folder / "per-query.csv.gz").write_bytes(text)
+        costs = pd.DataFrame({"row": list(ROWS), "encoder_parameters": 1e6, "seconds": range(60, 60 + len(ROWS))})
+        costs.assign(memory_mib=1024).to_csv(folder / "costs-records.csv", index=False)
+    if colours:
+        found = of_runs[["row", "seed", "world", "descriptor"]].drop_duplicates()
+        found.assign(value=0.5, low=0.4, high=0.6).to_csv(folder / "colours-records.csv", index=False)
+    return folder
+
+
+# ---- numbers
+
+
+def test_a_number_is_a_command_whose_name_is_letters_alone(tmp_path):
+    frame = pd.DataFrame({
+        "name": ["CSGN, clothing out cloth_changing mAP", "beta 0.25 gain", "best row", "unknown"],
+        "value": [61.06, -7.05, "50 % & more_text", np.nan],
+        "format": [".1f", "+.1f", None, ".1f"],
+    })  # fmt: skip
+    assert number_macros(frame, tmp_path / "numbers") == tmp_path / "numbers"
+    assert (tmp_path / "numbers.tex").read_text().splitlines()[1:] == [
+        r"\newcommand{\csgnCsgnClothingOutClothChangingMap}{\ensuremath{61.1}}",
+        r"\newcommand{\csgnBetaZeroTwoFiveGain}{\ensuremath{-7.0}}",
+        r"\newcommand{\csgnBestRow}{50 \% \& more\_text}",
+        r"\newcommand{\csgnUnknown}{--}",
+    ]
+    assert list(pd.read_csv(tmp_path / "numbers.csv").macro)[-1] == "csgnUnknown"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=30))
+def test_any_name_gives_letters_or_is_refused(words):
+    try:
+        macro = macro_name(words)
+    except InputError:
+        return
+    assert re.fullmatch(r"csgn[A-Za-z]+", macro)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(st.one_of(st.text(max_size=12), st.floats(allow_infinity=False), st.integers()), max_size=5))
+def test_whatever_a_value_holds_each_command_is_one_balanced_line(values, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("numbers")
+    frame = pd.DataFrame(
+        {"name": [f"n {chr(97 + i)}" for i in range(len(values))], "value": pd.Series(values, dtype=object)}
+    )
+    lines = number_macros(frame, folder / "n").with_suffix(".tex").read_text(encoding="utf-8").split("\n")
+    assert len(lines) == len(values) + 2
+    for line in lines[1:-1]:
+        bare = re.sub(r"\\[\\{}%$#&_]", "", line)
+        assert bare.count("{") == bare.count("}") and not re.search(r"[%$#&_]", bare.replace(r"\pm", ""))
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        ({"name": ["a + b", "a b"], "value": [1.0, 2.0]}, "'a \\+ b' and 'a b' .* both give .*csgnAB"),
+        ({"name": ["+"], "value": [1.0]}, "no letter"),
+        ({"name": ["a"]}, "value"),
+        ({"name": ["a"], "value": [1.5], "format": ["d"]}, "format 'd' of 'a'"),
+    ],
+)
+def test_numbers_that_would_mislead_are_refused_and_nothing_is_written(tmp_path, frame, words):
+    with pytest.raises(InputError, match=words):
+        number_macros(pd.DataFrame(frame), tmp_path / "n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_float_escapes_its_caption_and_a_tables_stands_above(tmp_path):
+    assert latex_float("figure", "a", "p < 5 %").index("includegraphics") < latex_float("figure", "a", "x").index(
+        "caption"
+    )
+    table = latex_float("table", "a", "p < 5 %")
+    assert table.index(r"\caption{p \textless{} 5 \%}") < table.index(r"\input{a.tex}")
+
+
+# ---- a sweep's records
+
+
+def test_means_and_differences_are_those_of_plain_loops(tmp_path):
+    folder = _sweep(tmp_path / "s")
+    found = runs.swept(folder, ["no such row", "identity + triplet"], ["plain", "clothing out"])
+    queries = _queries()
+    assert found.baseline == "identity + triplet" and len(found.means) == 3 * 2 * 2
+    for part in found.differences.itertuples():
+        gaps = []
+        for world in (0, 1, 2):
+            here = queries[(queries.world == world) & (queries.protocol == part.protocol)]
+            mine = here[(here.row == part.row) & (here.descriptor == part.descriptor)].ap.mean()
+            gaps.append(100 * (mine - here[(here.row == found.baseline) & (here.descriptor == "plain")].ap.mean()))
+        assert part.mean == pytest.approx(np.mean(gaps)) and part.sd == pytest.approx(np.std(gaps, ddof=1))
+        assert part.low < part.mean < part.high and part.p == 1.0 and part.holm_people < 1
+    assert found.least_p == 1.0  # five comparisons, three worlds: 5 * 2 / 8
+    assert found.colours["mean"].eq(0.5).all() and found.costs.seconds.tolist() == [60, 61, 62]
+
+
+def test_without_single_queries_the_intervals_are_the_same_and_nothing_is_tested(tmp_path):
+    tested, untested = (
+        runs.swept(_sweep(tmp_path / str(t), t), descriptors=["plain", "clothing out"]) for t in (True, False)
+    )
+    keys = ["label", "protocol", "runs", "mean", "sd", "low", "high"]
+    left, right = (s.differences[keys].sort_values(keys[:2], ignore_index=True) for s in (tested, untested))
+    pd.testing.assert_frame_equal(left, right, check_dtype=False)
+    assert untested.differences.p.isna().all() and np.isnan(untested.least_p) and untested.costs.empty
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(None, "does not exist"), ("", "cannot be read"), ("row,seed,world\n", "no mean_ap")]
+)
+def test_records_that_are_none_are_refused(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "runs-records.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        runs.swept(tmp_path)
+
+
+def test_the_committed_records_say_what_41_recorded():
+    """The control: another path through the same queries gives the same differences and p values."""
+    found = runs.swept(
+        HOME / "reports/ablation/clips/first", ["identity + triplet"], ["plain", "clothing out", "person only"]
+    )
+    theirs = pd.read_csv(found.folder / "paired-records.csv").rename(columns={"row": "label"})
+    both = found.differences.merge(theirs, on=["label", "protocol"], suffixes=("", "_41"))
+    assert len(both) == len(theirs) == len(found.differences)
+    for name in ("mean", "low", "high", "p", "holm_people"):
+        assert np.allclose(both[name], both[f"{name}_41"], rtol=1e-4), name
+
+
+# ---- drawings
+
+
+def test_a_forest_is_black_only_where_more_than_noise():
+    frame = pd.DataFrame(
+        {"row": list("abc"), "protocol": "general", "mean": [1, 2, 3], "low": [0, 1, 2], "high": [2, 3, 4]}
+    )
+    drawn = figures.forest(frame.assign(p=[0.01, 0.5, 0.5], holm_people=[0.01, 0.01, 0.5]), "base").axes[0]
+    assert [round(float(c[0]), 1) for c in drawn.collections[1].get_facecolors()] == [0.0, 0.7, 1.0]
+    assert figures.forest(frame, "base").axes[0].collections[1].get_facecolors()[:, 0].max() == 0
+    assert [label.get_text() for label in drawn.get_yticklabels()] == list("abc") and drawn.yaxis_inverted()
+    plt.close("all")
+
+
+def test_a_trade_off_numbers_each_row_and_leaves_out_what_is_not_known():
+    frame = pd.DataFrame({"row": list("abab"), "kind": list("ppcc"), "x": [1, 2, 3, np.nan], "y": [1.0, 2, 3, 4]})
+    figure = figures.tradeoff(frame, {"x": "X"}, ("y", "Y"), diagonal=True)
+    numbers = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert numbers == [["1", "2"], ["1"]] and [axes.get_title("left") for axes in figure.axes] == ["p", "c"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    for draw in (
+        lambda f: figures.tradeoff(f, {"z": ""}, ("y", "")),
+        lambda f: figures.dots(f, ""),
+        lambda f: figures.forest(f, ""),
+    ):
+        with pytest.raises(InputError, match="no column"):
+            draw(frame)
+    with pytest.raises(InputError, match="no row"):
+        figures.tradeoff(frame[:0], {"x": ""}, ("y", ""))
+    plt.close("all")
+
+
+# ---- the notebook and the document
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """The notebook, run twice on two sweeps' records: (home, its files after the first run, after the second)."""
+    home = tmp_path_factory.mktemp("paper")
+    (home / "notebooks").symlink_to(HOME / "notebooks")
+    _sweep(home / "reports/ablation/main", origins=True)
+    _sweep(home / "reports/seeds", tested=False, colours=False)
+    shutil.copytree(HOME / "reports/first-result", home / "reports/first-result")
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSGN_HOME", str(home))
+        for _ in range(2):
+            run = runs.execute("90_paper_figures", {"out": "reports/paper"}, threads=1, timeout=600)
+            assert run.status["state"] == "done", run.status.get("error")
+            found.append({path.name: path.read_bytes() for path in (home / "reports/paper").iterdir()})
+            shutil.move(home / "reports/paper", home / f"reports/paper-{len(found)}")
+        shutil.move(home / "reports/paper-2", home / "reports/paper")
+    return home, *found
+
+
+def test_the_same_records_give_the_same_bytes(paper):
+    _, first, second = paper
+    assert set(first) == set(second) and len(first) > 40
+    assert not [name for name in first if first[name] != second[name]]
+
+
+def test_every_kind_of_figure_and_table_is_made_where_it_is_recorded(paper):
+    kinds = {name.removesuffix(".pdf") for name in paper[1] if name.endswith(".pdf")}
+    assert kinds == {
+        *(f"main-{kind}" for kind in ("forest", "runs", "protocols", "colour", "cost")),
+        *(f"seeds-{kind}" for kind in ("forest", "runs", "protocols")),
+    }
+    for figure in kinds:
+        assert {f"{figure}.{suffix}" for suffix in ("png", "csv", "json")} <= set(paper[1])
+        caption = json.loads(paper[1][f"{figure}.json"])["caption"]
+        assert "interval" in caption or "every run a dot" in caption, figure
+    for table in (
+        "main-means-general",
+        "main-differences-cloth-changing",
+        "main-costs",
+        "main-colours",
+        "first-result",
+    ):
+        assert rb"\toprule" in paper[1][f"{table}.tex"] and f"{table}.csv" in paper[1]
+    assert rb"50 \% \& more\_text" in paper[1]["main-costs.tex"]
+
+
+def test_the_numbers_are_the_records(paper):
+    named = dict(re.findall(r"\\newcommand\{\\(\w+)\}\{(.*)\}", paper[1]["numbers.tex"].decode()))
+    queries = _queries().query("row == 'CSGN' and descriptor == 'clothing out' and protocol == 'cloth_changing'")
+    assert named["csgnMainCsgnClothingOutClothChangingMap"] == rf"\ensuremath{{{100 * queries.ap.mean():.1f}}}"
+    assert named["csgnMainHighestRow"] == "CSGN, clothing out" and named["csgnSeedsBeyondNoise"] == "--"
+
+
+def test_the_committed_document_types_no_number_and_asks_for_none_that_is_not_there():
+    text = (HOME / "reports/paper/paper.tex").read_text(encoding="utf-8")
+    numbers = (HOME / "reports/paper/numbers.tex").read_text(encoding="utf-8")
+    defined = set(re.findall(r"\\newcommand\{\\(csgn\w+)\}", numbers))
+    asked = set(re.findall(r"\\(csgn\w+)", text.replace("csname csgn", "")))
+    for sweep, name in re.findall(r"\\(?:of|interval)\{(\w+)\}\{(\w+)\}", text):
+        asked |= {f"csgn{sweep}{name}"}
+    assert asked and asked <= defined, asked - defined
+    for wanted in re.findall(r"\\of\{#2\}\{(\w+)\}", text):  # of every sweep's section
+        assert f"csgnSeeds{wanted}" in defined, wanted
+    body = re.sub(r"%.*|\\[a-z]+\{[^}]*\}|95\\,\\%", "", text.partition(r"\begin{document}")[2])
+    assert set(re.findall(r"\d+", body.replace("CVIU 259, 2025, 104406", ""))) == set()
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_the_document_compiles(tmp_path):
+    shutil.copytree(HOME / "reports/paper", tmp_path / "paper")
+    command = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path / "paper", capture_output=True, text=True)
+    assert done.returncode == 0, (tmp_path / "paper/paper.log").read_text(errors="replace")[-2000:]
+
+
+# ---- explain
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """A figure of two runs, one of which is still here, and of a record."""
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    made = []
+    for name in ("12_train-00000001-s0", "12_train-00000002-s0"):
+        run = Run(tmp_path / "reports/runs" / name)
+        run.set_status("done", key=name[9:17])
+        write_json(run.path("config.json"), {"name": name})
+        write_json(run.path("environment.json"), {"library": "11111111", "git": {"commit": "a" * 40, "dirty": True}})
+        write_json(run.path("benchmark.json"), {"manifest": "dada" * 16})
+        made.append(run)
+    record = tmp_path / "reports/seeds/records.csv"
+    record.parent.mkdir()
+    record.write_text("x\n1\n")
+    figure = plt.figure()
+    monkeypatch.setenv("CSGN_COMMAND", "csgn run 20_evaluate")
+    base = figures.save(figure, tmp_path / "reports/x/plot", {"x": [1]}, "What.", made, [record])
+    plt.close(figure)
+    shutil.rmtree(made[1].dir)
+    return base
+
+
+def _states(found):
+    return {(link.name, link.state) for link in found.links}
+
+
+def test_a_figure_leads_back_to_its_numbers_command_runs_code_and_data(saved):
+    found = runs.explain("plot")
+    digest = hashlib.sha256(Path(f"{saved}.csv").read_bytes()).hexdigest()
+    told = str(found)
+    for part in (digest, "csgn run 20_evaluate", "reports/seeds/records.csv", "11111111", "a" * 12 + " with changes"):
+        assert part in told, part
+    here, gone = [link for link in found.links if link.name == "run"]
+    assert here.state == gone.state == "found" and "folder is not here" in gone.said and "dadadadadada" in gone.said
+    config = hashlib.sha256(b'{\n  "name": "12_train-00000001-s0"\n}\n').hexdigest()[:12]
+    assert f"key 00000001, config {config}" in here.said
+    assert not found.broken and [link.name for link in found.missing] == ["drawn in"]  # it was drawn by a test
+    assert all(
+        runs.explain(asked).figure.name == "plot" for asked in (saved, f"{saved}.png", "x/plot", "reports/x/plot")
+    )
+
+
+@pytest.mark.parametrize("changed", ["numbers", "read", "run"])
+def test_what_is_no_longer_as_recorded_is_broken(saved, tmp_path, capsys, changed):
+    file = {
+        "numbers": Path(f"{saved}.csv"), "read": tmp_path / "reports/seeds/records.csv",
+        "run": tmp_path / "reports/runs/12_train-00000001-s0/config.json",
+    }[changed]  # fmt: skip
+    file.write_text(file.read_text() + "\n")
+    assert [link.name for link in runs.explain(saved).broken] == [changed]
+    with pytest.raises(SystemExit, match="1"):
+        main(["explain", str(saved)])
+    assert "BROKEN" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_named(saved, tmp_path):
+    record = json.loads(Path(f"{saved}.json").read_text())
+    write_json(f"{saved}.json", {"caption": record["caption"]})  # as an older library wrote it
+    assert {("numbers", "missing"), ("command", "missing"), ("drawn in", "missing"), ("runs", "missing")} <= _states(
+        runs.explain(saved)
+    )
+    write_json(f"{saved}.json", record)
+    Path(f"{saved}.csv").unlink()
+    (tmp_path / "reports/seeds/records.csv").unlink()
+    assert {("numbers", "missing"), ("read", "missing")} <= _states(runs.explain(saved))
+
+
+def test_a_record_that_is_damaged_or_absent_or_no_record_is_refused(saved):
+    for text, words in {
+        "{": "not valid JSON",
+        "[1]": "no record of a figure",
+        '{"runs": [3]}': "no record",
+        None: "exist",
+    }.items():
+        Path(f"{saved}.json").unlink() if text is None else Path(f"{saved}.json").write_text(text)
+        with pytest.raises(InputError, match=words) as refused:
+            runs.explain(saved)
+        assert f"{saved.name}.json" in str(refused.value)
+
+
+def test_a_name_of_no_figure_or_of_several_is_refused(saved):
+    with pytest.raises(InputError, match="no figure is named other"):
+        runs.explain("other")
+    shutil.copytree(saved.parent, saved.parents[1] / "y")
+    with pytest.raises(InputError, match="2 figures are named plot; .*reports/x/plot; reports/y/plot"):
+        runs.explain("plot")
+
+
+def test_a_papers_figure_leads_through_the_sweeps_records_to_its_runs(paper, monkeypatch):
+    home = paper[0]
+    monkeypatch.setenv("CSGN_HOME", str(home))
+    found = runs.explain("reports/paper/main-forest")
+    listed = [link for link in found.links if link.name == "run"]
+    assert len(listed) == 9 and all(link.state == "found" and "library 12345678" in link.said for link in listed)
+    assert [link.name for link in found.links if link.name == "read"] == ["read"] * 4 and not found.broken
+    assert "drawn in" not in {link.name for link in found.missing}
+    untold = runs.explain("reports/paper/seeds-forest").missing
+    assert [link.said for link in untold if link.name == "runs"] == [
+        "reports/seeds/runs-records.csv lists 9, without their folders: older than that column"
+    ]
+
+
+def test_figures_and_records_load_no_torch():
+    code = "import sys; from csgn_lib import figures, runs; runs.swept; runs.explain; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
