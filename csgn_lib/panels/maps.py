@@ -81,23 +81,23 @@ def neighbour_shares(features: NDArray[np.floating], frame: pd.DataFrame, k: int
 def maps_figure(
     places: Mapping[str, NDArray[np.floating]], chosen: Sequence[int], frame: pd.DataFrame, thumbnails: Thumbnails
 ) -> Figure:
-    """The maps side by side, chosen images marked and numbered in both, and their pictures below."""
+    """The maps side by side, chosen images marked in both, and their pictures below."""
     with plt.style.context(figures.STYLE):
         figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.3))
         above, below = figure.subfigures(2, 1, height_ratios=[3, 1.15])
         for axes, (name, points) in zip(above.subplots(1, len(places)), places.items(), strict=True):
             axes.plot(*points.T, ".", color="#b0b0b0", ms=2)
             axes.plot(*points[list(chosen)].T, "o", color="C1", ms=5, mec="white", mew=0.5)
-            for number, row in enumerate(chosen, start=1):
-                axes.annotate(number, points[row], (2.5, 2.5), textcoords="offset points", fontsize=6)
             axes.set(title=name, xticks=[], yticks=[])
+            axes.spines[:].set_visible(True)
             axes.grid(visible=False)
         strip = np.atleast_1d(below.subplots(1, max(1, len(chosen))))
-        for number, (axes, row) in enumerate(zip(strip, chosen, strict=False), start=1):
+        for axes, row in zip(strip, chosen, strict=False):
             axes.imshow(np.asarray(thumbnails.image(frame["path"].iloc[row])))
-            axes.set(xticks=[], yticks=[], title=str(number), xlabel=f"person {frame['person'].iloc[row]}")
+            axes.set(xticks=[], yticks=[], xlabel=f"person {frame['person'].iloc[row]}")
             axes.xaxis.label.set_size(6)
             axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
     return figure
 
 
