@@ -398,7 +398,7 @@ def test_a_selection_in_one_map_is_the_others_and_fills_the_strip(source):
     frame = source.benchmark.gallery
     points = np.random.default_rng(0).uniform(-1, 1, (2, len(frame), 2)).astype(np.float32)
     linked = panels.linked_maps(
-        {"clothes": points[0], "identity": points[1]}, frame, maps.Thumbnails(source.benchmark.root)
+        {"clothes": points[0], "identity": points[1]}, frame, thumbnails.Thumbnails(source.benchmark.root)
     )
     one, two = (scatter.widget for scatter in linked.scatters.values())
     one.selection = np.array([3, 8], dtype=np.uint32)

@@ -33,7 +33,7 @@ from csgn_lib.retrieval.features import by_tracklet, unit_rows
 from csgn_lib.retrieval.scores import per_query
 from csgn_lib.vss import Embeddings
 
-KEPT = 4  # galleries under a descriptor that stay in memory
+KEPT = 4  # galleries under a descriptor, and answers, that stay in memory
 
 
 class Explorer:
@@ -52,6 +52,7 @@ class Explorer:
         self._given, self._attention = dict(sources), attention
         self._opened: dict[str, Source] = {}
         self._galleries: OrderedDict[Any, Any] = OrderedDict()
+        self._answers: OrderedDict[Any, Answer] = OrderedDict()
         self._scores: dict[tuple[str, str], pd.DataFrame] = {}
         self._thumbnails: dict[Path, Thumbnails] = {}
 
@@ -100,6 +101,15 @@ class Explorer:
 
         Where the picture is changed, that frame alone is asked.
         """
+        wanted = (name, protocol, row, look, draw)
+        if wanted not in self._answers:
+            self._answers[wanted] = self._answer(*wanted)
+            while len(self._answers) > KEPT:
+                self._answers.popitem(last=False)
+        self._answers.move_to_end(wanted)
+        return self._answers[wanted]
+
+    def _answer(self, name: str, protocol: str, row: int, look: Look, draw: int) -> Answer:
         source = self.source(name)
         rule, frame = source.benchmark.protocol(protocol), source.benchmark.query
         if not 0 <= row < len(frame) or row not in rule.query_rows(frame):
@@ -123,7 +133,7 @@ class Explorer:
         unit, rows = self._gallery(source, look, None)
         similarity = _cosines(unit, np.asarray(feature))
         order = np.argsort(-similarity, kind="stable")
-        nobody = pd.Series({"path": "", "person": UNKNOWN, "camera": UNKNOWN, "clothes": UNKNOWN})
+        nobody = pd.Series({"path": "your image", "person": UNKNOWN, "camera": UNKNOWN, "clothes": UNKNOWN})
         return Answer(nobody, rows[order], similarity[order], np.nan, 0, source.benchmark.gallery)
 
     def compare(self, one: str, other: str) -> None:

@@ -82,7 +82,7 @@ class Source:
         """A typed text's feature, of unit length: (P,). Raises InputError naming a word that the tower never read."""
         if self.clip is None or self.gallery.f is None:
             raise InputError(f"{self.name} has no embedding that meets words; choose a run with a ViT")
-        return F.normalize(self.clip.text_features([words]).float(), dim=-1)[0]
+        return F.normalize(_text_feature(self.clip, words), dim=-1)
 
     def direction(self, words: str) -> Tensor:
         """What a text says more than ``NEUTRAL``: the difference of the two features, of unit length, (P,) [O].
@@ -155,6 +155,11 @@ def _frozen_tower(experiment: Experiment) -> ClipTower | None:
 @lru_cache(maxsize=2)
 def _tower(model: str, checkpoint: str | None, size: tuple[int, int], stride: int | None) -> ClipTower:
     return load_clip(model, checkpoint, size, stride).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=64)
+def _text_feature(clip: ClipTower, words: str) -> Tensor:
+    return clip.text_features([words]).float()[0]
 
 
 @lru_cache(maxsize=2)

@@ -42,7 +42,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={token}", "--allow-root"]
     lines = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={folder}"]
     paths = {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data")}
-    environment = os.environ | paths | {"PYTHONPATH": str(HOME), "CSGN_HOME": str(folder / "home")}
+    home = os.environ.get("CSGN_HOME", str(folder / "home"))
+    environment = os.environ | paths | {"PYTHONPATH": str(HOME), "CSGN_HOME": home}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(lines, env=environment, stdout=log, stderr=log)
     try:
@@ -70,8 +71,10 @@ def page(lab: str) -> Iterator[playwright.Page]:
         page = browser.new_page(viewport={"width": 1500, "height": 1700})
         page.set_default_timeout(PATIENCE)
         page.goto(lab)
-        page.get_by_text("Run", exact=True).first.click()
-        page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+        page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+        page.locator("li[data-command='runmenu:run-all']").click()
         page.wait_for_selector(".widget-select select")
         yield page
         if folder := os.environ.get("CSGN_SCREENSHOTS"):
