@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips answers test lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips answers test test-browser lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -21,6 +21,12 @@ test: $(STAMP)  ## check the style and run the tests
 	@$(RUN) -m ruff check csgn_lib tests notebooks
 	@$(RUN) -m ruff format --check csgn_lib tests
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
+
+# CHROMIUM=/path/to/chromium, or one on PATH, or else playwright's own (downloaded once).
+test-browser: $(STAMP)  ## run the explorer in a real JupyterLab with headless Chromium: some minutes
+	@$(RUN) -c 'import playwright' 2>/dev/null || $(RUN) -m pip install --quiet -e ".[browser]"
+	@test -n "$(CHROMIUM)" || command -v chromium chromium-browser google-chrome chrome >/dev/null || $(RUN) -m playwright install chromium
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
 
 lint: $(STAMP)  ## mend the style where a machine can
 	@$(RUN) -m ruff check --fix csgn_lib tests notebooks
@@ -57,7 +63,7 @@ ablation-clips: $(STAMP)  ## three rows in three worlds, with each of the two sm
 
 answers: $(STAMP)  ## run every notebook and write what it found under its question: some 8 minutes on 2 cores
 	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \
-	  20_evaluate 21_search 22_failures 41_ablation_tables; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
+	  20_evaluate 21_search 22_failures 41_ablation_tables 50_explore; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
 
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining --seed $(or $(SEED),0)

@@ -21,6 +21,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 HOME = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+CELLS = len(json.loads((HOME / "notebooks/50_explore.ipynb").read_text(encoding="utf-8"))["cells"])
 PATIENCE = 300_000  # milliseconds: the machine may be busy
 STRIP = ".jp-OutputArea-output img[alt^='test/']"
 
@@ -72,9 +73,11 @@ def page(lab: str) -> Iterator[playwright.Page]:
         page.set_default_timeout(PATIENCE)
         page.goto(lab)
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
-        page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
-        page.locator("li[data-command='runmenu:run-all']").click()
+        page.wait_for_selector("text=/Python 3.*Idle/")
+        page.locator(".jp-Notebook .jp-Cell").first.click()
+        page.keyboard.press("Escape")  # command mode
+        for _ in range(CELLS):
+            page.keyboard.press("Shift+Enter")
         page.wait_for_selector(".widget-select select")
         yield page
         if folder := os.environ.get("CSGN_SCREENSHOTS"):
