@@ -25,8 +25,9 @@ from csgn_lib.retrieval import PLAIN
 NOBODY = "no other"
 LISTED = 200  # queries in the list: a browser's list of thousands is slow
 FRAMES = {"query": "#262626 solid", "right": "#009E73 solid", "wrong": "#D55E00 dashed", "unknown": "#808080 solid"}
-SHORT, LONG = {"button_width": "60px"}, {"button_width": "90px"}
 WIDE = {"description_width": "80px"}
+SHORT, LONG = WIDE | {"button_width": "75px"}, WIDE | {"button_width": "105px"}
+FITTING = {"width": "max-content"}  # else the words of a button are cut
 
 
 def panel(explorer: Explorer, top: int = 10) -> ExplorerPanel:
@@ -57,16 +58,18 @@ class ExplorerPanel:
             options=[ALL, RIGHT, WRONG], description="first is", style={"button_width": "60px"}
         )
         self.ap = w.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.01, description="AP", style=WIDE)
-        self.query = w.Select(rows=9, description="query", layout={"width": "460px"}, style=WIDE)
-        self.vocabulary = w.ToggleButtons(description="compared", style=LONG)
+        self.query = w.Select(rows=9, description="query", layout={"width": "430px"}, style=WIDE)
+        self.vocabulary = w.ToggleButtons(description="compared", style=LONG, layout=FITTING)
         self.rank = w.IntSlider(value=1, min=1, max=1, description="K", disabled=True, style=WIDE)
-        self.paint = w.ToggleButtons(options=PICTURES, description="picture", style=LONG)
+        self.paint = w.ToggleButtons(options=PICTURES, description="picture", style=LONG, layout=FITTING)
         self.hue = w.IntSlider(value=0, min=-180, max=180, step=10, description="hue, °", style=WIDE)
         self.text = w.Text(placeholder="a photo of a person wearing a red shirt", description="text", style=WIDE)
-        self.use = w.ToggleButtons(options=TEXT_USES, description="text is", style=LONG)
+        self.use = w.ToggleButtons(options=TEXT_USES, description="text is", style=LONG, layout=FITTING)
         self.weight = w.FloatSlider(value=0.5, min=0, max=2, step=0.05, description="weight", style=WIDE)
         self.attention = w.Checkbox(description="attention over each image", indent=False)
-        self.upload = w.FileUpload(accept="image/*", multiple=False, description="search with your image")
+        self.upload = w.FileUpload(
+            accept="image/*", multiple=False, description="search with your image", layout={"width": "220px"}
+        )
         self.back = w.Button(description="back to the benchmark's query", layout={"width": "240px"})
         self.file = w.Text(value="explore", description="figure", style=WIDE)
         self.save = w.Button(description="save as a paper's figure", layout={"width": "200px"})
