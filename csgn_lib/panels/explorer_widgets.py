@@ -26,7 +26,7 @@ NOBODY = "no other"
 LISTED = 200  # queries in the list: a browser's list of thousands is slow
 FRAMES = {"query": "#262626 solid", "right": "#009E73 solid", "wrong": "#D55E00 dashed", "unknown": "#808080 solid"}
 WIDE = {"description_width": "80px"}
-SHORT, LONG = WIDE | {"button_width": "75px"}, WIDE | {"button_width": "105px"}
+SHORT, LONG = WIDE | {"button_width": "90px"}, WIDE | {"button_width": "105px"}
 FITTING = {"width": "max-content"}  # else the words of a button are cut
 
 
@@ -58,7 +58,7 @@ class ExplorerPanel:
             options=[ALL, RIGHT, WRONG], description="first is", style={"button_width": "60px"}
         )
         self.ap = w.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.01, description="AP", style=WIDE)
-        self.query = w.Select(rows=9, description="query", layout={"width": "430px"}, style=WIDE)
+        self.query = w.Select(rows=9, description="query", layout={"width": "470px"}, style=WIDE)
         self.vocabulary = w.ToggleButtons(description="compared", style=LONG, layout=FITTING)
         self.rank = w.IntSlider(value=1, min=1, max=1, description="K", disabled=True, style=WIDE)
         self.paint = w.ToggleButtons(options=PICTURES, description="picture", style=LONG, layout=FITTING)
