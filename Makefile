@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips answers paper test lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips answers paper test test-browser lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -21,6 +21,12 @@ test: $(STAMP)  ## check the style and run the tests
 	@$(RUN) -m ruff check csgn_lib tests notebooks
 	@$(RUN) -m ruff format --check csgn_lib tests
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
+
+# CHROMIUM=/path/to/chromium, or one on PATH, or else playwright's own (downloaded once).
+test-browser: $(STAMP)  ## run the explorer in a real JupyterLab with headless Chromium: some minutes
+	@$(RUN) -c 'import playwright' 2>/dev/null || $(RUN) -m pip install --quiet -e ".[browser]"
+	@test -n "$(CHROMIUM)" || command -v chromium chromium-browser google-chrome chrome >/dev/null || $(RUN) -m playwright install chromium
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
 
 lint: $(STAMP)  ## mend the style where a machine can
 	@$(RUN) -m ruff check --fix csgn_lib tests notebooks
@@ -59,7 +65,8 @@ ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, wi
 
 answers: $(STAMP)  ## run every notebook and write what it found under its question: some 8 minutes on 2 cores
 	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \
-	  20_evaluate 21_search 22_failures 41_ablation_tables 90_paper_figures; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
+	  20_evaluate 21_search 22_failures 30_embedding_map 31_clothes_leakage 32_attention 41_ablation_tables \
+	  50_explore 51_training 90_paper_figures; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
 
 # Neither date nor identifier in the PDF: the same records and the same LaTeX give the same bytes.
 paper: $(STAMP)  ## every figure, table and number of reports/paper/paper.tex from the recorded runs; its PDF where LaTeX is

@@ -1,7 +1,8 @@
 """Everything that knows it is in a notebook. Each widget stands over a figure or table that is drawn without it.
 
-Runs: `TrainingDashboard` follows them, `Board` lists all, `ParameterPanel` starts one (`start`, `stop`, `go_on`,
-`command` without a widget); `read` and `summary`, `run_table`, `experiment_table` are what they show.
+Queries: `Explorer` holds what is looked at and `panel` shows it; `linked_maps` are two maps that select together. Runs:
+`TrainingDashboard` follows them, `Board` lists all, `ParameterPanel` starts one (`start`, `stop`, `go_on`, `command`
+without a widget); `read` and `summary`, `run_table`, `experiment_table` are what they show.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_NAMES = {
+_NAMES = {  # each brings its own: torch, ipywidgets, jupyter-scatter
     "background": ("command", "go_on", "start", "stop"),
     "board": ("Board", "board_frame", "run_table"),
     "dashboard": ("TrainingDashboard", "drawn", "epochs", "summary", "summary_table"),
+    "explorer": ("Explorer",),
+    "explorer_widgets": ("panel", "strip_html"),
+    "looks": ("Answer", "Filter", "Look"),
+    "maps": ("layout", "linked_maps", "maps_figure", "neighbour_shares", "sides"),
     "parameters": ("ParameterPanel", "experiment_table"),
     "reading": ("Reading", "read", "readings"),
+    "sources": ("Source", "frozen_clip", "open_source"),
+    "thumbnails": ("Thumbnails", "decode_upload"),
 }
 
 

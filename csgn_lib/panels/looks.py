@@ -1,0 +1,143 @@
+"""How a query is asked, which queries are listed, and what one is answered: the words between explorer and widgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import adjust_hue
+
+from csgn_lib.batches import to_gray
+from csgn_lib.datasets.protocols import UNKNOWN
+from csgn_lib.records import InputError
+from csgn_lib.retrieval import PLAIN
+
+AS_IT_IS, GRAY, MIRRORED = "as it is", "gray", "mirrored"
+PICTURES = (AS_IT_IS, GRAY, MIRRORED)
+UNUSED, ALONE, ADDED, TAKEN_OUT = "not used", "alone", "added", "subtracted"
+TEXT_USES = (UNUSED, ALONE, ADDED, TAKEN_OUT)
+ALL, RIGHT, WRONG = "all", "right", "wrong"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a query is asked.
+
+    Attributes:
+        vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported).
+        picture: as it is, gray, or mirrored (a control: neither person nor colours change).
+        hue: degrees, -180 to 180.
+        text: used alone (the gallery by its cosine to the text), or its direction added or subtracted, ``weight``
+            times, to f of length 1 [O].
+
+    Raises InputError for a picture, a use of the text or a hue that there is not.
+    """
+
+    vocabulary: str = PLAIN
+    rank: int = 0
+    picture: str = AS_IT_IS
+    hue: float = 0.0
+    text: str = ""
+    use: str = UNUSED
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.picture not in PICTURES or self.use not in TEXT_USES or not -180 <= self.hue <= 180:
+            raise InputError(
+                f"unknown look {self.picture!r}, {self.use!r}, hue {self.hue}; pictures: {', '.join(PICTURES)}; "
+                f"text: {', '.join(TEXT_USES)}; hue: -180 to 180 degrees"
+            )
+
+    @property
+    def says(self) -> bool:
+        """Whether a text takes part."""
+        return self.use != UNUSED and bool(self.text.strip())
+
+    @property
+    def repaints(self) -> bool:
+        """Whether the query's pixels are not the file's."""
+        return self.picture != AS_IT_IS or self.hue != 0
+
+    def __str__(self) -> str:
+        words = (
+            []
+            if self.vocabulary == PLAIN
+            else [f"{self.vocabulary}, K = {self.rank}" if self.rank else self.vocabulary]
+        )
+        words += [self.picture] if self.picture != AS_IT_IS else []
+        words += [f"hue {self.hue:+.0f}°"] if self.hue else []
+        words += [f"text {self.use}: {self.text.strip()!r}"] if self.says else []
+        return "; ".join(words) or AS_IT_IS
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which queries are listed: -1 and "all" leave everything; ap: lowest and highest average precision."""
+
+    camera: int = -1
+    clothes: int = -1
+    first: str = ALL
+    ap: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A ranking of the gallery, nearest first, junk left out.
+
+    Attributes:
+        query: the query's row of its frame; a picture of the user's has person, camera and clothes -1.
+        rows: (N,) gallery rows in order; similarity: (N,) cosines, in that order.
+        ap, first_hit: as ``Scores.per_query``: NaN and 0 where nothing is to be found.
+    """
+
+    query: pd.Series
+    rows: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    ap: float
+    first_hit: int
+    gallery: pd.DataFrame = field(repr=False)
+
+    def top(self, count: int = 10, before: Answer | None = None) -> pd.DataFrame:
+        """The first answers: ``rank, row, path, person, camera, clothes, similarity, right, changed`` (clothes), and
+        ``was``, each one's rank in another answer (0 where it had none)."""
+        rows = self.rows[:count]
+        found = self.gallery.iloc[rows][["path", "person", "camera", "clothes"]].reset_index(drop=True)
+        right = (found["person"] == self.query["person"]) & (self.query["person"] != UNKNOWN)
+        known = right & (found["clothes"] != UNKNOWN) & (self.query["clothes"] != UNKNOWN)
+        changed = np.where(known, np.where(found["clothes"] == self.query["clothes"], "same", "changed"), "")
+        places = np.zeros(len(self.gallery), dtype=np.int64)
+        if before is not None:
+            places[before.rows] = np.arange(1, len(before.rows) + 1)
+        return found.assign(
+            rank=np.arange(1, len(rows) + 1), row=rows, similarity=self.similarity[:count], right=right,
+            changed=changed, was=places[rows],
+        )  # fmt: skip
+
+
+def pixels_of(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) uint8, resized as the benchmark's images are."""
+    height, width = size
+    picture = picture.convert("RGB")
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).contiguous()
+
+
+def changed(pixels: Tensor, look: Look) -> Tensor:
+    """Hue first, then gray or mirrored: (3, H, W)."""
+    pixels = adjust_hue(pixels, look.hue / 360) if look.hue else pixels
+    if look.picture == GRAY:
+        return to_gray(pixels.float() / 255)
+    return pixels.flip(-1) if look.picture == MIRRORED else pixels
+
+
+def painted(picture: Image.Image, look: Look) -> Image.Image:
+    """A picture as a look shows it to the model, at its own size."""
+    pixels = changed(pixels_of(picture, picture.size[::-1]), look)
+    pixels = (pixels * 255).round().byte() if pixels.is_floating_point() else pixels
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

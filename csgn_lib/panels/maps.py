@@ -1,0 +1,167 @@
+"""Two maps of one gallery, by clothes and by identity: what is chosen in one is shown in the other."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from csgn_lib import figures
+from csgn_lib.datasets.protocols import UNKNOWN
+from csgn_lib.panels.sources import Source
+from csgn_lib.panels.thumbnails import Thumbnails, data_url
+from csgn_lib.records import InputError
+from csgn_lib.retrieval import CLOTHING_OUT, features_of, search
+from csgn_lib.vocabulary import coordinates, subspace
+
+LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
+PREVIEWS = 2000  # images whose small pictures are made at once for the tooltips; beyond, a hover makes its own
+SHOWN = 24  # pictures of a selection
+
+
+def sides(source: Source, rank: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Gallery features (G, .) read two ways: ``clothes``, the coordinates of f along ``rank`` clothing directions, and
+    ``identity``, the descriptor with those directions out [O]. ``rank`` 0: as the run was reported.
+
+    Raises InputError for a model without a joint embedding.
+    """
+    words = source.words
+    chosen = source.descriptors[CLOTHING_OUT]
+    basis = subspace(words.features[CLOTHING_OUT], rank or chosen.rank)
+    f = source.gallery.f / source.gallery.f.norm(dim=1, keepdim=True)
+    clothes = coordinates(f - f.mean(dim=0), basis)
+    return {"clothes": clothes.numpy(), "identity": features_of(chosen, words)(source.gallery).numpy()}
+
+
+def layout(features: NDArray[np.floating], seed: int = 0, largest: int = LARGEST) -> NDArray[np.float32]:
+    """(N, D) features to places (N, 2) in [-1, 1]: t-SNE by cosine up to ``largest`` rows, beyond it two components.
+
+    Raises InputError for fewer than four rows.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if len(features) < 4:
+        raise InputError(f"a map needs four images at least, given are {len(features)}")
+    if len(features) > largest:
+        placed = PCA(2, random_state=seed).fit_transform(features)
+    else:
+        near = min(30, (len(features) - 1) / 3)
+        placed = TSNE(2, perplexity=near, metric="cosine", init="pca", random_state=seed).fit_transform(features)
+    placed = placed - (placed.max(axis=0) + placed.min(axis=0)) / 2
+    return (placed / np.abs(placed).max()).astype(np.float32)
+
+
+def neighbour_shares(features: NDArray[np.floating], frame: pd.DataFrame, k: int = 10) -> pd.DataFrame:
+    """Of each image's k nearest others: the share that show its ``person`` in the ``same`` and in ``other`` clothes.
+
+    Columns person, same, other, and chance_same, chance_other: the same shares of all other images. Images of
+    nobody, or in unknown clothes, are left out as askers. Raises InputError for fewer than k + 1 images.
+    """
+    if len(frame) <= k:
+        raise InputError(f"{k} neighbours asked of {len(frame)} images; ask for fewer")
+    rows = search(features, features, k + 1).rows
+    near = np.array([np.append(r[r != i], -1)[:k] for i, r in enumerate(rows)])
+    person, clothes = frame["person"].to_numpy(), frame["clothes"].to_numpy()
+    alike, worn = person[near] == person[:, None], clothes[near] == clothes[:, None]
+    people, outfits = (pd.Series(label).map(pd.Series(label).value_counts()).to_numpy() for label in (person, clothes))
+    shares = pd.DataFrame({
+        "person": person, "same": (alike & worn).mean(axis=1), "other": (alike & ~worn).mean(axis=1),
+        "chance_same": (outfits - 1) / (len(frame) - 1), "chance_other": (people - outfits) / (len(frame) - 1),
+    })  # fmt: skip
+    return shares[(person != UNKNOWN) & (clothes != UNKNOWN)].reset_index(drop=True)
+
+
+def maps_figure(
+    places: Mapping[str, NDArray[np.floating]], chosen: Sequence[int], frame: pd.DataFrame, thumbnails: Thumbnails
+) -> Figure:
+    """The maps side by side, chosen images marked in both, and their pictures below."""
+    with plt.style.context(figures.STYLE):
+        figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.3))
+        above, below = figure.subfigures(2, 1, height_ratios=[3, 1.15])
+        for axes, (name, points) in zip(above.subplots(1, len(places)), places.items(), strict=True):
+            axes.plot(*points.T, ".", color="#b0b0b0", ms=2)
+            axes.plot(*points[list(chosen)].T, "o", color="C1", ms=5, mec="white", mew=0.5)
+            axes.set(title=name, xticks=[], yticks=[])
+            axes.spines[:].set_visible(True)
+            axes.grid(visible=False)
+        strip = np.atleast_1d(below.subplots(1, max(1, len(chosen))))
+        for axes, row in zip(strip, chosen, strict=False):
+            axes.imshow(np.asarray(thumbnails.image(frame["path"].iloc[row])))
+            axes.set(xticks=[], yticks=[], xlabel=f"person {frame['person'].iloc[row]}")
+            axes.xaxis.label.set_size(6)
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+    return figure
+
+
+def linked_maps(places: Mapping[str, NDArray[np.floating]], frame: pd.DataFrame, thumbnails: Thumbnails) -> LinkedMaps:
+    """The maps in a browser, on jupyter-scatter; display its ``box``."""
+    return LinkedMaps(places, frame, thumbnails)
+
+
+class LinkedMaps:
+    """Maps whose selections are one: a lasso in one lights up in the other and fills ``strip``.
+
+    Attributes:
+        scatters: jscatter's, by the names of ``places``; their ``widget.selection`` are rows of ``frame``.
+        strip: pictures of what is selected (HTML); preview: the picture under the pointer (HTML).
+    """
+
+    def __init__(self, places: Mapping[str, NDArray[np.floating]], frame: pd.DataFrame, thumbnails: Thumbnails) -> None:
+        import ipywidgets
+        import jscatter
+
+        self.frame, self.thumbnails = frame, thumbnails
+        data = frame[["path", "person", "camera", "clothes"]].reset_index(drop=True)
+        data["colour"] = (data["person"] % 8).astype(str).astype("category")  # eight colours, not one a person
+        for name, points in places.items():
+            data[f"{name} x"], data[f"{name} y"] = points.T
+        if len(data) <= PREVIEWS:
+            data["picture"] = [data_url(thumbnails.jpeg(path)) for path in data["path"]]
+        self.strip, self.preview = ipywidgets.HTML(), ipywidgets.HTML(layout={"height": "140px"})
+        self.scatters: dict[str, Any] = {}
+        for name in places:
+            scatter = jscatter.Scatter(data=data, x=f"{name} x", y=f"{name} y", color_by="colour", height=360, size=5)
+            scatter.axes(False)
+            if "picture" in data:
+                scatter.tooltip(True, properties=["person", "camera", "clothes"], preview="picture",
+                                preview_type="image", preview_image_height=112)  # fmt: skip
+            self.scatters[name] = scatter
+        linked = [(scatter, name) for name, scatter in self.scatters.items()]
+        maps = jscatter.compose(linked, sync_selection=True, sync_hover=True, rows=1, row_height=400)
+        for scatter in self.scatters.values():
+            scatter.widget.observe(lambda change: self.show(change["new"]), names="selection")
+            scatter.widget.observe(lambda change: self._hover(change["new"]), names="hovering")
+        self.show([])
+        self.box = ipywidgets.VBox([maps, ipywidgets.HBox([self.preview, self.strip])])
+
+    def show(self, rows: Sequence[int]) -> None:
+        """Pictures of the selected rows, the first few of them."""
+        rows = [int(row) for row in ([] if rows is None else rows)]
+        if not rows:
+            self.strip.value = "Draw around points with the lasso (hold shift, or press and wait) in either map."
+            return
+        chosen = self.frame.iloc[rows]
+        counts = f"{len(rows)} images: {chosen['person'].nunique()} people, {chosen['clothes'].nunique()} outfits"
+        more = f"; the first {SHOWN}" if len(rows) > SHOWN else ""
+        images = "".join(self._image(row) for row in rows[:SHOWN])
+        self.strip.value = f'<b>{counts}{more}</b><div style="display:flex;flex-wrap:wrap;gap:4px">{images}</div>'
+
+    def _hover(self, row: int | None) -> None:
+        self.preview.value = "" if row is None or row < 0 else self._image(int(row))
+
+    def _image(self, row: int) -> str:
+        one = self.frame.iloc[row]
+        name = html.escape(f"{one['path']}, person {one['person']}, outfit {one['clothes']}", quote=True)
+        try:
+            url = data_url(self.thumbnails.jpeg(one["path"]))
+        except InputError as error:
+            return f'<span title="{html.escape(str(error), quote=True)}">no image</span>'
+        return f'<img src="{url}" alt="{name}" title="{name}" style="height:96px">'

@@ -1,0 +1,193 @@
+"""What an explorer looks at: a scored run's stored embeddings, or the frozen CLIP's, with the data they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from csgn_lib import synthetic
+from csgn_lib.backbones import ClipTower, load_clip
+from csgn_lib.config import Experiment
+from csgn_lib.datasets import Benchmark
+from csgn_lib.records import InputError, Run, read_json
+from csgn_lib.retrieval import (
+    CLOTHING_OUT,
+    PERSON_ONLY,
+    PLAIN,
+    Descriptor,
+    Vocabularies,
+    chosen_descriptors,
+    embed_benchmark,
+)
+from csgn_lib.training import load_encoder
+from csgn_lib.vss import DESCRIPTOR, Embeddings, VisualEncoder
+
+NEUTRAL = "a photo of a person"  # what a typed text says more than
+
+
+@dataclass(eq=False)
+class Source:
+    """One model over one benchmark: embeddings of (Q, D) queries and (G, D) gallery images, and how they are compared.
+
+    Attributes:
+        name: of the run's folder, or of the frozen CLIP.
+        descriptors: by name, as they were reported; the vocabulary ones only where there is a joint embedding.
+        run: None for the frozen CLIP.
+        note: what is not as it should be and does not stop anything, in words.
+        make_encoder, make_clip: called once, when pixels or words are first asked for.
+    """
+
+    name: str
+    benchmark: Benchmark
+    size: tuple[int, int]
+    query: Embeddings
+    gallery: Embeddings
+    descriptors: dict[str, Descriptor]
+    make_encoder: Callable[[], VisualEncoder]
+    make_clip: Callable[[], ClipTower | None]
+    run: Run | None = None
+    note: str = ""
+
+    @cached_property
+    def encoder(self) -> VisualEncoder:
+        """In eval mode, on the CPU. Raises InputError if the run's weights are missing or damaged."""
+        return self.make_encoder().eval()
+
+    @cached_property
+    def clip(self) -> ClipTower | None:
+        """The frozen CLIP that the model began from; None for a ResNet alone."""
+        return self.make_clip()
+
+    @cached_property
+    def words(self) -> Vocabularies:
+        """The word subspaces. Raises InputError for a model without a joint embedding."""
+        if self.clip is None or self.gallery.f is None:
+            raise InputError(f"{self.name} has no embedding that meets words; choose a run with a ViT")
+        return _vocabularies(self.clip)
+
+    def largest_rank(self, kind: str) -> int:
+        """The most directions that a vocabulary's phrases can give."""
+        return min(self.words.features[kind].shape) - 1
+
+    @torch.inference_mode()
+    def text(self, words: str) -> Tensor:
+        """A typed text's feature, of unit length: (P,). Raises InputError naming a word that the tower never read."""
+        if self.clip is None or self.gallery.f is None:
+            raise InputError(f"{self.name} has no embedding that meets words; choose a run with a ViT")
+        return F.normalize(_text_feature(self.clip, words), dim=-1)
+
+    def direction(self, words: str) -> Tensor:
+        """What a text says more than ``NEUTRAL``: the difference of the two features, of unit length, (P,) [O].
+
+        All texts share a large common part, which would only push every query the same way.
+        """
+        moved = self.text(words) - self.text(NEUTRAL)
+        if moved.norm() < 1e-4:
+            raise InputError(f"{words!r} says no more than {NEUTRAL!r}; add what is to be seen")
+        return F.normalize(moved, dim=0)
+
+
+def frozen_clip(experiment: Experiment, benchmark: Benchmark | None = None, name: str = "frozen CLIP") -> Source:
+    """The CLIP of an experiment before any training, over its benchmark; every image is embedded now."""
+    experiment = Experiment.from_parameters(**experiment.model_dump() | {"vss": "none", "hsf": "none"})
+    benchmark = benchmark or synthetic.benchmark_for(experiment)
+    clip = _frozen_tower(experiment)
+    encoder = VisualEncoder(clip, None, "none", torch.Generator()).eval()
+    size = (experiment.image_height, experiment.image_width)
+    found = embed_benchmark(encoder, benchmark, size)
+    chosen = _defaults(found.gallery, experiment)
+    return Source(name, benchmark, size, found.query, found.gallery, chosen, lambda: encoder, lambda: clip)
+
+
+def open_source(folder: str | Path) -> Source:
+    """A scored run's folder: stored embeddings, its benchmark's frames; weights are read only when they are needed.
+
+    Raises:
+        InputError: no such folder, a file missing or damaged (half-written, or an older version's), a benchmark that
+            is not on disk or is not the one that was embedded.
+    """
+    run = Run(Path(folder))
+    if not run.dir.is_dir():
+        raise InputError(f"{folder} is not a folder; give a finished run's under reports/runs")
+    experiment = Experiment.from_parameters(**run.config)
+    path = run.path("embeddings.safetensors")
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the run is unfinished or not scored; run 12_train again")
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); score the run again") from error
+    sides = [_embeddings(stored, split, path) for split in ("query", "gallery")]
+    benchmark = synthetic.benchmark_for(experiment)
+    for side, split in zip(sides, ("query", "gallery"), strict=True):
+        rows, frame = len(next(iter(side.parts().values()))), getattr(benchmark, split)
+        if rows != len(frame):
+            raise InputError(f"{path} holds {rows} {split} images, {benchmark.name} has {len(frame)}; score it again")
+    _same_data(run, benchmark)
+    chosen, note = _defaults(sides[1], experiment), ""
+    try:
+        chosen |= chosen_descriptors(run)
+    except InputError as error:
+        note = f"{error}. Until then: {', '.join(map(str, chosen.values()))}."
+    size = (experiment.image_height, experiment.image_width)
+    return Source(
+        run.dir.name, benchmark, size, *sides, chosen,
+        lambda: load_encoder(run), lambda: _frozen_tower(experiment), run, note,
+    )  # fmt: skip
+
+
+def _frozen_tower(experiment: Experiment) -> ClipTower | None:
+    """The frozen CLIP of an experiment, in memory once for all runs that began from it."""
+    if experiment.vss == "resnet":
+        return None
+    size = (experiment.image_height, experiment.image_width)
+    return _tower(experiment.clip_model, experiment.clip_checkpoint, size, experiment.vit_stride)
+
+
+@lru_cache(maxsize=2)
+def _tower(model: str, checkpoint: str | None, size: tuple[int, int], stride: int | None) -> ClipTower:
+    return load_clip(model, checkpoint, size, stride).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=64)
+def _text_feature(clip: ClipTower, words: str) -> Tensor:
+    return clip.text_features([words]).float()[0]
+
+
+@lru_cache(maxsize=2)
+def _vocabularies(clip: ClipTower) -> Vocabularies:
+    return Vocabularies(clip)
+
+
+def _embeddings(stored: dict[str, Tensor], split: str, path: Path) -> Embeddings:
+    parts = {name: stored.get(f"{split}.{name}") for name in ("z11", "z12", "f", "c")}
+    if all(value is None for value in parts.values()):
+        raise InputError(f"{path} holds no parts of the {split} embeddings: an older version wrote it; score it again")
+    return Embeddings(**parts)
+
+
+def _defaults(embedded: Embeddings, experiment: Experiment) -> dict[str, Descriptor]:
+    own = tuple(name for name in DESCRIPTOR if name in embedded.parts())
+    chosen = {PLAIN: Descriptor(own)}
+    if "f" in own:
+        rest = tuple(name for name in own if name != "z12")
+        chosen[CLOTHING_OUT] = Descriptor(rest, CLOTHING_OUT, experiment.clothing_rank)
+        chosen[PERSON_ONLY] = Descriptor(rest, PERSON_ONLY, experiment.person_rank)
+    return chosen
+
+
+def _same_data(run: Run, benchmark: Benchmark) -> None:
+    """Raise InputError if the run's record names other data than what is on disk now."""
+    if not run.path("benchmark.json").exists():
+        return
+    before, now = read_json(run.path("benchmark.json")), benchmark.manifest()
+    if before.get("manifest") != now:
+        raise InputError(f"{run.dir} was embedded from other data than {benchmark.root} holds; bring those back")

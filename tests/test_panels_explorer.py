@@ -1,0 +1,410 @@
+"""The explorer against naive twins, its panel through its widgets' values, and what it refuses in words."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+
+from csgn_lib import panels, retrieval, vocabulary
+from csgn_lib.panels import Filter, Look, Source, thumbnails
+from csgn_lib.panels.explorer_widgets import NOBODY
+from csgn_lib.records import InputError, Run, write_json
+from csgn_lib.vss import VisualEncoder
+
+SIZE, RULE = (96, 48), "cloth_changing"
+RED = "a photo of a person wearing a red shirt"
+
+
+@pytest.fixture(scope="module")
+def source(random_clip, tiny_benchmark) -> Source:
+    encoder = VisualEncoder(random_clip, None, "none", torch.Generator()).eval()
+    found = retrieval.embed_benchmark(encoder, tiny_benchmark, SIZE)
+    chosen = {
+        "plain": retrieval.Descriptor(("z12", "f")),
+        "clothing out": retrieval.Descriptor(("f",), "clothing out", 8),
+        "person only": retrieval.Descriptor(("f",), "person only", 4),
+    }
+    return Source(
+        "first", tiny_benchmark, SIZE, found.query, found.gallery, chosen, lambda: encoder, lambda: random_clip
+    )
+
+
+@pytest.fixture(scope="module")
+def second(source) -> Source:
+    """A model that answers otherwise: features of a fixed random rotation, without z12."""
+    return replace(source, name="second", descriptors={"plain": retrieval.Descriptor(("f",))})
+
+
+@pytest.fixture
+def explorer(source, second):
+    return panels.Explorer({"first": source, "second": second})
+
+
+def _naive(source, row, asked, ranked):
+    """Every gallery image by its cosine, one at a time; who is dropped, read off the protocol's definition."""
+    query, gallery = source.benchmark.query.iloc[row], source.benchmark.gallery
+    kept = []
+    for i, image in enumerate(gallery.itertuples()):
+        mine = image.person == query.person
+        if not (mine and (image.camera == query.camera or image.clothes == query.clothes)):
+            kept.append((float(F.cosine_similarity(asked, ranked[i], dim=0)), i))
+    kept.sort(key=lambda pair: -pair[0])
+    hits = [n for n, (_, i) in enumerate(kept, start=1) if gallery.person.iloc[i] == query.person]
+    ap = sum(h / rank for h, rank in enumerate(hits, start=1)) / len(hits)
+    return [i for _, i in kept], [cosine for cosine, _ in kept], ap, hits[0]
+
+
+def _check(answer, naive):
+    rows, cosines, ap, first = naive
+    assert answer.rows.tolist() == rows
+    np.testing.assert_allclose(answer.similarity, cosines, atol=1e-5)
+    assert answer.ap == pytest.approx(ap) and answer.first_hit == first
+
+
+def test_ranks_are_those_of_a_loop_and_of_the_library(explorer, source):
+    plain = retrieval.features_of(source.descriptors["plain"])
+    asked, ranked = plain(source.query), plain(source.gallery)
+    frames = source.benchmark.query, source.benchmark.gallery
+    library = retrieval.Rankings(asked, ranked, *frames, RULE)
+    for row in (0, 7):
+        answer = explorer.ranks("first", RULE, row)
+        _check(answer, _naive(source, row, asked[row], ranked))
+        np.testing.assert_array_equal(answer.rows, library.of(row))
+
+
+def test_a_vocabulary_changes_both_sides_and_a_text_the_query_alone(explorer, source):
+    words, row = source.words, 3
+    basis = vocabulary.subspace(words.features["clothing out"], 5)
+    f, g = source.query.f[row], source.gallery.f
+    out = [vocabulary.remove(x, basis) for x in (f[None], g)]
+    answer = explorer.ranks("first", RULE, row, Look("clothing out", 5))
+    _check(answer, _naive(source, row, out[0][0], out[1]))
+    said, neutral = (F.normalize(source.clip.text_features([t])[0], dim=0) for t in (RED, "a photo of a person"))
+    direction = (said - neutral) / (said - neutral).norm()
+    for use, sign in (("added", 1), ("subtracted", -1)):
+        moved = torch.cat([F.normalize(source.query.z12[row], dim=0),
+                           F.normalize(F.normalize(f, dim=0) + sign * 0.7 * direction, dim=0)])  # fmt: skip
+        ranked = retrieval.features_of(source.descriptors["plain"])(source.gallery)
+        answer = explorer.ranks("first", RULE, row, Look(text=RED, use=use, weight=0.7))
+        _check(answer, _naive(source, row, moved, ranked))
+    _check(explorer.ranks("first", RULE, row, Look(text=RED, use="alone")), _naive(source, row, said, g))
+
+
+def test_a_repainted_query_is_what_the_encoder_makes_of_those_pixels(explorer, source):
+    row = 2
+    with Image.open(source.benchmark.root / source.benchmark.query.path.iloc[row]) as file:
+        pixels = np.asarray(file.convert("RGB")).astype(np.float32) / 255
+    gray = np.repeat((pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None], 3, axis=2)
+    for look, image in ((Look(picture="gray"), gray), (Look(picture="mirrored"), pixels[:, ::-1].copy())):
+        with torch.inference_mode():
+            embedded = source.encoder(torch.from_numpy(image).permute(2, 0, 1)[None])
+        plain = retrieval.features_of(source.descriptors["plain"])
+        answer = explorer.ranks("first", RULE, row, look)
+        _check(answer, _naive(source, row, plain(embedded)[0], plain(source.gallery)))
+    turned = explorer.ranks("first", RULE, row, Look(hue=120))
+    assert np.abs(turned.similarity[:20] - explorer.ranks("first", RULE, row).similarity[:20]).max() > 1e-4
+
+
+def test_filters_keep_what_a_loop_keeps(explorer):
+    everything = explorer.queries("first", RULE)
+    assert everything.ap.is_monotonic_increasing and everything.valid.all()
+    camera, low, high = int(everything.camera.iloc[0]), 0.05, 0.6
+    for first in ("right", "wrong"):
+        found = explorer.queries("first", RULE, Filter(camera=camera, first=first, ap=(low, high)))
+        wanted = [
+            q.row for q in everything.itertuples()
+            if q.camera == camera and low <= q.ap <= high and (q.first_hit == 1) == (first == "right")
+        ]  # fmt: skip
+        assert found.row.tolist() == wanted
+    clothes = int(everything.clothes.iloc[0])
+    assert set(explorer.queries("first", RULE, Filter(clothes=clothes)).clothes) == {clothes}
+
+
+def test_an_answer_says_where_each_image_was_before(explorer):
+    before, after = explorer.ranks("first", RULE, 0), explorer.ranks("first", RULE, 0, Look("clothing out", 8))
+    for row in after.top(10, before).itertuples():
+        assert before.rows[row.was - 1] == row.row
+        assert row.changed == ("changed" if row.right else "")  # cloth-changing leaves no match in the same clothes
+
+
+def test_a_picture_of_ones_own_finds_itself_and_hides_nobody(explorer, source):
+    gallery = source.benchmark.gallery
+    with Image.open(source.benchmark.root / gallery.path.iloc[5]) as file:
+        answer = explorer.search("first", file.convert("RGB"))
+    assert answer.rows[0] == 5 and len(answer.rows) == len(gallery) and np.isnan(answer.ap)
+    assert not answer.top(10).right.any()
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(b"no picture", "no picture that can be read"), (b"", "no picture that can be read"), ("large", "100 megapixels")],
+)
+def test_an_upload_that_is_no_picture_or_too_large_is_refused_before_it_is_decoded(content, word, monkeypatch):
+    if content == "large":
+        content = _png(10_000, 10_000)
+        monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(InputError, match=word):
+        panels.decode_upload(content, "mine.png")
+
+
+def test_a_cut_off_upload_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 32, 3), np.uint8)).save(file, "JPEG")
+    assert panels.decode_upload(file.getvalue()).size == (32, 64)
+    with pytest.raises(InputError, match="no picture"):
+        panels.decode_upload(file.getvalue()[:600], "cut.jpg")
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG's header of that size, with hardly any pixels behind it."""
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    import struct
+    import zlib
+
+    header = b"IHDR" + struct.pack(">II", width, height) + bytes(content[24:29])
+    content[12:33] = header + struct.pack(">I", zlib.crc32(header))
+    return bytes(content)
+
+
+def test_thumbnails_are_made_once_and_the_oldest_is_forgotten(source, monkeypatch):
+    made = []
+    small = thumbnails.Thumbnails(source.benchmark.root, kept=2)
+    monkeypatch.setattr(thumbnails, "jpeg", lambda image, height: made.append(image) or b"x")
+    paths = source.benchmark.gallery.path.tolist()
+    for path in (paths[0], paths[0], paths[1], paths[2], paths[0]):
+        small.jpeg(path)
+    assert len(made) == 4
+    with pytest.raises(InputError, match=r"nothing\.png"):
+        small.jpeg("nothing.png")
+
+
+def _run(folder, source, **files) -> Run:
+    run = Run(folder)
+    parts = {f"{split}.{n}": v.contiguous() for split in ("query", "gallery")
+             for n, v in getattr(source, split).parts().items()}  # fmt: skip
+    folder.mkdir()
+    config = {"preset": "demo", "vss": "none", "hsf": "none", "root": str(source.benchmark.root)}
+    write_json(run.path("config.json"), config)
+    save_file(parts, run.path("embeddings.safetensors"))
+    write_json(run.path("benchmark.json"), source.benchmark.record())
+    compared = {"parts": ["f"], "vocabulary": "clothing out", "rank": 12}
+    write_json(run.path("results.json"), {"clothing out": {"compared": compared}})
+    for name, content in files.items():
+        path = run.path(name.replace("__", "."))
+        path.unlink() if content is None else path.write_bytes(content)
+    return run
+
+
+def test_a_scored_run_is_opened_with_what_it_compared(tmp_path, source):
+    found = panels.open_source(_run(tmp_path / "run", source).dir)
+    torch.testing.assert_close(found.gallery.f, source.gallery.f)
+    assert found.descriptors["clothing out"].rank == 12 and found.note == ""
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        _ = found.encoder  # weights are asked for only here
+
+
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        ({"embeddings__safetensors": None}, "unfinished or not scored"),
+        ({"embeddings__safetensors": b"half"}, "damaged"),
+        ({"config__json": None}, "config.json"),
+        ({"benchmark__json": b'{"manifest": "another"}'}, "other data"),
+    ],
+)
+def test_a_run_that_cannot_be_opened_says_why(tmp_path, source, files, word):
+    with pytest.raises(InputError, match=word):
+        panels.open_source(_run(tmp_path / "run", source, **files).dir)
+
+
+def test_a_run_of_an_older_version_is_opened_with_defaults_and_a_note(tmp_path, source):
+    found = panels.open_source(_run(tmp_path / "run", source, results__json=b'{"plain": {}}').dir)
+    assert "does not say what was compared" in found.note and "clothing out" in found.descriptors
+
+
+def test_a_benchmark_that_is_not_on_disk_is_named(tmp_path, source):
+    run = _run(tmp_path / "run", source)
+    write_json(run.path("config.json"), run.config | {"root": str(tmp_path / "gone")})
+    with pytest.raises(InputError, match="gone"):
+        panels.open_source(run.dir)
+
+
+def test_saved_figures_hold_what_was_shown(tmp_path, explorer):
+    looks = [("first", Look()), ("first", Look(picture="gray")), ("second", Look())]
+    path = explorer.save(RULE, 0, looks, str(tmp_path / "shown"), top=5)
+    table = pd.read_csv(f"{path}.csv")
+    for i, (name, look) in enumerate(looks):
+        rows = table.iloc[6 * i : 6 * i + 6]
+        expected = explorer.ranks(name, RULE, 0, look).top(5).path.tolist()
+        assert rows.path.tolist()[1:] == expected and (rows.model == name).all()
+    assert not table.path.str.startswith("/").any()
+    assert "no interval" in json.loads((tmp_path / "shown.json").read_text())["caption"]
+
+
+class TestPanel:
+    @pytest.fixture
+    def panel(self, source, second, tmp_path):
+        half = _run(tmp_path / "half", source, embeddings__safetensors=None)
+        return panels.panel(panels.Explorer({"first": source, "second": second, "half": half.dir}), top=6)
+
+    @staticmethod
+    def _alts(strip: str) -> list[str]:
+        return re.findall(r'alt="([^"]+)"', strip)
+
+    def test_the_strip_shows_the_explorers_answer(self, panel):
+        row, draw = panel.query.value
+        answer = panel.explorer.ranks("first", RULE, row, draw=draw)
+        assert self._alts(panel.strip.value) == [answer.query.path, *answer.top(6).path]
+        assert panel.strip.value.count("data:image/jpeg;base64,") == 7
+        assert panel.strip.value.count("dashed") == 6 - answer.top(6).right.sum()
+
+    def test_each_control_changes_the_strip(self, panel):
+        seen = [panel.strip.value]
+        for change in (
+            {"vocabulary": "clothing out"}, {"rank": 20}, {"paint": "gray"}, {"hue": 90}, {"text": RED, "use": "added"},
+            {"weight": 2.0}, {"use": "subtracted"}, {"use": "alone"}, {"model": "second", "vocabulary": "plain"},
+        ):  # fmt: skip
+            for name, value in change.items():
+                getattr(panel, name).value = value
+            assert panel.strip.value not in seen, f"{change}: {panel.says.value}"
+            assert "alert" not in panel.says.value
+            seen.append(panel.strip.value)
+
+    def test_a_click_on_a_query_and_a_filter(self, panel):
+        before = panel.strip.value
+        panel.query.value = panel.query.options[3][1]
+        assert panel.strip.value != before
+        panel.camera.value = panel.camera.options[1][1]
+        wanted = panel.explorer.queries("first", RULE, Filter(camera=panel.camera.value)).row.tolist()
+        assert [value[0] for _, value in panel.query.options] == wanted
+
+    def test_two_models_are_shown_below_one_another(self, panel):
+        panel.other.value = "second"
+        row, _ = panel.query.value
+        assert self._alts(panel.other_strip.value)[1:] == panel.explorer.ranks("second", RULE, row).top(6).path.tolist()
+        panel.other.value = NOBODY
+        assert panel.other_strip.value == ""
+
+    def test_what_goes_wrong_is_said_and_nothing_is_lost(self, panel):
+        before = panel.strip.value
+        panel.model.value = "half"
+        assert "unfinished or not scored" in panel.says.value
+        assert panel.model.value == "first" and panel.strip.value == before
+        panel.use.value = "alone"
+        before = panel.strip.value
+        panel.text.value = "a <xylophone>"
+        assert "&lt;" in panel.says.value and "xylophone" in panel.says.value and panel.strip.value == before
+        panel.text.value, panel.ap.value = "", (0.999, 0.9995)
+        assert "widen" in panel.says.value and panel.strip.value
+
+    def test_an_upload_searches_and_a_bad_one_is_refused(self, panel, source):
+        def give(name, content):
+            kind = {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content)}
+            panel.upload.value = ({**kind, "last_modified": pd.Timestamp("2026-01-01", tz="UTC").to_pydatetime()},)
+
+        path = source.benchmark.gallery.path.iloc[4]
+        give("mine.png", (source.benchmark.root / path).read_bytes())
+        assert self._alts(panel.strip.value)[1] == path
+        before = panel.strip.value
+        give("none.png", b"no picture")
+        assert "none.png" in panel.says.value and panel.strip.value == before
+        panel.save.click()
+        assert "no part of the benchmark" in panel.says.value
+        panel.back.click()
+        assert self._alts(panel.strip.value)[0].startswith("query/")
+
+    def test_attention_is_laid_over_the_pictures_or_its_absence_is_said(self, panel, source):
+        def corner(encoder, images):
+            assert encoder is source.encoder and images.dtype == torch.uint8
+            return torch.zeros(images.shape[0], 96, 48).index_fill(1, torch.arange(20), 1.0)
+
+        plain = panel.strip.value
+        panel.explorer._attention = corner
+        panel.attention.value = True
+        assert self._alts(panel.strip.value) == self._alts(plain) and panel.strip.value != plain
+        panel.attention.value, panel.explorer._attention = False, None
+        if not (thumbnails.Path(panels.__file__).parents[1] / "attribution").exists():
+            panel.attention.value = True
+            assert "csgn_lib.attribution" in panel.says.value
+
+    def test_a_figure_is_saved_from_the_panel(self, panel, tmp_path):
+        panel.file.value = str(tmp_path / "mine")
+        panel.save.click()
+        assert (tmp_path / "mine.pdf").exists() and "saved" in panel.says.value
+        panel.file.value = " "
+        panel.save.click()
+        assert "no name" in panel.says.value
+
+
+def test_a_missing_image_is_a_gray_box_with_its_name(source):
+    frame = source.benchmark.gallery.copy()
+    frame["path"] = [f"gone/{i}.png" for i in range(len(frame))]
+    explorer = panels.Explorer({"x": replace(source, benchmark=replace(source.benchmark, gallery=frame))})
+    answer = explorer.ranks("x", RULE, 0)
+    strip = panels.strip_html("", answer, answer.top(5), explorer.thumbnails("x"))
+    assert strip.count("no image") == 5 and "does not exist" in strip
+
+
+def test_neighbours_shares_are_those_of_a_loop():
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((30, 6)).astype(np.float32)
+    frame = pd.DataFrame({"person": generator.integers(0, 4, 30), "clothes": generator.integers(0, 3, 30)})
+    frame["clothes"] += 3 * frame["person"]
+    found = panels.neighbour_shares(features, frame, k=5)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for i in range(30):
+        near = sorted((j for j in range(30) if j != i), key=lambda j: -float(unit[i] @ unit[j]))
+        mine = [[frame.person[j] == frame.person[i], frame.clothes[j] == frame.clothes[i]] for j in near]
+        counted = [sum(p and c for p, c in m) / len(m) for m in (mine[:5], mine)]
+        others = [sum(p and not c for p, c in m) / len(m) for m in (mine[:5], mine)]
+        row = found.iloc[i]
+        assert [row.same, row.chance_same, row.other, row.chance_other] == pytest.approx([*counted, *others])
+
+
+def test_the_two_sides_are_the_clothing_coordinates_and_what_is_left(source):
+    side = panels.sides(source, 0)
+    basis = vocabulary.subspace(source.words.features["clothing out"], 8)
+    f = F.normalize(source.gallery.f, dim=1)
+    np.testing.assert_allclose(side["clothes"], ((f - f.mean(0)) @ basis).numpy(), atol=1e-5)
+    assert np.abs(side["identity"] @ basis.numpy()).max() < 1e-5
+
+
+def test_a_layout_keeps_clusters_apart():
+    generator = np.random.default_rng(0)
+    label = np.repeat([0, 1], 20)
+    features = (np.eye(8)[label] + 0.05 * generator.standard_normal((40, 8))).astype(np.float32)
+    for largest in (100, 10):  # t-SNE, and the first two components
+        placed = panels.layout(features, largest=largest)
+        assert placed.shape == (40, 2) and np.abs(placed).max() <= 1 + 1e-6
+        gap = np.linalg.norm(placed[label == 0].mean(0) - placed[label == 1].mean(0))
+        assert gap > 2 * placed[label == 0].std(0).max()
+    with pytest.raises(InputError, match="four"):
+        panels.layout(features[:3])
+
+
+def test_a_selection_in_one_map_is_the_others_and_fills_the_strip(source):
+    frame = source.benchmark.gallery
+    points = np.random.default_rng(0).uniform(-1, 1, (2, len(frame), 2)).astype(np.float32)
+    linked = panels.linked_maps(
+        {"clothes": points[0], "identity": points[1]}, frame, thumbnails.Thumbnails(source.benchmark.root)
+    )
+    one, two = (scatter.widget for scatter in linked.scatters.values())
+    one.selection = np.array([3, 8], dtype=np.uint32)
+    assert list(two.selection) == [3, 8]
+    assert [frame.path.iloc[i] in linked.strip.value for i in (3, 8, 9)] == [True, True, False]
+    two.selection = np.array([9], dtype=np.uint32)
+    assert list(one.selection) == [9] and frame.path.iloc[9] in linked.strip.value
+    one.hovering = 5
+    assert frame.path.iloc[5] in linked.preview.value
