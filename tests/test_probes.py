@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -15,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from csgn_lib import probes, vocabulary
+from csgn_lib import probes, retrieval, training, vocabulary
 from csgn_lib.backbones import ClipTower, CompactTokenizer, tiny_words
-from csgn_lib.records import InputError
+from csgn_lib.config import Experiment
+from csgn_lib.datasets import Benchmark
+from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.synthetic import PARTS, Scene, World, scenes_of
 from csgn_lib.synthetic.people import COLOURS, attribute_prompts
 from csgn_lib.vocabulary import Phrase
@@ -145,6 +149,94 @@ def test_colour_sensitivity_by_hand() -> None:
         {probes.RECOLOURED: 0.5, probes.GRAY: 2.0, probes.OTHER_PERSON: 1.0, probes.AGAIN: 0.0}, abs=1e-7
     )
     assert probes.colour_sensitivity(moved, [0, 1, 2]).value == pytest.approx(0.5)
+
+
+def test_scenes_are_taken_at_even_steps_through_each_person_s_own(scenes: list[Scene]) -> None:
+    mixed = scenes[::2] + scenes[1::2]
+    found = probes.evenly(mixed, 3)
+    for who in {scene.person_id for scene in scenes}:
+        own = [scene for scene in mixed if scene.person_id == who]
+        middle = (len(own) - 1) / 2
+        assert [s.path for s in found if s.person_id == who] == [own[i].path for i in (0, round(middle), -1)]
+    assert len(found) == 3 * len({scene.person_id for scene in scenes})
+    assert sorted(s.path for s in probes.evenly(scenes, 99)) == sorted(s.path for s in scenes)  # all, each once
+
+
+# ---------------------------------------------------------------- the sensitivity of a run
+
+# the embedded towers: features of random ones lie too near each other for float32 to tell how near
+EXPERIMENT = Experiment.from_parameters(hsf="none", stage2_epochs=1, batch_persons=4, batch_images=2)
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_benchmark: Benchmark, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of an epoch in the tiny world, scored; copy what is to be changed."""
+    run = training.fit(EXPERIMENT, tiny_benchmark, tmp_path_factory.mktemp("scored") / "run")
+    retrieval.score_run(run, tiny_benchmark)
+    return run
+
+
+def copied(run: Run, folder: Path, **config: object) -> Run:
+    shutil.copytree(run.dir, folder)
+    write_json(folder / "config.json", run.config | config)
+    return Run(folder)
+
+
+def test_the_sensitivity_of_a_run_is_that_of_its_descriptors_picture_by_picture(
+    scored: Run, tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(scored, tmp_path / "run")
+    before = run.results
+    monkeypatch.setattr(probes.colour, "World", lambda seed: replace(tiny_world, seed=seed))
+    found = probes.record_sensitivity(run, per_person=2, seed=4, resamples=20)
+
+    scenes = probes.evenly([s for s in scenes_of(tiny_world) if s.split == "test"], 2)
+    shots = probes.counterfactuals(scenes, 4)
+    encoder, (clip, _) = training.load_encoder(run).eval(), training.load_towers(EXPERIMENT)
+    words = retrieval.Vocabularies(clip).features
+    with torch.no_grad():
+        seen = {name: encoder(images) for name, images in shots.items()}
+    assert set(found) == set(before) == {retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY}
+    for name, said in before.items():
+        compared, far = said["compared"], {probes.RECOLOURED: 0.0, probes.OTHER_PERSON: 0.0}
+        basis = None if name == retrieval.PLAIN else vocabulary.subspace(words[name], compared["rank"])
+
+        def row(change: str, i: int, name=name, basis=basis, parts=compared["parts"]) -> Tensor:
+            own = {part: value[i].double() for part, value in seen[change].parts().items()}
+            if basis is not None:  # the vocabulary's map on f, by hand
+                inside = basis.double() @ (basis.double().T @ own["f"])
+                own["f"] = inside if name == retrieval.PERSON_ONLY else own["f"] - inside
+            return torch.cat([own[part] / own[part].norm() for part in parts])
+
+        for i in range(len(scenes)):
+            for change in far:
+                a, b = row(probes.PICTURE, i), row(change, i)
+                far[change] += float(1 - a @ b / a.norm() / b.norm())
+        assert found[name].value == pytest.approx(far[probes.RECOLOURED] / far[probes.OTHER_PERSON], rel=1e-4)
+
+    after = run.results
+    recorded = {name: entry.pop("colour_sensitivity") for name, entry in after.items()}
+    assert recorded == {name: interval.record() for name, interval in found.items()}
+    assert after == before  # the scores stay as they were
+
+
+@pytest.mark.parametrize("config", [{"benchmark": "ltcc"}, {"root": "elsewhere"}])
+def test_a_run_of_real_pictures_has_no_counterfactual_and_is_left_alone(
+    scored: Run, tmp_path: Path, config: dict
+) -> None:
+    run = copied(scored, tmp_path / "run", **config)
+    before = run.path("results.json").read_bytes()
+    assert probes.record_sensitivity(run) == {} and run.path("results.json").read_bytes() == before
+
+
+def test_a_run_that_is_not_scored_has_no_sensitivity_and_says_so(scored: Run, tmp_path: Path) -> None:
+    run = copied(scored, tmp_path / "run")
+    write_json(run.path("results.json"), {"plain": {"descriptor": "[f]"}})
+    with pytest.raises(InputError, match="does not say what was compared.*score the run again"):
+        probes.record_sensitivity(run)
+    run.path("results.json").unlink()
+    with pytest.raises(InputError, match="results.json does not exist; score the run first"):
+        probes.record_sensitivity(run)
 
 
 # ---------------------------------------------------------------- sentences
