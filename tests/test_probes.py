@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import re
 import shutil
 from dataclasses import replace
@@ -145,10 +146,40 @@ def test_colour_sensitivity_by_hand() -> None:
         probes.OTHER_PERSON: torch.tensor([[0.0, 5.0]] * 3),
     }  # fmt: skip
     moved = probes.movements(features)
-    assert moved.mean().to_dict() == pytest.approx(
+    assert moved.mean().to_dict() == pytest.approx(  # what is not there (the hue) is no column
         {probes.RECOLOURED: 0.5, probes.GRAY: 2.0, probes.OTHER_PERSON: 1.0, probes.AGAIN: 0.0}, abs=1e-7
     )
     assert probes.colour_sensitivity(moved, [0, 1, 2]).value == pytest.approx(0.5)
+
+
+def test_real_pictures_change_as_they_say() -> None:
+    """Against colorsys, pixel by pixel: one hue angle a picture, saturation and value kept."""
+    pictures = torch.randint(0, 256, (6, 3, 4, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    people, cameras = np.array([1, 2, 3, 1, 2, 3]), np.array([0, 0, 0, 5, 5, 0])
+    found = probes.real_changes(pictures, people, cameras, seed=1)
+    assert torch.equal(found[probes.PICTURE], pictures)
+    for i, picture in enumerate(pictures):
+        turns = []
+        for y in range(4):
+            for x in range(2):
+                h, s, v = colorsys.rgb_to_hsv(*(picture[:, y, x] / 255).tolist())
+                after = colorsys.rgb_to_hsv(*found[probes.HUE][i, :, y, x].tolist())
+                assert after[1:] == pytest.approx((s, v), abs=1e-4)
+                turns.append((after[0] - h) % 1)
+        assert max(turns) - min(turns) < 1e-3 and 1 / 6 - 1e-3 < turns[0] < 5 / 6 + 1e-3
+        assert torch.allclose(found[probes.GRAY][i], (picture / 255 * torch.tensor([0.299, 0.587, 0.114])
+                              [:, None, None]).sum(0).expand(3, 4, 2), atol=1e-5)  # fmt: skip
+        fit = [j for j in range(6) if people[j] != people[i] and cameras[j] == cameras[i]]
+        assert any(torch.equal(found[probes.BY_CAMERA][i], pictures[j]) for j in fit)
+    again = probes.real_changes(pictures, people, cameras, seed=1)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    with pytest.raises(InputError, match="camera 5 shows person 1 alone"):
+        probes.real_changes(pictures, people, np.array([0, 0, 0, 5, 0, 0]))
+
+
+def test_hue_sensitivity_by_hand() -> None:
+    moved = pd.DataFrame({probes.HUE: [0.1, 0.3, 0.2, 0.2], probes.BY_CAMERA: [0.5, 0.7, 0.3, 0.5]})
+    assert probes.hue_sensitivity(moved, [0, 0, 1, 1]).value == pytest.approx(0.8 / 2.0)
 
 
 def test_scenes_are_taken_at_even_steps_through_each_person_s_own(scenes: list[Scene]) -> None:
