@@ -13,8 +13,8 @@ HOME = Path(__file__).resolve().parents[1]
 LIBRARY = HOME / "csgn_lib"
 # each room imports only from rooms to its left
 ROOMS = (
-    "records bench config datasets synthetic batches backbones vocabulary mdg vss hsf losses training pretraining "
-    "retrieval models probes attribution runs figures panels __main__"
+    "records bench intervals config datasets synthetic batches backbones vocabulary mdg vss hsf losses training "
+    "pretraining retrieval models probes attribution runs figures panels __main__"
 ).split()
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))

@@ -14,8 +14,6 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from csgn_lib import probes, retrieval, training, vocabulary
@@ -50,45 +48,6 @@ def clip() -> ClipTower:
 def scenes() -> list[Scene]:
     world = World(people=(1, 3, 1), wardrobe=(3, 4, 3), images=(1, 1, 1), outfits=3)
     return [scene for scene in scenes_of(world) if scene.split == "validation"]
-
-
-# ---------------------------------------------------------------- intervals
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 5), st.floats(0.1, 5)), min_size=4, max_size=20))
-@settings(max_examples=20, deadline=None)
-def test_an_interval_over_people_is_what_drawing_people_with_all_their_rows_gives(rows: list) -> None:
-    people, values, per = (np.array(column) for column in zip(*[*rows, (8, 1.0, 1.0), (9, 2.0, 1.0)], strict=True))
-    found = probes.over_people(values, people, per, resamples=50, seed=3)
-    known = sorted(set(people))
-    drawn = []
-    rng = np.random.default_rng(3)
-    for times in rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=50):
-        pick = [
-            i for who, count in zip(known, times, strict=True) for i in np.flatnonzero(people == who).tolist() * count
-        ]
-        drawn.append(values[pick].sum() / per[pick].sum())
-    assert found.value == pytest.approx(values.sum() / per.sum())
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
-
-
-def test_rows_of_one_person_do_not_narrow_the_interval() -> None:
-    values, people = np.array([0.0, 1.0, 2.0, 3.0]), np.arange(4)
-    once, often = probes.over_people(values, people), probes.over_people(values.repeat(50), people.repeat(50))
-    assert (often.low, often.high) == pytest.approx((once.low, once.high))
-
-
-@pytest.mark.parametrize(
-    ("values", "people", "per", "said"),
-    [
-        ([1.0], [0], None, "two"),
-        ([1.0, 2.0], [0], None, "2 values, 1 people"),
-        ([1.0, 2.0], [0, 1], [0.0, 0.0], "zero"),
-    ],
-)
-def test_an_interval_that_cannot_be_is_refused(values: list, people: list, per: list | None, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        probes.over_people(values, people, per)
 
 
 # ---------------------------------------------------------------- pictures
@@ -408,8 +367,3 @@ def test_the_nearest_phrase_of_each_factor_comes_in_the_order_of_its_cosine() ->
         best = [max((p for p in said if p.factor == factor), key=cosine.get) for factor in ("stature", "hair", "skin")]
         expected.append([p.text for p in sorted(best, key=cosine.get, reverse=True)[:2]])
     assert probes.nearest_phrases(features, phrases, said, top=2) == expected
-
-
-def test_an_interval_prints_all_three_numbers() -> None:
-    assert f"{probes.Interval(0.5, 0.25, 1.0):.1f}" == "0.5 [0.2, 1.0]"
-    assert probes.Interval(0.5, 0.25, 1.0).record() == {"value": 0.5, "low": 0.25, "high": 1.0}

@@ -5,6 +5,7 @@ pictures, are drawn again. Every number also has its control beside it: another 
 colour, a random subspace for a worded one, shuffled labels for a reading.
 """
 
+from csgn_lib.intervals import Interval, over_people
 from csgn_lib.probes.colour import record_sensitivity
 from csgn_lib.probes.descriptions import (
     attribute_sentences,
@@ -14,7 +15,6 @@ from csgn_lib.probes.descriptions import (
     read_attributes,
     true_values,
 )
-from csgn_lib.probes.intervals import Interval, over_people
 from csgn_lib.probes.pictures import (
     AGAIN,
     BY_CAMERA,

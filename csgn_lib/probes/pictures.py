@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import adjust_hue
 
 from csgn_lib.batches import to_float, to_gray
-from csgn_lib.probes.intervals import Interval, over_people
+from csgn_lib.intervals import Interval, over_people
 from csgn_lib.records import InputError
 from csgn_lib.synthetic import Scene
 from csgn_lib.vss import Embeddings, concatenate
