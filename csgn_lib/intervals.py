@@ -72,7 +72,7 @@ def people_drawn(
     Raises InputError for fewer than two people; ``whose`` says in its message which people they are.
     """
     if people < 2:
-        raise InputError(f"an interval over people needs two of them; {whose} {people}")
+        raise InputError(f"an interval over people needs two of them, {whose} {people}")
     return generator.multinomial(people, np.full(people, 1 / people), size=resamples)
 
 

@@ -95,6 +95,10 @@ class TestNotebook:
             ast.literal_eval(statement.value)  # nothing is derived here
             assert "#" in lines[statement.end_lineno - 1], f"no comment: {ast.unparse(statement)}"
 
+    def test_its_figures_are_as_wide_as_a_column_or_the_page(self, notebook):
+        widths = {w for cell in _cells(notebook) for w in re.findall(r"figsize=\(([^,]+),", cell["source"])}
+        assert widths <= {"figures.COLUMN_WIDTH", "figures.TEXT_WIDTH"}
+
     def test_it_opens_with_its_question(self, notebook):
         first = json.loads(notebook.read_text())["cells"][0]
         assert first["cell_type"] == "markdown" and "?" in "".join(first["source"]).splitlines()[0]

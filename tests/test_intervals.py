@@ -73,5 +73,5 @@ def test_scores_runs_and_probes_give_one_interval_to_the_bit() -> None:
 
 
 def test_one_person_in_a_world_is_named_with_it() -> None:
-    with pytest.raises(InputError, match="needs two of them; world 4 has 1"):
+    with pytest.raises(InputError, match="needs two of them, world 4 has 1"):
         intervals.people_drawn(1, np.random.default_rng(0), whose="world 4 has")
