@@ -76,6 +76,12 @@ def test_a_run_is_scored_and_recorded_whole(tiny_benchmark, tmp_path):
     hard = recorded["plain"]["protocols"]["cloth_changing"]
     assert hard["mean_ap"] == scores["plain"]["cloth_changing"].mean_ap and hard["counted"] > 0
     assert recorded["plain"]["descriptor"] == "[z12; f; c]" and recorded["plain"]["validation_mean_ap"] is None
+    assert recorded["plain"]["compared"] == {"parts": ["z12", "f", "c"], "vocabulary": "plain", "rank": 0}
+    compared = retrieval.chosen_descriptors(run)
+    assert {name: str(descriptor) for name, descriptor in compared.items()} == {
+        name: found["descriptor"] for name, found in recorded.items()
+    }
+    assert compared[retrieval.PERSON_ONLY].parts == ("f", "c")  # tuples, as they were chosen
     saved = load_file(run.path("embeddings.safetensors"))
     again = retrieval.evaluate(saved["query"], saved["gallery"], tiny_benchmark.query, tiny_benchmark.gallery)
     assert again.mean_ap == pytest.approx(hard["mean_ap"])

@@ -3,11 +3,14 @@
 import json
 import re
 from html.parser import HTMLParser
+from itertools import combinations
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from csgn_lib import figures
@@ -22,8 +25,8 @@ def _closed(monkeypatch, tmp_path):
     plt.close("all")
 
 
-def _plot():
-    figure, axes = plt.subplots()
+def _plot(width=figures.COLUMN_WIDTH):
+    figure, axes = plt.subplots(figsize=(width, 2))
     axes.plot([1, 2, 3], [0.1, 0.4, 0.2])
     axes.set_title("a title")
     return figure
@@ -73,6 +76,50 @@ def test_named_frames_are_stacked(tmp_path):
     parts = {"a": pd.DataFrame({"x": [1, 2]}), "b": pd.DataFrame({"x": [3]})}
     written = pd.read_csv(f"{figures.save(_plot(), tmp_path / 'plot', parts)}.csv")
     assert written.to_dict("list") == {"part": ["a", "a", "b"], "x": [1, 2, 3]}
+
+
+def test_a_pdf_is_as_wide_as_its_column_and_its_text_is_type_the_reader_can_search(tmp_path):
+    figures.use_style()
+    figure = _plot()
+    figure.axes[0].set(xlabel="✓ right, ± s.d.", ylabel=r"$\beta$")
+    pdf = Path(f"{figures.save(figure, tmp_path / 'plot', {'x': [1]})}.pdf").read_bytes()
+    [box] = re.findall(rb"/MediaBox \[ ?([^]]+)\]", pdf)
+    assert [float(number) for number in box.split()] == pytest.approx([0, 0, 72 * 3.35, 72 * 2], abs=0.01)
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # TrueType: journals refuse Type 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_a_paper_would_not_print_is_said(tmp_path):
+    for width in (figures.COLUMN_WIDTH, figures.TEXT_WIDTH):
+        figures.save(_plot(width), tmp_path / "plot", {"x": [1]})
+    with pytest.warns(UserWarning, match="'plot': 5.00 inches wide; give COLUMN_WIDTH = 3.35 or TEXT_WIDTH"):
+        figures.save(_plot(5), tmp_path / "plot", {"x": [1]})
+    bars, band = _plot(), _plot()
+    bars.axes[0].errorbar([1], [2], yerr=[[0.1], [0.2]])
+    band.axes[0].fill_between([1, 2], [0, 1], [1, 2])
+    for figure in (bars, band):
+        with pytest.warns(UserWarning, match="let the caption name their interval"):
+            figures.save(figure, tmp_path / "plot", {"x": [1]}, "Means.")
+        figures.save(figure, tmp_path / "plot", {"x": [1]}, "Mean and 95 % interval over people.")
+
+
+MACHADO = {  # Machado et al., TVCG 2009, severity 1, on linear RGB
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@pytest.mark.parametrize("eye", MACHADO)
+def test_two_lines_differ_in_dashes_or_in_colours_that_every_eye_tells_apart(eye):
+    with plt.style.context(figures.STYLE):
+        cycle = list(plt.rcParams["axes.prop_cycle"])
+    assert len(cycle) == 6
+    linear = np.array([to_rgb(each["color"]) for each in cycle]) ** 2.2
+    seen = (linear @ np.array(MACHADO[eye]).T).clip(0, 1) ** (1 / 2.2)
+    for (i, one), (j, other) in combinations(enumerate(cycle), 2):
+        same = one["linestyle"] == other["linestyle"]
+        assert np.linalg.norm(seen[i] - seen[j]) > (0.3 if same else 0.1), (one, other)
 
 
 # ---- query strips

@@ -13,8 +13,8 @@ HOME = Path(__file__).resolve().parents[1]
 LIBRARY = HOME / "csgn_lib"
 # each room imports only from rooms to its left
 ROOMS = (
-    "records bench config datasets synthetic batches backbones vocabulary mdg vss hsf losses training pretraining "
-    "retrieval models probes attribution runs figures panels __main__"
+    "records bench intervals config datasets synthetic batches backbones vocabulary mdg vss hsf losses training "
+    "pretraining retrieval models probes attribution runs figures panels __main__"
 ).split()
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
@@ -94,6 +94,10 @@ class TestNotebook:
             assert isinstance(statement, ast.AnnAssign), f"no type: {ast.unparse(statement)}"
             ast.literal_eval(statement.value)  # nothing is derived here
             assert "#" in lines[statement.end_lineno - 1], f"no comment: {ast.unparse(statement)}"
+
+    def test_its_figures_are_as_wide_as_a_column_or_the_page(self, notebook):
+        widths = {w for cell in _cells(notebook) for w in re.findall(r"figsize=\(([^,]+),", cell["source"])}
+        assert widths <= {"figures.COLUMN_WIDTH", "figures.TEXT_WIDTH"}
 
     def test_it_opens_with_its_question(self, notebook):
         first = json.loads(notebook.read_text())["cells"][0]

@@ -6,9 +6,11 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from csgn_lib import runs
+from csgn_lib.records import Run
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 BRIEF = {  # the others run with their defaults
@@ -30,6 +32,31 @@ def workbench(tmp_path_factory, worker_id) -> Path:
     return home
 
 
+def _the_sweep_hands_on_the_colour_sensitivity(run: Run) -> None:
+    written = pd.read_csv(run.path("colours-records.csv"))
+    made = pd.read_csv(run.path("runs-records.csv"))
+    assert len(written) == 3 * len(made)  # plain, clothing out, person only
+    for cell in made.to_dict("records"):
+        own = written[(written.row == cell["row"]) & (written.seed == cell["seed"])].set_index("descriptor")
+        for name in ("plain", "clothing out", "person only"):
+            assert own.value[name] == pytest.approx(cell[f"{name}.colour_sensitivity.value"], rel=1e-5)
+            assert own.low[name] < own.value[name] < own.high[name]
+
+
+def _the_tables_show_the_colour_sensitivity(run: Run) -> None:
+    records = (pd.read_csv(path) for path in run.dir.parent.glob("40_ablation_sweep-*/colours-records.csv"))
+    [short] = [frame for frame in records if "frozen small CLIP" in set(frame.row)]  # the sweep that 41 ran
+    shown = pd.read_csv(run.path("results.csv")).query("column == 'colour sensitivity'").set_index("row")
+    means = short.query("descriptor == 'plain'").groupby("row").value.mean()
+    assert shown["mean"].to_dict() == pytest.approx(means.to_dict(), rel=1e-5) and (shown.digits == 2).all()
+
+
+ALSO = {
+    "40_ablation_sweep": _the_sweep_hands_on_the_colour_sensitivity,
+    "41_ablation_tables": _the_tables_show_the_colour_sensitivity,
+}
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_answers_its_question(notebook, workbench, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(workbench))
@@ -42,3 +69,4 @@ def test_a_notebook_runs_and_answers_its_question(notebook, workbench, monkeypat
     assert sweep or json.loads(run.path("benchmark.json").read_text())["manifest"]
     for figure in run.path("figures").glob("*.png"):
         assert all(figure.with_suffix(suffix).stat().st_size for suffix in (".pdf", ".csv", ".json"))
+    ALSO.get(notebook.stem, lambda run: None)(run)

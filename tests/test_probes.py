@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import colorsys
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -11,13 +14,13 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from csgn_lib import probes, vocabulary
+from csgn_lib import probes, retrieval, training, vocabulary
 from csgn_lib.backbones import ClipTower, CompactTokenizer, tiny_words
-from csgn_lib.records import InputError
+from csgn_lib.config import Experiment
+from csgn_lib.datasets import Benchmark
+from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.synthetic import PARTS, Scene, World, scenes_of
 from csgn_lib.synthetic.people import COLOURS, attribute_prompts
 from csgn_lib.vocabulary import Phrase
@@ -45,45 +48,6 @@ def clip() -> ClipTower:
 def scenes() -> list[Scene]:
     world = World(people=(1, 3, 1), wardrobe=(3, 4, 3), images=(1, 1, 1), outfits=3)
     return [scene for scene in scenes_of(world) if scene.split == "validation"]
-
-
-# ---------------------------------------------------------------- intervals
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 5), st.floats(0.1, 5)), min_size=4, max_size=20))
-@settings(max_examples=20, deadline=None)
-def test_an_interval_over_people_is_what_drawing_people_with_all_their_rows_gives(rows: list) -> None:
-    people, values, per = (np.array(column) for column in zip(*[*rows, (8, 1.0, 1.0), (9, 2.0, 1.0)], strict=True))
-    found = probes.over_people(values, people, per, resamples=50, seed=3)
-    known = sorted(set(people))
-    drawn = []
-    rng = np.random.default_rng(3)
-    for times in rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=50):
-        pick = [
-            i for who, count in zip(known, times, strict=True) for i in np.flatnonzero(people == who).tolist() * count
-        ]
-        drawn.append(values[pick].sum() / per[pick].sum())
-    assert found.value == pytest.approx(values.sum() / per.sum())
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
-
-
-def test_rows_of_one_person_do_not_narrow_the_interval() -> None:
-    values, people = np.array([0.0, 1.0, 2.0, 3.0]), np.arange(4)
-    once, often = probes.over_people(values, people), probes.over_people(values.repeat(50), people.repeat(50))
-    assert (often.low, often.high) == pytest.approx((once.low, once.high))
-
-
-@pytest.mark.parametrize(
-    ("values", "people", "per", "said"),
-    [
-        ([1.0], [0], None, "two"),
-        ([1.0, 2.0], [0], None, "2 values, 1 people"),
-        ([1.0, 2.0], [0, 1], [0.0, 0.0], "zero"),
-    ],
-)
-def test_an_interval_that_cannot_be_is_refused(values: list, people: list, per: list | None, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        probes.over_people(values, people, per)
 
 
 # ---------------------------------------------------------------- pictures
@@ -141,10 +105,128 @@ def test_colour_sensitivity_by_hand() -> None:
         probes.OTHER_PERSON: torch.tensor([[0.0, 5.0]] * 3),
     }  # fmt: skip
     moved = probes.movements(features)
-    assert moved.mean().to_dict() == pytest.approx(
+    assert moved.mean().to_dict() == pytest.approx(  # what is not there (the hue) is no column
         {probes.RECOLOURED: 0.5, probes.GRAY: 2.0, probes.OTHER_PERSON: 1.0, probes.AGAIN: 0.0}, abs=1e-7
     )
     assert probes.colour_sensitivity(moved, [0, 1, 2]).value == pytest.approx(0.5)
+
+
+def test_real_pictures_change_as_they_say() -> None:
+    """Against colorsys, pixel by pixel: one hue angle a picture, saturation and value kept."""
+    pictures = torch.randint(0, 256, (6, 3, 4, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    people, cameras = np.array([1, 2, 3, 1, 2, 3]), np.array([0, 0, 0, 5, 5, 0])
+    found = probes.real_changes(pictures, people, cameras, seed=1)
+    assert torch.equal(found[probes.PICTURE], pictures)
+    for i, picture in enumerate(pictures):
+        turns = []
+        for y in range(4):
+            for x in range(2):
+                h, s, v = colorsys.rgb_to_hsv(*(picture[:, y, x] / 255).tolist())
+                after = colorsys.rgb_to_hsv(*found[probes.HUE][i, :, y, x].tolist())
+                assert after[1:] == pytest.approx((s, v), abs=1e-4)
+                turns.append((after[0] - h) % 1)
+        assert max(turns) - min(turns) < 1e-3 and 1 / 6 - 1e-3 < turns[0] < 5 / 6 + 1e-3
+        assert torch.allclose(found[probes.GRAY][i], (picture / 255 * torch.tensor([0.299, 0.587, 0.114])
+                              [:, None, None]).sum(0).expand(3, 4, 2), atol=1e-5)  # fmt: skip
+        fit = [j for j in range(6) if people[j] != people[i] and cameras[j] == cameras[i]]
+        assert any(torch.equal(found[probes.BY_CAMERA][i], pictures[j]) for j in fit)
+    again = probes.real_changes(pictures, people, cameras, seed=1)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    with pytest.raises(InputError, match="camera 5 shows person 1 alone"):
+        probes.real_changes(pictures, people, np.array([0, 0, 0, 5, 0, 0]))
+
+
+def test_hue_sensitivity_by_hand() -> None:
+    moved = pd.DataFrame({probes.HUE: [0.1, 0.3, 0.2, 0.2], probes.BY_CAMERA: [0.5, 0.7, 0.3, 0.5]})
+    assert probes.hue_sensitivity(moved, [0, 0, 1, 1]).value == pytest.approx(0.8 / 2.0)
+
+
+def test_scenes_are_taken_at_even_steps_through_each_person_s_own(scenes: list[Scene]) -> None:
+    mixed = scenes[::2] + scenes[1::2]
+    found = probes.evenly(mixed, 3)
+    for who in {scene.person_id for scene in scenes}:
+        own = [scene for scene in mixed if scene.person_id == who]
+        middle = (len(own) - 1) / 2
+        assert [s.path for s in found if s.person_id == who] == [own[i].path for i in (0, round(middle), -1)]
+    assert len(found) == 3 * len({scene.person_id for scene in scenes})
+    assert sorted(s.path for s in probes.evenly(scenes, 99)) == sorted(s.path for s in scenes)  # all, each once
+
+
+# ---------------------------------------------------------------- the sensitivity of a run
+
+# the embedded towers: features of random ones lie too near each other for float32 to tell how near
+EXPERIMENT = Experiment.from_parameters(hsf="none", stage2_epochs=1, batch_persons=4, batch_images=2)
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_benchmark: Benchmark, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of an epoch in the tiny world, scored; copy what is to be changed."""
+    run = training.fit(EXPERIMENT, tiny_benchmark, tmp_path_factory.mktemp("scored") / "run")
+    retrieval.score_run(run, tiny_benchmark)
+    return run
+
+
+def copied(run: Run, folder: Path, **config: object) -> Run:
+    shutil.copytree(run.dir, folder)
+    write_json(folder / "config.json", run.config | config)
+    return Run(folder)
+
+
+def test_the_sensitivity_of_a_run_is_that_of_its_descriptors_picture_by_picture(
+    scored: Run, tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(scored, tmp_path / "run")
+    before = run.results
+    monkeypatch.setattr(probes.colour, "World", lambda seed: replace(tiny_world, seed=seed))
+    found = probes.record_sensitivity(run, per_person=2, seed=4, resamples=20)
+
+    scenes = probes.evenly([s for s in scenes_of(tiny_world) if s.split == "test"], 2)
+    shots = probes.counterfactuals(scenes, 4)
+    encoder, (clip, _) = training.load_encoder(run).eval(), training.load_towers(EXPERIMENT)
+    words = retrieval.Vocabularies(clip).features
+    with torch.no_grad():
+        seen = {name: encoder(images) for name, images in shots.items()}
+    assert set(found) == set(before) == {retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY}
+    for name, said in before.items():
+        compared, far = said["compared"], {probes.RECOLOURED: 0.0, probes.OTHER_PERSON: 0.0}
+        basis = None if name == retrieval.PLAIN else vocabulary.subspace(words[name], compared["rank"])
+
+        def row(change: str, i: int, name=name, basis=basis, parts=compared["parts"]) -> Tensor:
+            own = {part: value[i].double() for part, value in seen[change].parts().items()}
+            if basis is not None:  # the vocabulary's map on f, by hand
+                inside = basis.double() @ (basis.double().T @ own["f"])
+                own["f"] = inside if name == retrieval.PERSON_ONLY else own["f"] - inside
+            return torch.cat([own[part] / own[part].norm() for part in parts])
+
+        for i in range(len(scenes)):
+            for change in far:
+                a, b = row(probes.PICTURE, i), row(change, i)
+                far[change] += float(1 - a @ b / a.norm() / b.norm())
+        assert found[name].value == pytest.approx(far[probes.RECOLOURED] / far[probes.OTHER_PERSON], rel=1e-4)
+
+    after = run.results
+    recorded = {name: entry.pop("colour_sensitivity") for name, entry in after.items()}
+    assert recorded == {name: interval.record() for name, interval in found.items()}
+    assert after == before  # the scores stay as they were
+
+
+@pytest.mark.parametrize("config", [{"benchmark": "ltcc"}, {"root": "elsewhere"}])
+def test_a_run_of_real_pictures_has_no_counterfactual_and_is_left_alone(
+    scored: Run, tmp_path: Path, config: dict
+) -> None:
+    run = copied(scored, tmp_path / "run", **config)
+    before = run.path("results.json").read_bytes()
+    assert probes.record_sensitivity(run) == {} and run.path("results.json").read_bytes() == before
+
+
+def test_a_run_that_is_not_scored_has_no_sensitivity_and_says_so(scored: Run, tmp_path: Path) -> None:
+    run = copied(scored, tmp_path / "run")
+    write_json(run.path("results.json"), {"plain": {"descriptor": "[f]"}})
+    with pytest.raises(InputError, match="does not say what was compared.*score the run again"):
+        probes.record_sensitivity(run)
+    run.path("results.json").unlink()
+    with pytest.raises(InputError, match="results.json does not exist; score the run first"):
+        probes.record_sensitivity(run)
 
 
 # ---------------------------------------------------------------- sentences
@@ -285,8 +367,3 @@ def test_the_nearest_phrase_of_each_factor_comes_in_the_order_of_its_cosine() ->
         best = [max((p for p in said if p.factor == factor), key=cosine.get) for factor in ("stature", "hair", "skin")]
         expected.append([p.text for p in sorted(best, key=cosine.get, reverse=True)[:2]])
     assert probes.nearest_phrases(features, phrases, said, top=2) == expected
-
-
-def test_an_interval_prints_all_three_numbers() -> None:
-    assert f"{probes.Interval(0.5, 0.25, 1.0):.1f}" == "0.5 [0.2, 1.0]"
-    assert probes.Interval(0.5, 0.25, 1.0).record() == {"value": 0.5, "low": 0.25, "high": 1.0}

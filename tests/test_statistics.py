@@ -1,13 +1,14 @@
 """Statistics over runs: each against a slow twin or a hand-worked example; the null is kept, a shift is found."""
 
-import json
 import struct
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from scipy import stats
 
 from csgn_lib import datasets, retrieval, runs
@@ -215,24 +216,18 @@ def test_holm_is_its_definition(p):
 # ---- runs: their queries, their cost
 
 
-def _model(path, header):
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-
-
 def test_a_cost_is_what_the_run_recorded(tmp_path):
     run = Run(tmp_path)
     assert runs.cost(run) == {"encoder_parameters": None, "seconds": None, "memory_mib": None}
     run.set_status("done", seconds=12.5, memory_mib=700)
-    entry = {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}
-    header = {
-        "vit.proj": entry,
-        "vit.bias": entry | {"dtype": "BF16", "shape": [5]},
-        "vit.scale": entry | {"shape": []},
+    kept = {
+        "vit.proj": torch.zeros(3, 4),
+        "vit.bias": torch.zeros(5, dtype=torch.bfloat16),
+        "vit.scale": torch.tensor(1.0),
     }
-    header |= {f"resnet.bn1.{name}": entry for name in ("running_mean", "running_var")} | {"vit_mean": entry}
-    header |= {"resnet.bn1.num_batches_tracked": entry | {"dtype": "I64"}, "__metadata__": {"format": "pt"}}
-    _model(run.path("model.safetensors"), header)
+    left = {f"resnet.bn1.{name}": torch.zeros(3, 4) for name in ("running_mean", "running_var")}
+    left |= {"vit_mean": torch.zeros(12), "resnet.bn1.num_batches_tracked": torch.tensor(7)}
+    save_file(kept | left, run.path("model.safetensors"), metadata={"format": "pt"})
     assert runs.cost(run) == {"encoder_parameters": 12 + 5 + 1, "seconds": 12.5, "memory_mib": 700}
     for damaged in (b"", b"\xff" * 20, struct.pack("<Q", 2) + b"[]"):
         run.path("model.safetensors").write_bytes(damaged)

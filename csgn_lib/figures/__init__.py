@@ -4,7 +4,7 @@ Nothing here computes a score or imports torch: what is drawn was read from a ru
 """
 
 from csgn_lib.figures.forest import dots, forest, tradeoff
-from csgn_lib.figures.latex import latex_float, latex_table, macro_name, number_macros
+from csgn_lib.figures.latex import ALPHA, latex_float, latex_table, macro_name, number_macros
 from csgn_lib.figures.page import write_page
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
 from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, use_style
@@ -12,6 +12,7 @@ from csgn_lib.figures.strips import rank_strip, rank_strips, strip_frame
 from csgn_lib.figures.tables import Table, results_table
 
 __all__ = [
+    "ALPHA",
     "COLUMN_WIDTH",
     "STYLE",
     "TEXT_WIDTH",

@@ -13,7 +13,7 @@ import pandas as pd
 from csgn_lib.figures.tables import LATEX
 from csgn_lib.records import InputError, atomic_path
 
-ALPHA = 0.05
+ALPHA = 0.05  # a corrected p below it is marked, here and in 41_ablation_tables
 MARK = "^{*}"
 _DIGITS = "Zero One Two Three Four Five Six Seven Eight Nine".split()
 
@@ -32,8 +32,8 @@ def latex_table(
         spread: mean ± s.d., or mean [low, high]; where that is not known, the mean alone.
         note: one line for whoever opens the file, as a comment of LaTeX.
 
-    A star stands only where ``p`` is below 0.05, and n.s. where it is known and not. Bold is only the highest mean
-    of a column, and only if its ``p_best`` is below 0.05; without one, nothing is.
+    A star stands only where ``p`` is below ALPHA, and n.s. where it is known and not. Bold is only the highest mean
+    of a column, and only if its ``p_best`` is below ALPHA; without one, nothing is.
 
     Returns the path without a suffix.
 

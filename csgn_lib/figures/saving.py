@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from csgn_lib.records import InputError, Run, atomic_path, home
@@ -45,14 +49,19 @@ def save(
             ``reports/figures`` of the workbench; a name with a folder lies there.
         data: the numbers that were drawn: a frame, columns, or named frames (stacked, with a first
             column ``part``).
-        caption: one or two sentences; also what the demo's page prints below.
+        caption: one or two sentences; also what the demo's page prints below. Where there are error bars or
+            bands it says what they are: of which interval, over what.
         runs: the runs that the numbers came from; recorded with what tells them from others (``runs.origin``).
         sources: the committed records that the numbers were read from; recorded with their SHA-256.
 
-    Returns the path without a suffix. Raises InputError if ``data`` is no table.
+    Returns the path without a suffix. Raises InputError if ``data`` is no table. What a paper would not print, another
+    width than a column's or the page's, or bars whose interval the caption does not name, is a warning: the numbers
+    may have taken hours.
     """
     base = _place(name)
     frame = _frame(data, base.name)
+    for fault in _faults(figure, caption):
+        warnings.warn(f"figure {base.name!r}: {fault}", stacklevel=2)
     provenance = {
         "caption": caption,
         "command": os.environ.get(COMMAND_VARIABLE, ""),
@@ -69,6 +78,17 @@ def save(
         provenance["csv_sha256"] = sha256(targets["csv"])
         targets["json"].write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     return base
+
+
+def _faults(figure: Figure, caption: str) -> list[str]:
+    faults = []
+    if round(width := figure.get_figwidth(), 2) not in (COLUMN_WIDTH, TEXT_WIDTH):
+        faults.append(f"{width:.2f} inches wide; give COLUMN_WIDTH = {COLUMN_WIDTH} or TEXT_WIDTH = {TEXT_WIDTH}")
+    bars = any(isinstance(drawn, ErrorbarContainer) for axes in figure.axes for drawn in axes.containers)
+    bands = any(isinstance(drawn, FillBetweenPolyCollection) for axes in figure.axes for drawn in axes.collections)
+    if (bars or bands) and not re.search(r"interval|s\.d\.", caption):
+        faults.append("it has error bars or bands; let the caption name their interval, or s.d., and over what")
+    return faults
 
 
 def _place(name: str | Path) -> Path:

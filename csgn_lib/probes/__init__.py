@@ -5,6 +5,7 @@ pictures, are drawn again. Every number also has its control beside it: another 
 colour, a random subspace for a worded one, shuffled labels for a reading.
 """
 
+from csgn_lib.intervals import Interval, over_people
 from csgn_lib.probes.colour import record_sensitivity
 from csgn_lib.probes.descriptions import (
     attribute_sentences,
@@ -14,11 +15,12 @@ from csgn_lib.probes.descriptions import (
     read_attributes,
     true_values,
 )
-from csgn_lib.probes.intervals import Interval, over_people
 from csgn_lib.probes.pictures import (
     AGAIN,
+    BY_CAMERA,
     CHANGES,
     GRAY,
+    HUE,
     OTHER_PERSON,
     PICTURE,
     RECOLOURED,
@@ -26,8 +28,11 @@ from csgn_lib.probes.pictures import (
     cosine_distance,
     counterfactuals,
     embed_pictures,
+    even_rows,
     evenly,
+    hue_sensitivity,
     movements,
+    real_changes,
 )
 from csgn_lib.probes.sentences import (
     CLOTHES_PARTS,
@@ -41,9 +46,11 @@ from csgn_lib.probes.subspaces import centred, energy_curve, random_basis, rando
 
 __all__ = [
     "AGAIN",
+    "BY_CAMERA",
     "CHANGES",
     "CLOTHES_PARTS",
     "GRAY",
+    "HUE",
     "Interval",
     "OTHER_DESCRIPTION",
     "OTHER_OUTFIT",
@@ -59,7 +66,9 @@ __all__ = [
     "counterfactuals",
     "embed_pictures",
     "energy_curve",
+    "even_rows",
     "evenly",
+    "hue_sensitivity",
     "movements",
     "names_its_identity",
     "nearest_phrases",
@@ -68,6 +77,7 @@ __all__ = [
     "random_basis",
     "random_energy",
     "read_attributes",
+    "real_changes",
     "record_sensitivity",
     "text_movement",
     "true_values",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from csgn_lib.config import Experiment
-from csgn_lib.probes.intervals import Interval
+from csgn_lib.intervals import Interval
 from csgn_lib.probes.pictures import colour_sensitivity, counterfactuals, embed_pictures, evenly, movements
 from csgn_lib.records import Run, write_json
 from csgn_lib.retrieval import PLAIN, Vocabularies, chosen_descriptors, features_of

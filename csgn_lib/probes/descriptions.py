@@ -14,7 +14,7 @@ from torch import Tensor
 
 from csgn_lib import mdg
 from csgn_lib.backbones import ClipTower
-from csgn_lib.probes.intervals import over_people
+from csgn_lib.intervals import over_people
 from csgn_lib.probes.subspaces import centred
 from csgn_lib.synthetic.people import BODY_MEASURES, attribute_prompts
 from csgn_lib.vocabulary import Phrase

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
 from csgn_lib import vocabulary
-from csgn_lib.probes.intervals import Interval, over_people
+from csgn_lib.intervals import Interval, over_people
 from csgn_lib.records import InputError
 
 

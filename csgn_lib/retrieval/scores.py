@@ -11,11 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csgn_lib.datasets import Protocol
+from csgn_lib.intervals import RESAMPLES, means_drawn, middle, people_drawn
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.ranking import Pairs
 
 RANKS = 50  # length of the CMC curve
-RESAMPLES = 1000
 METRICS = ("rank1", "mean_ap", "minp")
 _LABELS = ("path", "person", "camera", "clothes", "tracklet")
 
@@ -166,17 +166,9 @@ def _bootstrap(counted: pd.DataFrame, level: float, resamples: int, seed: int) -
     """Percentile interval of the mean over draws of the mean ``value``, people drawn with replacement."""
     if not 0 < level < 1 or resamples < 1:
         raise InputError(f"level = {level}, resamples = {resamples}: a level between 0 and 1, and at least 1 draw")
-    grouped = counted.groupby(["person", "draw"])["value"]
-    total = grouped.sum().unstack(fill_value=0).to_numpy()  # (people, draws)
-    count = grouped.size().unstack(fill_value=0).to_numpy(float)
-    if len(total) < 2:
-        raise InputError(f"an interval over people needs two of them, counted is {len(total)}")
-    generator = np.random.default_rng(seed)
-    times = generator.multinomial(len(total), np.full(len(total), 1 / len(total)), size=resamples)
-    with np.errstate(invalid="ignore"):  # a draw of the gallery in which nobody drawn is counted
-        values = np.nanmean((times @ total) / (times @ count), axis=1)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    people = np.sort(counted["person"].unique())
+    times = people_drawn(len(people), np.random.default_rng(seed), resamples, "counted is")
+    return middle(means_drawn(counted, people, times), level)
 
 
 def score(

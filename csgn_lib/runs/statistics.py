@@ -8,17 +8,17 @@ people would give to the trained models at hand. Frames here are stacked per-que
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
 from scipy.special import stdtrit
 
+from csgn_lib.intervals import RESAMPLES, means_drawn, middle, people_drawn
 from csgn_lib.records import InputError, Run
 
 EXACT = 16  # units up to which every sign pattern is enumerated
@@ -64,7 +64,7 @@ def queries(run: Run, **labels: Any) -> pd.DataFrame:
 
 
 def people_interval(
-    frame: pd.DataFrame, metric: str = "mean_ap", level: float = 0.95, resamples: int = 1000, seed: int = 0
+    frame: pd.DataFrame, metric: str = "mean_ap", level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap over *people* of the mean over runs of a metric, as fractions (low, high).
 
@@ -87,17 +87,9 @@ def people_interval(
     values = []
     for world, part in counted.groupby("world"):
         people = np.sort(part["person"].unique())
-        if len(people) < 2:
-            raise InputError(f"an interval over people needs two of them; world {world} has {len(people)}")
-        times = generator.multinomial(len(people), np.full(len(people), 1 / len(people)), size=resamples)
-        for _, one in part.groupby("seed"):
-            grouped = one.groupby(["person", "draw"])["value"]
-            total = grouped.sum().unstack(fill_value=0).reindex(people, fill_value=0).to_numpy()
-            count = grouped.size().unstack(fill_value=0).reindex(people, fill_value=0).to_numpy(float)
-            with np.errstate(invalid="ignore"):  # a draw of the gallery in which nobody drawn is counted
-                values.append(np.nanmean((times @ total) / (times @ count), axis=1))
-    low, high = np.quantile(np.mean(values, axis=0), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+        times = people_drawn(len(people), generator, resamples, f"world {world} has")
+        values += [means_drawn(one, people, times) for _, one in part.groupby("seed")]
+    return middle(np.mean(values, axis=0), level)
 
 
 def paired(
@@ -244,18 +236,14 @@ def cost(run: Run) -> dict[str, float | None]:
 
 def _parameters(path: Path) -> int:
     try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(size))
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        return sum(
-            math.prod(entry["shape"])
-            for name, entry in tensors.items()
-            if entry["dtype"].startswith(("F", "BF")) and name.rpartition(".")[2] not in _BUFFERS
-        )
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_slice(name) for name in file.keys()}
+            return sum(
+                math.prod(tensor.get_shape())
+                for name, tensor in tensors.items()
+                if tensor.get_dtype().startswith(("F", "BF")) and name.rpartition(".")[2] not in _BUFFERS
+            )
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no safetensors file ({error}); remove it and train the run again") from error
 
 
