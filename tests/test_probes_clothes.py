@@ -180,7 +180,7 @@ def test_a_reader_refuses_labels_that_it_cannot_ask(crowd: pd.DataFrame) -> None
     with pytest.raises(InputError, match="two labels"):
         read(crowd.assign(colour=crowd.hair), features, "colour", "clothes")
     with pytest.raises(InputError, match="lower least"):
-        read(crowd, features, "colour", "clothes", least=5)
+        read(crowd, features, "colour", "clothes", least=9)
     with pytest.raises(InputError, match="0 values"):
         read(crowd.assign(colour="none"), features, "colour", "clothes")
 
