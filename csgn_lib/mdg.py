@@ -31,10 +31,19 @@ COSINE_SCALE = 100.0  # [P], CLIP's own inverse temperature after training
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Two descriptions of each of N identities in CLIP's joint space: rgb (N, P), gray (N, P), not normalised."""
+    """Two descriptions of each of N identities in CLIP's joint space: rgb (N, P), gray (N, P), not normalised.
+
+    words_rgb, words_gray (N, T, Wt): the learned words they were made of; None where there are none.
+    """
 
     rgb: Tensor
     gray: Tensor
+    words_rgb: Tensor | None = None
+    words_gray: Tensor | None = None
+
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def pairwise_similarity(a: Tensor, b: Tensor, kind: str = "dot") -> Tensor:
@@ -130,10 +139,11 @@ class PromptBank(nn.Module):
 
     @torch.no_grad()
     def all_text_features(self, chunk: int = 256) -> TextFeatures:
-        """Both descriptions of all N identities, without gradients; ``chunk`` identities at a time bound memory."""
+        """Both descriptions of all N identities and their words, without gradients; ``chunk`` identities at a time."""
         device = self.words_rgb.device
         parts = [self(persons) for persons in torch.arange(self.identities, device=device).split(chunk)]
-        return TextFeatures(torch.cat([part.rgb for part in parts]), torch.cat([part.gray for part in parts]))
+        described = [torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "gray")]
+        return TextFeatures(*described, self.words_rgb.detach().clone(), self.words_gray.detach().clone())
 
     def _encode(self, template: Tensor, places: tuple[tuple[int, ...], int], words: Sequence[Tensor]) -> Tensor:
         starts, end = places

@@ -367,3 +367,25 @@ def test_the_nearest_phrase_of_each_factor_comes_in_the_order_of_its_cosine() ->
         best = [max((p for p in said if p.factor == factor), key=cosine.get) for factor in ("stature", "hair", "skin")]
         expected.append([p.text for p in sorted(best, key=cosine.get, reverse=True)[:2]])
     assert probes.nearest_phrases(features, phrases, said, top=2) == expected
+
+
+def test_nearest_words_are_those_of_a_plain_loop() -> None:
+    random = torch.Generator().manual_seed(5)
+    table, learned = torch.randn(9, 4, generator=random), torch.randn(3, 4, generator=random)
+    words = [f"w{i}" for i in range(9)]
+    found, spacing = probes.nearest_words(learned, words, table, top=2)
+    for row, vector in zip(found.itertuples(), learned, strict=True):
+        far = {word: float((vector - other).norm()) for word, other in zip(words, table, strict=True)}
+        assert row.nearest == ", ".join(sorted(far, key=far.get)[:2])
+        assert row.distance == pytest.approx(min(far.values()), rel=1e-5)
+    nearest = [min(float((a - b).norm()) for j, b in enumerate(table) if j != i) for i, a in enumerate(table)]
+    assert spacing == pytest.approx(sorted(nearest)[4], rel=1e-5)
+
+
+def test_whole_words_are_the_tokens_that_a_text_is_made_of(clip: ClipTower) -> None:
+    words, table = clip.whole_words()
+    assert {"tall", "person", "red"} <= set(words) and all(word.isalpha() for word in words)
+    place = words.index("tall")
+    assert torch.equal(table[place], clip.embed_tokens(clip.tokenize(["tall"]))[0, 1])
+    full, _ = small_clip().whole_words()
+    assert len(full) > 20_000

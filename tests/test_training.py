@@ -399,6 +399,7 @@ def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path)
     described, stored = training.read_descriptions(run), load_file(run.path("text.safetensors"))
     assert torch.equal(described.rgb, stored["rgb"]) and torch.equal(described.gray, stored["gray"])
     assert len(described.rgb) == people.train["person"].nunique()
+    assert described.words_gray.shape[:2] == (len(described.rgb), run.config["prompt_tokens"])
 
     encoder, state = training.load_encoder(run), load_file(run.path("model.safetensors"))
     assert not encoder.training

@@ -150,6 +150,21 @@ class ClipTower(nn.Module):
         """Token ids (N, L) to word embeddings (N, L, text_width), positions not yet added."""
         return self.text.token_embedding(tokens)
 
+    def whole_words(self) -> tuple[list[str], Tensor]:
+        """Every token that is a word of letters, whole, and its embedding: V words and (V, text_width).
+
+        Raises InputError for a tokenizer that is not CLIP's byte pairs: its tokens do not tell where a word ends.
+        """
+        pairs = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # the small CLIP's wraps open_clip's
+        if not isinstance(pairs, open_clip.SimpleTokenizer):
+            raise InputError(f"{type(pairs).__name__} is not CLIP's byte-pair tokenizer; its words cannot be listed")
+        ids = getattr(self.tokenizer, "ids", None) or {i: i for i in pairs.decoder}
+        words = {
+            text.removesuffix("</w>"): ids[i] for i, text in pairs.decoder.items() if text.endswith("</w>") and i in ids
+        }
+        words = {word: i for word, i in words.items() if word.isascii() and word.isalpha()}
+        return list(words), self.text.token_embedding.weight[list(words.values())].detach()
+
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Strings to features (N, P) in the joint space, not normalised."""
         tokens = self.tokenize(texts)

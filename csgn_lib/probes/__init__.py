@@ -28,6 +28,7 @@ from csgn_lib.probes.descriptions import (
     class_means,
     names_its_identity,
     nearest_phrases,
+    nearest_words,
     read_attributes,
     true_values,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "movements",
     "names_its_identity",
     "nearest_phrases",
+    "nearest_words",
     "neighbourhood",
     "one_word_changes",
     "over_people",

@@ -94,3 +94,27 @@ def nearest_phrases(features: Tensor, phrases: Tensor, said: Sequence[Phrase], t
             best.setdefault(said[i].factor, said[i].text)  # insertion keeps the order of the cosines
         found.append(list(best.values())[:top])
     return found
+
+
+def nearest_words(
+    learned: Tensor, words: Sequence[str], table: Tensor, top: int = 3, sample: int = 2000
+) -> tuple[pd.DataFrame, float]:
+    """The words whose embeddings lie nearest to learned ones, by Euclidean distance (as CoOp's authors read theirs).
+
+    Nearest is not near: a learned word lies somewhere in a space that words fill thinly. So each distance stands beside
+    how far a word lies from its own nearest other word.
+
+    Args:
+        learned: (M, Wt). words: V of them. table: (V, Wt) their embeddings. top: how many are named.
+        sample: of so many words at most, at even steps, the distance to the nearest other is taken.
+
+    Returns:
+        A row for each learned word: ``nearest`` (``top`` words, the nearest first), ``distance`` (to the nearest); and
+        the median distance of a word to its nearest other word.
+    """
+    learned, table = learned.double().cpu(), table.double().cpu()
+    distance, index = torch.cdist(learned, table).topk(min(top, len(words)), dim=1, largest=False)
+    some = torch.linspace(0, len(words) - 1, min(sample, len(words))).round().long()
+    spacing = torch.cdist(table[some], table).topk(2, dim=1, largest=False).values[:, 1].median()  # the first is itself
+    named = [", ".join(words[i] for i in row) for row in index.tolist()]
+    return pd.DataFrame({"nearest": named, "distance": distance[:, 0].numpy()}), float(spacing)

@@ -46,9 +46,9 @@ def prepare_guides(
             text = read_descriptions(run, accelerator.device)
         else:
             text = describe(experiment, clip, images, accelerator, report, checkpoints)
-            text = mdg.TextFeatures(*(broadcast(part.contiguous()) for part in (text.rgb, text.gray)))
+            text = mdg.TextFeatures(**{name: broadcast(part.contiguous()) for name, part in text.parts().items()})
             if accelerator.is_main_process:
-                save_tensors({"rgb": text.rgb, "gray": text.gray}, run.path(TEXT_FILE))
+                save_tensors(text.parts(), run.path(TEXT_FILE))
     if experiment.hsf == "orthogonal":
         colour = hsf.colour_subspace(text.rgb, text.gray, experiment.clothing_rank)
     if person is not None:
@@ -57,7 +57,9 @@ def prepare_guides(
 
 
 def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextFeatures:
-    """The descriptions (N, P) that a run learned in stage 1, in the order of its training identities.
+    """The descriptions (N, P) that a run learned in stage 1, in the order of its training identities, and their words.
+
+    The words are None where random vectors stand in place of text, and in runs of before they were kept.
 
     Raises:
         InputError: the run has none: it used no text, or stage 1 has not ended.
@@ -71,7 +73,7 @@ def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextF
         raise InputError(
             f"{path} is damaged ({error}); remove it, and the same command learns the descriptions again"
         ) from error
-    return mdg.TextFeatures(stored["rgb"].to(device), stored["gray"].to(device))
+    return mdg.TextFeatures(**{name: part.to(device) for name, part in stored.items()})
 
 
 def describe(
