@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips answers paper test test-browser lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips inside answers paper test test-browser lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -62,6 +62,17 @@ ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: hours o
 ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
 	@$(call SWEPT,clips,clips/first,{},$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
 	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
+
+# Three rows in one world, looked into: whole figures, the numbers behind them, and what was found in words.
+INSIDE := {"identity + triplet": "reports/runs/inside-identity-triplet", "CLIP-ReID": "reports/runs/inside-clip-reid", "CSGN": "reports/runs/inside-csgn"}
+LOOK = $(RUN) -m csgn_lib run $(1) $(2) --run-dir reports/runs/inside-$(1)
+inside: $(STAMP)  ## three trained rows under 10, 30, 31 and 32: some 10 minutes on 2 cores; leaves reports/inside
+	@for m in identity-triplet clip-reid csgn; do $(RUN) -m csgn_lib train --preset demo+$$m --run-dir reports/runs/inside-$$m || exit 1; done
+	@$(call LOOK,10_colour_bias,-p run_dir reports/runs/inside-csgn)
+	@$(call LOOK,30_embedding_map,-p runs '$(INSIDE)')
+	@$(call LOOK,31_clothes_leakage,-p runs '$(INSIDE)')
+	@$(call LOOK,32_attention,-p runs '$(INSIDE)')
+	@$(RUN) -m csgn_lib.runs reports/inside reports/runs/inside-[0-9]*
 
 answers: $(STAMP)  ## run every notebook and write what it found under its question: some 8 minutes on 2 cores
 	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \

@@ -541,6 +541,27 @@ def test_no_answer_is_kept_of_a_run_that_has_none(tmp_path, texts, state, word):
     assert notebook.read_bytes() == before
 
 
+def test_figures_results_and_answers_of_several_notebooks_are_collected_or_none_are(tmp_path):
+    made = []
+    for name in ("10_asks", "20_asks"):
+        run = finished_run(tmp_path / "runs" / name, f"**Answer.** {name} says so")
+        run.set_status("done", notebook=str(tmp_path / f"{name}.ipynb"))
+        write_json(run.path("results.json"), {"of": name})
+        run.path("figures").mkdir()
+        run.path("figures", "curve.csv").write_text(name)
+        made.append(run)
+    made[1].set_status("failed", notebook="20_asks.ipynb")
+    with pytest.raises(InputError, match="is failed, not done"):
+        runs.collect(tmp_path / "out", made)
+    assert not (tmp_path / "out").exists()
+    made[1].set_status("done", notebook="20_asks.ipynb")
+    said = runs.collect(tmp_path / "out", made).read_text(encoding="utf-8")
+    assert said == "**10_asks.** 10_asks says so\n\n**20_asks.** 20_asks says so\n"
+    assert (tmp_path / "out" / "20_asks-curve.csv").read_text() == "20_asks"
+    assert json.loads((tmp_path / "out" / "10_asks-results.json").read_text()) == {"of": "10_asks"}
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
 def test_a_command_names_a_notebook_of_the_workbench_as_anyone_can_and_another_by_its_path(tmp_path, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     (tmp_path / "notebooks").mkdir()

@@ -1,14 +1,14 @@
 """Runs: notebooks executed headless, their folders and states, sweeps over them, and the demo.
 
 `execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
-`state` of one · `current` from inside a notebook · `keep_answer` under its question · `demo` the plan behind
+`state` of one · `current` from inside a notebook · `answer` it gave, `keep_answer` under its question, `collect` in a folder · `demo` the plan behind
 ``make demo`` · `spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost` ·
 `swept`, a sweep's committed records · `explain` a figure, back to its runs.
 Never imports torch.
 """
 
 from csgn_lib.runs import executors
-from csgn_lib.runs.answers import keep_answer
+from csgn_lib.runs.answers import answer, collect, keep_answer
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.explain import Explanation, explain, origin
 from csgn_lib.runs.folders import current, flat, recorded, runs_folder, state, table
@@ -29,7 +29,9 @@ __all__ = [
     "Step",
     "Swept",
     "against",
+    "answer",
     "clock",
+    "collect",
     "cost",
     "current",
     "declared",

@@ -1,4 +1,5 @@
-"""`keep_answer`: what a finished run of a notebook found, written back into the notebook's first cell.
+"""`answer`: what a finished run of a notebook found; `keep_answer` writes it into the notebook's first cell, `collect` beside
+its figures in a folder of reports.
 
 A reader sees the answer before the first cell runs, and nobody types it: it is the last output of the
 executed copy that begins with ``**Answer.**``, with the command that makes it again and what it cost.
@@ -7,41 +8,50 @@ executed copy that begins with ``**Answer.**``, with the command that makes it a
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from csgn_lib.records import InputError, Run, read_json, write_text
+from csgn_lib.records import InputError, Run, atomic_path, read_json, write_text
 from csgn_lib.runs.notebooks import cells
 
 ANSWER, LAST, COST = "**Answer.**", "*Last answer:*", "*Cost:*"
 
 
+def answer(run: Run) -> str:
+    """What the run's notebook found: the last output of its executed copy that begins with ``**Answer.**``, on one line.
+
+    Raises:
+        InputError: the run is not done, or its executed.ipynb has no such output.
+    """
+    state = run.status["state"]
+    if state != "done":
+        raise InputError(f"{run.dir} is {state}, not done: it has no answer to keep")
+    executed = run.path("executed.ipynb")
+    said = [text for text in map(_markdown, _outputs(executed)) if text.startswith(ANSWER)]
+    if not said:
+        raise InputError(f"{executed} shows no Markdown that begins with {ANSWER}; let its last cell say what it found")
+    return " ".join(said[-1].removeprefix(ANSWER).split())
+
+
 def keep_answer(run: Run, notebook: Path, command: str) -> str:
     """Put the run's answer, the ``command`` that makes it again, and its cost under the notebook's question.
 
-    Returns the answer.
-
-    Raises:
-        InputError: the run is not done, or no output of its executed.ipynb begins with ``**Answer.**``.
+    Returns the answer. Raises what `answer` raises.
     """
-    status = run.status
-    if status["state"] != "done":
-        raise InputError(f"{run.dir} is {status['state']}, not done: it has no answer to keep")
-    said = [text for text in map(_markdown, _outputs(run.path("executed.ipynb"))) if text.startswith(ANSWER)]
-    if not said:
-        raise InputError(f"{notebook} shows no Markdown that begins with {ANSWER}; let its last cell say what it found")
-    answer = " ".join(said[-1].removeprefix(ANSWER).split())
+    status, found = run.status, answer(run)
     where = read_json(run.path("environment.json"))
     parts = [f"{status['seconds']:.0f} s", f"{where['cores']} cores of {where['cpu']}", where["gpu"]]
     if status.get("memory_mib"):
         parts.insert(1, f"{status['memory_mib'] / 1024:.1f} GiB")
     document = read_json(notebook)
     head = "".join(document["cells"][0]["source"]).partition(LAST)[0].rstrip()
-    lines = [f"{LAST} {answer} (`{command}`)", f"{COST} {', '.join(filter(None, parts))}."]
+    lines = [f"{LAST} {found} (`{command}`)", f"{COST} {', '.join(filter(None, parts))}."]
     text = "\n\n".join([head, *lines])  # not wrapped: a line that began with + or - would become a list
     document["cells"][0]["source"] = text.splitlines(keepends=True)
     write_text(notebook, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return answer
+    return found
 
 
 def _outputs(executed: Path) -> list[dict[str, Any]]:
@@ -50,3 +60,23 @@ def _outputs(executed: Path) -> list[dict[str, Any]]:
 
 def _markdown(output: dict[str, Any]) -> str:
     return "".join(output.get("data", {}).get("text/markdown", ""))
+
+
+def collect(folder: str | Path, runs: Sequence[Run]) -> Path:
+    """Copy the figures and results of done runs of notebooks into a folder, beside ``answers.md``: what each found.
+
+    A figure keeps its name; its run's notebook stands before it, as in ``30_embedding_map-maps.png``. Returns answers.md.
+
+    Raises:
+        InputError: a run that is not done or has no answer; then nothing is copied.
+    """
+    folder, found = Path(folder), [(run.status["notebook"], answer(run), run) for run in runs]
+    folder.mkdir(parents=True, exist_ok=True)
+    for notebook, _, run in found:
+        files = [*sorted(run.path("figures").glob("*.*")), run.path("results.json")]
+        for file in (file for file in files if file.exists()):
+            with atomic_path(folder / f"{Path(notebook).stem}-{file.name}") as temporary:
+                shutil.copyfile(file, temporary)
+    lines = [f"**{Path(notebook).stem}.** {said}" for notebook, said, _ in found]
+    write_text(folder / "answers.md", "\n\n".join(lines) + "\n")
+    return folder / "answers.md"
