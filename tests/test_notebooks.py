@@ -18,6 +18,10 @@ BRIEF = {  # the others run with their defaults
     "11_stage1_prompts": {"stage1_epochs": 1},
     "10_colour_bias": {"pictures_per_person": 2, "sentences": 40, "resamples": 100},
     "21_search": {"strangers": 3000},
+    "30_embedding_map": {"mapped": 120, "perplexities": [10], "pictures": 20, "resamples": 100},
+    "31_clothes_leakage": {"shuffles": 1, "resamples": 100},
+    "32_attention": {"people": 4, "shown": 1, "stride": 16, "resamples": 100},
+    "50_explore": {"queries": 12},
 }
 
 

@@ -1,9 +1,9 @@
 """Runs: notebooks executed headless, their folders and states, sweeps over them, and the demo.
 
 `execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
-`state` of one · `current` from inside a notebook · `answer` it gave, `keep_answer` under its question, `collect` in a folder · `demo` the plan behind
-``make demo`` · `spread` over runs, `people_interval` over people, `paired` differences, `against` a baseline, `cost` ·
-`swept`, a sweep's committed records · `explain` a figure, back to its runs.
+`state` of one · `current` from inside a notebook · the `answer` that it gave, `keep_answer` under its question,
+`collect` in a folder · `demo` the plan behind ``make demo`` · `spread` over runs, `people_interval` over people,
+`paired` differences, `against` a baseline, `cost` · `swept`, a sweep's committed records · `explain` a figure, back to its runs.
 Never imports torch.
 """
 

@@ -1,5 +1,5 @@
-"""`answer`: what a finished run of a notebook found; `keep_answer` writes it into the notebook's first cell, `collect` beside
-its figures in a folder of reports.
+"""`answer`: what a finished run of a notebook found; `keep_answer` writes it into the notebook's first cell,
+`collect` beside its figures in a folder of reports.
 
 A reader sees the answer before the first cell runs, and nobody types it: it is the last output of the
 executed copy that begins with ``**Answer.**``, with the command that makes it again and what it cost.
@@ -20,7 +20,7 @@ ANSWER, LAST, COST = "**Answer.**", "*Last answer:*", "*Cost:*"
 
 
 def answer(run: Run) -> str:
-    """What the run's notebook found: the last output of its executed copy that begins with ``**Answer.**``, on one line.
+    """What the run's notebook found: the last output of its executed copy that begins with ``**Answer.**``.
 
     Raises:
         InputError: the run is not done, or its executed.ipynb has no such output.
@@ -65,7 +65,9 @@ def _markdown(output: dict[str, Any]) -> str:
 def collect(folder: str | Path, runs: Sequence[Run]) -> Path:
     """Copy the figures and results of done runs of notebooks into a folder, beside ``answers.md``: what each found.
 
-    A figure keeps its name; its run's notebook stands before it, as in ``30_embedding_map-maps.png``. Returns answers.md.
+    A figure keeps its name; its run's notebook stands before it, as in ``30_embedding_map-maps.png``.
+
+    Returns the path of answers.md.
 
     Raises:
         InputError: a run that is not done or has no answer; then nothing is copied.
