@@ -3,7 +3,8 @@
 `execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
 `state` of one · `current` from inside a notebook · the `answer` that it gave, `keep_answer` under its question,
 `collect` in a folder · `demo` the plan behind ``make demo`` · `spread` over runs, `people_interval` over people,
-`paired` differences, `against` a baseline, `cost` · `swept`, a sweep's committed records · `explain` a figure, back to its runs.
+`paired` differences, `against` a baseline, `cost` · `swept`, a sweep's committed records · `explain` a figure,
+back to its runs.
 Never imports torch.
 """
 
