@@ -190,6 +190,32 @@ def test_thumbnails_are_made_once_and_the_oldest_is_forgotten(source, monkeypatc
         small.jpeg("nothing.png")
 
 
+def test_faces_are_blocked_in_all_that_is_shown_and_in_nothing_that_the_model_sees(source):
+    data = replace(source.benchmark, name="deepchange")
+    assert data.hide_faces and not source.benchmark.hide_faces
+    seen = []
+    explorer = panels.Explorer(
+        {"open": source, "hidden": replace(source, benchmark=data, name="hidden")},
+        attention=lambda encoder, images: seen.append(images) or torch.zeros(len(images), *SIZE),
+    )
+    path = data.gallery.path.iloc[0]
+    blocked, whole = (explorer.thumbnails(name) for name in ("hidden", "open"))
+    face = np.asarray(blocked.image(path))[: SIZE[0] // 4]
+    assert len(np.unique(face.reshape(-1, 3), axis=0)) <= 4 * 8 < len(np.unique(np.asarray(whole.image(path))[:24]))
+    assert blocked.jpeg(path) == thumbnails.jpeg(blocked.image(path)) != whole.jpeg(path)
+    linked = panels.linked_maps({"one": np.zeros((len(data.gallery), 2))}, data.gallery, blocked)
+    linked.show([0])
+    assert thumbnails.data_url(blocked.jpeg(path)) in linked.strip.value
+    assert linked.scatters["one"]._data["picture"][0] == thumbnails.data_url(blocked.jpeg(path))
+    panel = panels.panel(explorer, top=3)
+    panel.attention.value = True
+    panel.model.value = "hidden"
+    torch.testing.assert_close(seen[1], seen[0])  # the same query and answers, as the model gets them
+    query = panel.explorer.ranks("hidden", RULE, panel.query.value[0]).query
+    shown = thumbnails.overlaid(blocked.image(query.path), np.zeros(SIZE))
+    assert thumbnails.data_url(thumbnails.jpeg(shown)) in panel.strip.value
+
+
 def _run(folder, source, **files) -> Run:
     run = Run(folder)
     parts = {f"{split}.{n}": v.contiguous() for split in ("query", "gallery")

@@ -54,7 +54,7 @@ class Explorer:
         self._galleries: OrderedDict[Any, Any] = OrderedDict()
         self._answers: OrderedDict[Any, Answer] = OrderedDict()
         self._scores: dict[tuple[str, str], pd.DataFrame] = {}
-        self._thumbnails: dict[Path, Thumbnails] = {}
+        self._thumbnails: dict[tuple[Path, bool], Thumbnails] = {}
 
     @property
     def names(self) -> list[str]:
@@ -71,7 +71,8 @@ class Explorer:
 
     def thumbnails(self, name: str) -> Thumbnails:
         data = self.source(name).benchmark
-        return self._thumbnails.setdefault(data.root, Thumbnails(data.root, data.hide_faces))
+        wanted = data.root, data.hide_faces
+        return self._thumbnails.setdefault(wanted, Thumbnails(*wanted))
 
     def protocols(self, name: str) -> tuple[str, ...]:
         return self.source(name).benchmark.protocols

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from csgn_lib.datasets.portrait import hide_face
+from csgn_lib.datasets.portrait import picture
 from csgn_lib.records import InputError
 
 HEIGHT = 128  # pixels of a thumbnail
@@ -39,16 +39,7 @@ class Thumbnails:
 
         A model sees it with ``blocked=False``. Raises InputError naming one that cannot be read.
         """
-        try:
-            with Image.open(self.root / path) as file:
-                image = file.convert("RGB")
-        except FileNotFoundError:
-            raise InputError(f"{self.root / path} does not exist; is the benchmark's root right?") from None
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"{self.root / path} cannot be read ({error}); replace it") from None
-        if self.hide_faces and blocked:
-            hide_face(image)
-        return image
+        return picture(self.root / path, self.hide_faces and blocked)
 
     def _jpeg(self, path: str) -> bytes:
         return jpeg(self.image(path), self.height)
