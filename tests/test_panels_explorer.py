@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from csgn_lib import panels, retrieval, vocabulary
 from csgn_lib.panels import Filter, Look, Source, thumbnails
+from csgn_lib.panels import explorer as explorer_module
 from csgn_lib.panels.explorer_widgets import NOBODY
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.vss import VisualEncoder
@@ -98,6 +99,21 @@ def test_a_vocabulary_changes_both_sides_and_a_text_the_query_alone(explorer, so
         answer = explorer.ranks("first", RULE, row, Look(text=RED, use=use, weight=0.7))
         _check(answer, _naive(source, row, moved, ranked))
     _check(explorer.ranks("first", RULE, row, Look(text=RED, use="alone")), _naive(source, row, said, g))
+
+
+@pytest.mark.parametrize("kind", ["clothing out", "person only"])
+@pytest.mark.parametrize("parts", [("f",), ("z12", "f")])
+def test_every_rank_is_that_of_the_features_and_the_gallery_is_made_once(source, kind, parts, monkeypatch):
+    chosen = source.descriptors | {kind: retrieval.Descriptor(parts, kind, 4)}
+    explorer = panels.Explorer({"first": replace(source, descriptors=chosen)})
+    for rank in (3, 5, 9, 16):  # kept along one direction, all cosines are 1 or -1
+        read = retrieval.features_of(replace(chosen[kind], rank=rank), source.words)
+        answer = explorer.ranks("first", RULE, 3, Look(kind, rank))
+        _check(answer, _naive(source, 3, read(source.query)[3], read(source.gallery)))
+    assert [descriptor.vocabulary for _, descriptor, _ in explorer._galleries] == ["plain"]
+    monkeypatch.setitem(explorer_module.LEAST, kind, 1.0)  # too little is left: the features themselves are compared
+    direct = panels.Explorer({"first": replace(source, descriptors=chosen)}).ranks("first", RULE, 3, Look(kind, 16))
+    np.testing.assert_array_equal(direct.rows, answer.rows)
 
 
 def test_a_repainted_query_is_what_the_encoder_makes_of_those_pixels(explorer, source):

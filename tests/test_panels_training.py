@@ -86,7 +86,8 @@ class TestReading:
         assert panels.drawn([]) is None
 
     def test_what_a_folder_holds_is_shown_as_text_and_no_word_stops_a_panel(self, tmp_path):
-        run = _recorded(tmp_path / "<u>one", "running", heartbeat=time.time(), host=socket.gethostname(), memory_mib="<s>")
+        alive = {"heartbeat": time.time(), "host": socket.gethostname(), "memory_mib": "<s>"}
+        run = _recorded(tmp_path / "<u>one", "running", **alive)
         run.append_metrics({"stage": 2, "epoch": 3, "epochs": "<b>", "seconds": "<b>", "images_per_second": "<b>"})
         cell = _recorded(tmp_path / "two", "failed", 0, cell="<b>", cells="<b>", error="<b>", notebook="<b>.ipynb")
         seen = panels.readings([run, cell])

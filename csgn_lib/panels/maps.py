@@ -18,7 +18,7 @@ from csgn_lib.panels.sources import Source
 from csgn_lib.panels.thumbnails import Thumbnails, data_url
 from csgn_lib.records import InputError
 from csgn_lib.retrieval import CLOTHING_OUT, features_of, search
-from csgn_lib.vocabulary import coordinates, subspace
+from csgn_lib.vocabulary import coordinates
 
 LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
 PREVIEWS = 2000  # images whose small pictures are made at once for the tooltips; beyond, a hover makes its own
@@ -33,7 +33,7 @@ def sides(source: Source, rank: int = 0) -> dict[str, NDArray[np.float32]]:
     """
     words = source.words
     chosen = source.descriptors[CLOTHING_OUT]
-    basis = subspace(words.features[CLOTHING_OUT], rank or chosen.rank)
+    basis = words.basis(CLOTHING_OUT, rank or chosen.rank)
     f = source.gallery.f / source.gallery.f.norm(dim=1, keepdim=True)
     clothes = coordinates(f - f.mean(dim=0), basis)
     return {"clothes": clothes.numpy(), "identity": features_of(chosen, words)(source.gallery).numpy()}
