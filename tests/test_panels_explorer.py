@@ -399,22 +399,6 @@ def test_a_missing_image_is_a_gray_box_with_its_name(source):
     assert strip.count("no image") == 5 and "does not exist" in strip
 
 
-def test_neighbours_shares_are_those_of_a_loop():
-    generator = np.random.default_rng(0)
-    features = generator.standard_normal((30, 6)).astype(np.float32)
-    frame = pd.DataFrame({"person": generator.integers(0, 4, 30), "clothes": generator.integers(0, 3, 30)})
-    frame["clothes"] += 3 * frame["person"]
-    found = panels.neighbour_shares(features, frame, k=5)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    for i in range(30):
-        near = sorted((j for j in range(30) if j != i), key=lambda j: -float(unit[i] @ unit[j]))
-        mine = [[frame.person[j] == frame.person[i], frame.clothes[j] == frame.clothes[i]] for j in near]
-        counted = [sum(p and c for p, c in m) / len(m) for m in (mine[:5], mine)]
-        others = [sum(p and not c for p, c in m) / len(m) for m in (mine[:5], mine)]
-        row = found.iloc[i]
-        assert [row.same, row.chance_same, row.other, row.chance_other] == pytest.approx([*counted, *others])
-
-
 def test_the_two_sides_are_the_clothing_coordinates_and_what_is_left(source):
     side = panels.sides(source, 0)
     basis = vocabulary.subspace(source.words.features["clothing out"], 8)
