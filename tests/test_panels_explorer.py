@@ -181,6 +181,23 @@ def test_a_cut_off_upload_is_refused(tmp_path):
         panels.decode_upload(file.getvalue()[:600], "cut.jpg")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_upload_with_damaged_exif_is_refused():
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "make"  # to be turned, so that its EXIF is written again
+    Image.new("RGB", (16, 24)).save(file, "JPEG", exif=exif)
+    content = bytearray(file.getvalue())
+    refused = 0
+    for place in range(content.index(b"Exif"), content.index(b"make")):
+        for value in (0, 5, 7, 255):
+            damaged = content[:place] + bytes([value]) + content[place + 1 :]
+            try:
+                panels.decode_upload(bytes(damaged))
+            except InputError:
+                refused += 1
+    assert refused
+
+
 def _png(width: int, height: int) -> bytes:
     """A PNG's header of that size, with hardly any pixels behind it."""
     file = io.BytesIO()

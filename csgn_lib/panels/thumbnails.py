@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from csgn_lib.datasets.portrait import picture
 from csgn_lib.records import InputError
@@ -84,7 +84,7 @@ def decode_upload(content: bytes, name: str = "the file", largest: int = LARGEST
                 return ImageOps.exif_transpose(file).convert("RGB")
     except Image.DecompressionBombError:
         raise InputError(f"{name} has more than {largest / 1e6:.0f} megapixels; make it smaller") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception:  # a damaged EXIF raises TypeError, struct.error and more
         raise InputError(f"{name} is no picture that can be read; give a {', '.join(FORMATS)} file") from None
