@@ -45,7 +45,7 @@ def over_people(
         per: (N,) the denominator of a ratio of means; without it the mean of ``values``.
 
     Raises:
-        InputError: rows of different number, fewer than two people, a denominator that sums to zero.
+        InputError: rows of different number, NaN among them, fewer than two people, a denominator that sums to zero.
 
     Example: the mean of two people's rows; the resamples run from one person's mean to the other's.
 
@@ -56,6 +56,8 @@ def over_people(
     per = np.ones(len(values)) if per is None else np.asarray(per, dtype=float)
     if not len(values) == len(people) == len(per):
         raise InputError(f"{len(values)} values, {len(people)} people, {len(per)} denominators: give one of each a row")
+    if lacking := int((np.isnan(values) | np.isnan(per)).sum()):
+        raise InputError(f"{lacking} of {len(values)} rows have no value (NaN); leave them out first")
     _, group = np.unique(people, return_inverse=True)
     total, count = (np.bincount(group, weights=column) for column in (values, per))
     times = people_drawn(len(total), np.random.default_rng(seed), resamples)

@@ -158,12 +158,12 @@ def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256
     return torch.stack([features[[row[text] for text in phrase.captions]].mean(dim=0) for phrase in phrases])
 
 
-def subspace(features: Tensor, rank: int, centre: bool = True) -> Tensor:
+def subspace(features: Tensor, rank: int | None, centre: bool = True) -> Tensor:
     """Basis of what a list of phrases varies in: (M, P) features to (P, rank), orthonormal columns.
 
     Rows are L2-normalised; with ``centre`` their mean is taken out; the top ``rank`` left singular
-    vectors of the (P, M) matrix remain [O]. Computed in float64 on the CPU, so a device cannot
-    change the directions; returned on the features' device, in their type.
+    vectors of the (P, M) matrix remain [O]; None: all that they span. Computed in float64 on the CPU, so a device
+    cannot change the directions; returned on the features' device, in their type.
 
     Raises:
         InputError: rank is negative or more than the phrases span; features hold NaN or infinity.
@@ -173,8 +173,8 @@ def subspace(features: Tensor, rank: int, centre: bool = True) -> Tensor:
     return directions(rows, rank).to(features)
 
 
-def directions(rows: Tensor, rank: int) -> Tensor:
-    """Top ``rank`` right singular vectors of (M, P) rows, as columns (P, rank); largest component positive.
+def directions(rows: Tensor, rank: int | None) -> Tensor:
+    """Top ``rank`` (None: all) right singular vectors of (M, P) rows, as columns (P, rank); largest component positive.
 
     Raises:
         InputError: as ``subspace``.
@@ -184,6 +184,7 @@ def directions(rows: Tensor, rank: int) -> Tensor:
     _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
     noise = torch.finfo(torch.float32).eps * max(rows.shape)  # features come from float32 towers
     spanned = int((values > noise * values[:1]).sum())
+    rank = spanned if rank is None else rank
     if not 0 <= rank <= spanned:
         raise InputError(
             f"rank {rank} asked of {len(rows)} text features that span {spanned} directions; "

@@ -42,6 +42,7 @@ def test_rows_of_one_person_do_not_narrow_the_interval() -> None:
         ([1.0], [0], None, "two"),
         ([1.0, 2.0], [0], None, "2 values, 1 people"),
         ([1.0, 2.0], [0, 1], [0.0, 0.0], "zero"),
+        ([1.0, float("nan"), 2.0], [0, 1, 2], None, "1 of 3 rows"),
     ],
 )
 def test_an_interval_that_cannot_be_is_refused(values: list, people: list, per: list | None, said: str) -> None:

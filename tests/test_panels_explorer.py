@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from csgn_lib import panels, retrieval, vocabulary
 from csgn_lib.panels import Filter, Look, Source, thumbnails
+from csgn_lib.panels import explorer as explorer_module
 from csgn_lib.panels.explorer_widgets import NOBODY
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.vss import VisualEncoder
@@ -100,6 +101,21 @@ def test_a_vocabulary_changes_both_sides_and_a_text_the_query_alone(explorer, so
     _check(explorer.ranks("first", RULE, row, Look(text=RED, use="alone")), _naive(source, row, said, g))
 
 
+@pytest.mark.parametrize("kind", ["clothing out", "person only"])
+@pytest.mark.parametrize("parts", [("f",), ("z12", "f")])
+def test_every_rank_is_that_of_the_features_and_the_gallery_is_made_once(source, kind, parts, monkeypatch):
+    chosen = source.descriptors | {kind: retrieval.Descriptor(parts, kind, 4)}
+    explorer = panels.Explorer({"first": replace(source, descriptors=chosen)})
+    for rank in (3, 5, 9, 16):  # kept along one direction, all cosines are 1 or -1
+        read = retrieval.features_of(replace(chosen[kind], rank=rank), source.words)
+        answer = explorer.ranks("first", RULE, 3, Look(kind, rank))
+        _check(answer, _naive(source, 3, read(source.query)[3], read(source.gallery)))
+    assert [descriptor.vocabulary for _, descriptor, _ in explorer._galleries] == ["plain"]
+    monkeypatch.setitem(explorer_module.LEAST, kind, 1.0)  # too little is left: the features themselves are compared
+    direct = panels.Explorer({"first": replace(source, descriptors=chosen)}).ranks("first", RULE, 3, Look(kind, 16))
+    np.testing.assert_array_equal(direct.rows, answer.rows)
+
+
 def test_a_repainted_query_is_what_the_encoder_makes_of_those_pixels(explorer, source):
     row = 2
     with Image.open(source.benchmark.root / source.benchmark.query.path.iloc[row]) as file:
@@ -165,6 +181,23 @@ def test_a_cut_off_upload_is_refused(tmp_path):
         panels.decode_upload(file.getvalue()[:600], "cut.jpg")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_upload_with_damaged_exif_is_refused():
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "make"  # to be turned, so that its EXIF is written again
+    Image.new("RGB", (16, 24)).save(file, "JPEG", exif=exif)
+    content = bytearray(file.getvalue())
+    refused = 0
+    for place in range(content.index(b"Exif"), content.index(b"make")):
+        for value in (0, 5, 7, 255):
+            damaged = content[:place] + bytes([value]) + content[place + 1 :]
+            try:
+                panels.decode_upload(bytes(damaged))
+            except InputError:
+                refused += 1
+    assert refused
+
+
 def _png(width: int, height: int) -> bytes:
     """A PNG's header of that size, with hardly any pixels behind it."""
     file = io.BytesIO()
@@ -188,6 +221,32 @@ def test_thumbnails_are_made_once_and_the_oldest_is_forgotten(source, monkeypatc
     assert len(made) == 4
     with pytest.raises(InputError, match=r"nothing\.png"):
         small.jpeg("nothing.png")
+
+
+def test_faces_are_blocked_in_all_that_is_shown_and_in_nothing_that_the_model_sees(source):
+    data = replace(source.benchmark, name="deepchange")
+    assert data.hide_faces and not source.benchmark.hide_faces
+    seen = []
+    explorer = panels.Explorer(
+        {"open": source, "hidden": replace(source, benchmark=data, name="hidden")},
+        attention=lambda encoder, images: seen.append(images) or torch.zeros(len(images), *SIZE),
+    )
+    path = data.gallery.path.iloc[0]
+    blocked, whole = (explorer.thumbnails(name) for name in ("hidden", "open"))
+    face = np.asarray(blocked.image(path))[: SIZE[0] // 4]
+    assert len(np.unique(face.reshape(-1, 3), axis=0)) <= 4 * 8 < len(np.unique(np.asarray(whole.image(path))[:24]))
+    assert blocked.jpeg(path) == thumbnails.jpeg(blocked.image(path)) != whole.jpeg(path)
+    linked = panels.linked_maps({"one": np.zeros((len(data.gallery), 2))}, data.gallery, blocked)
+    linked.show([0])
+    assert thumbnails.data_url(blocked.jpeg(path)) in linked.strip.value
+    assert linked.scatters["one"]._data["picture"][0] == thumbnails.data_url(blocked.jpeg(path))
+    panel = panels.panel(explorer, top=3)
+    panel.attention.value = True
+    panel.model.value = "hidden"
+    torch.testing.assert_close(seen[1], seen[0])  # the same query and answers, as the model gets them
+    query = panel.explorer.ranks("hidden", RULE, panel.query.value[0]).query
+    shown = thumbnails.overlaid(blocked.image(query.path), np.zeros(SIZE))
+    assert thumbnails.data_url(thumbnails.jpeg(shown)) in panel.strip.value
 
 
 def _run(folder, source, **files) -> Run:
@@ -355,22 +414,6 @@ def test_a_missing_image_is_a_gray_box_with_its_name(source):
     answer = explorer.ranks("x", RULE, 0)
     strip = panels.strip_html("", answer, answer.top(5), explorer.thumbnails("x"))
     assert strip.count("no image") == 5 and "does not exist" in strip
-
-
-def test_neighbours_shares_are_those_of_a_loop():
-    generator = np.random.default_rng(0)
-    features = generator.standard_normal((30, 6)).astype(np.float32)
-    frame = pd.DataFrame({"person": generator.integers(0, 4, 30), "clothes": generator.integers(0, 3, 30)})
-    frame["clothes"] += 3 * frame["person"]
-    found = panels.neighbour_shares(features, frame, k=5)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    for i in range(30):
-        near = sorted((j for j in range(30) if j != i), key=lambda j: -float(unit[i] @ unit[j]))
-        mine = [[frame.person[j] == frame.person[i], frame.clothes[j] == frame.clothes[i]] for j in near]
-        counted = [sum(p and c for p, c in m) / len(m) for m in (mine[:5], mine)]
-        others = [sum(p and not c for p, c in m) / len(m) for m in (mine[:5], mine)]
-        row = found.iloc[i]
-        assert [row.same, row.chance_same, row.other, row.chance_other] == pytest.approx([*counted, *others])
 
 
 def test_the_two_sides_are_the_clothing_coordinates_and_what_is_left(source):

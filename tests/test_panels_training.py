@@ -85,6 +85,16 @@ class TestReading:
         assert [line.get_label() for line in figure.axes[0].get_lines()] == ["first", "second"]
         assert panels.drawn([]) is None
 
+    def test_what_a_folder_holds_is_shown_as_text_and_no_word_stops_a_panel(self, tmp_path):
+        alive = {"heartbeat": time.time(), "host": socket.gethostname(), "memory_mib": "<s>"}
+        run = _recorded(tmp_path / "<u>one", "running", **alive)
+        run.append_metrics({"stage": 2, "epoch": 3, "epochs": "<b>", "seconds": "<b>", "images_per_second": "<b>"})
+        cell = _recorded(tmp_path / "two", "failed", 0, cell="<b>", cells="<b>", error="<b>", notebook="<b>.ipynb")
+        seen = panels.readings([run, cell])
+        assert (seen[0].where, seen[0].images_per_second, seen[0].seconds_left) == ("stage 2, epoch 3", 80.0, None)
+        for html in (panels.summary_table(seen).data, panels.run_table(panels.board_frame(tmp_path)).data):
+            assert not any(tag in html for tag in ("<u>", "<s>", "<b>")) and "&lt;u&gt;one" in html
+
     def test_a_single_epoch_can_be_seen(self, tmp_path):
         single = panels.drawn([panels.read(_recorded(tmp_path / "one", epochs=1))])
         assert all(tick == round(tick) for tick in single.axes[0].get_xticks())

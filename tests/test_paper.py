@@ -108,7 +108,7 @@ def test_whatever_a_value_holds_each_command_is_one_balanced_line(values, tmp_pa
     assert len(lines) == len(values) + 2
     for line in lines[1:-1]:
         bare = re.sub(r"\\[\\{}%$#&_]", "", line)
-        assert bare.count("{") == bare.count("}") and not re.search(r"[%$#&_]", bare.replace(r"\pm", ""))
+        assert bare.count("{") == bare.count("}") and not re.search(r"[%$#&_]", bare.replace(r"$\pm$", ""))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,13 @@ def test_without_single_queries_the_intervals_are_the_same_and_nothing_is_tested
     assert untested.differences.p.isna().all() and np.isnan(untested.least_p) and untested.costs.empty
 
 
+def test_one_row_alone_has_no_difference(tmp_path):
+    frame = {"row": ["a"] * 2, "seed": [0, 1], "world": [0, 1], "plain.protocols.general.mean_ap": [0.1, 0.3]}
+    pd.DataFrame(frame).to_csv(tmp_path / "runs-records.csv", index=False)
+    found = runs.swept(tmp_path)
+    assert found.differences.empty and np.isnan(found.least_p) and found.means["mean"].tolist() == [20.0]
+
+
 @pytest.mark.parametrize(
     ("text", "words"), [(None, "does not exist"), ("", "cannot be read"), ("row,seed,world\n", "no mean_ap")]
 )
@@ -174,11 +181,16 @@ def test_records_that_are_none_are_refused(tmp_path, text, words):
         runs.swept(tmp_path)
 
 
-def test_the_committed_records_say_what_41_recorded():
+def test_the_committed_records_say_what_41_recorded(tmp_path):
     """The control: another path through the same queries gives the same differences and p values."""
-    found = runs.swept(
-        HOME / "reports/ablation/clips/first", ["identity + triplet"], ["plain", "clothing out", "person only"]
-    )
+    asked = ["identity + triplet"], ["plain", "clothing out", "person only"]
+    found = runs.swept(HOME / "reports/ablation/clips/first", *asked)
+    shutil.copy(found.folder / "runs-records.csv", tmp_path)
+    bare = runs.swept(tmp_path, *asked).differences.merge(found.differences, on=["label", "protocol"])
+    for name in ("runs", "clusters", "mean", "low", "high"):
+        assert len(bare) == len(found.differences) and np.allclose(bare[f"{name}_x"], bare[f"{name}_y"], rtol=1e-3), (
+            name
+        )
     theirs = pd.read_csv(found.folder / "paired-records.csv").rename(columns={"row": "label"})
     both = found.differences.merge(theirs, on=["label", "protocol"], suffixes=("", "_41"))
     assert len(both) == len(theirs) == len(found.differences)

@@ -83,7 +83,7 @@ def test_a_neighbourhood_gathers_by_what_the_features_are_made_of(crowd, columns
     table = found.table(resamples=200).set_index("kind")
     if not columns:
         assert (table.times_low < 1).all() and (table.times_high > 1).all()
-    assert list(table.index) == list(probes.NEIGHBOURS)
+    assert list(table.index) == [probes.OTHER_CLOTHES, probes.SAME_CLOTHES, probes.SAME_OUTFIT]
 
 
 def test_without_shared_outfits_nothing_is_said_of_them(crowd: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csgn_lib import vocabulary
+from csgn_lib import retrieval, vocabulary
 from csgn_lib.backbones import ClipTower, CompactTokenizer, load_clip
 from csgn_lib.records import InputError
 from csgn_lib.vocabulary import ENGLISH, Phrase, Vocabulary
@@ -277,3 +277,13 @@ def test_text_targets_lie_in_the_basis_and_keep_the_spread_between_identities() 
 def test_text_targets_of_equal_texts_stay_finite() -> None:
     targets = vocabulary.text_targets(torch.ones(5, 12), basis_of(3).float())
     assert torch.isfinite(targets).all()
+
+
+def test_the_bases_of_all_ranks_are_the_columns_of_one(random_clip):
+    words = retrieval.Vocabularies(random_clip)
+    for kind in words.features:
+        whole = words.basis(kind)
+        for rank in (0, 1, 7, whole.shape[1]):
+            assert torch.equal(words.basis(kind, rank), vocabulary.subspace(words.features[kind], rank))
+        with pytest.raises(InputError, match="span"):
+            words.basis(kind, whole.shape[1] + 1)

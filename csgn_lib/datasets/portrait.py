@@ -284,6 +284,25 @@ def _choose(frame: pd.DataFrame, distractor: int | None, people: int, columns: i
     return rows.assign(column=rows.groupby("row").cumcount())
 
 
+def picture(file: Path, blocked: bool = False) -> Image.Image:
+    """An image of a benchmark, RGB, at its own size; ``blocked``: its face made unrecognisable.
+
+    Raises InputError naming one that is not there, or that cannot be read.
+    """
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist; is the benchmark's root right?") from None
+    except (OSError, SyntaxError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error}); replace it, or run check() and leave it out with without()"
+        ) from None
+    if blocked:
+        hide_face(image)
+    return image
+
+
 def hide_face(image: Image.Image) -> None:
     """Make the face unrecognisable, in place: a mosaic over the upper quarter of a person's picture."""
     face = image.crop((0, 0, image.width, round(image.height * _FACE)))
@@ -293,11 +312,7 @@ def hide_face(image: Image.Image) -> None:
 
 
 def _cell(file: Path, cell: tuple[int, int], blocked: bool) -> NDArray[np.uint8]:
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB").resize((cell[1], cell[0]), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{file} cannot be read ({error}); run check() and leave it out with without()") from None
+    image = picture(file).resize((cell[1], cell[0]), Image.Resampling.BICUBIC)
     if blocked:
         hide_face(image)
     return np.asarray(image)

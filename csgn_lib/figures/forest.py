@@ -31,20 +31,15 @@ def forest(frame: pd.DataFrame, baseline: str, unit: str = "points") -> Figure:
     Returns a figure as wide as a page. Raises InputError naming a missing column, or if there is no line.
     """
     _check(frame, ["row", "protocol", "mean", "low", "high"])
-    protocols, rows = list(dict.fromkeys(frame["protocol"])), list(dict.fromkeys(frame["row"]))
+    rows = list(dict.fromkeys(frame["row"]))
     with plt.style.context(STYLE):
-        figure, panels = plt.subplots(
-            1, len(protocols), figsize=(TEXT_WIDTH, 0.6 + 0.2 * len(rows)), sharey=True, squeeze=False
-        )
-        for axes, protocol in zip(panels[0], protocols, strict=True):
-            part = frame[frame["protocol"] == protocol]
+        figure, panels = _panels(frame, rows)
+        for axes, part in panels:
             y = [rows.index(row) for row in part["row"]]
             axes.axvline(0, color="0.6", lw=0.8)
             axes.hlines(y, part["low"], part["high"], color="black", lw=1)
             axes.scatter(part["mean"], y, c=_fill(part), edgecolors="black", lw=0.8, s=13, zorder=3)
-            axes.set(title=_dashed(protocol))
         figure.supxlabel(f"{unit} over {baseline}", fontsize="medium")
-        _rows(panels[0, 0], rows)
     return figure
 
 
@@ -58,19 +53,15 @@ def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
     Returns a figure as wide as a page. Raises InputError naming a missing column, or if there is no line.
     """
     _check(frame, ["row", "protocol", "value"])
-    protocols, rows = list(dict.fromkeys(frame["protocol"])), list(dict.fromkeys(frame["row"]))
+    rows = list(dict.fromkeys(frame["row"]))
     with plt.style.context(STYLE):
-        figure, panels = plt.subplots(
-            1, len(protocols), figsize=(TEXT_WIDTH, 0.6 + 0.2 * len(rows)), sharey=True, squeeze=False
-        )
-        for axes, protocol in zip(panels[0], protocols, strict=True):
-            part = frame[frame["protocol"] == protocol]
+        figure, panels = _panels(frame, rows)
+        for axes, part in panels:
             axes.plot(part["value"], [rows.index(row) for row in part["row"]], "o", alpha=0.55, ms=4, mew=0)
             means = part.groupby("row", sort=False)["value"].mean()
             axes.plot(means, [rows.index(row) for row in means.index], "|", color=_INK, ms=9, mew=1.2)
-            axes.set(title=_dashed(protocol), xlim=(0, None))
+            axes.set(xlim=(0, None))
         figure.supxlabel(xlabel, fontsize="medium")
-        _rows(panels[0, 0], rows)
     return figure
 
 
@@ -134,12 +125,15 @@ def _fill(part: pd.DataFrame) -> np.ndarray:
     return np.select([part["p"] < 0.05, part["holm_people"] < 0.05], ["black", "0.7"], "white")
 
 
-def _rows(axes: Axes, rows: Sequence[str]) -> None:
-    axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
-
-
-def _dashed(protocol: object) -> str:
-    return str(protocol).replace("_", "-")
+def _panels(frame: pd.DataFrame, rows: Sequence[str]) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel for each protocol, and its lines of the frame; the rows are named on the left."""
+    parts = dict(list(frame.groupby("protocol", sort=False)))
+    size = TEXT_WIDTH, 0.6 + 0.2 * len(rows)
+    figure, [grid] = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
+    for axes, protocol in zip(grid, parts, strict=True):
+        axes.set(title=str(protocol).replace("_", "-"))
+    grid[0].set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+    return figure, list(zip(grid, parts.values(), strict=True))
 
 
 def _check(frame: pd.DataFrame, names: Sequence[str]) -> None:

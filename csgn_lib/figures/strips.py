@@ -12,9 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
-from PIL import Image, UnidentifiedImageError
 
-from csgn_lib.datasets.portrait import hide_face
+from csgn_lib.datasets.portrait import picture
 from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
 from csgn_lib.records import InputError
 
@@ -109,21 +108,8 @@ def _cells(
             look = (f"✓ {row.clothes}".strip(), RIGHT, "-")
         else:
             look = ("✗", WRONG, (0, (3, 1.5)))
-        cells.append((_image(root / row.path, hide_faces), *look))
+        cells.append((np.asarray(picture(root / row.path, hide_faces)), *look))
     return cells
-
-
-def _image(path: Path, blocked: bool) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-        if blocked:
-            hide_face(image)
-        return np.asarray(image)
-    except FileNotFoundError:
-        raise InputError(f"image {path} does not exist; is the root right?") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"image {path} cannot be read ({error}); replace it") from None
 
 
 def _draw(axes: Axes, image: np.ndarray, label: str, colour: str, style: Any) -> None:

@@ -17,7 +17,7 @@ _NAMES = {  # each brings its own: torch, ipywidgets, jupyter-scatter
     "explorer": ("Explorer",),
     "explorer_widgets": ("panel", "strip_html"),
     "looks": ("Answer", "Filter", "Look"),
-    "maps": ("layout", "linked_maps", "maps_figure", "neighbour_shares", "sides"),
+    "maps": ("layout", "linked_maps", "maps_figure", "sides"),
     "parameters": ("ParameterPanel", "experiment_table"),
     "reading": ("Reading", "read", "readings"),
     "sources": ("Source", "frozen_clip", "open_source"),

@@ -94,8 +94,8 @@ def summary_html(seen: Sequence[Reading]) -> str:
 def _line(one: Reading) -> str:
     rate, left, memory = one.images_per_second, one.seconds_left, one.memory_mib
     cells = [
-        html.escape(one.name), badge(one.state), one.where, f"{rate:.0f}" if rate else "",
-        f"{memory} MiB" if memory else "", clock(left) if left is not None else "",
+        html.escape(one.name), badge(one.state), html.escape(one.where), f"{rate:.0f}" if rate else "",
+        html.escape(f"{memory} MiB") if memory else "", clock(left) if left is not None else "",
         f"{one.validation:.1%}" if isinstance(one.validation, float) else "",
         f"{one.mean_ap:.1%} <small>{html.escape(one.protocol)}</small>" if one.mean_ap is not None else "",
         f"{ago(one.age)} ago" if one.age is not None else "",

@@ -28,12 +28,15 @@ from csgn_lib.panels.looks import ADDED, ALL, ALONE, RIGHT, Answer, Filter, Look
 from csgn_lib.panels.sources import Source, open_source
 from csgn_lib.panels.thumbnails import Thumbnails
 from csgn_lib.records import InputError
-from csgn_lib.retrieval import PLAIN, Descriptor, evaluate, features_of
+from csgn_lib.retrieval import CLOTHING_OUT, PERSON_ONLY, PLAIN, Descriptor, evaluate, features_of
 from csgn_lib.retrieval.features import by_tracklet, unit_rows
 from csgn_lib.retrieval.scores import per_query
+from csgn_lib.vocabulary import coordinates
 from csgn_lib.vss import Embeddings
 
 KEPT = 4  # galleries under a descriptor, and answers, that stay in memory
+COLUMNS = 48  # of a vocabulary's directions along which a gallery is measured at once
+LEAST = {CLOTHING_OUT: 1e-2, PERSON_ONLY: 1e-4}  # share of |f|^2 that must be left for a cosine to be right to 1e-5
 
 
 class Explorer:
@@ -52,9 +55,10 @@ class Explorer:
         self._given, self._attention = dict(sources), attention
         self._opened: dict[str, Source] = {}
         self._galleries: OrderedDict[Any, Any] = OrderedDict()
+        self._shares: dict[tuple[str, str], NDArray[np.float32]] = {}
         self._answers: OrderedDict[Any, Answer] = OrderedDict()
         self._scores: dict[tuple[str, str], pd.DataFrame] = {}
-        self._thumbnails: dict[Path, Thumbnails] = {}
+        self._thumbnails: dict[tuple[Path, bool], Thumbnails] = {}
 
     @property
     def names(self) -> list[str]:
@@ -71,7 +75,8 @@ class Explorer:
 
     def thumbnails(self, name: str) -> Thumbnails:
         data = self.source(name).benchmark
-        return self._thumbnails.setdefault(data.root, Thumbnails(data.root, data.hide_faces))
+        wanted = data.root, data.hide_faces
+        return self._thumbnails.setdefault(wanted, Thumbnails(*wanted))
 
     def protocols(self, name: str) -> tuple[str, ...]:
         return self.source(name).benchmark.protocols
@@ -130,8 +135,7 @@ class Explorer:
         """The whole gallery in the order of its likeness to a picture of the user's, of whom no label is known."""
         source = self.source(name)
         feature = self._asked(source, self._embed(source, picture, look), look)[0]
-        unit, rows = self._gallery(source, look, None)
-        similarity = _cosines(unit, np.asarray(feature))
+        similarity, rows = self._similar(source, look, None, np.asarray(feature))
         order = np.argsort(-similarity, kind="stable")
         nobody = pd.Series({"path": "your image", "person": UNKNOWN, "camera": UNKNOWN, "clothes": UNKNOWN})
         return Answer(nobody, rows[order], similarity[order], np.nan, 0, source.benchmark.gallery)
@@ -194,8 +198,7 @@ class Explorer:
         chosen = replace(chosen, rank=look.rank) if look.vocabulary != PLAIN and look.rank else chosen
         return replace(chosen, parts=("f",)) if look.says and look.use == ALONE else chosen
 
-    def _read(self, source: Source, look: Look) -> Callable[[Embeddings], Tensor]:
-        descriptor = self._descriptor(source, look)
+    def _read(self, source: Source, descriptor: Descriptor) -> Callable[[Embeddings], Tensor]:
         return features_of(descriptor, source.words if descriptor.vocabulary != PLAIN else None)
 
     def _embed(self, source: Source, picture: Image.Image, look: Look) -> Embeddings:
@@ -204,7 +207,7 @@ class Explorer:
 
     def _asked(self, source: Source, asked: Embeddings, look: Look) -> Tensor:
         """The features that are compared, (B, D), with the text in them."""
-        read = self._read(source, look)
+        read = self._read(source, self._descriptor(source, look))
         if look.says and look.use == ALONE:
             asked = replace(asked, f=source.text(look.text.strip())[None])
         elif look.says:
@@ -215,12 +218,43 @@ class Explorer:
             asked = replace(asked, f=F.normalize(asked.f, dim=1) + sign * look.weight * direction)
         return read(asked)
 
-    def _gallery(self, source: Source, look: Look, rule: Protocol | None) -> tuple[NDArray[np.float32], NDArray]:
+    def _similar(
+        self, source: Source, look: Look, rule: Protocol | None, feature: NDArray
+    ) -> tuple[NDArray[np.float32], NDArray]:
+        """Cosines (N,) of what is ranked with a query's feature (D,), and the gallery row of each.
+
+        With words out or kept, f' and q' are projections, so f'.q' = f.q': of the gallery only the length of f' is
+        another for another rank, and its features are not made again.
+        """
+        descriptor, tracklets = self._descriptor(source, look), rule is not None and rule.aggregate == "tracklet"
+        asked = _unit(feature)
+        left = None if tracklets or descriptor.vocabulary == PLAIN else self._left(source, descriptor)
+        if left is None:
+            unit, rows = self._gallery(source, descriptor, tracklets)
+            return unit @ asked, rows
+        unit, rows = self._gallery(source, replace(descriptor, vocabulary=PLAIN, rank=0), tracklets)
+        widths = [source.gallery.parts()[name].shape[1] for name in descriptor.parts]
+        place = descriptor.parts.index("f")
+        here, beside = slice(sum(widths[:place]), sum(widths[: place + 1])), asked.copy()
+        beside[here] = 0
+        return unit @ beside + unit[:, here] @ asked[here] / left, rows
+
+    def _left(self, source: Source, descriptor: Descriptor) -> NDArray[np.float32] | None:
+        """Length (N,) of what words leave of each f of length 1; None where that is too little to compare so."""
+        kind, rank = descriptor.vocabulary, descriptor.rank
+        known = self._shares.get((source.name, kind))
+        if known is None or known.shape[1] <= rank:
+            basis = source.words.basis(kind)[:, : max(rank, COLUMNS)]
+            inside = coordinates(F.normalize(source.gallery.f, dim=1), basis).square().cumsum(dim=1)
+            known = self._shares[source.name, kind] = F.pad(inside, (1, 0)).numpy()  # (N, 1 + K): none, one, ...
+        share = known[:, rank] if kind == PERSON_ONLY else 1 - known[:, rank]
+        return np.sqrt(share) if share.min() > LEAST[kind] else None
+
+    def _gallery(self, source: Source, descriptor: Descriptor, tracklets: bool) -> tuple[NDArray[np.float32], NDArray]:
         """Unit features (N, D) of what is ranked, and the gallery row of each; the last few are kept."""
-        tracklets = rule is not None and rule.aggregate == "tracklet"
-        wanted = (source.name, self._descriptor(source, look), tracklets)
+        wanted = (source.name, descriptor, tracklets)
         if wanted not in self._galleries:
-            features, frame = self._read(source, look)(source.gallery), source.benchmark.gallery
+            features, frame = self._read(source, descriptor)(source.gallery), source.benchmark.gallery
             rows = np.arange(len(frame))
             if tracklets:
                 features, rows = by_tracklet(features, frame, "gallery")
@@ -231,10 +265,10 @@ class Explorer:
         return self._galleries[wanted]
 
     def _ranked(self, source: Source, rule: Protocol, row: int, feature: NDArray, look: Look, draw: int) -> Answer:
-        unit, rows = self._gallery(source, look, rule)
+        similarity, rows = self._similar(source, look, rule, feature)
         query, gallery = source.benchmark.query, source.benchmark.gallery
         columns = rule.gallery_rows(gallery.iloc[rows])[draw]
-        similarity = _cosines(unit[columns] if len(columns) < len(unit) else unit, feature)
+        similarity = similarity[columns]
         order = np.argsort(-similarity, kind="stable")
         ranked, similarity = rows[columns[order]], similarity[order]
         person = query["person"].iloc[row]
@@ -252,8 +286,8 @@ def _rows(embedded: Embeddings, rows: Sequence[int]) -> Embeddings:
     return Embeddings(**blank | {name: value[rows] for name, value in embedded.parts().items()})
 
 
-def _cosines(unit: NDArray[np.float32], feature: NDArray) -> NDArray[np.float32]:
+def _unit(feature: NDArray) -> NDArray[np.float32]:
     length = float(np.linalg.norm(feature))
     if not np.isfinite(length) or length == 0:
         raise InputError("nothing is left of the query's feature to compare; take less out of it")
-    return unit @ (feature / length).astype(np.float32)
+    return (feature / length).astype(np.float32)

@@ -213,14 +213,16 @@ class ExplorerPanel:
                 f"first right answer at rank {answer.first_hit} ({before.first_hit})"
             )
         top = answer.top(self.top, before)
-        images = self._attended(name, picture, look, top) if self.attention.value else None
         first = jpeg(painted(picture, look)) if picture is not None else None
+        images = self._attended(name, answer.query["path"], picture, look, top) if self.attention.value else None
         return strip_html(title, answer, top, thumbnails, images or ([first] if first else None))
 
-    def _attended(self, name: str, picture: Image.Image, look: Look, top: pd.DataFrame) -> list[bytes]:
+    def _attended(self, name: str, asked: str, picture: Image.Image, look: Look, top: pd.DataFrame) -> list[bytes]:
+        """JPEGs of the query, shown as ``picture``, and of its answers, with maps of what the model sees."""
         images = self.explorer.thumbnails(name)
-        pictures = [painted(picture, look), *(images.image(path, blocked=False) for path in top["path"])]
-        shown = [pictures[0], *(images.image(path) for path in top["path"])]
+        seen = self.picture or images.image(asked, blocked=False)
+        pictures = [painted(seen, look), *(images.image(path, blocked=False) for path in top["path"])]
+        shown = [painted(picture, look), *(images.image(path) for path in top["path"])]
         heats = self.explorer.attention(name, pictures)
         return [jpeg(overlaid(one, heat)) for one, heat in zip(shown, heats, strict=True)]
 

@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 
 from csgn_lib import figures
-from csgn_lib.datasets.protocols import UNKNOWN
 from csgn_lib.panels.sources import Source
 from csgn_lib.panels.thumbnails import Thumbnails, data_url
+from csgn_lib.probes import flat_map
 from csgn_lib.records import InputError
-from csgn_lib.retrieval import CLOTHING_OUT, features_of, search
-from csgn_lib.vocabulary import coordinates, subspace
+from csgn_lib.retrieval import CLOTHING_OUT, features_of
+from csgn_lib.vocabulary import coordinates
 
 LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
 PREVIEWS = 2000  # images whose small pictures are made at once for the tooltips; beyond, a hover makes its own
@@ -33,49 +34,25 @@ def sides(source: Source, rank: int = 0) -> dict[str, NDArray[np.float32]]:
     """
     words = source.words
     chosen = source.descriptors[CLOTHING_OUT]
-    basis = subspace(words.features[CLOTHING_OUT], rank or chosen.rank)
+    basis = words.basis(CLOTHING_OUT, rank or chosen.rank)
     f = source.gallery.f / source.gallery.f.norm(dim=1, keepdim=True)
     clothes = coordinates(f - f.mean(dim=0), basis)
     return {"clothes": clothes.numpy(), "identity": features_of(chosen, words)(source.gallery).numpy()}
 
 
 def layout(features: NDArray[np.floating], seed: int = 0, largest: int = LARGEST) -> NDArray[np.float32]:
-    """(N, D) features to places (N, 2) in [-1, 1]: t-SNE by cosine up to ``largest`` rows, beyond it two components.
+    """(N, D) features to places (N, 2) in [-1, 1]: ``flat_map`` up to ``largest`` rows, beyond it two components.
 
-    Raises InputError for fewer than four rows.
+    Raises InputError for fewer than four rows, or one without a direction.
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
     if len(features) < 4:
         raise InputError(f"a map needs four images at least, given are {len(features)}")
     if len(features) > largest:
         placed = PCA(2, random_state=seed).fit_transform(features)
     else:
-        near = min(30, (len(features) - 1) / 3)
-        placed = TSNE(2, perplexity=near, metric="cosine", init="pca", random_state=seed).fit_transform(features)
+        placed = flat_map(features, min(30, (len(features) - 1) / 3), seed)
     placed = placed - (placed.max(axis=0) + placed.min(axis=0)) / 2
     return (placed / np.abs(placed).max()).astype(np.float32)
-
-
-def neighbour_shares(features: NDArray[np.floating], frame: pd.DataFrame, k: int = 10) -> pd.DataFrame:
-    """Of each image's k nearest others: the share that show its ``person`` in the ``same`` and in ``other`` clothes.
-
-    Columns person, same, other, and chance_same, chance_other: the same shares of all other images. Images of
-    nobody, or in unknown clothes, are left out as askers. Raises InputError for fewer than k + 1 images.
-    """
-    if len(frame) <= k:
-        raise InputError(f"{k} neighbours asked of {len(frame)} images; ask for fewer")
-    rows = search(features, features, k + 1).rows
-    near = np.array([np.append(r[r != i], -1)[:k] for i, r in enumerate(rows)])
-    person, clothes = frame["person"].to_numpy(), frame["clothes"].to_numpy()
-    alike, worn = person[near] == person[:, None], clothes[near] == clothes[:, None]
-    people, outfits = (pd.Series(label).map(pd.Series(label).value_counts()).to_numpy() for label in (person, clothes))
-    shares = pd.DataFrame({
-        "person": person, "same": (alike & worn).mean(axis=1), "other": (alike & ~worn).mean(axis=1),
-        "chance_same": (outfits - 1) / (len(frame) - 1), "chance_other": (people - outfits) / (len(frame) - 1),
-    })  # fmt: skip
-    return shares[(person != UNKNOWN) & (clothes != UNKNOWN)].reset_index(drop=True)
 
 
 def maps_figure(

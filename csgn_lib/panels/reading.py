@@ -156,8 +156,10 @@ def _records(run: Run, remarks: list[str]) -> list[dict[str, Any]]:
         except ValueError:
             damaged.append(number)
             continue
-        whole = isinstance(record, dict) and all(isinstance(record.get(name), int) for name in ("stage", "epoch"))
-        (records if whole else foreign).append(record if whole else number)
+        if not isinstance(record, dict) or not all(isinstance(record.get(name), int) for name in ("stage", "epoch")):
+            foreign.append(number)
+            continue
+        records.append({k: v for k, v in record.items() if k not in _BOOKS or isinstance(v, int | float)})
     if lines[-1].strip():
         remarks.append("the last line of metrics.jsonl is half written, and left out")
     if damaged:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from csgn_lib.datasets.portrait import hide_face
+from csgn_lib.datasets.portrait import picture
 from csgn_lib.records import InputError
 
 HEIGHT = 128  # pixels of a thumbnail
@@ -39,16 +39,7 @@ class Thumbnails:
 
         A model sees it with ``blocked=False``. Raises InputError naming one that cannot be read.
         """
-        try:
-            with Image.open(self.root / path) as file:
-                image = file.convert("RGB")
-        except FileNotFoundError:
-            raise InputError(f"{self.root / path} does not exist; is the benchmark's root right?") from None
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"{self.root / path} cannot be read ({error}); replace it") from None
-        if self.hide_faces and blocked:
-            hide_face(image)
-        return image
+        return picture(self.root / path, self.hide_faces and blocked)
 
     def _jpeg(self, path: str) -> bytes:
         return jpeg(self.image(path), self.height)
@@ -93,7 +84,7 @@ def decode_upload(content: bytes, name: str = "the file", largest: int = LARGEST
                 return ImageOps.exif_transpose(file).convert("RGB")
     except Image.DecompressionBombError:
         raise InputError(f"{name} has more than {largest / 1e6:.0f} megapixels; make it smaller") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception:  # a damaged EXIF raises TypeError, struct.error and more
         raise InputError(f"{name} is no picture that can be read; give a {', '.join(FORMATS)} file") from None

@@ -7,7 +7,6 @@ colour, a random subspace for a worded one, shuffled labels for a reading.
 
 from csgn_lib.intervals import Interval, over_people
 from csgn_lib.probes.clothes import (
-    NEIGHBOURS,
     OTHER_CLOTHES,
     OTHERS,
     SAME_CLOTHES,
@@ -25,7 +24,6 @@ from csgn_lib.probes.colour import record_sensitivity
 from csgn_lib.probes.compared import CLOTHING_PART, JOINT, Compared, Row, embed_row, rows_of
 from csgn_lib.probes.descriptions import (
     attribute_sentences,
-    class_means,
     names_its_identity,
     nearest_phrases,
     nearest_words,
@@ -42,7 +40,6 @@ from csgn_lib.probes.pictures import (
     PICTURE,
     RECOLOURED,
     colour_sensitivity,
-    cosine_distance,
     counterfactuals,
     embed_pictures,
     even_rows,
@@ -53,10 +50,7 @@ from csgn_lib.probes.pictures import (
 )
 from csgn_lib.probes.reading import crossed_folds, read_linearly
 from csgn_lib.probes.sentences import (
-    CLOTHES_PARTS,
     OTHER_DESCRIPTION,
-    OTHER_OUTFIT,
-    PERSON_PARTS,
     one_word_changes,
     text_movement,
 )
@@ -66,21 +60,17 @@ __all__ = [
     "AGAIN",
     "BY_CAMERA",
     "CHANGES",
-    "CLOTHES_PARTS",
     "CLOTHING_PART",
     "Compared",
     "GRAY",
     "HUE",
     "Interval",
     "JOINT",
-    "NEIGHBOURS",
     "Neighbourhood",
     "OTHERS",
     "OTHER_CLOTHES",
     "OTHER_DESCRIPTION",
-    "OTHER_OUTFIT",
     "OTHER_PERSON",
-    "PERSON_PARTS",
     "PICTURE",
     "RECOLOURED",
     "Row",
@@ -88,10 +78,8 @@ __all__ = [
     "SAME_OUTFIT",
     "attribute_sentences",
     "centred",
-    "class_means",
     "clothes_share",
     "colour_sensitivity",
-    "cosine_distance",
     "counterfactuals",
     "crossed_folds",
     "embed_pictures",

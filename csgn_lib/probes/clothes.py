@@ -25,7 +25,6 @@ from csgn_lib.retrieval.features import unit_rows
 
 OTHER_CLOTHES, SAME_CLOTHES = "same person, other clothes", "same person, same clothes"
 SAME_OUTFIT, OTHERS = "other person, same outfit", "other person"
-NEIGHBOURS = (OTHER_CLOTHES, SAME_CLOTHES, SAME_OUTFIT)
 
 
 def worn(benchmark: Benchmark, frame: pd.DataFrame, attributes: Sequence[str] = ()) -> pd.DataFrame | None:

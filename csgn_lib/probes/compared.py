@@ -70,7 +70,7 @@ class Compared:
         return found | {f"descriptor {self.descriptors[PLAIN]}": features_of(self.descriptors[PLAIN])(embeddings)}
 
     def _clothing(self, embeddings: Embeddings) -> Tensor:
-        return vocabulary.keep(embeddings.f, vocabulary.subspace(self.words.features[CLOTHING_OUT], self.clothing_rank))
+        return vocabulary.keep(embeddings.f, self.words.basis(CLOTHING_OUT, self.clothing_rank))
 
 
 def rows_of(runs: Mapping[str, str | Path], preset: str = "demo", world: int = 0) -> list[Row]:

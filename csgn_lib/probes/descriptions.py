@@ -27,12 +27,6 @@ def names_its_identity(images: Tensor, texts: Tensor, person: Tensor, similarity
     return (mdg.pairwise_similarity(images, texts, similarity).argmax(dim=1) == person).numpy()
 
 
-def class_means(features: Tensor, person: Tensor) -> Tensor:
-    """Mean unit feature of each identity 0 .. Y-1: (N, P), (N,) to (Y, P)."""
-    total = torch.zeros(int(person.max()) + 1, features.shape[1]).index_add(0, person, F.normalize(features, dim=-1))
-    return total / torch.bincount(person)[:, None]
-
-
 def attribute_sentences() -> dict[str, dict[str, list[str]]]:
     """Each attribute of attributes.csv: value -> the sentences that say it, whatever else they say."""
     found: dict[str, dict[str, list[str]]] = {}

@@ -105,21 +105,22 @@ def read_linearly(
         StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=100, tol=1e-3)
     )
     who, what, right, weight = _answers(reader, x, y, cuts, person, outfit)
-    rng, chance = np.random.default_rng((seed, 5)), []
-    bearer = bearer[asked]
+    rng, own, chance = np.random.default_rng((seed, 5)), first[first["label"].isin(common)], []
     for _ in range(shuffles):
-        own = first[first["label"].isin(common)]
-        other = pd.Series(rng.permutation(own["label"].to_numpy()), index=own["bearer"])
-        _, _, hit, per = _answers(reader, x, other.loc[bearer].to_numpy(), cuts, person, outfit)
-        chance.append(float((hit * per).sum() / per.sum()))
-    _, _, hit, per = _answers(DummyClassifier(strategy="most_frequent"), x, y, cuts, person, outfit)
+        other = pd.Series(rng.permutation(own["label"].to_numpy()), index=own["bearer"]).loc[bearer[asked]].to_numpy()
+        chance.append(_accuracy(*_answers(reader, x, other, cuts, person, outfit)[2:]))
+    commonest = _answers(DummyClassifier(strategy="most_frequent"), x, y, cuts, person, outfit)
     found = over_people(right * weight, who, weight, resamples=resamples, seed=seed)
     wide = over_people(right * weight, what, weight, resamples=resamples, seed=seed)
     return found.record() | {
-        "outfit_low": wide.low, "outfit_high": wide.high, "majority": float((hit * per).sum() / per.sum()),
+        "outfit_low": wide.low, "outfit_high": wide.high, "majority": _accuracy(*commonest[2:]),
         "shuffled": float(np.mean(chance)) if chance else None, "shuffled_high": max(chance, default=None),
         "values": len(set(y[tested])), "images": len(right),
     }  # fmt: skip
+
+
+def _accuracy(right: NDArray[Any], weight: NDArray[Any]) -> float:
+    return float((right * weight).sum() / weight.sum())
 
 
 def _answers(

@@ -113,15 +113,25 @@ class Vocabularies:
             CLOTHING_OUT: vocabulary.phrase_features(clip, words.clothing),
             PERSON_ONLY: vocabulary.phrase_features(clip, words.person),
         }
+        self._bases: dict[str, Tensor] = {}
 
     def ranks(self, kind: str) -> list[int]:
         """Ranks worth trying: the usual ones that the phrases span."""
         usual = CLOTHING_RANKS if kind == CLOTHING_OUT else PERSON_RANKS
         return [rank for rank in usual if rank < min(self.features[kind].shape)]
 
+    def basis(self, kind: str, rank: int | None = None) -> Tensor:
+        """``vocabulary.subspace`` of a kind's phrases, (P, rank); decomposed once for all ranks."""
+        if kind not in self._bases:
+            self._bases[kind] = vocabulary.subspace(self.features[kind], None)
+        whole = self._bases[kind]
+        if rank is None or 0 <= rank <= whole.shape[1]:
+            return whole[:, :rank]
+        return vocabulary.subspace(self.features[kind], rank)  # refuses it
+
     def map(self, kind: str, rank: int) -> Callable[[Tensor], Tensor]:
         """The change of f (B, P) that a kind and rank stand for."""
-        basis = vocabulary.subspace(self.features[kind], rank)
+        basis = self.basis(kind, rank)
         return partial(vocabulary.remove if kind == CLOTHING_OUT else vocabulary.keep, basis=basis)
 
 

@@ -146,14 +146,18 @@ def _tested(queries: pd.DataFrame, values: pd.DataFrame, baseline: str, metric: 
 
 
 def _untested(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The same means and intervals from the runs' own; without single queries there is no test."""
+    """The same means and intervals from the runs' own, worlds clustered alike; without single queries no test."""
     keys = ["protocol", "seed", "world"]
     base = values[values["label"] == baseline].set_index(keys)["value"]
     others = values[values["label"] != baseline]
+    if others.empty:
+        return pd.DataFrame(columns=_DIFFERENCES)
     gains = others.assign(gain=others["value"].to_numpy() - base.reindex(others.set_index(keys).index).to_numpy())
-    found = gains.groupby(["label", "row", "descriptor", "protocol"], sort=False)["gain"].apply(spread).unstack()
-    unknown = dict.fromkeys(["people", "holm_runs", "holm_people", "p"], np.nan)
-    return found.reset_index().assign(**unknown).assign(clusters=found["runs"].to_numpy())
+    names, unit = ["label", "row", "descriptor", "protocol"], "world" if values["world"].nunique() > 1 else "seed"
+    counted = gains.groupby(names, sort=False)["gain"].count().to_numpy()
+    clustered = gains.groupby([*names, unit], sort=False)["gain"].mean().groupby(names, sort=False)
+    found = clustered.apply(spread).unstack().rename(columns={"runs": "clusters"}).reset_index()
+    return found.assign(**dict.fromkeys(["people", "holm_runs", "holm_people", "p"], np.nan)).assign(runs=counted)
 
 
 def _of_rows(path: Path, rows: Sequence[str]) -> pd.DataFrame:
