@@ -65,7 +65,8 @@ def _markdown(output: dict[str, Any]) -> str:
 def collect(folder: str | Path, runs: Sequence[Run]) -> Path:
     """Copy the figures and results of done runs of notebooks into a folder, beside ``answers.md``: what each found.
 
-    A figure keeps its name; its run's notebook stands before it, as in ``30_embedding_map-maps.png``.
+    A figure keeps its name; its run's notebook stands before it, as in ``30_embedding_map-maps.png``. Its PDF,
+    megabytes where there are pictures in it, stays in the run's folder.
 
     Returns the path of answers.md.
 
@@ -75,7 +76,8 @@ def collect(folder: str | Path, runs: Sequence[Run]) -> Path:
     folder, found = Path(folder), [(run.status["notebook"], answer(run), run) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     for notebook, _, run in found:
-        files = [*sorted(run.path("figures").glob("*.*")), run.path("results.json")]
+        pictures = (file for file in sorted(run.path("figures").glob("*.*")) if file.suffix != ".pdf")
+        files = [*pictures, run.path("results.json")]
         for file in (file for file in files if file.exists()):
             with atomic_path(folder / f"{Path(notebook).stem}-{file.name}") as temporary:
                 shutil.copyfile(file, temporary)
