@@ -15,6 +15,7 @@ def test_the_tables_are_the_recorded_ones():
 
 
 INTERVAL = r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]"
+WHY = README.partition("## Why")[2].partition("## Notebooks")[0]  # what was found inside of three trained rows
 CLIPS = rf"^\| (.+) \| ({INTERVAL}) \| ({INTERVAL}) \|$"
 
 
@@ -25,7 +26,7 @@ def differences(record: str) -> pd.DataFrame:
 
 def test_every_difference_with_an_interval_is_a_recorded_one():
     recorded = set(differences("seeds/differences-records.csv").said)
-    said = re.findall(INTERVAL, re.sub(CLIPS, "", README, flags=re.MULTILINE))
+    said = re.findall(INTERVAL, re.sub(CLIPS, "", README.replace(WHY, ""), flags=re.MULTILINE))
     assert said and set(said) <= recorded, set(said) - recorded
 
 
@@ -38,6 +39,21 @@ def test_both_small_clips_say_what_is_recorded_of_each():
         assert recorded.holm_people.max() < 0.001 and recorded.clusters.eq(3).all()
         for row in rows:
             assert recorded.said[row[0].replace("clothing phrases out", "clothing out")] == row[column], row
+
+
+def test_what_was_found_inside_is_what_the_notebooks_answered():
+    answers = (HOME / "reports/inside/answers.md").read_text(encoding="utf-8")
+    frozen = (HOME / "notebooks/31_clothes_leakage.ipynb").read_text(encoding="utf-8")
+    said = re.findall(r"[+-]?\d+\.\d+ \[[^\]]+\]", " ".join(WHY.split()))
+    assert len(said) == 8
+    for interval in said:
+        assert interval in answers or (interval in frozen and interval == "0.68 [0.66, 0.70]"), interval
+    csgn = re.search(r"CSGN, descriptor \[z12; f; c\]: .*?, (\d+%) of wrong .*? outfit \(chance (\d+%)\)\. A", answers)
+    alone = re.search(r"CSGN, f, person only: 0 of 3 .*?, (\d+%) of wrong", answers)
+    shares = re.findall(r"Learned descriptions, (?:RGB|gray): (\d+%) in the (?:clothing|person) words", answers)
+    told = WHY.replace(" %", "%")
+    assert [csgn[1], csgn[2], alone[1]] == re.findall(r"\d+%", told.partition("Whoever")[2])[:3]
+    assert [shares[0], shares[2]] == ["11%", "11%"] and f"hold {shares[1]} and {shares[3]}" in told
 
 
 def test_every_path_and_notebook_that_the_readme_names_exists():
