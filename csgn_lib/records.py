@@ -98,7 +98,9 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The experiment's parameters, as written when the run began."""
+        """The experiment's parameters, as written when the run began. Raises InputError where there is no run."""
+        if not self.path("config.json").exists():
+            raise InputError(f"{self.path('config.json')} does not exist; give the folder of a training run")
         return read_json(self.path("config.json"))
 
     @property
