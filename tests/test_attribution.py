@@ -6,12 +6,11 @@ import copy
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
 from scipy.stats import spearmanr
-from timm.models.eva import Eva
+from small_eva import EVA
 from torch import Tensor, nn
 
 from csgn_lib import attribution
@@ -23,18 +22,6 @@ from csgn_lib.vss import VARIANTS, Embeddings, VisualEncoder
 
 SIZE, GRID = (96, 48), (12, 6)
 READ = {"f": lambda e: e.f, "c": lambda e: e.c, "z12": lambda e: e.z12}
-
-
-@timm.models.register_model
-def eva_csgn_attribution(pretrained: bool = False, **kwargs: object) -> Eva:
-    """EVA-02 in small: 32 x 32, patch 8, three blocks, width 32."""
-    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(name, None)
-    kind = dict(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True)
-    kind |= dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, ref_feat_shape=(4, 4))
-    model = Eva(**(kind | kwargs))
-    model.default_cfg = {}
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +46,7 @@ def eva() -> VisualEncoder:
     torch.manual_seed(0)
     model = CustomTextCLIP(
         16,
-        {"image_size": 32, "timm_model_name": "eva_csgn_attribution", "timm_pool": "token", "timm_proj": None},
+        {"image_size": 32, "timm_model_name": EVA, "timm_pool": "token", "timm_proj": None},
         {"context_length": 48, "vocab_size": 99, "width": 32, "heads": 2, "layers": 1},
     )
     clip = ClipTower(model, CompactTokenizer(tiny_words(), 48), (0.5,) * 3, (0.5,) * 3)

@@ -17,8 +17,8 @@ import timm
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from safetensors.torch import save_file
+from small_eva import EVA
 from timm.layers import BlurPool2d
-from timm.models.eva import Eva
 from timm.models.resnet import Bottleneck, ResNet
 
 from csgn_lib import backbones, models
@@ -50,18 +50,6 @@ def csgn_test_pooled_shortcut(pretrained: bool = False, **kwargs: object) -> Res
     return csgn_test_bottleneck(pretrained, avg_down=True, **kwargs)
 
 
-@timm.models.register_model
-def eva_csgn_test(pretrained: bool = False, **kwargs: object) -> Eva:
-    """EVA-02 in small: 32 x 32, patch 8, three blocks, width 32; positions learned, and rotary."""
-    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(name, None)
-    kind = dict(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True)
-    kind |= dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, ref_feat_shape=(4, 4))
-    model = Eva(**(kind | kwargs))
-    model.default_cfg = {}
-    return model
-
-
 @pytest.fixture(scope="module")
 def add_model(tmp_path_factory):
     """Give open_clip a small model of its own kind: 32 x 32, patch 8, two layers, width 32."""
@@ -91,7 +79,7 @@ def overlapping(add_model) -> str:
 
 @pytest.fixture(scope="module")
 def eva(add_model) -> str:
-    vision = {"timm_model_name": "eva_csgn_test", "timm_model_pretrained": False, "timm_pool": "token"}
+    vision = {"timm_model_name": EVA, "timm_model_pretrained": False, "timm_pool": "token"}
     return add_model("csgn-test-eva", vision | {"timm_proj": None})
 
 
@@ -417,7 +405,7 @@ def test_evas_positions_learned_and_rotary_follow_the_image_size(eva, tmp_path):
     """Against timm's EVA built at that size, its positions interpolated by hand from the file's square grid."""
     model, images = eva_file(eva, tmp_path / "eva.safetensors"), pictures(2, 64, 24)
     tower = load_clip(eva, str(tmp_path / "eva.safetensors"), (64, 24)).eval()
-    reference = timm.create_model("eva_csgn_test", num_classes=16, global_pool="token", img_size=(64, 24)).eval()
+    reference = timm.create_model(EVA, num_classes=16, global_pool="token", img_size=(64, 24)).eval()
     state = model.visual.trunk.state_dict()
     square = state["pos_embed"][:, 1:].transpose(1, 2).unflatten(2, (4, 4))
     grid = torch.nn.functional.interpolate(square, (8, 3), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
@@ -462,7 +450,7 @@ def test_eva02_is_taken_by_name():
 
 
 def test_evas_that_cannot_be_read_are_refused(eva, add_model, tmp_path):
-    vision = {"timm_model_name": "eva_csgn_test", "timm_model_pretrained": False, "timm_proj": None}
+    vision = {"timm_model_name": EVA, "timm_model_pretrained": False, "timm_proj": None}
     for name, other in (("avg", {"timm_pool": "avg"}), ("linear", {"timm_pool": "token", "timm_proj": "linear"})):
         with pytest.raises(InputError, match="TimmModel has no class token to read"):
             load_clip(add_model(f"csgn-test-eva-{name}", vision | other), None, (32, 32))

@@ -9,7 +9,15 @@ import torch
 
 from csgn_lib.config import Experiment
 from csgn_lib.intervals import Interval
-from csgn_lib.probes.pictures import colour_sensitivity, counterfactuals, embed_pictures, evenly, movements
+from csgn_lib.probes.pictures import (
+    OTHER_PERSON,
+    RECOLOURED,
+    colour_sensitivity,
+    counterfactuals,
+    embed_pictures,
+    evenly,
+    movements,
+)
 from csgn_lib.records import Run, write_json
 from csgn_lib.retrieval import PLAIN, Vocabularies, chosen_descriptors, features_of
 from csgn_lib.synthetic import World, scenes_of
@@ -44,7 +52,7 @@ def record_sensitivity(run: Run, per_person: int = 4, seed: int = 0, **options: 
     size = (experiment.image_height, experiment.image_width)
     seen = {
         change: embed_pictures(lambda images: encoder(images.to(device)), pictures, size)
-        for change, pictures in counterfactuals(scenes, seed).items()
+        for change, pictures in counterfactuals(scenes, seed, (RECOLOURED, OTHER_PERSON)).items()
     }
     found = {}
     for name, descriptor in chosen.items():

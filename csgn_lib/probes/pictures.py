@@ -26,8 +26,10 @@ CHANGES = (RECOLOURED, HUE, GRAY, OTHER_PERSON, BY_CAMERA, AGAIN)
 _SMALLEST_TURN = 1 / 6  # of the circle of hues, either way: red becomes at least yellow
 
 
-def counterfactuals(scenes: Sequence[Scene], seed: int = 0) -> dict[str, Tensor]:
-    """Each scene as it is, and four times with one thing changed: name -> (N, 3, 96, 48), RGB, uint8.
+def counterfactuals(
+    scenes: Sequence[Scene], seed: int = 0, changes: Sequence[str] = (RECOLOURED, OTHER_PERSON, AGAIN, GRAY)
+) -> dict[str, Tensor]:
+    """Each scene as it is, and once for each of ``changes``, that alone changed: name -> (N, 3, 96, 48), RGB, uint8.
 
     recoloured: other colours of the clothes, every other pixel as it was. gray: luminance in three
     channels, float in [0, 1]. other person: another of the scenes' people in the same clothes, pose, light
@@ -41,13 +43,14 @@ def counterfactuals(scenes: Sequence[Scene], seed: int = 0) -> dict[str, Tensor]
         raise InputError(f"counterfactuals need scenes of two people at least, given are {len(who)}")
     rng = np.random.default_rng((seed, 3))
     others = [who[int(rng.choice([i for i in who if i != scene.person_id]))] for scene in scenes]
-    drawn = {
-        PICTURE: _drawn(scenes),
-        RECOLOURED: _drawn([scene.recoloured(seed) for scene in scenes]),
-        OTHER_PERSON: _drawn([replace(scene, person=other) for scene, other in zip(scenes, others, strict=True)]),
-        AGAIN: _drawn([replace(scene, seed=(*scene.seed, 78, seed)) for scene in scenes]),
+    picture = _drawn(scenes)
+    made: dict[str, Callable[[], Tensor]] = {
+        RECOLOURED: lambda: _drawn([scene.recoloured(seed) for scene in scenes]),
+        OTHER_PERSON: lambda: _drawn([replace(s, person=other) for s, other in zip(scenes, others, strict=True)]),
+        AGAIN: lambda: _drawn([replace(scene, seed=(*scene.seed, 78, seed)) for scene in scenes]),
+        GRAY: lambda: to_gray(picture),
     }
-    return drawn | {GRAY: to_gray(drawn[PICTURE])}
+    return {PICTURE: picture} | {change: made[change]() for change in changes}
 
 
 def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: int = 0) -> dict[str, Tensor]:
