@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips inside answers paper test test-browser lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper test test-browser lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -55,8 +55,11 @@ THREE_SEEDS := [0, 1, 2, 0, 1, 2, 0, 1, 2]
 THREE_WORLDS := [0, 0, 0, 1, 1, 1, 2, 2, 2]
 SECOND := {"clip_checkpoint": "embedded-1", "resnet_checkpoint": "embedded-1"}
 
-ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: hours on 2 cores, resumable; leaves reports/ablation
+ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: two hours on 2 cores, resumable; leaves reports/ablation
 	@$(call SWEPT,main,main,{},$(FIVE),$(FIVE),identity + triplet)
+	@$(call SWEPT,controls,controls,{},$(THREE),$(THREE),CSGN)
+
+ablation-variants: $(STAMP)  ## other forms of each part, three runs of each: another hour on 2 cores, resumable
 	@$(call SWEPT,variants,variants,{},$(THREE),$(THREE),CSGN)
 
 ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
