@@ -23,17 +23,19 @@ test: $(STAMP)  ## check the style and run the tests
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
 
 # CHROMIUM=/path/to/chromium, or one on PATH, or else playwright's own (downloaded once).
-test-browser: $(STAMP)  ## run the explorer in a real JupyterLab with headless Chromium: some minutes
+CHROMIUM ?= $(shell for name in chromium chromium-browser google-chrome chrome; do command -v $$name && break; done)
+test-browser: $(STAMP)  ## try the notebooks' panels in a real JupyterLab with headless Chromium: some minutes
 	@$(RUN) -c 'import playwright' 2>/dev/null || $(RUN) -m pip install --quiet -e ".[browser]"
-	@test -n "$(CHROMIUM)" || command -v chromium chromium-browser google-chrome chrome >/dev/null || $(RUN) -m playwright install chromium
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
+	@test -n "$(CHROMIUM)" || $(RUN) -m playwright install chromium
+	@CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
 
 lint: $(STAMP)  ## mend the style where a machine can
 	@$(RUN) -m ruff check --fix csgn_lib tests notebooks
 	@$(RUN) -m ruff format csgn_lib tests
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a token
-	@$(RUN) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)"
+	@$(RUN) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
 
 first-result: demo  ## the demo, and its table and pictures kept under reports/first-result for the README
 	@mkdir -p reports/first-result

@@ -24,6 +24,7 @@ from csgn_lib.vocabulary import coordinates
 LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
 PREVIEWS = 2000  # images whose small pictures are made at once for the tooltips; beyond, a hover makes its own
 SHOWN = 24  # pictures of a selection
+EDGES = (-1.08, 1.08)  # of the maps in the browser, so that no point lies on the border
 
 
 def sides(source: Source, rank: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -105,8 +106,10 @@ class LinkedMaps:
         self.strip, self.preview = ipywidgets.HTML(), ipywidgets.HTML(layout={"height": "140px"})
         self.scatters: dict[str, Any] = {}
         for name in places:
-            scatter = jscatter.Scatter(data=data, x=f"{name} x", y=f"{name} y", color_by="colour", height=360, size=5)
+            scatter = jscatter.Scatter(data=data, x=f"{name} x", y=f"{name} y", color_by="colour", height=360, size=5,
+                                       x_scale=EDGES, y_scale=EDGES)  # fmt: skip
             scatter.axes(False)
+            scatter.mouse("lasso")  # shift and a drag, its other way, is JupyterLab's own gesture for cells
             if "picture" in data:
                 scatter.tooltip(True, properties=["person", "camera", "clothes"], preview="picture",
                                 preview_type="image", preview_image_height=112)  # fmt: skip
@@ -123,7 +126,9 @@ class LinkedMaps:
         """Pictures of the selected rows, the first few of them."""
         rows = [int(row) for row in ([] if rows is None else rows)]
         if not rows:
-            self.strip.value = "Draw around points with the lasso (hold shift, or press and wait) in either map."
+            self.strip.value = (
+                "Draw around points in either map; the wheel zooms. The arrows in its bar: a drag moves the map."
+            )
             return
         chosen = self.frame.iloc[rows]
         counts = f"{len(rows)} images: {chosen['person'].nunique()} people, {chosen['clothes'].nunique()} outfits"

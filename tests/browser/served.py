@@ -1,0 +1,53 @@
+"""JupyterLab of our own, served on this machine alone, and what the tests of it share."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[2]
+PATIENCE = 300_000  # milliseconds: the machine may be busy
+Lab = Callable[[Path, Path], str]
+
+
+@contextmanager
+def serving(folder: Path, home: Path) -> Iterator[str]:
+    """Its address, with the token and ``{}`` for a notebook's name, while it runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root", f"--ServerApp.root_dir={folder}"]
+    options += [
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.news_url=None",
+    ]  # as make lab
+    own = {
+        "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data"), "JUPYTER_TOKEN": token,
+        "PYTHONPATH": str(HOME), "CSGN_HOME": str(home), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    with (folder / "lab.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options], env=os.environ | own, stdout=log, stderr=log
+        )
+    try:
+        end = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < end and server.poll() is None, (folder / "lab.log").read_text()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/lab/tree/{{}}?reset&token={token}"
+    finally:
+        server.terminate()
+        server.wait(60)
