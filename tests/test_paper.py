@@ -158,7 +158,7 @@ def test_without_single_queries_the_intervals_are_the_same_and_nothing_is_tested
     tested, untested = (
         runs.swept(_sweep(tmp_path / str(t), t), descriptors=["plain", "clothing out"]) for t in (True, False)
     )
-    keys = ["label", "protocol", "runs", "mean", "sd", "low", "high"]
+    keys = ["label", "protocol", "runs", "clusters", "mean", "sd", "low", "high"]
     left, right = (s.differences[keys].sort_values(keys[:2], ignore_index=True) for s in (tested, untested))
     pd.testing.assert_frame_equal(left, right, check_dtype=False)
     assert untested.differences.p.isna().all() and np.isnan(untested.least_p) and untested.costs.empty
@@ -169,6 +169,15 @@ def test_one_row_alone_has_no_difference(tmp_path):
     pd.DataFrame(frame).to_csv(tmp_path / "runs-records.csv", index=False)
     found = runs.swept(tmp_path)
     assert found.differences.empty and np.isnan(found.least_p) and found.means["mean"].tolist() == [20.0]
+
+
+def test_runs_of_one_world_are_one_draw_of_it(tmp_path):
+    values = {(0, 0): 0.1, (1, 0): 0.3, (0, 1): 0.5, (1, 1): 0.3}
+    frame = [{"row": "a", "seed": s, "world": w, "plain.protocols.general.mean_ap": v} for (s, w), v in values.items()]
+    pd.DataFrame(frame).to_csv(tmp_path / "runs-records.csv", index=False)
+    [mean] = runs.swept(tmp_path).means.itertuples()
+    assert (mean.runs, mean.clusters, mean.mean) == (4, 2, pytest.approx(30))
+    assert mean.sd == pytest.approx(np.std([20, 40], ddof=1))
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,10 @@ class Swept:
         baseline: the label that is subtracted.
         values: one line a run, descriptor and protocol: ``label, row, descriptor, protocol, seed, world, value``
             (percent).
-        means: of these over runs: ``label, row, descriptor, protocol, runs, mean, sd, low, high`` (95 %, Student's t).
-        differences: to the baseline, paired, in points, the same columns and ``clusters, people, holm_runs,
-            holm_people, p`` (the larger of the two); p values are NaN where single queries are not recorded.
+        means: of these: ``label, row, descriptor, protocol, runs, clusters, mean, sd, low, high`` (95 %, Student's t);
+            runs of one world are one cluster where there are several worlds, else each seed is one.
+        differences: to the baseline, paired, in points, the same columns and ``people, holm_runs, holm_people,
+            p`` (the larger of the two); p values are NaN where single queries are not recorded.
         costs: one line a row: ``row, encoder_parameters, seconds, memory_mib``, means over runs; empty if not recorded.
         colours: colour sensitivity: as means, without a protocol; empty if not recorded.
         sources: the files that were read.
@@ -78,7 +79,7 @@ def swept(
     rows, labels = (list(dict.fromkeys(values[name])) for name in ("row", "label"))
     baseline = next((name for name in baselines if name in labels), labels[0])
     keys = ["label", "row", "descriptor", "protocol"]
-    means = values.groupby(keys, sort=False)["value"].apply(spread).unstack().reset_index()
+    means = _spread(values, keys, _unit(values))
     sources = [folder / RECORD]
     if (folder / QUERIES).is_file() and metric in ("mean_ap", "rank1"):
         sources.append(folder / QUERIES)
@@ -126,7 +127,6 @@ def _values(
 
 def _tested(queries: pd.DataFrame, values: pd.DataFrame, baseline: str, metric: str) -> pd.DataFrame:
     """`against`, protocol by protocol, as 41_ablation_tables has it: runs of one world are one draw."""
-    clusters = "world" if len(queries["world"].unique()) > 1 else None
     queries = queries.assign(row=_label(queries))
     queries = queries[queries["row"].isin(values["label"])]
     known = values[["label", "row", "descriptor"]].drop_duplicates()
@@ -135,7 +135,7 @@ def _tested(queries: pd.DataFrame, values: pd.DataFrame, baseline: str, metric: 
         part = queries[queries["protocol"] == protocol]
         if part.empty:
             continue
-        compared = against(part, baseline, metric, clusters).rename(columns={"row": "label"})
+        compared = against(part, baseline, metric, _unit(queries)).rename(columns={"row": "label"})
         compared[["mean", "sd", "low", "high"]] *= 100
         parts.append(compared.assign(protocol=protocol, p=compared[["holm_runs", "holm_people"]].max(axis=1)))
     if not parts:
@@ -152,12 +152,22 @@ def _untested(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     others = values[values["label"] != baseline]
     if others.empty:
         return pd.DataFrame(columns=_DIFFERENCES)
-    gains = others.assign(gain=others["value"].to_numpy() - base.reindex(others.set_index(keys).index).to_numpy())
-    names, unit = ["label", "row", "descriptor", "protocol"], "world" if values["world"].nunique() > 1 else "seed"
-    counted = gains.groupby(names, sort=False)["gain"].count().to_numpy()
-    clustered = gains.groupby([*names, unit], sort=False)["gain"].mean().groupby(names, sort=False)
-    found = clustered.apply(spread).unstack().rename(columns={"runs": "clusters"}).reset_index()
-    return found.assign(**dict.fromkeys(["people", "holm_runs", "holm_people", "p"], np.nan)).assign(runs=counted)
+    gains = others["value"].to_numpy() - base.reindex(others.set_index(keys).index).to_numpy()
+    found = _spread(others.assign(value=gains), ["label", "row", "descriptor", "protocol"], _unit(values))
+    return found.assign(**dict.fromkeys(["people", "holm_runs", "holm_people", "p"], np.nan))
+
+
+def _unit(draws: pd.DataFrame) -> str:
+    """The column whose values are draws independent of each other: runs in one world share its people and clothes."""
+    return "world" if draws["world"].nunique() > 1 else "seed"
+
+
+def _spread(values: pd.DataFrame, keys: list[str], unit: str) -> pd.DataFrame:
+    """Keys, ``runs, clusters, mean, sd, low, high`` of ``value``, the mean within each unit taken first."""
+    clusters = values.groupby([*keys, unit], sort=False)["value"].mean().groupby(keys, sort=False)
+    found = clusters.apply(spread).unstack().rename(columns={"runs": "clusters"})
+    found.insert(0, "runs", values.groupby(keys, sort=False)["value"].count())
+    return found.reset_index()
 
 
 def _of_rows(path: Path, rows: Sequence[str]) -> pd.DataFrame:
@@ -170,8 +180,8 @@ def _of_rows(path: Path, rows: Sequence[str]) -> pd.DataFrame:
 def _coloured(path: Path, values: pd.DataFrame) -> pd.DataFrame:
     keys = ["label", "row", "descriptor"]
     if not path.is_file():
-        return pd.DataFrame(columns=[*keys, "runs", "mean", "sd", "low", "high"])
+        return pd.DataFrame(columns=[*keys, "runs", "clusters", "mean", "sd", "low", "high"])
     found = _table(path)
     found.insert(0, "label", _label(found))
     found = found[found["label"].isin(values["label"])]
-    return found.groupby(keys, sort=False)["value"].apply(spread).unstack().reset_index()
+    return _spread(found, keys, _unit(values))
