@@ -332,6 +332,13 @@ def test_submitit_runs_cells_as_jobs(home):
         executors.submitit(home / "jobs", cluster="local", timeout_minn=5)
 
 
+def test_without_slurm_no_job_starts_on_this_machine_instead(home, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="no SLURM here .* leave --executor out"):
+        executors.submitit(home / "jobs")
+
+
 def test_a_job_that_was_preempted_is_the_same_call_again():
     pytest.importorskip("submitit")
     again = executors._Resumable().checkpoint(int, ("7",), {})

@@ -162,17 +162,17 @@ class _Dask(Executor):
 
 
 def submitit(folder: str | Path, cluster: str | None = None, **parameters: Any) -> Executor:
-    """Jobs of SLURM, or processes of this machine where there is no SLURM, through submitit.
+    """Jobs of SLURM, through submitit.
 
     A job that SLURM preempts, or that reaches its time, is submitted again and its cell goes on.
 
     Args:
         folder: for the jobs' files and logs, seen by every node.
-        cluster: ``slurm``, ``local`` or ``debug``; default: SLURM if it is there.
+        cluster: default: SLURM. ``local`` starts all jobs on this machine, at once; ``debug`` runs them here in turn.
         parameters: submitit's, such as ``slurm_partition="gpu"``, ``timeout_min=240``, ``gpus_per_node=1``.
 
     Raises:
-        InputError: submitit is not installed, or does not know a parameter or its type.
+        InputError: submitit is not installed, there is no SLURM, or a parameter or its type is not known.
     """
     try:
         from submitit import AutoExecutor
@@ -182,6 +182,8 @@ def submitit(folder: str | Path, cluster: str | None = None, **parameters: Any) 
         Path(folder).mkdir(parents=True, exist_ok=True)
     try:
         inner = AutoExecutor(folder=folder, cluster=cluster)
+        if cluster is None and inner.cluster != "slurm":
+            raise RuntimeError("no SLURM here (no srun on PATH); go to its login node, or leave --executor out")
         inner.update_parameters(**parameters)
     except (NameError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise InputError(
