@@ -55,7 +55,7 @@ class ExplorerPanel:
         self.camera = w.Dropdown(description="camera", style=WIDE)
         self.clothes = w.Dropdown(description="clothes", style=WIDE)
         self.first = w.ToggleButtons(
-            options=[ALL, RIGHT, WRONG], description="first is", style={"button_width": "60px"}
+            options=[ALL, RIGHT, WRONG], description="first is", style={"button_width": "72px"}
         )
         self.ap = w.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.01, description="AP", style=WIDE)
         self.query = w.Select(rows=9, description="query", layout={"width": "470px"}, style=WIDE)

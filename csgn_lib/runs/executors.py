@@ -187,7 +187,7 @@ def submitit(folder: str | Path, cluster: str | None = None, **parameters: Any) 
         inner.update_parameters(**parameters)
     except (NameError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise InputError(
-            f"submitit refuses {cluster or ''} {dict(parameters)}: {' '.join(str(error).split())}"
+            f"submitit refuses {cluster or 'slurm'} with {dict(parameters)}: {' '.join(str(error).split())}"
         ) from None
     return _Submitit(inner)
 

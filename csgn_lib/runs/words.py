@@ -74,7 +74,11 @@ def page(title: str, frame: pd.DataFrame, given: Sequence[Mapping[str, Any]], gr
     lines = [f"# {title}", "", "| state | cells |", "|---|---|"]
     lines += [f"| {state} | {counts[state]} |" for state in dict.fromkeys(order)]
     wrong = [index for index in range(len(frame)) if frame["state"].iloc[index] != "done"]
-    again = f"`{shlex.join(['csgn', 'sweep', str(grid)])}`" if grid else "the same call of `runs.sweep`"
+    again = (
+        f"`{shlex.join(['csgn', 'sweep', str(grid)])}`, with the options that it was started with"
+        if grid
+        else "the same call of `runs.sweep`"
+    )
     lines += ["", f"To go on with all that is not done: {again}." if wrong else "Every cell is done."]
     for index in wrong:
         lines += ["", *_section(frame.iloc[index], given[index])]
