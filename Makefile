@@ -47,10 +47,10 @@ seeds: $(STAMP)  ## the demo's rows, five seeds, each in a world of its own: som
 	  -p every '{}' -p out reports/seeds --keep-answer "make seeds"
 
 # Rows of 40_ablation_sweep in a folder of reports/ablation, then 41_ablation_tables over its records.
-SWEPT = $(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/ablation/$(1)/rows.json)" -p every '$(3)' \
-	  -p seeds '$(4)' -p worlds '$(5)' -p out reports/ablation/$(2) && \
-	$(RUN) -m csgn_lib run 41_ablation_tables -p sweep reports/ablation/$(2) -p out reports/ablation/$(2) -p baseline '$(6)' \
+TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p sweep reports/ablation/$(1) -p out reports/ablation/$(2) -p baseline '$(3)' \
 	  -p descriptors '["plain", "clothing out", "person only"]'
+SWEPT = $(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/ablation/$(1)/rows.json)" -p every '$(3)' \
+	  -p seeds '$(4)' -p worlds '$(5)' -p out reports/ablation/$(2) && $(call TABLES,$(2),$(2),$(6))
 FIVE := [0, 1, 2, 3, 4]
 THREE := [0, 1, 2]
 THREE_SEEDS := [0, 1, 2, 0, 1, 2, 0, 1, 2]
@@ -67,6 +67,7 @@ ablation-variants: $(STAMP)  ## other forms of each part, three runs of each: an
 ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
 	@$(call SWEPT,clips,clips/first,{},$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
 	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
+	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) || exit 1; done
 
 # Three rows in one world, looked into: whole figures, the numbers behind them, and what was found in words.
 INSIDE := {"identity + triplet": "reports/runs/inside-identity-triplet", "CLIP-ReID": "reports/runs/inside-clip-reid", "CSGN": "reports/runs/inside-csgn"}

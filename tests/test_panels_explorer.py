@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import trees
 from PIL import Image
 from safetensors.torch import save_file
 
-from csgn_lib import panels, retrieval, vocabulary
+from csgn_lib import datasets, panels, retrieval, vocabulary
 from csgn_lib.panels import Filter, Look, Source, thumbnails
 from csgn_lib.panels import explorer as explorer_module
 from csgn_lib.panels.explorer_widgets import NOBODY
@@ -414,6 +415,16 @@ def test_a_missing_image_is_a_gray_box_with_its_name(source):
     answer = explorer.ranks("x", RULE, 0)
     strip = panels.strip_html("", answer, answer.top(5), explorer.thumbnails("x"))
     assert strip.count("no image") == 5 and "does not exist" in strip
+
+
+def test_tracklets_are_asked_and_shown_by_their_first_frame(random_clip, source, tmp_path):
+    data = datasets.load("ccvid", trees.ccvid(tmp_path))
+    encoder = VisualEncoder(random_clip, None, "none", torch.Generator()).eval()
+    found = retrieval.embed_benchmark(encoder, data, SIZE)
+    tracks = replace(source, benchmark=data, query=found.query, gallery=found.gallery)
+    panel = panels.panel(panels.Explorer({"first": tracks}), top=3)
+    assert [value for _, value in panel.query.options] == [(0, 0)], "008 has one outfit"
+    assert "session1/007_01/00001.jpg" in panel.strip.value and "session3/007_03/00001.jpg" in panel.strip.value
 
 
 def test_the_two_sides_are_the_clothing_coordinates_and_what_is_left(source):
