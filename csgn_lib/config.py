@@ -117,10 +117,10 @@ class Experiment(BaseModel):
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
     compile: bool | None = Field(
-        None, description="torch.compile of the encoder in stage 2: minutes once, then steps that may be faster"
+        None, description="torch.compile of the encoder in stage 2: minutes once, then faster steps, maybe; none: off"
     )
     gradient_checkpointing: bool | None = Field(
-        None, description="the ViT's blocks are computed again in the backward pass: less memory, a third more time"
+        None, description="the ViT's blocks are computed again backward: less memory, a third more time; none: off"
     )
 
     @classmethod
@@ -154,13 +154,12 @@ class Experiment(BaseModel):
     def table(self) -> str:
         """One line a parameter, aligned; a star where it is not the preset's, and what the preset has."""
         changed, base = self.difference(), type(self).from_parameters(preset=self.preset)
-        texts = {name: "none" if value is None else str(value) for name, value in self}
+        texts = {name: _written(value) for name, value in self}
         wide = max(map(len, texts)), max((len(texts[name]) for name in changed), default=0)
         lines = []
         for name, text in texts.items():
             if name in changed:
-                before = getattr(base, name)
-                text = f"{text:{wide[1]}s}   {self.preset}: {'none' if before is None else before}"
+                text = f"{text:{wide[1]}s}   {self.preset}: {_written(getattr(base, name))}"
             lines.append(f"{'*' if name in changed else ' '} {name:{wide[0]}s}  {text}")
         return "\n".join(lines)
 
@@ -185,8 +184,14 @@ def preset_values(preset: object) -> dict[str, Any]:
     return PRESETS[setting] | METHODS.get(method, {})
 
 
+def _written(value: object) -> str:
+    """As ``--set name=value`` takes it."""
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _nearest(name: object, names: Any) -> str:
-    close = difflib.get_close_matches(str(name), list(names), n=1)
+    begun = [one for one in names if name and one.startswith(str(name))]  # prcc: prcc-paper
+    close = difflib.get_close_matches(str(name), list(names), n=1) or begun
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

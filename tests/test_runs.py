@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from csgn_lib import runs
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.runs import folders, machine, notebooks, sweeps
 from csgn_lib.runs import plan as plan_room
-from csgn_lib.runs.plan import Outcome, Step, forecast
+from csgn_lib.runs.plan import Outcome, Step, forecast, pace
 
 PARAMETERS = """beta: float = 0.5  # weight
 seed: int = 0  # seed
@@ -481,6 +482,15 @@ def test_the_forecast_by_hand():
     assert forecast(plan, {"a"}, {"b": 12.0}, 2, pace=2) == 30  # b 28 more, then d 2
     assert forecast(plan, {"a", "b", "c", "d"}, {}, 2) == 0
     assert forecast(plan, {"a", "b", "c"}, {"d": 50.0}, 2) == pytest.approx(0.1)  # late, but not over
+
+
+def test_the_pace_is_known_from_what_ended_and_from_what_is_late(tmp_path):
+    plan = [Step("a", "n", seconds=10), Step("b", "n", seconds=20)]
+    assert pace(plan, [], {"a": 9.0, "b": 5.0}) == 1
+    assert pace(plan, [], {"a": 40.0, "b": 5.0}) == 4
+    ended = Outcome(plan[0], Run(tmp_path), "done", 15.0)
+    assert pace(plan, [ended], {"b": 5.0}) == 1.5 and pace(plan, [ended], {"b": 60.0}) == 2.5
+    assert pace(plan, [replace(ended, reused=True)], {}) == 1
 
 
 def test_the_default_plan_names_every_need_once_and_before():

@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,11 +189,20 @@ class _Board:
 
     def remaining(self) -> float:
         """Seconds to the end: the plan played forward, with this machine's speed as seen so far."""
-        ran = [outcome for outcome in self.outcomes.values() if not outcome.reused and outcome.run]
-        expected = sum(outcome.step.seconds for outcome in ran)
-        pace = sum(outcome.seconds for outcome in ran) / expected if expected else 1.0
         elapsed = {name: time.monotonic() - task.started for name, task in self.running.items()}
-        return forecast(self.plan, set(self.outcomes), elapsed, self.workers, pace)
+        seen = pace(self.plan, self.outcomes.values(), elapsed)
+        return forecast(self.plan, set(self.outcomes), elapsed, self.workers, seen)
+
+
+def pace(plan: Sequence[Step], ended: Iterable[Outcome], elapsed: Mapping[str, float]) -> float:
+    """How many times its ``seconds`` a step has taken so far; 1 before anything is known.
+
+    A step that runs on beyond its time counts too: a busy machine is slow before its first step ends.
+    """
+    ran = [(one.seconds, one.step.seconds) for one in ended if not one.reused and one.run]
+    ran += [(elapsed[step.name], step.seconds) for step in plan if elapsed.get(step.name, 0) > step.seconds]
+    expected = sum(seconds for _, seconds in ran)
+    return sum(took for took, _ in ran) / expected if expected else 1.0
 
 
 def forecast(
