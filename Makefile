@@ -52,6 +52,7 @@ TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p sweep reports/ablation/$(1
 SWEPT = $(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/ablation/$(1)/rows.json)" -p every '$(3)' \
 	  -p seeds '$(4)' -p worlds '$(5)' -p out reports/ablation/$(2) && $(call TABLES,$(2),$(2),$(6))
 FIVE := [0, 1, 2, 3, 4]
+, := ,
 THREE := [0, 1, 2]
 THREE_SEEDS := [0, 1, 2, 0, 1, 2, 0, 1, 2]
 THREE_WORLDS := [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -67,7 +68,8 @@ ablation-variants: $(STAMP)  ## other forms of each part, three runs of each: an
 ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
 	@$(call SWEPT,clips,clips/first,{},$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
 	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
-	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) || exit 1; done
+	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) && \
+	  $(call TABLES,clips/$$clip,clips/$$clip/over-words,identity + triplet$(,) clothing out) || exit 1; done
 
 # Three rows in one world, looked into: whole figures, the numbers behind them, and what was found in words.
 INSIDE := {"identity + triplet": "reports/runs/inside-identity-triplet", "CLIP-ReID": "reports/runs/inside-clip-reid", "CSGN": "reports/runs/inside-csgn"}
