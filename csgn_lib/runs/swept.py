@@ -31,7 +31,7 @@ class Swept:
             runs of one world are one cluster where there are several worlds, else each seed is one.
         differences: to the baseline, paired, in points, the same columns and ``people, holm_runs, holm_people,
             p`` (the larger of the two); p values are NaN where single queries are not recorded.
-        costs: one line a row: ``row, encoder_parameters, seconds, memory_mib``, means over runs; empty if not recorded.
+        costs: one line a row: ``row, encoder_parameters, seconds, memory_mib`` of the median run; empty if none.
         colours: colour sensitivity: as means, without a protocol; empty if not recorded.
         sources: the files that were read.
     """
@@ -174,7 +174,7 @@ def _of_rows(path: Path, rows: Sequence[str]) -> pd.DataFrame:
     names = ["encoder_parameters", "seconds", "memory_mib"]
     if not path.is_file():
         return pd.DataFrame(columns=["row", *names])
-    return _table(path).groupby("row", sort=False)[names].mean().reindex(rows).reset_index()
+    return _table(path).groupby("row", sort=False)[names].median().reindex(rows).reset_index()
 
 
 def _coloured(path: Path, values: pd.DataFrame) -> pd.DataFrame:
