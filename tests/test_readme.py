@@ -16,6 +16,7 @@ def test_the_tables_are_the_recorded_ones():
 
 INTERVAL = r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]"
 WHY = README.partition("## Why")[2].partition("## Notebooks")[0]  # what was found inside of three trained rows
+PARTS = README.partition("**Part by part")[2].partition("**Two small CLIPs")[0]
 CLIPS = rf"^\| (.+) \| ({INTERVAL}) \| ({INTERVAL}) \|$"
 
 
@@ -29,12 +30,12 @@ def differences(record: str) -> pd.DataFrame:
 
 def test_every_difference_with_an_interval_is_a_recorded_one():
     recorded = set(differences("seeds/differences-records.csv").said)
-    said = re.findall(INTERVAL, re.sub(CLIPS, "", README.replace(WHY, ""), flags=re.MULTILINE))
+    said = re.findall(INTERVAL, re.sub(CLIPS, "", README.replace(WHY, "").replace(PARTS, ""), flags=re.MULTILINE))
     assert said and set(said) <= recorded, set(said) - recorded
 
 
 def test_both_small_clips_say_what_is_recorded_of_each():
-    rows = re.findall(CLIPS, README, flags=re.MULTILINE)
+    rows = re.findall(CLIPS, README.replace(PARTS, ""), flags=re.MULTILINE)
     assert len(rows) == 8
     for column, name in enumerate(("first", "second"), start=1):
         for row in rows:
@@ -45,6 +46,15 @@ def test_both_small_clips_say_what_is_recorded_of_each():
             recorded = found.query("protocol == @protocol").set_index("row")
             one = recorded.loc["CSGN, clothing out" if label.startswith("the same") else label]
             assert one.said == row[column] and one.holm_people < 0.001 and one.clusters == 3 and one.runs == 9, row
+
+
+def test_each_part_adds_what_is_recorded():
+    found = differences("ablation/main/differences-records.csv").query("descriptor == 'plain'")
+    over = found[found.against == "CLIP-ReID"].pivot(index="row", columns="protocol", values="said")
+    rows = re.findall(CLIPS, PARTS, flags=re.MULTILINE)
+    assert [list(row[1:]) for row in rows] == over.loc[[row[0] for row in rows]].to_numpy().tolist() and len(rows) == 9
+    said = re.findall(INTERVAL, re.sub(CLIPS, "", PARTS, flags=re.MULTILINE))
+    assert len(said) == 5 and set(said) <= set(found.query("protocol == 'cloth_changing'").said)
 
 
 def test_what_was_found_inside_is_what_the_notebooks_answered():
