@@ -413,12 +413,12 @@ def test_a_name_of_no_figure_or_of_several_is_refused(saved):
 def test_a_papers_figure_leads_through_the_sweeps_records_to_its_runs(paper, monkeypatch):
     home = paper[0]
     monkeypatch.setenv("CSGN_HOME", str(home))
-    found = runs.explain("reports/paper/main-forest")
+    found = runs.explain(home / "reports/paper/main-forest")
     listed = [link for link in found.links if link.name == "run"]
     assert len(listed) == 9 and all(link.state == "found" and "library 12345678" in link.said for link in listed)
     assert [link.name for link in found.links if link.name == "read"] == ["read"] * 4 and not found.broken
     assert "drawn in" not in {link.name for link in found.missing}
-    untold = runs.explain("reports/paper/seeds-forest").missing
+    untold = runs.explain(home / "reports/paper/seeds-forest").missing
     assert [link.said for link in untold if link.name == "runs"] == [
         "reports/seeds/runs-records.csv lists 9, without their folders: older than that column"
     ]
