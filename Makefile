@@ -62,7 +62,7 @@ ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: two hou
 	@$(call SWEPT,main,main,{},$(FIVE),$(FIVE),identity + triplet)
 	@$(call SWEPT,controls,controls,{},$(THREE),$(THREE),CSGN)
 
-ablation-variants: $(STAMP)  ## other forms of each part, three runs of each: another hour on 2 cores, resumable
+ablation-variants: $(STAMP)  ## other forms of each part, more controls, three runs of each: 90 minutes on 2 cores, resumable
 	@$(call SWEPT,variants,variants,{},$(THREE),$(THREE),CSGN)
 
 ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores

@@ -54,7 +54,10 @@ def test_each_part_adds_what_is_recorded():
     rows = re.findall(CLIPS, PARTS, flags=re.MULTILINE)
     assert [list(row[1:]) for row in rows] == over.loc[[row[0] for row in rows]].to_numpy().tolist() and len(rows) == 9
     said = re.findall(INTERVAL, re.sub(CLIPS, "", PARTS, flags=re.MULTILINE))
-    assert len(said) == 5 and set(said) <= set(found.query("protocol == 'cloth_changing'").said)
+    controls = differences("ablation/controls/differences-records.csv").query("descriptor == 'plain'")
+    controls = controls[(controls.against == "CSGN") & (controls.protocol == "cloth_changing")]
+    hard = set(found.query("protocol == 'cloth_changing'").said) | set(controls.said)
+    assert len(said) == 7 and set(said) <= hard and set(controls.said) <= set(said)
 
 
 def test_what_was_found_inside_is_what_the_notebooks_answered():
