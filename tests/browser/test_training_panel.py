@@ -61,6 +61,7 @@ def _open(browser: Browser, address: str) -> Page:
     page.set_default_timeout(PATIENCE)
     page.goto(address)
     page.get_by_text("experiment = Experiment").first.wait_for()
+    page.wait_for_selector("text=/Python 3.*Idle/")  # cells that are run before a kernel is there are lost
     return page
 
 
