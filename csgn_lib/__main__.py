@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from csgn_lib.records import InputError, Run, cache, home, write_text
+from csgn_lib.records import BOOKS, InputError, Run, cache, home, write_text
 
 app = typer.Typer(
     name="csgn",
@@ -29,8 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-_COUNTS = {"stage", "epoch", "epochs", "seconds", "images_per_second"}  # the rest of a record are the rate and losses
 
 
 @app.command()
@@ -302,7 +300,7 @@ def _announce(experiment: Any, benchmark: Any) -> None:
 
 
 def _epoch(record: dict[str, Any]) -> None:
-    terms = [f"{name} {value:.3g}" for name, value in record.items() if name not in _COUNTS]
+    terms = [f"{name} {value:.3g}" for name, value in record.items() if name not in BOOKS - {"rate"}]
     typer.echo("  ".join([f"{_epoch_name(record)}  {record['seconds']:.1f} s", *terms]))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,31 @@ class TextFeatures:
     def parts(self) -> dict[str, Tensor]:
         """The tensors that there are, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+class Persons(NamedTuple):
+    """Who is in a batch of B images of U different identities, int64.
+
+    person (B,): each image's. unique (U,): the different ones, sorted. row (B,): which of them an image shows.
+    first (U,): an image that shows it, the first.
+    """
+
+    person: Tensor
+    unique: Tensor
+    row: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, person: Tensor) -> Persons:
+        """Count them, best on the CPU: a GPU would have to be waited for."""
+        unique, row = torch.unique(person, return_inverse=True)
+        order = torch.arange(len(person), device=person.device)
+        first = torch.full_like(unique, len(person)).scatter_reduce(0, row, order, "amin")
+        return cls(person, unique, row, first)
+
+    def to(self, device: torch.device) -> Persons:
+        """The same on another device."""
+        return Persons(*(value.to(device, non_blocking=True) for value in self))
 
 
 def pairwise_similarity(a: Tensor, b: Tensor, kind: str = "dot") -> Tensor:
@@ -120,16 +146,18 @@ class PromptBank(nn.Module):
             nn.Parameter(_draw((1, shape[-1]), generator).to(self.words_rgb)) if learns_modality else None
         )
 
-    def forward(self, persons: Tensor) -> TextFeatures:
+    def forward(self, persons: Tensor | Persons) -> TextFeatures:
         """Identities (B,) int64, repeats allowed, to TextFeatures of B rows; every identity is encoded once.
 
         Raises:
             InputError: a person below 0 or not below N.
         """
-        if len(persons) and not (0 <= int(persons.min()) and int(persons.max()) < self.identities):
-            raise InputError(f"persons run from {int(persons.min())} to {int(persons.max())}, the bank has 0 to "
-                             f"{self.identities - 1}; number the training identities 0 .. N-1")  # fmt: skip
-        unique, row = torch.unique(persons, return_inverse=True)
+        if not isinstance(persons, Persons):
+            if len(persons) and not (0 <= int(persons.min()) and int(persons.max()) < self.identities):
+                raise InputError(f"persons run from {int(persons.min())} to {int(persons.max())}, the bank has 0 to "
+                                 f"{self.identities - 1}; number the training identities 0 .. N-1")  # fmt: skip
+            persons = Persons.of(persons)
+        unique, row = persons.unique, persons.row
         rgb = self._encode(self.template_rgb, self._places[0], [self.words_rgb[unique]])
         words = [self.words_gray[unique]]
         if self.word_modality is not None:
@@ -150,7 +178,7 @@ class PromptBank(nn.Module):
         prompts = template.repeat(len(words[0]), 1, 1)  # (B, L, Wt)
         for start, learned in zip(starts, words, strict=True):
             prompts[:, start : start + learned.shape[1]] = learned
-        return self._clip[0].prompt_features(prompts, torch.full((len(prompts),), end, device=prompts.device))
+        return self._clip[0].prompt_features(prompts, end)
 
 
 def random_text_features(identities: int, reference: Tensor, generator: Generator) -> TextFeatures:
@@ -193,7 +221,7 @@ def mdg_loss(
     v_rgb: Tensor,
     v_gray: Tensor,
     text: TextFeatures,
-    persons: Tensor,
+    persons: Tensor | Persons,
     *,
     variant: str = "mutual",
     cross_weight: float = 0.5,
@@ -223,9 +251,12 @@ def mdg_loss(
         raise InputError(f"mdg {variant!r} has no stage-1 loss; {cure}")
     v_gray = v_rgb if variant == "second_rgb" else v_gray
 
+    persons = persons if isinstance(persons, Persons) else Persons.of(persons)
+    here = persons.person
+
     def pair(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        i2t = supervised_contrastive(images, texts, persons, persons, similarity).mean()
-        return i2t, supervised_contrastive(texts, images, persons, persons, similarity).mean()
+        i2t = supervised_contrastive(images, texts, here, here, similarity).mean()
+        return i2t, supervised_contrastive(texts, images, here, here, similarity).mean()
 
     terms = dict(zip(("i2t_rgb", "t2i_rgb"), pair(v_rgb, text.rgb), strict=True))
     terms |= zip(("i2t_gray", "t2i_gray"), pair(v_gray, text.gray), strict=True)
@@ -241,12 +272,9 @@ def mdg_loss(
     return terms
 
 
-def _one_row_each(text: TextFeatures, persons: Tensor) -> TextFeatures:
+def _one_row_each(text: TextFeatures, persons: Persons) -> TextFeatures:
     """The batch's identities once each: repeated rows would count an identity by its images."""
-    unique, row = torch.unique(persons, return_inverse=True)
-    order = torch.arange(len(persons), device=persons.device)
-    first = torch.full_like(unique, len(persons)).scatter_reduce(0, row, order, "amin")
-    return TextFeatures(text.rgb[first], text.gray[first])
+    return TextFeatures(text.rgb[persons.first], text.gray[persons.first])
 
 
 def _check(variant: str, modality: str, identities: int, tokens: int) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# what a record of metrics.jsonl may say besides loss terms
+BOOKS = frozenset({"stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "waiting", "memory_mib"})
 STATES = ("queued", "running", "done", "failed", "died", "timed_out", "interrupted")
 
 

@@ -7,7 +7,7 @@ not public, so each reading is a variant [O]; see ``VisualEncoder``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -163,6 +163,13 @@ class VisualEncoder(nn.Module):
         elif variant == "cross_attention":
             self.join = CrossAttention(clip.width, resnet.width, clip.embed_dim, generator)
 
+    def compile_blocks(self) -> None:
+        """Compile the blocks that the towers repeat, each kind once: compiling the whole would take several times as
+        long, and gain little more."""
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # kinds of block: 8 is few
+        for block in _repeated(self):
+            block.compile(dynamic=False)
+
     def forward(self, images: Tensor) -> Embeddings:
         """Images (B, 3, H, W), RGB, uint8 or float in [0, 1], to Embeddings in float32."""
         images = to_float(images)
@@ -249,6 +256,16 @@ def parameter_groups(encoder: VisualEncoder, heads: nn.Module, experiment: Exper
         for (tower, bias), params in members.items()
         if params
     ]
+
+
+def _repeated(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules that stand beside others of their class in a list: blocks of a ViT, of a ResNet."""
+    for child in module.children():
+        kinds = {type(part) for part in child.children()}
+        if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 1 and len(kinds) == 1:
+            yield from child
+        else:
+            yield from _repeated(child)
 
 
 def _linear(source: int, target: int, generator: torch.Generator, deviation: float | None = None) -> nn.Linear:

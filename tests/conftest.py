@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+# bits and tolerances are a CPU's, on a machine with a GPU too; test_gpu.py says so where it wants the GPU
+os.environ["ACCELERATE_USE_CPU"] = "true"
 
 from csgn_lib import datasets, synthetic
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from csgn_lib.batches import (
+    Ahead,
     Augmentation,
     IdentitySampler,
     iterate,
@@ -58,6 +59,51 @@ def decode_loop(frame: pd.DataFrame, root: Path) -> np.ndarray:
 
 def never(*_: object) -> None:
     raise AssertionError("decoded again")
+
+
+# --- ahead --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_batches_made_ahead_are_those_made_in_turn(folder, count):
+    frame, root = folder
+    images, threads, begun = open_images(frame, root, SIZE), set(), []
+
+    def made(step: int) -> tuple:
+        threads.add(threading.current_thread())
+        begun.append(step)
+        draw = Augmentation().draw(2, SIZE, random_stream(0, step))
+        return images.batch([step % 7, 3]), draw
+
+    ahead, used = Ahead(made, range(count), "cpu"), 0
+    for step, (batch, draw) in enumerate(ahead):
+        assert len(begun) <= step + 2  # never further than two: memory is theirs
+        assert torch.equal(batch.images, torch.from_numpy(images.pixels[[step % 7, 3]]))
+        assert torch.equal(draw.noise, Augmentation().draw(2, SIZE, random_stream(0, step)).noise)
+        used += 1
+    assert used == count and begun == list(range(count)) and threading.current_thread() not in threads
+    assert (ahead.waited > 0) == (count > 0)
+
+
+def test_what_goes_wrong_ahead_is_raised_where_the_batch_is_asked_for():
+    def made(step: int) -> tuple:
+        if step == 2:
+            raise InputError("image 2.jpg is gone")
+        return ()
+
+    seen = []
+    with pytest.raises(InputError, match=r"2.jpg is gone"):
+        for _ in Ahead(made, range(5), "cpu"):
+            seen.append(len(seen))
+    assert seen == [0, 1]
+
+
+def test_whoever_stops_early_leaves_no_thread():
+    before = threading.active_count()
+    batches = iter(Ahead(lambda step: (), range(100), "cpu"))
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
 
 
 # --- pixels -------------------------------------------------------------------------------------

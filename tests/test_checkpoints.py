@@ -25,8 +25,9 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.training import checkpoints as places
 from csgn_lib.training import steps
 from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.replay import adam, set_rate
 
-TIMES = {"seconds", "images_per_second"}
+TIMES = {"seconds", "images_per_second", "waiting"}
 
 
 def small(**changes: Any) -> Experiment:
@@ -83,6 +84,28 @@ class Crash(Exception):
 
 def crash() -> None:
     raise Crash
+
+
+def test_an_optimisers_state_goes_on_wherever_it_was_kept():
+    """On a GPU rates are tensors there, and Adam one kernel; what was kept elsewhere must not change that."""
+    home, other = (
+        adam([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.5}], torch.device("cpu")) for _ in "ab"
+    )
+    other.param_groups[0]["params"][0].grad = torch.ones(2)
+    other.step()
+    state = other.state_dict()
+    foreign = {"fused": True, "capturable": True, "lr": torch.tensor(0.25)}
+    state["param_groups"] = [group | foreign for group in state["param_groups"]]
+    home.load_state_dict(state)
+    (group,) = home.param_groups
+    assert (group["lr"], group["fused"], group["capturable"]) == (0.25, False, False)
+    group["params"][0].grad = torch.ones(2)
+    home.step()
+    set_rate(group, 0.125)
+    assert group["lr"] == 0.125
+    held = {"lr": torch.tensor(0.5)}
+    set_rate(held, 0.125)
+    assert isinstance(held["lr"], torch.Tensor) and float(held["lr"]) == 0.125
 
 
 # ---------------------------------------------------------------- stopped

@@ -170,13 +170,13 @@ class ClipTower(nn.Module):
         tokens = self.tokenize(texts)
         return self.prompt_features(self.embed_tokens(tokens), tokens.argmax(dim=-1))
 
-    def prompt_features(self, embeddings: Tensor, end: Tensor) -> Tensor:
+    def prompt_features(self, embeddings: Tensor, end: Tensor | int) -> Tensor:
         """Word embeddings (N, L, text_width) to features (N, P), read at end-of-text.
 
-        ``end`` (N,) is the position of end-of-text. The text tower is causal, so what follows the
+        ``end`` is the position of end-of-text, (N,) or one of all. The text tower is causal, so what follows the
         last end cannot matter and is cut off: same numbers, a fraction of the time.
         """
-        length = int(end.max()) + 1
+        length = (end if isinstance(end, int) else int(end.max())) + 1
         x = embeddings[:, :length] + self.text.positional_embedding[:length]
         with _attention(x.device):
             x = self.text.transformer(x, attn_mask=self.text.attn_mask[:length, :length])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from csgn_lib.batches.ahead import Movable
 from csgn_lib.config import Experiment
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -46,7 +47,7 @@ def to_gray(images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AugmentationDraw:
+class AugmentationDraw(Movable):
     """What was drawn for each of B images.
 
     flip, gray (B,): bool. top, left (B,): where the crop begins in the padded image, pixels.
@@ -62,10 +63,6 @@ class AugmentationDraw:
     noise: Tensor
     gray: Tensor
     jitter: Tensor
-
-    def to(self, device: torch.device | str) -> AugmentationDraw:
-        """The same draw on another device."""
-        return AugmentationDraw(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
     def rows(self, rows: slice | Tensor) -> AugmentationDraw:
         """The draw of some of the images: a process's share of a batch."""

@@ -12,7 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from csgn_lib.batches.ahead import Movable
 from csgn_lib.records import InputError, atomic_path
 
 CACHE_FORMAT = 1  # part of the key: raise it when decoding or the file changes
@@ -29,7 +30,7 @@ FOOTER = struct.Struct("<4sI")  # b"CSGN", CRC-32 of the pixels
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Movable):
     """B images and their labels.
 
     images (B, 3, H, W): uint8, or float in [0, 1]; RGB. person, camera, clothes (B,): int64 labels of
@@ -41,10 +42,6 @@ class Batch:
     camera: Tensor
     clothes: Tensor
     index: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; the copy does not wait where the memory allows that."""
-        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
 @dataclass(frozen=True)

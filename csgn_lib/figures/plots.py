@@ -9,10 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
-from csgn_lib.records import InputError, Run
+from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.runs.folders import flat
-
-_BOOKS = {"run", "stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "memory_mib"}
 
 
 def metrics_frame(runs: Mapping[str, Run]) -> pd.DataFrame:
@@ -27,7 +25,7 @@ def loss_frame(metrics: pd.DataFrame) -> pd.DataFrame:
     mean over the embeddings that have one, and ``text loss``, the sum of all other terms. All weighted
     as they were descended.
     """
-    terms = [str(name) for name in metrics if name not in _BOOKS]
+    terms = [str(name) for name in metrics if name not in BOOKS | {"run"}]
     second = metrics["stage"] == 2
     identity = [name for name in terms if name.startswith("id_")]
     triplet = [name for name in terms if name.startswith("triplet_")]

@@ -18,14 +18,13 @@ from typing import Any
 from csgn_lib import runs
 from csgn_lib.bench import resident
 from csgn_lib.panels import background
-from csgn_lib.records import InputError, Run
+from csgn_lib.records import BOOKS, InputError, Run
 
 MARKS = {  # a sign, a word and a colour for each state, so that no colour is needed to tell them
     "running": ("▶", "#cfe6f7"), "queued": ("…", "#eeeeee"), "done": ("✔", "#cdebdf"), "failed": ("✖", "#f9d6c4"),
     "died": ("†", "#f9d6c4"), "timed_out": ("⏱", "#fbe7bf"), "interrupted": ("■", "#fbe7bf"),
     "damaged": ("?", "#f3d9e7"), "gone": ("∅", "#f3d9e7"), "missing": ("∅", "#f3d9e7"),
 }  # fmt: skip
-_BOOKS = ("stage", "epoch", "epochs", "seconds", "images_per_second", "rate")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Reading:
         """The sum of the last epoch's loss terms; once it is scored, its mAP."""
         if self.mean_ap is not None:
             return f"mAP {self.mean_ap:.1%}"
-        terms = [v for k, v in (self.records[-1] if self.records else {}).items() if k not in _BOOKS]
+        terms = [v for k, v in (self.records[-1] if self.records else {}).items() if k not in BOOKS]
         terms = [value for value in terms if isinstance(value, float)]
         return f"loss {sum(terms):.3g}" if terms else ""
 
@@ -159,7 +158,7 @@ def _records(run: Run, remarks: list[str]) -> list[dict[str, Any]]:
         if not isinstance(record, dict) or not all(isinstance(record.get(name), int) for name in ("stage", "epoch")):
             foreign.append(number)
             continue
-        records.append({k: v for k, v in record.items() if k not in _BOOKS or isinstance(v, int | float)})
+        records.append({k: v for k, v in record.items() if k not in BOOKS or isinstance(v, int | float)})
     if lines[-1].strip():
         remarks.append("the last line of metrics.jsonl is half written, and left out")
     if damaged:

@@ -219,9 +219,11 @@ def build_learner(
     generator = random_stream(experiment.seed, STREAMS["heads"])
     encoder = VisualEncoder(clip, resnet, experiment.vss, generator).requires_grad_(True)
     head_map = partial(vocabulary.remove, basis=guides.clothing) if experiment.vocabulary_train == "head" else None
+    if encoder.resnet is not None:
+        encoder.resnet.to(memory_format=torch.channels_last)  # convolutions are faster so, most of all in bf16
     encoder.recompute = bool(experiment.gradient_checkpointing)
     if experiment.compile:
-        encoder.compile()
+        encoder.compile_blocks()
     heads = Heads(encoder.widths, identities, generator)
     return Learner(encoder, heads, head_map, experiment.batch_parts)
 

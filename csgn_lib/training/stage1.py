@@ -14,10 +14,11 @@ from torch import Tensor
 
 from csgn_lib import hsf, mdg, vocabulary
 from csgn_lib.backbones import ClipTower
-from csgn_lib.batches import ImageSet, random_stream, to_float, to_gray
+from csgn_lib.batches import Ahead, Batch, ImageSet, random_stream, to_float, to_gray
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run
 from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.replay import Replayed, Step, adam, set_rate
 from csgn_lib.training.sharing import agreed
 from csgn_lib.training.steps import STREAMS, Guides, Place, Report, Resumable, descend, save_tensors
 
@@ -100,8 +101,9 @@ def describe(
     if experiment.mdg == "random":
         return mdg.random_text_features(identities, bank.all_text_features().rgb, generator)
     rgb, gray = frozen_features(clip, images, accelerator)
-    persons = images.person.to(accelerator.device)
-    optimizer = torch.optim.Adam(bank.parameters(), lr=experiment.stage1_lr, weight_decay=experiment.weight_decay)
+    groups = [{"params": [*bank.parameters()], "lr": experiment.stage1_lr, "weight_decay": experiment.weight_decay}]
+    optimizer = adam(groups, accelerator.device)
+    descended = Replayed(prompts_step(experiment, bank, optimizer, accelerator), accelerator.device)
     order_of = random_stream(experiment.seed, STREAMS["stage1"])
     state = Resumable({"bank": bank, "optimizer": optimizer}, accelerator.device)
     first, done = agreed(accelerator, checkpoints.restore(1, state.load))
@@ -110,13 +112,13 @@ def describe(
             started, batches = time.time(), torch.randperm(len(images), generator=order_of)
             if epoch < first:  # its order was drawn so that the next one's is the same as ever
                 continue
-            optimizer.param_groups[0]["lr"] = rate_at(experiment, epoch)
+            set_rate(optimizer.param_groups[0], rate_at(experiment, epoch))
             steps = batches.split(experiment.stage1_batch)
+            there = batches.to(accelerator.device).split(experiment.stage1_batch)
             where = Place(1, epoch, images.paths, steps, checkpoints.say)
             for step in range(done, len(steps)):
-                rows = steps[step]
-                terms = stage1_terms(experiment, bank, rgb[rows], gray[rows], persons[rows], accelerator)
-                descend(sum(terms.values()), optimizer)
+                persons = mdg.Persons.of(images.person[steps[step]]).to(accelerator.device)
+                terms = descended(rgb[there[step]], gray[there[step]], *persons)
                 state.terms.add(terms)
                 state.keep(checkpoints, where, step)
             means = state.end_epoch(where)
@@ -128,26 +130,37 @@ def describe(
     return bank.all_text_features()
 
 
-def stage1_terms(
-    experiment: Experiment, bank: mdg.PromptBank, rgb: Tensor, gray: Tensor, person: Tensor, accelerator: Accelerator
-) -> dict[str, Tensor]:
-    """All terms of L_MDG by name, weighted, of a batch: image features (B, P) in RGB and gray, person (B,)."""
-    with accelerator.autocast():
-        text = bank(person)
-    return mdg.mdg_loss(
-        rgb, gray, mdg.TextFeatures(text.rgb.float(), text.gray.float()), person,
-        variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
-        mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
-    )  # fmt: skip
+def prompts_step(
+    experiment: Experiment, bank: mdg.PromptBank, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> Step:
+    """One descent of stage 1: image features (B, P) in RGB and gray, and a batch's Persons, to the terms descended."""
+
+    def step(rgb: Tensor, gray: Tensor, *persons: Tensor) -> dict[str, Tensor]:
+        batch = mdg.Persons(*persons)
+        with accelerator.autocast():
+            text = bank(batch)
+        terms = mdg.mdg_loss(
+            rgb, gray, mdg.TextFeatures(text.rgb.float(), text.gray.float()), batch,
+            variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
+            mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
+        )  # fmt: skip
+        descend(sum(terms.values()), optimizer)
+        return terms
+
+    return step
 
 
 @torch.inference_mode()
 def frozen_features(clip: ClipTower, images: ImageSet, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """zp (N, P) of all images and of their gray versions, unaugmented, float32 on the device [C]."""
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for start in range(0, len(images), 256):
-        batch = to_float(images.batch(range(start, min(start + 256, len(images)))).images.to(accelerator.device))
-        for part, seen in zip(parts, (batch, to_gray(batch)), strict=True):
+
+    def made(start: int) -> tuple[Batch]:
+        return (images.batch(range(start, min(start + 256, len(images)))),)
+
+    for (batch,) in Ahead(made, range(0, len(images), 256), accelerator.device):
+        rgb = to_float(batch.images)
+        for part, seen in zip(parts, (rgb, to_gray(rgb)), strict=True):
             with accelerator.autocast():
                 part.append(clip.visual_features(seen).zp.float())
     return tuple(torch.cat(part).clone() for part in parts)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -19,9 +20,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from csgn_lib import hsf, losses, vocabulary
-from csgn_lib.batches import Augmentation, Batch, IdentitySampler, ImageSet, random_stream
+from csgn_lib.batches import Ahead, Augmentation, AugmentationDraw, Batch, IdentitySampler, ImageSet, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.replay import Replayed, Step, adam, recordable, set_rate
 from csgn_lib.training.sharing import Share, agreed
 from csgn_lib.training.steps import STREAMS, Guides, Place, Resumable, descend
 from csgn_lib.vss import (
@@ -120,6 +122,8 @@ def train_encoder(
 ) -> Iterator[dict[str, Any]]:
     """Stage 2, one record an epoch: mean of each loss term, rate, images a second; from where it was stopped.
 
+    ``waiting`` is the share of an epoch's time in which a step had to wait for its images.
+
     Adam; linear warm-up from a tenth of the rate, then a tenth at each milestone [C]. With ``ema`` the encoder ends
     with the exponential average of its weights and statistics over the steps [O].
     """
@@ -131,13 +135,11 @@ def train_encoder(
     size = (experiment.image_height, experiment.image_width)
     learner.to(accelerator.device)
     learner.gather = share.gather
-    if learner.encoder.resnet is not None:
-        learner.encoder.resnet.to(memory_format=torch.channels_last)  # convolutions are faster so, most of all in bf16
     clothes = _clothes_adversary(experiment, learner, images, accelerator.device)
     together = share.together(learner)
     groups = parameter_groups(learner.encoder, learner.heads, experiment)
     optimizer = adam(groups, accelerator.device)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
     average = None
     if experiment.ema is not None:
@@ -147,24 +149,26 @@ def train_encoder(
         parts |= {"clothes": clothes, "clothes_optimizer": clothes.optimizer}
     state = Resumable(parts, accelerator.device)
     first, done = agreed(accelerator, checkpoints.restore(2, state.load))
+    descended = encoder_step(experiment, together, guides, optimizer, accelerator, clothes)
+    descended = Replayed(descended, accelerator.device, recordable(experiment, share))
     with checkpoints.stopping():
         for epoch in range(first, experiment.stage2_epochs + 1):
             learner.train()
             started, rows_of = time.time(), sampler.epoch(epoch)
             where = Place(2, epoch, images.paths, rows_of, checkpoints.say)
-            for step in range(done, len(rows_of)):
-                factor = rate_factor(experiment, epoch - 1 + step / len(rows_of))
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * factor
-                batch = images.batch(rows_of[step], part).to(accelerator.device)
+
+            def made(step: int, epoch: int = epoch, rows_of: np.ndarray = rows_of) -> tuple[Batch, AugmentationDraw]:
                 stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
                 drawn = augment.draw(rows_of.shape[1], size, stream).rows(part)
-                with accelerator.autocast():
-                    embeddings, outputs = together(augment.apply(batch.images, drawn))
-                terms = stage2_terms(experiment, embeddings, outputs, batch, guides)
-                if clothes is not None:
-                    terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)
-                descend(sum(terms.values()), optimizer)
+                return images.batch(rows_of[step], part), drawn
+
+            batches = Ahead(made, range(done, len(rows_of)), accelerator.device)
+            for step, (batch, drawn) in enumerate(batches, done):
+                factor = rate_factor(experiment, epoch - 1 + step / len(rows_of))
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    set_rate(group, rate * factor)
+                labels = batch.person, batch.camera, batch.clothes, batch.index
+                terms = descended(augment.apply(batch.images, drawn), *labels)
                 if average is not None:
                     average.update_parameters(learner.encoder)
                 state.terms.add(terms)
@@ -174,15 +178,34 @@ def train_encoder(
             factor, done = rate_factor(experiment, epoch - 1 / len(rows_of)), 0
             yield {
                 "stage": 2, "epoch": epoch, "epochs": experiment.stage2_epochs, "rate": round(factor, 4),
-                "seconds": round(seconds, 2), "images_per_second": round(images_done / seconds, 1), **means,
+                "seconds": round(seconds, 2), "images_per_second": round(images_done / seconds, 1),
+                "waiting": round(batches.waited / seconds, 4), **means,
             }  # fmt: skip
     if average is not None:
         learner.encoder.load_state_dict(average.module.state_dict())
 
 
-def adam(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
-    """Adam [C]; on a GPU all weights in one kernel. On a CPU that would round otherwise, and save a hundredth."""
-    return torch.optim.Adam(groups, fused=device.type == "cuda")
+def encoder_step(
+    experiment: Experiment,
+    together: Callable[[Tensor], tuple[Embeddings, HeadOutputs]],
+    guides: Guides,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    clothes: ClothesAdversary | None = None,
+) -> Step:
+    """One descent of stage 2 as a function of augmented images and the rest of a Batch, to the terms descended."""
+
+    def step(images: Tensor, *labels: Tensor) -> dict[str, Tensor]:
+        batch = Batch(images, *labels)
+        with accelerator.autocast():
+            embeddings, outputs = together(images)
+        terms = stage2_terms(experiment, embeddings, outputs, batch, guides)
+        if clothes is not None:
+            terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)
+        descend(sum(terms.values()), optimizer)
+        return terms
+
+    return step
 
 
 def identity_sampler(experiment: Experiment, frame: pd.DataFrame) -> IdentitySampler:
@@ -202,11 +225,14 @@ def rate_factor(experiment: Experiment, epoch: float) -> float:
 class ClothesAdversary(nn.Module):
     """CAL's clothes classifier with its own optimiser, on f, or on c where there is no f."""
 
-    def __init__(self, width: int, images: ImageSet, rate: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, width: int, images: ImageSet, rate: float, generator: torch.Generator, device: torch.device
+    ) -> None:
         super().__init__()
         self.register_buffer("own", losses.clothes_by_person(images.person, images.clothes), persistent=False)
         self.classifier = losses.ClothesClassifier(width, self.own.shape[1], generator=generator)
-        self.optimizer = torch.optim.Adam(self.classifier.parameters(), lr=rate)
+        self.to(device)
+        self.optimizer = adam([{"params": [*self.classifier.parameters()], "lr": rate}], device)
 
     def terms(self, embeddings: Embeddings, batch: Batch, weight: float) -> dict[str, Tensor]:
         """One step of the classifier on detached features; then the term that the features descend."""
@@ -224,4 +250,4 @@ def _clothes_adversary(
         return None
     width = learner.encoder.widths.get("f", learner.encoder.widths.get("c"))
     generator = random_stream(experiment.seed, STREAMS["clothes"])
-    return ClothesAdversary(width, images, experiment.lr_heads, generator).to(device)
+    return ClothesAdversary(width, images, experiment.lr_heads, generator, device)
