@@ -107,7 +107,7 @@ bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
 	@$(RUN) -m csgn_lib.retrieval
 
 bench-train: $(STAMP)  ## time a training step at full size, and CLIP-ReID's beside it where CLIP_REID holds its path
-	@$(RUN) -m csgn_lib.training
+	@$(RUN) -m csgn_lib.training $(WITH)
 
 clean:  ## remove .venv and caches; data and reports stay
 	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build reports/cache

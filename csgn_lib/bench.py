@@ -79,8 +79,8 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}".strip() if abs(value) < 1000 else f"{value:,.0f} {unit}".strip()
 
 
-def write(folder: Path, rows: Sequence[Row], title: str, command: str) -> None:
-    """Write ``bench.csv`` and ``bench.md`` into ``folder``, each whole or not at all."""
+def write(folder: Path, rows: Sequence[Row], title: str, command: str, devices: Sequence[str] = ()) -> None:
+    """Write ``bench.csv`` and ``bench.md`` into ``folder``, each whole or not at all; ``devices`` beside the CPU."""
     with atomic_path(folder / "bench.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["what", "value", "unit", "target", "at_least", "met"])
@@ -89,7 +89,7 @@ def write(folder: Path, rows: Sequence[Row], title: str, command: str) -> None:
             target = "" if row.target is None else f"{row.target:g}"
             table.writerow([row.what, value, row.unit, target, row.at_least, "" if row.met is None else row.met])
     lines = [f"# {title}", ""]
-    lines += [f"Written by `{command}` on {time.strftime('%Y-%m-%d')}.", *machine(), ""]
+    lines += [f"Written by `{command}` on {time.strftime('%Y-%m-%d')}.", *devices, *machine(), ""]
     lines += ["| what | measured | target | |", "|---|---:|---:|---|"]
     lines += [f"| {' | '.join(row.words())} |" for row in rows]
     write_text(folder / "bench.md", "\n".join(lines) + "\n")

@@ -92,5 +92,20 @@ def test_the_speeds_it_names_are_the_recorded_ones():
     said = f"{found[stage2 + 'fp32: a step of ours']:.1f} s on 2 cores ({found[stage2 + 'bf16: a step of ours']:.1f} s"
     ratio = found[stage2 + "bf16: CLIP-ReID's time over ours"]
     assert said in README and f"{ratio:.1f} times as fast as CLIP-ReID's own code" in README
+    gpu = pd.read_csv(HOME / "reports/training/gpu/bench.csv").set_index("what")["value"]
+    flat, step = README.replace("\n", " "), "stage 2, batch 64, ViT-B/16 + ResNet-50, bf16: "
+    run = "a run of PRCC's size, 17,896 images, bf16, compiled: "
+    faster, share = "CLIP-ReID's time over ours", "share of the card's rate of matrix products"
+    for words in (
+        f"comes to {gpu[run + '120 + 60 epochs, from these']:.1f} minutes",
+        f"{gpu[run + 'images a second of stage 2']:,.0f} images a second in stage 2",
+        f"{gpu[run + 'share of stage 2 that waits for images']:.1f} % of it spent waiting",
+        f"takes {gpu[step + 'compiling its blocks']:.0f} seconds once",
+        f"{gpu[step + faster]:.1f} times as fast as CLIP-ReID's own code",
+        f"{gpu['stage 1, batch 64, RGB and gray prompts, bf16: ' + faster]:.1f} times in stage 1",
+        f"alone would take {gpu[step + share]:.0f} % of it",
+    ):
+        assert words in flat, words
+    assert round(gpu[step + "started kernel by kernel, over recorded"]) == 2
     ninth = found["stage 1, batch 64, RGB and gray prompts, bf16: CLIP-ReID's time over ours"]
     assert round(ninth) == 9 and "a ninth of CLIP-ReID's" in README.replace("\n", " ")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from csgn_lib import bench
-from csgn_lib.config import Experiment
+from csgn_lib.batches import open_images
+from csgn_lib.config import PRESETS, Experiment
 from csgn_lib.training import __main__ as benchmark
 from csgn_lib.training import peers
 
@@ -64,6 +65,33 @@ def test_a_step_descends_what_training_descends(tiny):
     trained = {name: value for name, value in moved[0].named_parameters() if value.requires_grad}
     still = [name for name, value in trained.items() if torch.equal(value, before[name])]
     assert not still
+
+
+def test_a_run_of_prccs_size_is_measured_from_files_to_weights(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "IMAGES", 96)
+    monkeypatch.setattr(benchmark, "PEOPLE", 8)
+    demo = {name: value for name, value in PRESETS["demo"].items() if "checkpoint" not in name}
+    small = {"stage1_epochs": 40, "stage2_epochs": 20, "batch_persons": 8, "batch_images": 4}
+    monkeypatch.setitem(PRESETS, "prcc-paper", PRESETS["prcc-paper"] | demo | small)
+    rows = {row.what.rsplit(": ", 1)[-1]: row for row in benchmark.whole_run(compiled=False)}
+    assert (
+        rows["an epoch of stage 1, the median of 2"].value > 0
+        and rows["an epoch of stage 2, the median of 1"].value > 0
+    )
+    whole = next(row for what, row in rows.items() if what.startswith("40 + 20 epochs"))
+    epochs = (
+        40 * rows["an epoch of stage 1, the median of 2"].value
+        + 20 * rows["an epoch of stage 2, the median of 1"].value
+    )
+    assert whole.value * 60 >= epochs and whole.target == 6
+    frame = benchmark.made_up(tmp_path, Experiment.from_parameters(preset="demo")).train
+    assert (frame.groupby("person").clothes.nunique() == 2).all() and frame.clothes.nunique() == 16
+    assert open_images(frame, tmp_path, (96, 48)).pixels.std() > 20
+
+
+def test_floors_are_counted_from_what_a_step_does(tiny):
+    two, four = (benchmark.step_flops(benchmark.random_images(count)) for count in (8, 16))
+    assert 2 * two == four > 0
 
 
 def test_a_peers_time_over_ours_has_the_target_it_was_given():

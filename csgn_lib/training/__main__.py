@@ -2,33 +2,47 @@
 
 One step of each stage at full size, ViT-B/16 at 256 x 128, on the device that is there: ours in float32 and in
 bfloat16, and CLIP-ReID's own code where CLIP_REID holds the path to it, on the same images, in turns. Weights are
-random; they cost the same. Ours starts from uint8 images and augments them, CLIP-ReID's gets them ready.
-Leaves ``bench.csv`` and ``bench.md`` in reports/training.
+random; they cost the same. Ours starts from uint8 images and augments them, CLIP-ReID's gets them ready. On a GPU
+batches of 64 and 256 with the ResNet, and with ``--run`` a twentieth of a training of PRCC's size.
+Leaves ``bench.csv`` and ``bench.md`` in reports/training; on a GPU ``gpu/bench.csv`` and ``gpu/bench.md`` there.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import io
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from PIL import Image
 
 from csgn_lib import mdg
-from csgn_lib.batches import Augmentation, ImageSet, random_stream
+from csgn_lib.backbones import ClipTower, ResNetTower
+from csgn_lib.batches import Ahead, Augmentation, AugmentationDraw, Batch, ImageSet, random_stream
 from csgn_lib.bench import Row, in_turns, missing, quiet, write
 from csgn_lib.config import Experiment
+from csgn_lib.datasets import Benchmark
 from csgn_lib.records import home
-from csgn_lib.training import accelerator_for, build_learner, load_towers
+from csgn_lib.training import Learner, accelerator_for, build_learner, fit, load_towers
 from csgn_lib.training.estimate import count_flops, matrix_rate
 from csgn_lib.training.peers import STAGE1, STAGE2, clip_reid_steps
-from csgn_lib.training.stage1 import stage1_terms
-from csgn_lib.training.stage2 import adam, stage2_terms
-from csgn_lib.training.steps import Guides, descend
-from csgn_lib.vss import parameter_groups
+from csgn_lib.training.replay import WARM, Replayed, adam
+from csgn_lib.training.stage1 import prompts_step
+from csgn_lib.training.stage2 import encoder_step
+from csgn_lib.training.steps import Guides
+from csgn_lib.vss import WITH_RESNET, parameter_groups
 
 IDENTITIES = 751  # Market-1501's
+IMAGES, PEOPLE = 17_896, 150  # PRCC's training split
 COMMAND = "python -m csgn_lib.training"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Step = Callable[[], Any]
@@ -41,16 +55,120 @@ def main() -> None:
     parser.add_argument("--persons", type=int, default=4, help="identities in a batch of stage 2, 4 images of each")
     parser.add_argument("--prompts", type=int, default=64, help="images in a batch of stage 1")
     parser.add_argument("--compile", action="store_true", help="a compiled step of stage 2 too: minutes more")
+    parser.add_argument("--run", action="store_true", help="on a GPU: part of a training of PRCC's size too")
     options = parser.parse_args()
-    rows = []
-    for row in (*stage2(options.rounds, options.persons, options.compile), *stage1(options.rounds, options.prompts)):
+    gpu, rows = torch.cuda.is_available(), []
+    folder = home() / "reports" / "training" / ("gpu" if gpu else "")
+    command = f"{COMMAND} --rounds {options.rounds}" + f" --persons {options.persons}" * (not gpu)
+    command += " --compile" * options.compile + " --run" * options.run
+    for row in measurements(options, gpu):
         print(row, flush=True)
         rows.append(row)
-    folder = home() / "reports" / "training"
-    command = f"{COMMAND} --rounds {options.rounds} --persons {options.persons}" + " --compile" * options.compile
-    write(folder, rows, "How fast a training step is", command)
+        write(folder, rows, "How fast a training step is", command, [device_name()] if gpu else [])
     print(f"written: {folder / 'bench.md'} and bench.csv")
     raise SystemExit(any(row.met is False for row in rows))
+
+
+def measurements(options: argparse.Namespace, gpu: bool) -> Iterator[Row]:
+    """All rows, one by one as they are measured."""
+    if gpu:
+        yield from stage2_on_gpu(options.rounds, 16, options.compile)
+    else:
+        yield from stage2(options.rounds, options.persons, options.compile)
+    yield from stage1(options.rounds, options.prompts)
+    for line in missing(["CLIP-ReID"]):
+        yield Row(line, None)
+    if gpu and options.run:
+        yield from whole_run(options.compile)
+    if gpu:
+        yield from stage2_on_gpu(options.rounds, 64, options.compile)
+
+
+def stage2_on_gpu(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
+    """A step of stage 2 with ViT and ResNet in bfloat16: beside CLIP-ReID's ViT alone, and over its two floors."""
+    images, device = random_images(persons * 4), torch.device("cuda")
+    rate, bandwidth = matrix_rate(device, torch.bfloat16), copy_rate(device)
+    flops, moved = step_flops(images), step_bytes(images)
+    name = f"stage 2, batch {len(images)}, ViT-B/16 + ResNet-50, bf16"
+    steps = {"recorded": stage2_step(images, "bf16", vss="steer")}
+    peak = peak_of(steps["recorded"])
+    steps["kernel by kernel"] = stage2_step(images, "bf16", recorded=False, vss="steer")
+    if compiled:
+        started = time.perf_counter()
+        steps["compiled"] = stage2_step(images, "bf16", compile=True, vss="steer")
+        steps["compiled"]()
+        torch.cuda.synchronize()
+        yield Row(f"{name}: compiling its blocks", time.perf_counter() - started, "s")
+    theirs = peer_steps(images)
+    if theirs:
+        steps["CLIP-ReID"] = theirs[STAGE2]
+    seconds, _ = measured(steps, rounds)
+    best = "compiled" if compiled else "recorded"
+    yield Row(f"{name}: a step of ours", seconds["recorded"], "s")
+    yield Row(f"{name}: images a second", len(images) / seconds[best], "")
+    yield Row(f"{name}: peak of GPU memory", peak / 2**30, "GiB")
+    yield Row(f"{name}: arithmetic alone, {flops / 1e12:.2f} TFLOP at {rate / 1e12:.0f} TFLOP/s", flops / rate, "s")
+    traffic = f"{moved / 1e9:.1f} GB at {bandwidth / 1e12:.2f} TB/s"
+    yield Row(f"{name}: memory traffic alone, {traffic}", moved / bandwidth, "s")
+    ratio = seconds["kernel by kernel"] / seconds["recorded"]
+    yield Row(f"{name}: started kernel by kernel, over recorded", ratio, "x")
+    if compiled:
+        yield Row(f"{name}: a compiled step of ours", seconds["compiled"], "s")
+    share = flops / rate / seconds[best]
+    yield Row(f"{name}: share of the card's rate of matrix products", 100 * share, "%", 40, at_least=True)
+    if theirs:
+        yield Row(f"{name}: a step of CLIP-ReID's own code, ViT-B/16 alone, float16", seconds["CLIP-ReID"], "s")
+        ratio = seconds["CLIP-ReID"] / seconds[best]
+        yield Row(f"{name}: CLIP-ReID's time over ours", ratio, "x", 3, at_least=True)
+
+
+def whole_run(compiled: bool) -> Iterator[Row]:
+    """Training of PRCC's size by the preset, from files: a twentieth of the epochs, and what all of them would take."""
+    given = {"preset": "prcc-paper", "clip_checkpoint": None, "resnet_checkpoint": None, "precision": "bf16"}
+    full = Experiment.from_parameters(**given, compile=compiled or None)
+    epochs = {"stage1_epochs": full.stage1_epochs // 20, "stage2_epochs": full.stage2_epochs // 20}
+    part = full.model_copy(update=epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark = made_up(Path(folder), full)
+        started = time.perf_counter()
+        run = fit(part, benchmark, Path(folder) / "run", cache_dir=Path(folder) / "cache")
+        whole = time.perf_counter() - started
+        records = {stage: [record for record in run.metrics() if record["stage"] == stage] for stage in (1, 2)}
+    epoch = {stage: float(np.median([record["seconds"] for record in records[stage]])) for stage in records}
+    once = whole - sum(record["seconds"] for stage in records for record in records[stage])
+    once += sum(records[stage][0]["seconds"] - epoch[stage] for stage in records)
+    total = once + epoch[1] * full.stage1_epochs + epoch[2] * full.stage2_epochs
+    name = f"a run of PRCC's size, {IMAGES:,} images, bf16{', compiled' * compiled}"
+    yield Row(f"{name}: an epoch of stage 1, the median of {part.stage1_epochs}", epoch[1], "s")
+    yield Row(f"{name}: an epoch of stage 2, the median of {part.stage2_epochs}", epoch[2], "s")
+    rate = float(np.median([record["images_per_second"] for record in records[2]]))
+    yield Row(f"{name}: images a second of stage 2", rate, "")
+    yield Row(f"{name}: all else, once: decoding, features of stage 1, recording, weights written", once, "s")
+    epochs = f"{full.stage1_epochs} + {full.stage2_epochs} epochs"
+    yield Row(f"{name}: {epochs}, from these", total / 60, "min", 6)
+    waiting = float(np.median([record["waiting"] for record in records[2]]))
+    yield Row(f"{name}: share of stage 2 that waits for images", 100 * waiting, "%", 5)
+
+
+def made_up(root: Path, experiment: Experiment) -> Benchmark:
+    """As many images of as many people as PRCC's training split has, JPEG files of smooth noise, three cameras."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 16, 3), dtype=np.uint8)
+    size = (experiment.image_width, experiment.image_height)
+    files = []
+    for kind in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(kind).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG")
+        files.append(buffer.getvalue())
+    number = np.arange(IMAGES)
+    frame = pd.DataFrame({
+        "path": [f"{i:05}.jpg" for i in number], "person": number % PEOPLE, "camera": number // PEOPLE % 3,
+        "clothes": 2 * (number % PEOPLE) + (number // PEOPLE % 3 == 2),
+    })  # fmt: skip
+    for label in ("person", "camera", "clothes"):
+        frame[f"{label}_label"] = frame[label].astype(str)
+    for i, path in enumerate(frame["path"]):
+        (root / path).write_bytes(files[i % len(files)])
+    return Benchmark("prcc", root, frame, frame[:0], frame[:0])
 
 
 def stage2(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
@@ -99,14 +217,13 @@ def stage1(rounds: int, prompts: int) -> Iterator[Row]:
             yield Row(f"{name}, {precision}: a step of ours", seconds[precision], "s")
     best = "bf16" if "bf16" in seconds else "fp32"
     yield from against(seconds, name, {best: 5.0})
-    for line in missing(["CLIP-ReID"]):
-        yield Row(line, None)
 
 
 def against(seconds: dict[str, float], name: str, targets: dict[str, float]) -> Iterator[Row]:
     """Rows of how many times as long CLIP-ReID's step takes."""
     if "CLIP-ReID" in seconds:
-        yield Row(f"{name}: a step of CLIP-ReID's own code, float32", seconds["CLIP-ReID"], "s")
+        theirs = "float16" if torch.cuda.is_available() else "float32"
+        yield Row(f"{name}: a step of CLIP-ReID's own code, {theirs}", seconds["CLIP-ReID"], "s")
         for precision, target in targets.items():
             if precision in seconds:
                 ratio = seconds["CLIP-ReID"] / seconds[precision]
@@ -114,49 +231,63 @@ def against(seconds: dict[str, float], name: str, targets: dict[str, float]) -> 
 
 
 def measured(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds of each step after one that is not counted; a step's end is awaited."""
-    cuda = torch.cuda.is_available()
-    waiting = {name: (lambda step=step: (step(), cuda and torch.cuda.synchronize())) for name, step in steps.items()}
-    with quiet():
-        for step in waiting.values():
+    """Median seconds of a step after some that are not counted; on a GPU ten in a row, the end of the last awaited."""
+    several, before = (10, WARM + 1) if torch.cuda.is_available() else (1, 1)
+
+    def timed(step: Step) -> None:
+        for _ in range(several):
             step()
-        return in_turns(waiting, rounds)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    with quiet():
+        for step in steps.values():
+            for _ in range(before):
+                step()
+        seconds, results = in_turns({name: partial(timed, step) for name, step in steps.items()}, rounds)
+    return {name: value / several for name, value in seconds.items()}, results
 
 
-def stage2_step(images: ImageSet, precision: str, **parameters: Any) -> Step:
+def stage2_step(images: ImageSet, precision: str, recorded: bool = True, **parameters: Any) -> Step:
     """One step of ours on a batch: augmentation, forward, all losses, backward, Adam."""
-    experiment, device = experiment_of(precision, **parameters), accelerator_for(precision).device
-    clip, resnet = load_towers(experiment)
+    experiment, accelerator = experiment_of(precision, **parameters), accelerator_for(precision)
+    device = accelerator.device
+    clip, resnet = towers(experiment)
     text = mdg.TextFeatures(*(torch.randn(IDENTITIES, clip.embed_dim, device=device) for _ in range(2)))
     guides = Guides(text=text)
     learner = build_learner(experiment, clip, resnet, IDENTITIES, guides).to(device).train()
     optimizer = adam(parameter_groups(learner.encoder, learner.heads, experiment), device)
-    augment, autocast = Augmentation.from_experiment(experiment), accelerator_for(precision).autocast
+    augment = Augmentation.from_experiment(experiment)
+    descended = Replayed(encoder_step(experiment, learner, guides, optimizer, accelerator), device, recorded)
+
+    def made(step: int) -> tuple[Batch, AugmentationDraw]:
+        drawn = augment.draw(len(images), tuple(images.pixels.shape[2:]), random_stream(0, 1))
+        return images.batch(range(len(images))), drawn
+
+    batches = iter(Ahead(made, count(), device))
 
     def step() -> None:
-        batch = images.batch(range(len(images))).to(device)
-        with autocast():
-            embeddings, outputs = learner(augment(batch.images, random_stream(0, 1)))
-        descend(sum(stage2_terms(experiment, embeddings, outputs, batch, guides).values()), optimizer)
+        batch, drawn = next(batches)
+        descended(augment.apply(batch.images, drawn), batch.person, batch.camera, batch.clothes, batch.index)
 
     return step
 
 
 def stage1_step(images: ImageSet, precision: str) -> Step:
     """One step of ours: RGB and gray prompts of a batch's people through the text tower, both losses, Adam."""
-    experiment, device = experiment_of(precision, mdg="separate"), accelerator_for(precision).device
-    clip = load_towers(experiment)[0].to(device).requires_grad_(False)
+    experiment, accelerator = experiment_of(precision, mdg="separate"), accelerator_for(precision)
+    device = accelerator.device
+    clip = towers(experiment)[0].to(device).requires_grad_(False)
     generator = random_stream(0, 1)
     bank = mdg.PromptBank(clip, IDENTITIES, experiment.prompt_tokens, "separate", "word", generator=generator).to(
         device
     )
-    optimizer = torch.optim.Adam(bank.parameters(), lr=experiment.stage1_lr, weight_decay=experiment.weight_decay)
+    groups = [{"params": [*bank.parameters()], "lr": experiment.stage1_lr, "weight_decay": experiment.weight_decay}]
+    descended = Replayed(prompts_step(experiment, bank, adam(groups, device), accelerator), device)
     rgb, gray = (torch.randn(len(images), clip.embed_dim, device=device) for _ in range(2))
-    person, here = images.person.to(device), accelerator_for(precision)
 
     def step() -> None:
-        terms = stage1_terms(experiment, bank, rgb, gray, person, here)
-        descend(sum(terms.values()), optimizer)
+        descended(rgb, gray, *mdg.Persons.of(images.person).to(device))
 
     return step
 
@@ -176,6 +307,18 @@ def experiment_of(precision: str, **parameters: Any) -> Experiment:
     return Experiment.from_parameters(**given | parameters)
 
 
+@lru_cache
+def full_towers() -> tuple[ClipTower, ResNetTower]:
+    """ViT-B/16 with its text tower, and ResNet-50, drawn at random once."""
+    return load_towers(experiment_of("fp32", vss="steer"))
+
+
+def towers(experiment: Experiment) -> tuple[ClipTower, ResNetTower | None]:
+    """Copies of what the experiment needs of them."""
+    clip, resnet = full_towers()
+    return copy.deepcopy(clip), copy.deepcopy(resnet) if experiment.vss in WITH_RESNET else None
+
+
 def random_images(count: int) -> ImageSet:
     """Noise, four images of each person; people are spread over Market's."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 256, 128), dtype=np.uint8)
@@ -189,6 +332,68 @@ def vit_flops(images: ImageSet) -> float:
     with torch.device("meta"):
         clip, _ = load_towers(experiment)
         return 3 * count_flops(clip.visual, torch.zeros(len(images), 3, 256, 128))
+
+
+def step_flops(images: ImageSet) -> float:
+    """FLOPs of a step with ViT, ResNet and heads: forward and twice that backward."""
+    learner = without_data()
+    return 3 * count_flops(learner, torch.zeros(len(images), 3, 256, 128, device="meta"))
+
+
+def step_bytes(images: ImageSet) -> float:
+    """Bytes that a step moves at least, unless it computes twice: what autograd keeps, written and read once, and
+    weights, gradients and Adam's moments, read and written once (28 bytes a parameter)."""
+    experiment, device = experiment_of("bf16", vss="steer"), torch.device("cuda")
+    learner = build_learner(experiment, *towers(experiment), IDENTITIES, Guides()).to(device).train()
+    kept: dict[int, int] = {}
+
+    def noted(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    weights = sum(value.numel() for value in learner.parameters())
+    with accelerator_for("bf16").autocast(), torch.autograd.graph.saved_tensors_hooks(noted, lambda value: value):
+        made = learner(torch.rand(len(images), 3, 256, 128, device=device))
+    owned = {value.untyped_storage().data_ptr() for value in learner.parameters()}
+    del made
+    return 2 * sum(size for place, size in kept.items() if place not in owned) + 28 * weights
+
+
+def without_data() -> Learner:
+    """ViT, ResNet and heads on the meta device."""
+    experiment = experiment_of("fp32", vss="steer")
+    with torch.device("meta"):
+        towers = load_towers(experiment)
+    return build_learner(experiment, *towers, IDENTITIES, Guides()).to("meta")
+
+
+def copy_rate(device: torch.device, size: int = 2**30) -> float:
+    """Bytes a second that a large copy on the device reads and writes, together."""
+    source = torch.empty(size, device=device, dtype=torch.uint8)
+    target, best = torch.empty_like(source), float("inf")
+    for _ in range(10):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size / best
+
+
+def peak_of(step: Step) -> int:
+    """Bytes of the GPU that are in use at most during a step, once it is recorded; weights and moments included."""
+    for _ in range(WARM + 1):
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated()
+
+
+def device_name() -> str:
+    """The GPU and what drives it, in a line."""
+    return f"{torch.cuda.get_device_name()}, one of them; torch {torch.__version__}, CUDA {torch.version.cuda}."
 
 
 def has_bf16() -> bool:
