@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import trees
 
 from csgn_lib import runs
 from csgn_lib.records import Run
@@ -74,3 +75,19 @@ def test_a_notebook_runs_and_answers_its_question(notebook, workbench, monkeypat
     for figure in run.path("figures").glob("*.png"):
         assert all(figure.with_suffix(suffix).stat().st_size for suffix in (".pdf", ".csv", ".json"))
     ALSO.get(notebook.stem, lambda run: None)(run)
+
+
+def test_a_sweep_on_another_benchmark_is_read_by_its_own_headline(workbench, tmp_path, monkeypatch):
+    """PRCC's is cross_clothes; no world, no words that a CLIP could hear."""
+    monkeypatch.setenv("CSGN_HOME", str(workbench))
+    every = {
+        "benchmark": "prcc", "root": str(trees.prcc(tmp_path / "prcc")), "batch_persons": 2, "batch_images": 2,
+        "stage1_epochs": 1, "stage2_epochs": 1, "hsf": "none", "vss": "none",
+    }  # fmt: skip
+    given = {"rows": {"plain": {}}, "seeds": [0, 1], "every": every, "out": str(tmp_path / "made")}
+    run = runs.execute(NOTEBOOKS[0].parent / "40_ablation_sweep.ipynb", given, threads=1, timeout=600)
+    assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
+    asked = pd.read_csv(tmp_path / "made" / "per-query.csv.gz")
+    assert {"cross_clothes", "same_clothes"} <= set(asked.protocol)
+    table = pd.read_csv(tmp_path / "made" / "table-records.csv")
+    assert table.protocol.iloc[0] == "cross_clothes" and set(table.runs) == {2}

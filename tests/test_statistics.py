@@ -41,6 +41,18 @@ def test_spread_is_students_interval(values):
         assert [found["low"], found["high"]] == pytest.approx([low, high])
 
 
+@given(st.lists(st.tuples(NUMBERS, st.integers(0, 3)), min_size=1, max_size=12))
+def test_clusters_are_averaged_first_and_counted_once(drawn):
+    values, worlds = zip(*drawn, strict=True)
+    found = runs.spread(values, worlds)
+    means = [np.mean([v for v, w in drawn if w == world]) for world in dict.fromkeys(worlds)]
+    twin = runs.spread(means)
+    assert (found["runs"], found["clusters"]) == (len(values), len(means))
+    kept = ["mean", "sd", "low", "high"]
+    assert found[kept].to_list() == pytest.approx(twin[kept].to_list(), nan_ok=True)
+    assert runs.clusters_of(pd.DataFrame({"world": worlds, "seed": 0})) == ("world" if len(means) > 1 else "seed")
+
+
 def test_a_single_value_has_a_mean_and_nothing_else():
     found = runs.spread([0.25, np.nan])
     assert (found["runs"], found["mean"]) == (1, 0.25) and found[["sd", "low", "high"]].isna().all()

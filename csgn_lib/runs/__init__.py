@@ -17,7 +17,17 @@ from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
 from csgn_lib.runs.plan import PLAN, Outcome, Step, demo
-from csgn_lib.runs.statistics import against, cost, holm, paired, people_interval, queries, smallest_p, spread
+from csgn_lib.runs.statistics import (
+    against,
+    clusters_of,
+    cost,
+    holm,
+    paired,
+    people_interval,
+    queries,
+    smallest_p,
+    spread,
+)
 from csgn_lib.runs.sweeps import planned, sweep
 from csgn_lib.runs.swept import Swept, swept
 from csgn_lib.runs.words import clock, ended, label, listing
@@ -32,6 +42,7 @@ __all__ = [
     "against",
     "answer",
     "clock",
+    "clusters_of",
     "collect",
     "cost",
     "current",

@@ -29,22 +29,35 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "vit_mean", "v
 _CHUNK = 1000  # sign patterns in memory at once
 
 
-def spread(values: ArrayLike, level: float = 0.95) -> pd.Series:
-    """``runs`` (how many values), ``mean``, ``sd`` (n - 1), and ``low``, ``high`` of Student's t interval.
+def clusters_of(draws: pd.DataFrame) -> str:
+    """``world`` where there are several, else ``seed``: runs in one world share its people and clothes, so that only
+    worlds are draws independent of each other."""
+    return "world" if draws["world"].nunique() > 1 else "seed"
 
-    NaN is left out. A single value has neither s.d. nor interval (NaN). Raises InputError for a level outside (0, 1).
+
+def spread(values: ArrayLike, clusters: ArrayLike | None = None, *, level: float = 0.95) -> pd.Series:
+    """``runs, clusters`` (how many), ``mean``, ``sd`` (n - 1), and ``low``, ``high`` of Student's t interval.
+
+    With ``clusters``, what each value belongs to, the mean within each is taken first, and s.d. and interval count
+    clusters. NaN is left out. A single cluster has neither s.d. nor interval (NaN). Raises InputError for a level
+    outside (0, 1).
 
         >>> spread([1.0, 2.0, 3.0]).round(2).to_dict()
-        {'runs': 3.0, 'mean': 2.0, 'sd': 1.0, 'low': -0.48, 'high': 4.48}
+        {'runs': 3.0, 'clusters': 3.0, 'mean': 2.0, 'sd': 1.0, 'low': -0.48, 'high': 4.48}
+        >>> spread([0.0, 2.0, 3.0], ["first", "first", "second"]).round(2).to_dict()
+        {'runs': 3.0, 'clusters': 2.0, 'mean': 2.0, 'sd': 1.41, 'low': -10.71, 'high': 14.71}
     """
     _check_level(level)
     found = np.asarray(values, dtype=float).ravel()
+    runs = np.count_nonzero(~np.isnan(found))
+    if clusters is not None:
+        found = pd.Series(found).groupby(np.asarray(clusters), sort=False).mean().to_numpy()
     found = found[~np.isnan(found)]
     n = len(found)
     mean = found.mean() if n else np.nan
     sd = found.std(ddof=1) if n > 1 else np.nan
     half = stdtrit(n - 1, (1 + level) / 2) * sd / np.sqrt(n) if n > 1 else np.nan
-    return pd.Series({"runs": n, "mean": mean, "sd": sd, "low": mean - half, "high": mean + half})
+    return pd.Series({"runs": runs, "clusters": n, "mean": mean, "sd": sd, "low": mean - half, "high": mean + half})
 
 
 def queries(run: Run, **labels: Any) -> pd.DataFrame:
@@ -148,7 +161,7 @@ def paired(
     counts = {"runs": len(runs), "clusters": len(of_clusters), "people": len(of_people)}
     flips = {"p_runs": of_clusters, "p_people": of_people}
     tests = {name: sign_flip(parts, draws=draws, seed=seed) for name, parts in flips.items()}
-    return pd.Series(counts | spread(of_clusters, level).drop("runs").to_dict() | tests)
+    return pd.Series(counts | spread(of_clusters, level=level).drop(["runs", "clusters"]).to_dict() | tests)
 
 
 def against(

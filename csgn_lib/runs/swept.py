@@ -11,7 +11,7 @@ import pandas as pd
 
 from csgn_lib.records import InputError
 from csgn_lib.runs.explain import RECORD
-from csgn_lib.runs.statistics import against, smallest_p, spread
+from csgn_lib.runs.statistics import against, clusters_of, smallest_p, spread
 
 QUERIES, COSTS, COLOURS = "per-query.csv.gz", "costs-records.csv", "colours-records.csv"
 PLAIN = "plain"
@@ -79,7 +79,7 @@ def swept(
     rows, labels = (list(dict.fromkeys(values[name])) for name in ("row", "label"))
     baseline = next((name for name in baselines if name in labels), labels[0])
     keys = ["label", "row", "descriptor", "protocol"]
-    means = _spread(values, keys, _unit(values))
+    means = _spread(values, keys, clusters_of(values))
     sources = [folder / RECORD]
     if (folder / QUERIES).is_file() and metric in ("mean_ap", "rank1"):
         sources.append(folder / QUERIES)
@@ -135,7 +135,7 @@ def _tested(queries: pd.DataFrame, values: pd.DataFrame, baseline: str, metric: 
         part = queries[queries["protocol"] == protocol]
         if part.empty:
             continue
-        compared = against(part, baseline, metric, _unit(queries)).rename(columns={"row": "label"})
+        compared = against(part, baseline, metric, clusters_of(queries)).rename(columns={"row": "label"})
         compared[["mean", "sd", "low", "high"]] *= 100
         parts.append(compared.assign(protocol=protocol, p=compared[["holm_runs", "holm_people"]].max(axis=1)))
     if not parts:
@@ -153,21 +153,14 @@ def _untested(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     if others.empty:
         return pd.DataFrame(columns=_DIFFERENCES)
     gains = others["value"].to_numpy() - base.reindex(others.set_index(keys).index).to_numpy()
-    found = _spread(others.assign(value=gains), ["label", "row", "descriptor", "protocol"], _unit(values))
+    found = _spread(others.assign(value=gains), ["label", "row", "descriptor", "protocol"], clusters_of(values))
     return found.assign(**dict.fromkeys(["people", "holm_runs", "holm_people", "p"], np.nan))
-
-
-def _unit(draws: pd.DataFrame) -> str:
-    """The column whose values are draws independent of each other: runs in one world share its people and clothes."""
-    return "world" if draws["world"].nunique() > 1 else "seed"
 
 
 def _spread(values: pd.DataFrame, keys: list[str], unit: str) -> pd.DataFrame:
     """Keys, ``runs, clusters, mean, sd, low, high`` of ``value``, the mean within each unit taken first."""
-    clusters = values.groupby([*keys, unit], sort=False)["value"].mean().groupby(keys, sort=False)
-    found = clusters.apply(spread).unstack().rename(columns={"runs": "clusters"})
-    found.insert(0, "runs", values.groupby(keys, sort=False)["value"].count())
-    return found.reset_index()
+    of_keys = values.groupby(keys, sort=False)[["value", unit]]
+    return of_keys.apply(lambda part: spread(part["value"], part[unit])).reset_index()
 
 
 def _of_rows(path: Path, rows: Sequence[str]) -> pd.DataFrame:
@@ -184,4 +177,4 @@ def _coloured(path: Path, values: pd.DataFrame) -> pd.DataFrame:
     found = _table(path)
     found.insert(0, "label", _label(found))
     found = found[found["label"].isin(values["label"])]
-    return _spread(found, keys, _unit(values))
+    return _spread(found, keys, clusters_of(values))
