@@ -24,7 +24,7 @@ from csgn_lib.records import BOOKS, InputError, Run, cache, home, write_text
 
 app = typer.Typer(
     name="csgn",
-    help=__doc__.splitlines()[0],
+    help="Train, search and compare, in words that the notebooks have too.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -62,7 +62,7 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="the same folder again resumes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained and its cost; stop")] = False,
 ) -> None:
-    """Train both stages and score the result, on the GPU if there is one; on several by ``accelerate launch``."""
+    """Train both stages and score the result, on a GPU if there is one; on several by accelerate launch -m csgn_lib."""
     from csgn_lib import runs
     from csgn_lib.config import Experiment
 

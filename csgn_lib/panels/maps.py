@@ -131,7 +131,7 @@ class LinkedMaps:
             )
             return
         chosen = self.frame.iloc[rows]
-        counts = f"{len(rows)} images: {chosen['person'].nunique()} people, {chosen['clothes'].nunique()} outfits"
+        counts = f"Images: {len(rows)}, people: {chosen['person'].nunique()}, outfits: {chosen['clothes'].nunique()}"
         more = f"; the first {SHOWN}" if len(rows) > SHOWN else ""
         images = "".join(self._image(row) for row in rows[:SHOWN])
         self.strip.value = f'<b>{counts}{more}</b><div style="display:flex;flex-wrap:wrap;gap:4px">{images}</div>'

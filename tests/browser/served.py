@@ -13,9 +13,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from playwright.sync_api import Browser, Page
+
 HOME = Path(__file__).resolve().parents[2]
 PATIENCE = 300_000  # milliseconds: the machine may be busy
 Lab = Callable[[Path, Path], str]
+
+
+def opened(browser: Browser, address: str, height: int) -> Page:
+    """A notebook in a page of its own, with its kernel there: cells that are run before it is are lost."""
+    page = browser.new_page(viewport={"width": 1500, "height": height})
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.wait_for_selector("text=/Python 3.*Idle/")
+    return page
+
+
+def run_cells(page: Page, cells: int) -> None:
+    """From the first cell on, by the keyboard, as a person would."""
+    page.locator(".jp-Notebook .jp-Cell").first.click()
+    page.keyboard.press("Escape")  # command mode
+    for _ in range(cells):
+        page.keyboard.press("Shift+Enter")
 
 
 @contextmanager

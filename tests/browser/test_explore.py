@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from served import HOME, PATIENCE, Lab
+from served import HOME, PATIENCE, Lab, opened, run_cells
 
 BOOK = HOME / "notebooks/50_explore.ipynb"
 STRIP = ".jp-OutputArea-output img[alt^='test/']"
@@ -30,15 +30,8 @@ def page(lab: Lab, browser: Browser, see: Callable, tmp_path_factory: pytest.Tem
             cell["source"] = re.sub(r"queries: int = \d+", "queries: int = 4", text)
     (folder / "explore.ipynb").write_text(json.dumps(book), encoding="utf-8")
     address = lab(folder, Path(os.environ.get("CSGN_HOME", folder / "home")))
-    page = browser.new_page(viewport={"width": 1500, "height": 1700})
-    page.set_default_timeout(PATIENCE)
-    page.goto(address.format("explore.ipynb"))
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.wait_for_selector("text=/Python 3.*Idle/")
-    page.locator(".jp-Notebook .jp-Cell").first.click()
-    page.keyboard.press("Escape")  # command mode
-    for _ in book["cells"]:
-        page.keyboard.press("Shift+Enter")
+    page = opened(browser, address.format("explore.ipynb"), 1700)
+    run_cells(page, len(book["cells"]))
     page.wait_for_selector(".widget-select select")
     yield page
     page.locator(".widget-select").first.scroll_into_view_if_needed()
@@ -131,12 +124,12 @@ def test_a_lasso_in_either_map_fills_the_strip(page: Page, see: Callable) -> Non
             page.mouse.move(x + r * math.cos(angle), y + r * math.sin(angle))
             page.wait_for_timeout(20)  # a point of the lasso every 10 ms at most
         page.mouse.up()
-        said = page.get_by_text(re.compile(r"^\d+ images: \d+ people, \d+ outfits")).last
+        said = page.get_by_text(re.compile(r"^Images: \d+, people: \d+, outfits: \d+")).last
         if counts:
             expect(said).not_to_have_text(counts[0])
         counts.append(said.inner_text())
         see(page, f"lasso-{len(counts)}")
-    wide, narrow = (int(said.split()[0]) for said in counts)
+    wide, narrow = (int(re.search(r"\d+", said)[0]) for said in counts)
     assert wide > narrow > 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from served import PATIENCE, Lab
+from served import Lab, opened, run_cells
 
 SET_UP = """
 from pathlib import Path
@@ -56,27 +56,18 @@ def _status(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def _open(browser: Browser, address: str) -> Page:
-    page = browser.new_page(viewport={"width": 1500, "height": 2400})
-    page.set_default_timeout(PATIENCE)
-    page.goto(address)
-    page.get_by_text("experiment = Experiment").first.wait_for()
-    page.wait_for_selector("text=/Python 3.*Idle/")  # cells that are run before a kernel is there are lost
-    return page
-
-
-def _run_all(page: Page) -> None:
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+def _panels(browser: Browser, address: str) -> Page:
+    page = opened(browser, address, 2400)
+    run_cells(page, 2)
     page.get_by_role("button", name="Start training").wait_for()
+    return page
 
 
 def test_training_is_started_seen_from_a_second_tab_and_stopped(
     notebook: tuple[str, Path], browser: Browser, see: Callable[[Page, str], None]
 ) -> None:
     address, folder = notebook
-    page = _open(browser, address)
-    _run_all(page)
+    page = _panels(browser, address)
     method = page.get_by_role("tab", name="Training").or_(page.locator(".lm-TabBar-tabLabel", has_text="Training"))
     method.first.click()
     box = page.locator(".widget-hbox", has_text="batch_persons").locator("input").first
@@ -94,8 +85,7 @@ def test_training_is_started_seen_from_a_second_tab_and_stopped(
     see(page, "training")
     page.close()  # the tab is gone; training is not
 
-    page = _open(browser, address)
-    _run_all(page)
+    page = _panels(browser, address)
     page.get_by_text("▶ running").first.wait_for()
     assert _status(folder)["state"] == "running"
     page.locator("button", has_text="Stop").first.click()
