@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 HOME = Path(__file__).resolve().parents[1]
 README = (HOME / "README.md").read_text(encoding="utf-8")
@@ -16,7 +17,8 @@ def test_the_tables_are_the_recorded_ones():
 
 INTERVAL = r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]"
 WHY = README.partition("## Why")[2].partition("## Notebooks")[0]  # what was found inside of three trained rows
-PARTS = README.partition("**Part by part")[2].partition("**Two small CLIPs")[0]
+PARTS = README.partition("**Part by part")[2].partition("**Other forms")[0]
+FORMS = README.partition("**Other forms")[2].partition("**Two small CLIPs")[0]
 CLIPS = rf"^\| (.+) \| ({INTERVAL}) \| ({INTERVAL}) \|$"
 
 
@@ -30,12 +32,14 @@ def differences(record: str) -> pd.DataFrame:
 
 def test_every_difference_with_an_interval_is_a_recorded_one():
     recorded = set(differences("seeds/differences-records.csv").said)
-    said = re.findall(INTERVAL, re.sub(CLIPS, "", README.replace(WHY, "").replace(PARTS, ""), flags=re.MULTILINE))
+    said = re.findall(
+        INTERVAL, re.sub(CLIPS, "", README.replace(WHY, "").replace(PARTS, "").replace(FORMS, ""), flags=re.MULTILINE)
+    )
     assert said and set(said) <= recorded, set(said) - recorded
 
 
 def test_both_small_clips_say_what_is_recorded_of_each():
-    rows = re.findall(CLIPS, README.replace(PARTS, ""), flags=re.MULTILINE)
+    rows = re.findall(CLIPS, README.replace(PARTS, "").replace(FORMS, ""), flags=re.MULTILINE)
     assert len(rows) == 8
     for column, name in enumerate(("first", "second"), start=1):
         for row in rows:
@@ -58,6 +62,35 @@ def test_each_part_adds_what_is_recorded():
     controls = controls[(controls.against == "CSGN") & (controls.protocol == "cloth_changing")]
     hard = set(found.query("protocol == 'cloth_changing'").said) | set(controls.said)
     assert len(said) == 7 and set(said) <= hard and set(controls.said) <= set(said)
+
+
+def test_each_form_differs_as_recorded():
+    folders = {"": "", ", clothing out": "over-words/"}
+    found = {
+        words: differences(f"ablation/variants/{folder}paired-records.csv")
+        .query("protocol == 'cloth_changing'")
+        .set_index("row")
+        for words, folder in folders.items()
+    }
+    rows = re.findall(CLIPS, FORMS, flags=re.MULTILINE)
+    assert len(rows) == 18 and not re.findall(INTERVAL, re.sub(CLIPS, "", FORMS, flags=re.MULTILINE))
+    for label, *said in rows:
+        assert said == [frame.said[label + words] for words, frame in found.items()], label
+    maps = "plain.protocols.cloth_changing.mean_ap"
+    variants, parts = (
+        pd.read_csv(HOME / f"reports/ablation/{name}/runs-records.csv")
+        .query("world < 3")
+        .pivot(index="world", columns="row", values=maps)
+        for name in ("variants", "main")
+    )
+    assert (variants["CSGN"] == parts["CSGN"]).all()  # the same runs, trained twice
+    none = parts["+MDG +HSF"].mean()
+    gains = variants[["CSGN", "ResNet from scratch", "two ViTs"]].mean() - none
+    assert gains["ResNet from scratch"] < 0 and gains["two ViTs"] / gains["CSGN"] == pytest.approx(1 / 3, abs=0.05)
+    for row, sign in {"beta 0": -1, "MDG separate": 1, "MDG, same template": -1}.items():
+        assert (sign * (variants[row] - variants["CSGN"]) > 0).all(), row
+    without = found[", clothing out"]
+    assert len(without) == 29 - 1 and without["mean"].max() < 1  # a lone ResNet has no words to take out
 
 
 def test_what_was_found_inside_is_what_the_notebooks_answered():
