@@ -117,7 +117,8 @@ class Experiment(BaseModel):
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
     compile: bool | None = Field(
-        None, description="torch.compile of the encoder in stage 2: minutes once, then faster steps, maybe; none: off"
+        None,
+        description="torch.compile of the encoder's blocks in stage 2: a minute once, faster steps on a GPU; none: off",
     )
     gradient_checkpointing: bool | None = Field(
         None, description="the ViT's blocks are computed again backward: less memory, a third more time; none: off"

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 
-AHEAD = 2  # batches: one that is being made, one that waits
+AHEAD = 2  # batches begun: the one that is handed out next, and the one after it
 
 
 class Movable:

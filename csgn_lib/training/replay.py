@@ -66,9 +66,10 @@ class Replayed:
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 outputs = self.step(*places)
-        except (RuntimeError, torch.AcceleratorError) as error:
+        except RuntimeError as error:
             warnings.warn(f"this step cannot be recorded as a CUDA graph ({error}); it goes on as it is", stacklevel=3)
             self.stream = None
+            self.seen.clear()  # their memory, if that was what there was too little of
             return 0
         return _Recording(graph, places, {name: value.detach() for name, value in outputs.items()})
 
@@ -85,7 +86,7 @@ class _Recording:
 
 
 def recordable(experiment: Experiment, share: Share) -> bool:
-    """Whether a step of stage 2 may be recorded: not what is computed twice, nor shared by processes."""
+    """Whether a step of stage 2 may be recorded: not what is computed twice, nor what several processes share."""
     return share.count == 1 and experiment.batch_parts == 1 and not experiment.gradient_checkpointing
 
 

@@ -103,7 +103,8 @@ def describe(
     rgb, gray = frozen_features(clip, images, accelerator)
     groups = [{"params": [*bank.parameters()], "lr": experiment.stage1_lr, "weight_decay": experiment.weight_decay}]
     optimizer = adam(groups, accelerator.device)
-    descended = Replayed(prompts_step(experiment, bank, optimizer, accelerator), accelerator.device)
+    alone = accelerator.num_processes == 1
+    descended = Replayed(prompts_step(experiment, bank, optimizer, accelerator), accelerator.device, alone)
     order_of = random_stream(experiment.seed, STREAMS["stage1"])
     state = Resumable({"bank": bank, "optimizer": optimizer}, accelerator.device)
     first, done = agreed(accelerator, checkpoints.restore(1, state.load))
