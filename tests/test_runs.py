@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from csgn_lib import runs
 from csgn_lib.records import InputError, Run, write_json
-from csgn_lib.runs import folders, machine, notebooks, sweeps
+from csgn_lib.runs import answers, folders, machine, notebooks, sweeps
 from csgn_lib.runs import plan as plan_room
 from csgn_lib.runs.plan import Outcome, Step, forecast, pace
 
@@ -549,6 +549,15 @@ def test_no_answer_is_kept_of_a_run_that_has_none(tmp_path, texts, state, word):
     with pytest.raises(InputError, match=word):
         runs.keep_answer(finished_run(tmp_path / "run", *texts, state=state), notebook, "csgn run asks")
     assert notebook.read_bytes() == before
+
+
+def test_an_executed_copy_opens_with_its_own_answer_and_a_failed_one_with_none():
+    kept = "# Why?\n\n*Last answer:* of another run\n\n*Cost:* 1 s"
+    shown = {"output_type": "display_data", "data": {"text/markdown": ["**Answer.** of\n", "this run"]}}
+    for outputs, said in (([shown], "# Why?\n\n**Answer.** of this run"), ([], "# Why?")):
+        document = {"cells": [{"cell_type": "markdown", "source": kept}, {"cell_type": "code", "outputs": outputs}]}
+        answers.answered(document)
+        assert "".join(document["cells"][0]["source"]) == said
 
 
 def test_figures_results_and_answers_of_several_notebooks_are_collected_or_none_are(tmp_path):

@@ -78,7 +78,8 @@ def _lead(results: pd.DataFrame) -> str:
 def _note(results: pd.DataFrame) -> str:
     if not {"low", "high"} <= set(results):
         return ""
-    return '<p class="soft"><small>Small figures: 95&thinsp;% interval of the mAP.</small></p>'
+    said = "Small figures: 95&thinsp;% interval of the mAP over people, for these trained models."
+    return f'<p class="soft"><small>{said}</small></p>'
 
 
 def _chart(results: pd.DataFrame) -> str:

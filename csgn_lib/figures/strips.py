@@ -39,6 +39,7 @@ def rank_strips(
     top: int = 10,
     titles: Sequence[str] | None = None,
     hide_faces: bool = False,
+    answers: bool = True,
 ) -> Figure:
     """Queries, one a row, each with its first ``top`` gallery images in the order of the ranking.
 
@@ -52,11 +53,12 @@ def rank_strips(
         top: how many answers to show.
         titles: a line above each row.
         hide_faces: make faces unrecognisable, as the owners of some images ask: ``benchmark.hide_faces``.
+        answers: False where nothing was ranked: pictures of one person, without ticks, only whether clothes changed.
 
     Returns a figure as wide as a page. Raises InputError naming an image that cannot be read, or a
     missing column.
     """
-    cells = [_cells(query, ranked, Path(root), top, hide_faces) for query, ranked in rows]
+    cells = [_cells(query, ranked, Path(root), top, hide_faces, answers) for query, ranked in rows]
     head, foot, tall = (0.2 if titles else 0.06), 0.2, 1.1  # inches: title, label, image
     total = len(rows) * (head + foot + tall)
     with plt.style.context(STYLE):
@@ -97,12 +99,14 @@ def strip_frame(query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, top:
 
 
 def _cells(
-    query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, root: Path, top: int, hide_faces: bool
+    query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, root: Path, top: int, hide_faces: bool, answers: bool
 ) -> list[tuple[np.ndarray, str, str, str]]:
     """(image, label, colour, line style) of the query and of each answer."""
     cells = []
     for row in strip_frame(query, ranked, top).itertuples():
-        if row.rank == 0:
+        if not answers:
+            look = ({"same": "same clothes", "changed": "other clothes"}.get(row.clothes, ""), INK, "-")
+        elif row.rank == 0:
             look = ("query", INK, "-")
         elif row.right:
             look = (f"✓ {row.clothes}".strip(), RIGHT, "-")

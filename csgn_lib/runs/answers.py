@@ -54,6 +54,18 @@ def keep_answer(run: Run, notebook: Path, command: str) -> str:
     return found
 
 
+def answered(document: dict[str, Any]) -> None:
+    """Put an executed notebook's own answer under its question, in place of the one its source was kept with."""
+    first = document["cells"][0]
+    head = "".join(first["source"])
+    if first["cell_type"] != "markdown" or LAST not in head:
+        return
+    outputs = (output for cell in document["cells"] for output in cell.get("outputs", []))
+    said = [text for text in map(_markdown, outputs) if text.startswith(ANSWER)]
+    parts = [head.partition(LAST)[0].rstrip(), *(" ".join(text.split()) for text in said[-1:])]
+    first["source"] = "\n\n".join(parts).splitlines(keepends=True)
+
+
 def _outputs(executed: Path) -> list[dict[str, Any]]:
     return [output for cell in cells(executed) for output in cell.get("outputs", [])]
 

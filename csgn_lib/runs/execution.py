@@ -20,6 +20,7 @@ from typing import IO, Any, TextIO
 from csgn_lib.bench import resident
 from csgn_lib.records import InputError, Run, read_json, write_json, write_text
 from csgn_lib.runs import folders, notebooks
+from csgn_lib.runs.answers import answered
 from csgn_lib.runs.machine import LIBRARY, environment
 
 GRACE = 5.0  # seconds for the child to end its kernel before it is killed
@@ -279,6 +280,7 @@ def _publish(job: _Job, state: str, fields: Mapping[str, Any]) -> None:
     except InputError:  # ended before, or while, papermill wrote it
         job.output.unlink(missing_ok=True)
         return
+    answered(document)
     document["metadata"]["csgn"] = {"state": state, **fields}
     told = {"exception": state != "done", "input_path": job.notebook.name, "output_path": "executed.ipynb"}
     document["metadata"].get("papermill", {}).update(told)
