@@ -148,6 +148,12 @@ class TestParameters:
         assert (kinds["stage1_lr"], kinds["ema"], kinds["compile"]) == ("FloatText", "Text", "Dropdown")
         assert panel.widgets["mdg"].options == tuple((m, m) for m in Experiment.model_fields["mdg"].annotation.__args__)
 
+    def test_a_form_is_no_thousand_messages(self, monkeypatch):
+        opened, open_one = [], ipywidgets.Widget.open
+        monkeypatch.setattr(ipywidgets.Widget, "open", lambda widget: opened.append(widget) or open_one(widget))
+        panels.ParameterPanel()
+        assert 0 < len(opened) < 500
+
     def test_a_new_field_of_any_type_gets_a_widget(self):
         class Later(Experiment):
             flag: bool = True
@@ -156,8 +162,9 @@ class TestParameters:
             weights: dict[str, float] = {}
             maybe: Literal["a", "b"] | None = None
 
-        found = {field.name: field for field in parameters.fields(Later)}
-        kinds = {name: type(parameters.widget_for(found[name])).__name__ for name in Later.model_fields}
+        found, alike = {field.name: field for field in parameters.fields(Later)}, parameters.Alike()
+        made = {name: parameters.widget_for(field, alike, alike.layout) for name, field in found.items()}
+        kinds = {name: type(widget).__name__ for name, widget in made.items()}
         assert kinds["flag"] == "Checkbox" and kinds["fixed"] == "Dropdown" and kinds["maybe"] == "Dropdown"
         assert kinds["either"] == kinds["weights"] == "Text" and found["maybe"].nullable
 

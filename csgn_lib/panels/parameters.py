@@ -81,24 +81,43 @@ def _field(name: str, schema: dict[str, Any], group: str) -> Field:
 _BOUNDS = {"≥": "minimum", ">": "exclusiveMinimum", "≤": "maximum", "<": "exclusiveMaximum"}
 
 
-def widget_for(field: Field) -> ipywidgets.ValueWidget:
+class Alike:
+    """Makes widgets that share a layout and, of a kind, a style.
+
+    One of their own for each would make nearly a thousand of a form, a message each, which a browser on a busy machine
+    takes seconds to read.
+    """
+
+    def __init__(self) -> None:
+        self.layout, self.styles = ipywidgets.Layout(), {}
+
+    def __call__(self, kind: type[ipywidgets.Widget], *given: Any, **options: Any) -> Any:
+        """A widget of a kind; ``layout`` of its own if it is given one."""
+        if (style := kind.class_traits().get("style")) is not None:
+            if style.klass not in self.styles:
+                self.styles[style.klass] = style.klass()
+            options["style"] = self.styles[style.klass]
+        return kind(*given, **{"layout": self.layout} | options)
+
+
+def widget_for(field: Field, alike: Alike, layout: ipywidgets.Layout) -> ipywidgets.ValueWidget:
     """Dropdown for choices and for flags that may be none, checkbox, slider between two ends, number box, or text."""
     if field.name == "benchmark":
-        return ipywidgets.Combobox(options=[*datasets.NAMES, "csv"])
+        return alike(ipywidgets.Combobox, options=[*datasets.NAMES, "csv"], layout=layout)
     if field.kind == "choice" or (field.kind == "flag" and field.nullable):
         values = field.choices or (True, False)
-        return ipywidgets.Dropdown(
-            options=[(_shown(value), value) for value in (None,) * field.nullable + tuple(values)]
-        )
+        options = [(_shown(value), value) for value in (None,) * field.nullable + tuple(values)]
+        return alike(ipywidgets.Dropdown, options=options, layout=layout)
     if field.kind == "flag":
-        return ipywidgets.Checkbox(indent=False)
+        return alike(ipywidgets.Checkbox, indent=False, layout=layout)
     if field.kind == "number" and not field.nullable:
         slider, box = _NUMBERS[field.type]
         if field.low is None or field.high is None or field.high - field.low > _WIDE:
-            return box()
+            return alike(box, layout=layout)
         step = {} if field.type == "integer" else {"step": (field.high - field.low) / 100, "readout_format": ".2f"}
-        return slider(min=field.low, max=field.high, continuous_update=False, **step)
-    return ipywidgets.Text(continuous_update=False, placeholder="none" if field.nullable else "")
+        return alike(slider, min=field.low, max=field.high, continuous_update=False, layout=layout, **step)
+    placeholder = "none" if field.nullable else ""
+    return alike(ipywidgets.Text, continuous_update=False, placeholder=placeholder, layout=layout)
 
 
 def experiment_table(experiment: Experiment) -> HTML:
@@ -143,14 +162,15 @@ class ParameterPanel:
         self.fields = [field for field in fields() if field.name != "preset"]
         self.setting = ipywidgets.Dropdown(options=list(PRESETS), description="setting")
         self.method = ipywidgets.Dropdown(options=list(METHODS), description="method")
-        self.widgets = {field.name: widget_for(field) for field in self.fields}
-        self.help = {field.name: ipywidgets.HTML() for field in self.fields}
-        self.errors = {field.name: ipywidgets.HTML() for field in self.fields}
+        alike, wide = Alike(), ipywidgets.Layout(width="230px")
+        self.widgets = {field.name: widget_for(field, alike, wide) for field in self.fields}
+        self.help = {field.name: alike(ipywidgets.HTML) for field in self.fields}
+        self.errors = {field.name: alike(ipywidgets.HTML) for field in self.fields}
         self.start = ipywidgets.Button(description="Start training", button_style="primary", icon="play")
-        wide = ipywidgets.Layout(width="190px")
-        self.estimate = ipywidgets.Button(description="What does it need?", icon="clock-o", layout=wide)
-        self.difference, self.needs, self.said, self.line = (ipywidgets.HTML() for _ in range(4))
-        self.widget = self._laid_out()
+        narrow = ipywidgets.Layout(width="190px")
+        self.estimate = ipywidgets.Button(description="What does it need?", icon="clock-o", layout=narrow)
+        self.difference, self.needs, self.said, self.line = (alike(ipywidgets.HTML) for _ in range(4))
+        self.widget = self._laid_out(alike, narrow)
         for chooser in (self.setting, self.method):
             chooser.observe(lambda change: self._preset_chosen(), "value")
         for widget in self.widgets.values():
@@ -286,16 +306,14 @@ class ParameterPanel:
         if self.started is not None:
             self.started(run)
 
-    def _laid_out(self) -> ipywidgets.Widget:
-        narrow, wide = ipywidgets.Layout(width="190px"), ipywidgets.Layout(width="230px")
+    def _laid_out(self, alike: Alike, narrow: ipywidgets.Layout) -> ipywidgets.Widget:
         parts: dict[str, list[ipywidgets.Widget]] = {}
         for field in self.fields:
-            self.widgets[field.name].layout = wide
-            label = ipywidgets.Label(field.name, layout=narrow)
-            beside = ipywidgets.VBox([self.help[field.name], self.errors[field.name]])
-            row = ipywidgets.HBox([label, self.widgets[field.name], beside])
+            label = alike(ipywidgets.Label, field.name, layout=narrow)
+            beside = alike(ipywidgets.VBox, [self.help[field.name], self.errors[field.name]])
+            row = alike(ipywidgets.HBox, [label, self.widgets[field.name], beside])
             parts.setdefault(field.group, []).append(row)
-        tabs = ipywidgets.Tab([ipywidgets.VBox(rows) for rows in parts.values()], titles=list(parts))
+        tabs = ipywidgets.Tab([alike(ipywidgets.VBox, rows) for rows in parts.values()], titles=list(parts))
         marks = "[A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID, [O] our choice"
         marks = ipywidgets.HTML(f"<small>{marks}; ≠: not the preset's.</small>")
         top, bottom = ipywidgets.HBox([self.setting, self.method]), ipywidgets.HBox([self.estimate, self.start])
