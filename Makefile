@@ -48,9 +48,9 @@ seeds: $(STAMP)  ## the demo's rows, five seeds, each in a world of its own: som
 
 # Rows of 40_ablation_sweep in a folder of reports/ablation, then 41_ablation_tables over its records.
 TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p sweep reports/ablation/$(1) -p out reports/ablation/$(2) -p baseline '$(3)' \
-	  -p descriptors '$(4)'
+	  -p descriptors '$(or $(4),$(ALL))'
 SWEPT = $(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/ablation/$(1)/rows.json)" -p every '$(3)' \
-	  -p seeds '$(4)' -p worlds '$(5)' -p out reports/ablation/$(2) && $(call TABLES,$(2),$(2),$(6),$(7))
+	  -p seeds '$(4)' -p worlds '$(5)' -p out reports/ablation/$(2) && $(call TABLES,$(2),$(2),$(6))
 ALL := ["plain", "clothing out", "person only"]
 FIVE := [0, 1, 2, 3, 4]
 , := ,
@@ -60,18 +60,18 @@ THREE_WORLDS := [0, 0, 0, 1, 1, 1, 2, 2, 2]
 SECOND := {"clip_checkpoint": "embedded-1", "resnet_checkpoint": "embedded-1"}
 
 ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: two hours on 2 cores, resumable; leaves reports/ablation
-	@$(call SWEPT,main,main,{},$(FIVE),$(FIVE),identity + triplet,$(ALL))
-	@$(call SWEPT,controls,controls,{},$(THREE),$(THREE),CSGN,$(ALL))
+	@$(call SWEPT,main,main,{},$(FIVE),$(FIVE),identity + triplet)
+	@$(call SWEPT,controls,controls,{},$(THREE),$(THREE),CSGN)
 
 ablation-variants: $(STAMP)  ## other forms of each part, more controls, three runs of each: 90 minutes on 2 cores, resumable
-	@$(call SWEPT,variants,variants,{},$(THREE),$(THREE),CSGN,$(ALL))
+	@$(call SWEPT,variants,variants,{},$(THREE),$(THREE),CSGN)
 	@$(call TABLES,variants,variants/over-words,CSGN$(,) clothing out,["clothing out"])
 
 ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
-	@$(call SWEPT,clips,clips/first,{},$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet,$(ALL))
-	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet,$(ALL))
-	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID,$(ALL)) && \
-	  $(call TABLES,clips/$$clip,clips/$$clip/over-words,identity + triplet$(,) clothing out,$(ALL)) || exit 1; done
+	@$(call SWEPT,clips,clips/first,{},$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
+	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
+	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) && \
+	  $(call TABLES,clips/$$clip,clips/$$clip/over-words,identity + triplet$(,) clothing out) || exit 1; done
 
 # Three rows in one world, looked into: whole figures, the numbers behind them, and what was found in words.
 INSIDE := {"identity + triplet": "reports/runs/inside-identity-triplet", "CLIP-ReID": "reports/runs/inside-clip-reid", "CSGN": "reports/runs/inside-csgn"}

@@ -29,10 +29,10 @@ def answer(run: Run) -> str:
     if state != "done":
         raise InputError(f"{run.dir} is {state}, not done: it has no answer to keep")
     executed = run.path("executed.ipynb")
-    said = [text for text in map(_markdown, _outputs(executed)) if text.startswith(ANSWER)]
+    said = _said(cells(executed))
     if not said:
         raise InputError(f"{executed} shows no Markdown that begins with {ANSWER}; let its last cell say what it found")
-    return " ".join(said[-1].removeprefix(ANSWER).split())
+    return said.removeprefix(ANSWER).strip()
 
 
 def keep_answer(run: Run, notebook: Path, command: str) -> str:
@@ -60,14 +60,15 @@ def answered(document: dict[str, Any]) -> None:
     head = "".join(first["source"])
     if first["cell_type"] != "markdown" or LAST not in head:
         return
-    outputs = (output for cell in document["cells"] for output in cell.get("outputs", []))
+    parts = [head.partition(LAST)[0].rstrip(), _said(document["cells"])]
+    first["source"] = "\n\n".join(filter(None, parts)).splitlines(keepends=True)
+
+
+def _said(executed: Sequence[dict[str, Any]]) -> str:
+    """The last output of these cells that begins as an answer does, in one line; empty if none does."""
+    outputs = (output for cell in executed for output in cell.get("outputs", []))
     said = [text for text in map(_markdown, outputs) if text.startswith(ANSWER)]
-    parts = [head.partition(LAST)[0].rstrip(), *(" ".join(text.split()) for text in said[-1:])]
-    first["source"] = "\n\n".join(parts).splitlines(keepends=True)
-
-
-def _outputs(executed: Path) -> list[dict[str, Any]]:
-    return [output for cell in cells(executed) for output in cell.get("outputs", [])]
+    return " ".join(said[-1].split()) if said else ""
 
 
 def _markdown(output: dict[str, Any]) -> str:

@@ -32,8 +32,8 @@ from csgn_lib.bench import Row, in_turns, missing, quiet, write
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.records import home
-from csgn_lib.training import Learner, accelerator_for, build_learner, fit, load_towers
-from csgn_lib.training.estimate import count_flops, matrix_rate
+from csgn_lib.training import accelerator_for, build_learner, fit, load_towers
+from csgn_lib.training.estimate import count_flops, matrix_rate, without_data
 from csgn_lib.training.peers import STAGE1, STAGE2, clip_reid_steps
 from csgn_lib.training.replay import WARM, Replayed, adam
 from csgn_lib.training.stage1 import prompts_step
@@ -330,14 +330,13 @@ def random_images(count: int) -> ImageSet:
 def vit_flops(images: ImageSet) -> float:
     """FLOPs of a step of the ViT: forward and twice that backward."""
     experiment = experiment_of("fp32", vss="none", hsf="none")
-    with torch.device("meta"):
-        clip, _ = load_towers(experiment)
-        return 3 * count_flops(clip.visual, torch.zeros(len(images), 3, 256, 128))
+    clip, _ = without_data(experiment, IDENTITIES)
+    return 3 * count_flops(clip.visual, torch.zeros(len(images), 3, 256, 128, device="meta"))
 
 
 def step_flops(images: ImageSet) -> float:
     """FLOPs of a step with ViT, ResNet and heads: forward and twice that backward."""
-    learner = without_data()
+    _, learner = without_data(experiment_of("fp32", vss="steer"), IDENTITIES)
     return 3 * count_flops(learner, torch.zeros(len(images), 3, 256, 128, device="meta"))
 
 
@@ -359,14 +358,6 @@ def step_bytes(images: ImageSet) -> float:
     owned = {value.untyped_storage().data_ptr() for value in learner.parameters()}
     del made
     return 2 * sum(size for place, size in kept.items() if place not in owned) + 28 * weights
-
-
-def without_data() -> Learner:
-    """ViT, ResNet and heads on the meta device."""
-    experiment = experiment_of("fp32", vss="steer")
-    with torch.device("meta"):
-        towers = load_towers(experiment)
-    return build_learner(experiment, *towers, IDENTITIES, Guides()).to("meta")
 
 
 def copy_rate(device: torch.device, size: int = 2**30) -> float:

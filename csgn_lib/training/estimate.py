@@ -129,7 +129,7 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
     Raises:
         InputError: towers that do not exist or do not fit, labels that do not fit the batches.
     """
-    clip, learner = _without_data(experiment, train.person.nunique())
+    clip, learner = without_data(experiment, train.person.nunique())
     groups = parameter_groups(learner.encoder, learner.heads, experiment)
     trained = _count([value for group in groups for value in group["params"]])
     held = {id(value): value for part in (clip, learner) if part is not None for value in part.parameters()}
@@ -156,7 +156,7 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
     )
 
 
-def _without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | None, Learner]:
+def without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | None, Learner]:
     """The CLIP and the learner as training builds them, on the meta device."""
     blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "vocabulary_train": "none"}
     blank = experiment.model_copy(update=blank)  # subspaces of words cost next to nothing
