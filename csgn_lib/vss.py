@@ -179,7 +179,7 @@ class VisualEncoder(nn.Module):
             return Embeddings(None, None, None, c)
         recompute = self.recompute and torch.is_grad_enabled()
         images = (images - self.vit_mean) / self.vit_std
-        vit = vit_features(self.vit, images, recompute)
+        vit = vit_features(self.vit, images, recompute, tokens=self.variant == "cross_attention")
         if self.second_vit is not None:
             c = vit_features(self.second_vit, images, recompute).zp.float()
         f = vit.zp

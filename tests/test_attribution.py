@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from small_eva import EVA
 from torch import Tensor, nn
 
-from csgn_lib import attribution
+from csgn_lib import attribution, backbones
 from csgn_lib.attribution import pairs
 from csgn_lib.attribution.occluding import places
 from csgn_lib.backbones import ClipTower, CompactTokenizer, ResNetTower, attention_weights, load_resnet, tiny_words
@@ -75,7 +75,8 @@ def test_looking_at_attention_leaves_every_embedding_as_it_was(encoder, variant)
         with attention_weights(model.vit) as layers:
             during = model(images).parts()
         after = model(images).parts()
-    assert [tuple(weights.shape) for weights in layers] == [(3, 2, 73, 73)] * 4
+    asks = 73 if variant == "cross_attention" else 1  # who asks in the last block: where patches are not read, one
+    assert [tuple(weights.shape) for weights in layers] == [(3, 2, 73, 73)] * 3 + [(3, 2, asks, 73)]
     for name in before:
         torch.testing.assert_close(during[name], before[name], atol=1e-6, rtol=1e-6)
         assert torch.equal(after[name], before[name])
@@ -233,7 +234,8 @@ def test_the_last_blocks_output_would_have_no_slope_at_its_patches(encoder) -> N
     model, images, kept = encoder("none"), pictures(4).requires_grad_(), []
     for module in (model.vit.transformer.resblocks[-1], model.vit.transformer.resblocks[-1].ln_1):
         module.register_forward_hook(lambda _, given, made: kept.append(made))
-    similarity = F.cosine_similarity(model(images).f, torch.ones(3, 128)).sum()
+    seen = backbones.vit_features(model.vit, (images - model.vit_mean) / model.vit_std, tokens=True)
+    similarity = F.cosine_similarity(seen.zp, torch.ones(3, 128)).sum()
     before, after = torch.autograd.grad(similarity, kept)
     assert after[:, 1:].abs().max() == 0 < before[:, 1:].abs().max()  # ln_1 runs first
 

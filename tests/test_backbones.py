@@ -115,7 +115,7 @@ def test_visual_features_are_open_clips_own_read_at_two_depths(random_clip):
     ).view(3, 1, 1)
     expected = random_clip.model.encode_image(normalised)
     [hook.remove() for hook in hooks]
-    features = random_clip.visual_features(images)
+    features = random_clip.visual_features(images, tokens=True)
     last = random_clip.visual.ln_post(seen[len(blocks) - 1])
     torch.testing.assert_close(features.zp, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(features.z11, seen[len(blocks) - 2][:, 0], rtol=1e-5, atol=1e-5)
@@ -161,6 +161,24 @@ def test_what_follows_end_of_text_cannot_matter_and_gradients_reach_the_words(ra
     for row, stop in enumerate(end):
         assert (words.grad[row, : stop + 1].abs().sum(dim=1) > 0).all()
         assert (words.grad[row, stop + 1 :] == 0).all()
+
+
+@pytest.mark.parametrize(("recompute", "precision"), [(False, "fp32"), (True, "fp32"), (False, "bf16")])
+def test_the_class_token_alone_is_what_the_whole_pass_makes_of_it(random_clip, recompute, precision):
+    """The same features and the same gradients of every weight, whether the last block computes all its tokens."""
+    visual, images, found = copy.deepcopy(random_clip.visual).requires_grad_(True), pictures(3, *SIZE), []
+    for tokens in (True, False):
+        visual.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            features = backbones.vit_features(visual, images, recompute, tokens)
+        (features.zp.float().sin() + features.z12.float() ** 2 + features.z11.float() ** 2).sum().backward()
+        assert (features.tokens is not None) == tokens
+        gradients = [value.grad.clone() for value in visual.parameters()]
+        found.append([features.z11.float(), features.z12.float(), features.zp.float(), *gradients])
+    close = 1e-5 if precision == "fp32" else 3e-2
+    for whole, alone in zip(*found, strict=True):
+        torch.testing.assert_close(alone, whole, rtol=close, atol=close * float(whole.detach().abs().max()))
+    assert all(gradient.abs().max() > 0 for gradient in found[1][3:])
 
 
 def test_a_tower_without_a_class_token_is_refused(add_model):
@@ -304,7 +322,7 @@ def test_positions_are_interpolated_to_another_image_size(random_clip, tmp_path,
     torch.testing.assert_close(grid[:1, :, 1].expand(rows, -1), grid[:, :, 1], rtol=0, atol=1e-5)
     assert (grid[0, 1:, 1] > grid[0, :-1, 1]).all()
     with torch.no_grad():
-        assert tower.visual_features(pictures(2, *size)).tokens.shape == (2, rows * columns, 128)
+        assert tower.visual_features(pictures(2, *size), tokens=True).tokens.shape == (2, rows * columns, 128)
 
 
 def test_a_square_models_positions_are_interpolated_by_open_clip(square, tmp_path):
@@ -336,7 +354,7 @@ def test_patches_lie_a_stride_apart_and_positions_follow_them(overlapping, tmp_p
     first = model.visual.class_embedding + model.visual.positional_embedding[0]
     expected = model.visual.ln_pre(torch.cat([first[None], words + positions]))
     torch.testing.assert_close(visual._embeds(normalised[None])[0], expected, rtol=1e-4, atol=1e-5)
-    assert visual.grid_size == (6, 3) and tower.visual_features(image[None]).tokens.shape == (1, 18, 32)
+    assert visual.grid_size == (6, 3) and tower.visual_features(image[None], tokens=True).tokens.shape == (1, 18, 32)
     blank = load_clip(overlapping, None, (80, 48), stride=12)  # as a finished run is read back
     blank.model.load_state_dict(tower.model.state_dict())
 
@@ -348,7 +366,7 @@ def test_a_stride_of_the_patch_size_changes_nothing(overlapping, tmp_path):
     plain, given = (load_clip(overlapping, str(tmp_path / "m.safetensors"), (80, 40), stride) for stride in (None, 16))
     for name, value in plain.model.state_dict().items():
         assert torch.equal(value, given.model.state_dict()[name]), name
-    assert torch.equal(plain.visual_features(images).tokens, given.visual_features(images).tokens)
+    assert torch.equal(*(each.visual_features(images, tokens=True).tokens for each in (plain, given)))
 
 
 def test_clip_reids_grid_is_21_by_10():
@@ -389,7 +407,7 @@ def test_evas_features_are_open_clips_own_read_at_two_depths(eva, tmp_path):
         normalised, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
     )
     last = model.visual.trunk.forward_features(normalised)
-    features = tower.visual_features(images)
+    features = tower.visual_features(images, tokens=True)
     torch.testing.assert_close(features.zp, model.encode_image(normalised))
     torch.testing.assert_close(features.z11, maps[1][1][:, 0])
     torch.testing.assert_close(features.z12, last[:, 0])
@@ -410,7 +428,7 @@ def test_evas_positions_learned_and_rotary_follow_the_image_size(eva, tmp_path):
     square = state["pos_embed"][:, 1:].transpose(1, 2).unflatten(2, (4, 4))
     grid = torch.nn.functional.interpolate(square, (8, 3), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
     reference.load_state_dict(state | {"pos_embed": torch.cat([state["pos_embed"][:, :1], grid], dim=1)})
-    features = tower.visual_features(images)
+    features = tower.visual_features(images, tokens=True)
     torch.testing.assert_close(features.zp, reference((images - tower.mean) / tower.std), rtol=1e-4, atol=1e-5)
     assert features.tokens.shape == (2, 24, 32)
     blank = load_clip(eva, None, (64, 24)).eval()  # as a finished run is read back
@@ -424,7 +442,7 @@ def test_eva_is_trained_whole_with_or_without_recomputing(eva, tmp_path):
     gradients = []
     for recompute in (False, True):
         tower.zero_grad()
-        features = backbones.vit_features(tower.visual, (images - tower.mean) / tower.std, recompute)
+        features = backbones.vit_features(tower.visual, (images - tower.mean) / tower.std, recompute, tokens=True)
         (features.zp.sum() + features.z11.square().sum() + features.tokens.square().sum()).backward()
         gradients.append([value.grad.clone() for value in tower.visual.parameters()])
     torch.testing.assert_close(*gradients)
@@ -444,7 +462,7 @@ def test_an_encoder_with_eva_is_a_program(eva, tmp_path):
 def test_eva02_is_taken_by_name():
     with torch.device("meta"):
         tower = load_clip("EVA02-B-16", None, (256, 128))
-        features = tower.visual_features(torch.empty(2, 3, 256, 128))
+        features = tower.visual_features(torch.empty(2, 3, 256, 128), tokens=True)
     assert features.z11.shape == features.z12.shape == (2, 768)
     assert features.zp.shape == (2, 512) and features.tokens.shape == (2, 16 * 8, 768)
 
@@ -599,7 +617,7 @@ def test_clips_resnets_are_trained_without_their_attention_pool(tmp_path):
 def test_small_and_large_vits_are_taken_by_name(model, patches, width, joint, parameters):
     with torch.device("meta"):
         tower = load_clip(model, None, (256, 128))
-        features = tower.visual_features(torch.empty(2, 3, 256, 128))
+        features = tower.visual_features(torch.empty(2, 3, 256, 128), tokens=True)
     assert features.z11.shape == features.z12.shape == (2, width)
     assert features.zp.shape == (2, joint) and features.tokens.shape == (2, patches, width)
     left_out = (tower.model.visual.positional_embedding.shape[0] - 1) * width  # OpenAI's count is at 224 x 224

@@ -55,9 +55,13 @@ def test_the_vits_arithmetic_is_the_closed_form(tiny_benchmark, random_clip):
     width, joint = random_clip.width, random_clip.embed_dim
     patches = (HEIGHT // PATCH) * (WIDTH // PATCH)
     tokens, layers = patches + 1, len(random_clip.visual.transformer.resblocks)
-    linear = 4 * width**2 + 2 * width * random_clip.visual.transformer.resblocks[0].mlp.c_fc.out_features
-    block = 2 * tokens * linear + 2 * 2 * tokens**2 * width  # two matrix products of attention
-    expected = 2 * patches * width * 3 * PATCH**2 + layers * block + 2 * width * joint
+    mlp = 2 * width * random_clip.visual.transformer.resblocks[0].mlp.c_fc.out_features
+
+    def block(asking: int) -> int:
+        """Keys and values of all tokens; queries, two products of attention, output and MLP of those that ask."""
+        return 2 * (2 * tokens * width**2 + asking * (2 * width**2 + 2 * tokens * width + mlp))
+
+    expected = 2 * patches * width * 3 * PATCH**2 + (layers - 1) * block(tokens) + block(1) + 2 * width * joint
     assert count(tiny_benchmark.train).vit_flops == expected
 
 

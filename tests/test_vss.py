@@ -105,8 +105,9 @@ def test_none_is_clips_own_image_embedding(encoder, towers, images):
 def test_training_begins_exactly_at_the_vit_alone(encoder, images, variant):
     with torch.no_grad():
         joined, alone = encoder(variant)(images), encoder("none")(images)
+    close = 1e-5 if variant == "cross_attention" else 0.0  # whose ViT computes the last block's patches too
     for name in ("z11", "z12", "f"):
-        assert torch.equal(getattr(joined, name), getattr(alone, name))
+        torch.testing.assert_close(getattr(joined, name), getattr(alone, name), rtol=close, atol=close)
 
 
 def test_steering_adds_gamma_times_the_projected_resnet(encoder, images):
@@ -137,7 +138,7 @@ def test_cross_attention_equals_a_loop_over_heads_and_queries(encoder, images):
     join, pictures = model.join, images[:2].float() / 255
     with torch.no_grad():
         join.gate.fill_(0.7)
-        vit = vit_features(model.vit, (pictures - model.vit_mean) / model.vit_std)
+        vit = vit_features(model.vit, (pictures - model.vit_mean) / model.vit_std, tokens=True)
         cells = join.map_norm(model.resnet(pictures).feature_map.flatten(2).mT)
         queries = join.query_norm(torch.cat([vit.z12[:, None], vit.tokens], dim=1))
         for i in range(2):

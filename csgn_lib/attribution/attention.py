@@ -52,7 +52,7 @@ def _attention(encoder: VisualEncoder, images: Tensor, batch_size: int) -> list[
     made = []
     for batch in checked(encoder, images).split(batch_size):
         with torch.no_grad(), attention_weights(encoder.vit) as layers:
-            vit_features(encoder.vit, (batch - encoder.vit_mean) / encoder.vit_std)
+            vit_features(encoder.vit, (batch - encoder.vit_mean) / encoder.vit_std, tokens=True)
         made.append(layers)
     return made
 

@@ -43,8 +43,8 @@ def vit_layers(visual: Vit) -> list[list[nn.Parameter]]:
 def attention_weights(visual: Vit) -> Iterator[list[Tensor]]:
     """While open, every forward pass appends each block's attention (B, heads, 1 + N, 1 + N), first block first.
 
-    Rows are what asks and sum to one; token 0 is the class token. What the ViT computes stays the same, up to
-    rounding.
+    Rows are what asks and sum to one; token 0 is the class token. In a pass without ``tokens`` the last block's class
+    token alone asks: (B, heads, 1, 1 + N). What the ViT computes stays the same, up to rounding.
 
     Raises:
         InputError: blocks whose attention is neither torch's nor timm's, and cannot be read.
