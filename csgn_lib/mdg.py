@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from csgn_lib.backbones import ClipTower
 from csgn_lib.records import InputError
@@ -66,10 +67,6 @@ class Persons(NamedTuple):
         order = torch.arange(len(person), device=person.device)
         first = torch.full_like(unique, len(person)).scatter_reduce(0, row, order, "amin")
         return cls(person, unique, row, first)
-
-    def to(self, device: torch.device) -> Persons:
-        """The same on another device."""
-        return Persons(*(value.to(device, non_blocking=True) for value in self))
 
 
 def pairwise_similarity(a: Tensor, b: Tensor, kind: str = "dot") -> Tensor:
@@ -135,9 +132,10 @@ class PromptBank(nn.Module):
         self.identities, self.tokens = identities, tokens
         rgb = _template(clip, ("A photo of a", tokens, "person."))
         gray = rgb if variant == "second_rgb" else _template(clip, _second(modality, tokens))
-        self._places = ((rgb.starts, rgb.end), (gray.starts, gray.end))
-        self.register_buffer("template_rgb", rgb.embeddings, persistent=False)
-        self.register_buffer("template_gray", gray.embeddings, persistent=False)
+        self._starts = rgb.starts, gray.starts
+        both = pad_sequence([rgb.embeddings, gray.embeddings], batch_first=True)  # (2, L, Wt)
+        self.register_buffer("templates", both, persistent=False)
+        self.register_buffer("ends", torch.tensor([rgb.end, gray.end], device=both.device), persistent=False)
         shape = (identities, tokens, rgb.embeddings.shape[-1])
         self.words_rgb = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
         self.words_gray = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
@@ -158,11 +156,16 @@ class PromptBank(nn.Module):
                                  f"{self.identities - 1}; number the training identities 0 .. N-1")  # fmt: skip
             persons = Persons.of(persons)
         unique, row = persons.unique, persons.row
-        rgb = self._encode(self.template_rgb, self._places[0], [self.words_rgb[unique]])
-        words = [self.words_gray[unique]]
+        words = [self.words_rgb[unique]], [self.words_gray[unique]]
         if self.word_modality is not None:
-            words.insert(0, self.word_modality.expand(len(unique), 1, -1))
-        gray = self._encode(self.template_gray, self._places[1], words)
+            words[1].insert(0, self.word_modality.expand(len(unique), 1, -1))
+        prompts = self.templates[:, None].repeat(1, len(unique), 1, 1)  # (2, U, L, Wt)
+        for i, starts in enumerate(self._starts):
+            for start, learned in zip(starts, words[i], strict=True):
+                prompts[i, :, start : start + learned.shape[1]] = learned
+        ends = self.ends[:, None].expand(-1, len(unique))
+        # one pass through the tower for both: on a GPU the number of kernels is what takes time
+        rgb, gray = self._clip[0].prompt_features(prompts.flatten(0, 1), ends.flatten()).unflatten(0, (2, len(unique)))
         return TextFeatures(rgb[row], gray[row])
 
     @torch.no_grad()
@@ -172,13 +175,6 @@ class PromptBank(nn.Module):
         parts = [self(persons) for persons in torch.arange(self.identities, device=device).split(chunk)]
         described = [torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "gray")]
         return TextFeatures(*described, self.words_rgb.detach().clone(), self.words_gray.detach().clone())
-
-    def _encode(self, template: Tensor, places: tuple[tuple[int, ...], int], words: Sequence[Tensor]) -> Tensor:
-        starts, end = places
-        prompts = template.repeat(len(words[0]), 1, 1)  # (B, L, Wt)
-        for start, learned in zip(starts, words, strict=True):
-            prompts[:, start : start + learned.shape[1]] = learned
-        return self._clip[0].prompt_features(prompts, end)
 
 
 def random_text_features(identities: int, reference: Tensor, generator: Generator) -> TextFeatures:

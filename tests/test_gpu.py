@@ -17,7 +17,7 @@ from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, Run
 from csgn_lib.training import checkpoints, replay
 from csgn_lib.training.replay import Replayed, adam
-from csgn_lib.training.stage1 import prompts_step
+from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, seen_by
 from csgn_lib.training.stage2 import encoder_step
 from csgn_lib.training.steps import Guides
 from csgn_lib.vss import parameter_groups
@@ -123,8 +123,10 @@ def test_no_step_waits_for_the_gpu(people, stage):
     batch = images.batch(range(8)).to(device)
     if stage == 1:
         bank = mdg.PromptBank(clip, 8, generator=random_stream(0, 1)).to(device)
-        step = prompts_step(experiment, bank, adam([{"params": [*bank.parameters()], "lr": 1e-3}], device), accelerator)
-        given = [*torch.randn(2, 8, clip.embed_dim, device=device), *mdg.Persons.of(batch.person.cpu()).to(device)]
+        rgb, gray = torch.randn(2, 8, clip.embed_dim, device=device)
+        optimizer = prompts_optimizer(experiment, bank, accelerator)
+        step = prompts_step(experiment, bank, rgb, gray, optimizer, accelerator)
+        given = next(seen_by([torch.arange(8)], batch.person.cpu(), device))
     else:
         text = mdg.TextFeatures(*torch.randn(2, 8, clip.embed_dim, device=device))
         learner = training.build_learner(experiment, clip, resnet, 8, Guides(text)).to(device).train()

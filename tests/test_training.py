@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from csgn_lib import backbones, datasets, losses, mdg, training, vocabulary
 from csgn_lib.backbones import ClipTower
@@ -24,6 +25,7 @@ from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.training import checkpoints, stage1, stage2
 from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.stage1 import seen_by
 from csgn_lib.training.steps import STREAMS, Guides, Place, Terms
 from csgn_lib.vss import Embeddings, Heads, concatenate
 
@@ -503,12 +505,44 @@ def test_means_are_over_steps():
     log: list[str] = []
     here = Place(2, 7, ("x.png", "y.png"), [[0], [1], [0], [1, 0]], log.append)
     assert terms.means(here) == {"a": 3.0, "b": -3.0}
+    terms = Terms.from_state(terms.state(), torch.device("cpu"))  # as if stopped there
     for value in (math.nan, 1.0):
-        terms.add({"b": torch.tensor(value)})
+        terms.add({"b": torch.tensor(value), "a": torch.tensor(0.0)})
     message = "loss term b became nan in epoch 7 of stage 2, step 4, with the images y.png, x.png; it may have begun"
     with pytest.raises(InputError, match=message):
         terms.means(here)
     assert log == ["loss term b became nan in epoch 7 of stage 2, step 4, with these images: y.png x.png"]
+
+
+def test_counting_a_step_takes_as_few_operations_for_many_terms_as_for_few():
+    """Each is a kernel that a GPU is given one by one, between recorded steps."""
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, kinds, given=(), named=None):
+            counts[-1] += not operation.is_view
+            return operation(*given, **(named or {}))
+
+    counts = []
+    for size in (2, 12):
+        terms, values = Terms(), {str(i): torch.tensor(float(i)) for i in range(size)}
+        terms.add(values)
+        counts.append(0)
+        with Counting():
+            terms.add(values)
+    assert counts[0] == counts[1] <= 10
+
+
+def test_what_each_step_of_stage_1_sees_arrives_in_one_copy_and_whole(monkeypatch):
+    person, steps = torch.tensor([4, 4, 0, 2, 0, 2, 2]), [torch.tensor(rows) for rows in ([5, 0, 1], [2, 4, 3], [6])]
+    copies, to = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda value, *given: copies.append(1) or to(value, *given))
+    found = [*seen_by(steps, person, torch.device("cpu"))]
+    assert len(copies) == 1
+    for rows, (there, *persons) in zip(steps, found, strict=True):
+        assert there.tolist() == rows.tolist()
+        for value, expected in zip(persons, mdg.Persons.of(person[rows]), strict=True):
+            assert torch.equal(value, expected)
+    assert not [*seen_by([], person, torch.device("cpu"))]
 
 
 @pytest.mark.parametrize(

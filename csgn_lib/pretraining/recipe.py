@@ -34,7 +34,7 @@ class Questions:
     def features(self, clip: ClipTower, chosen: list[int]) -> list[Tensor]:
         """Unit text features of the chosen attributes, one (values, P) tensor each."""
         tokens = torch.cat([self.tokens[i] for i in chosen])
-        text = F.normalize(clip.prompt_features(clip.embed_tokens(tokens), tokens.argmax(dim=-1)).float(), dim=-1)
+        text = F.normalize(clip.token_features(tokens).float(), dim=-1)
         return list(text.split([len(self.tokens[i]) for i in chosen]))
 
 
@@ -112,7 +112,7 @@ def train_clip(pairs: Pairs, steps: int, batch: int, seed: int, log: Path, accel
         with accelerator.autocast():
             seen = clip.visual_features(images)
             image = F.normalize(seen.zp.float(), dim=-1)
-            text = clip.prompt_features(clip.embed_tokens(tokens), tokens.argmax(dim=-1)) if speaks else None
+            text = clip.token_features(tokens) if speaks else None
             asked = questions.features(clip, chosen) if weight else []
         terms = {}
         if speaks:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ from csgn_lib.training import accelerator_for, build_learner, fit, load_towers
 from csgn_lib.training.estimate import count_flops, matrix_rate, without_data
 from csgn_lib.training.peers import STAGE1, STAGE2, clip_reid_steps
 from csgn_lib.training.replay import WARM, Replayed, adam
-from csgn_lib.training.stage1 import prompts_step
+from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, seen_by
 from csgn_lib.training.stage2 import encoder_step
-from csgn_lib.training.steps import Guides
+from csgn_lib.training.steps import Guides, Terms
 from csgn_lib.vss import WITH_RESNET, parameter_groups
 
 IDENTITIES = 751  # Market-1501's
@@ -279,16 +279,16 @@ def stage1_step(images: ImageSet, precision: str) -> Step:
     experiment, accelerator = experiment_of(precision, mdg="separate"), accelerator_for(precision)
     device = accelerator.device
     clip = towers(experiment)[0].to(device).requires_grad_(False)
-    generator = random_stream(0, 1)
-    bank = mdg.PromptBank(clip, IDENTITIES, experiment.prompt_tokens, "separate", "word", generator=generator).to(
-        device
-    )
-    groups = [{"params": [*bank.parameters()], "lr": experiment.stage1_lr, "weight_decay": experiment.weight_decay}]
-    descended = Replayed(prompts_step(experiment, bank, adam(groups, device), accelerator), device)
+    bank = mdg.PromptBank(clip, IDENTITIES, experiment.prompt_tokens, "separate", generator=random_stream(0, 1))
+    bank.to(device)
     rgb, gray = (torch.randn(len(images), clip.embed_dim, device=device) for _ in range(2))
+    optimizer = prompts_optimizer(experiment, bank, accelerator)
+    descended = Replayed(prompts_step(experiment, bank, rgb, gray, optimizer, accelerator), device)
+    epoch, terms = [torch.arange(len(images))] * 64, Terms()
+    seen = chain.from_iterable(seen_by(epoch, images.person, device) for _ in count())
 
     def step() -> None:
-        descended(rgb, gray, *mdg.Persons.of(images.person).to(device))
+        terms.add(descended(*next(seen)))
 
     return step
 
@@ -331,7 +331,7 @@ def vit_flops(images: ImageSet) -> float:
     """FLOPs of a step of the ViT: forward and twice that backward."""
     experiment = experiment_of("fp32", vss="none", hsf="none")
     clip, _ = without_data(experiment, IDENTITIES)
-    return 3 * count_flops(clip.visual, torch.zeros(len(images), 3, 256, 128, device="meta"))
+    return 3 * count_flops(clip.visual_features, torch.zeros(len(images), 3, 256, 128, device="meta"))
 
 
 def step_flops(images: ImageSet) -> float:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from csgn_lib.backbones import ClipTower
@@ -144,7 +146,7 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
         images=len(train),
         size=size,
         image_flops=count_flops(learner, pair) // 2,
-        vit_flops=count_flops(clip.visual, pair) // 2 if clip is not None else 0,
+        vit_flops=count_flops(clip.visual_features, pair) // 2 if clip is not None else 0,
         prompt_flops=_prompt_flops(clip, experiment.prompt_tokens) if texts else 0,
         features=2 * len(train) if texts else 0,  # RGB and gray
         prompts=_prompts(experiment, train) if texts else 0,
@@ -168,10 +170,10 @@ def without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | N
         return clip, build_learner(blank, clip, resnet, identities, Guides()).to("meta")
 
 
-def count_flops(module: nn.Module, *inputs: Tensor) -> int:
+def count_flops(forward: Callable[..., Any], *inputs: Tensor) -> int:
     """FLOPs of one forward call, counted by torch."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
+        forward(*inputs)
     return counter.get_total_flops()
 
 
@@ -210,10 +212,8 @@ def _count(parameters: object) -> int:
 def _prompt_flops(clip: ClipTower, tokens: int) -> int:
     """One RGB prompt, to its end-of-text, forward; the gray one is a word longer at most."""
     ids = clip.tokenizer([" ".join(["A photo of a", *["a"] * tokens, "person."])])
-    end = ids.argmax(dim=-1).cpu()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        clip.prompt_features(torch.empty(1, int(end) + 1, clip.text_width, device="meta"), end)
-    return counter.get_total_flops()
+    end = ids.argmax(dim=-1)
+    return count_flops(clip.prompt_features, torch.empty(1, int(end) + 1, clip.text_width, device="meta"), end)
 
 
 def _prompts(experiment: Experiment, train: pd.DataFrame) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from accelerate import Accelerator
@@ -101,10 +103,10 @@ def describe(
     if experiment.mdg == "random":
         return mdg.random_text_features(identities, bank.all_text_features().rgb, generator)
     rgb, gray = frozen_features(clip, images, accelerator)
-    groups = [{"params": [*bank.parameters()], "lr": experiment.stage1_lr, "weight_decay": experiment.weight_decay}]
-    optimizer = adam(groups, accelerator.device)
+    optimizer = prompts_optimizer(experiment, bank, accelerator)
     alone = accelerator.num_processes == 1
-    descended = Replayed(prompts_step(experiment, bank, optimizer, accelerator), accelerator.device, alone)
+    descended = prompts_step(experiment, bank, rgb, gray, optimizer, accelerator)
+    descended = Replayed(descended, accelerator.device, alone)
     order_of = random_stream(experiment.seed, STREAMS["stage1"])
     state = Resumable({"bank": bank, "optimizer": optimizer}, accelerator.device)
     first, done = agreed(accelerator, checkpoints.restore(1, state.load))
@@ -115,12 +117,9 @@ def describe(
                 continue
             set_rate(optimizer.param_groups[0], rate_at(experiment, epoch))
             steps = batches.split(experiment.stage1_batch)
-            there = batches.to(accelerator.device).split(experiment.stage1_batch)
             where = Place(1, epoch, images.paths, steps, checkpoints.say)
-            for step in range(done, len(steps)):
-                persons = mdg.Persons.of(images.person[steps[step]]).to(accelerator.device)
-                terms = descended(rgb[there[step]], gray[there[step]], *persons)
-                state.terms.add(terms)
+            for step, seen in enumerate(seen_by(steps[done:], images.person, accelerator.device), done):
+                state.terms.add(descended(*seen))
                 state.keep(checkpoints, where, step)
             means = state.end_epoch(where)
             done = 0
@@ -131,17 +130,29 @@ def describe(
     return bank.all_text_features()
 
 
-def prompts_step(
-    experiment: Experiment, bank: mdg.PromptBank, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> Step:
-    """One descent of stage 1: image features (B, P) in RGB and gray, and a batch's Persons, to the terms descended."""
+def prompts_optimizer(experiment: Experiment, bank: mdg.PromptBank, accelerator: Accelerator) -> torch.optim.Adam:
+    """Adam on the learned words [C]."""
+    groups = [{"params": [*bank.parameters()], "lr": experiment.stage1_lr, "weight_decay": experiment.weight_decay}]
+    return adam(groups, accelerator.device)
 
-    def step(rgb: Tensor, gray: Tensor, *persons: Tensor) -> dict[str, Tensor]:
+
+def prompts_step(
+    experiment: Experiment,
+    bank: mdg.PromptBank,
+    rgb: Tensor,
+    gray: Tensor,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> Step:
+    """One descent of stage 1 on image features (N, P), in RGB and gray, as a function of what ``seen_by`` gives of a
+    step, to the terms descended."""
+
+    def step(rows: Tensor, *persons: Tensor) -> dict[str, Tensor]:
         batch = mdg.Persons(*persons)
         with accelerator.autocast():
             text = bank(batch)
         terms = mdg.mdg_loss(
-            rgb, gray, mdg.TextFeatures(text.rgb.float(), text.gray.float()), batch,
+            rgb[rows], gray[rows], mdg.TextFeatures(text.rgb.float(), text.gray.float()), batch,
             variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
             mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
         )  # fmt: skip
@@ -149,6 +160,19 @@ def prompts_step(
         return terms
 
     return step
+
+
+def seen_by(steps: Sequence[Tensor], person: Tensor, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """The rows (B,) of each step, and the Persons of who is there, on the device.
+
+    One copy for all of them: a GPU ends what it does before it takes one from ordinary memory, so that a copy a step
+    would have it wait for the next step, and that for it.
+    """
+    parts = [(rows, *mdg.Persons.of(person[rows])) for rows in steps]
+    values = [value for part in parts for value in part]
+    there = iter(torch.cat(values).to(device).split([len(value) for value in values]) if values else ())
+    for part in parts:
+        yield tuple(islice(there, len(part)))
 
 
 @torch.inference_mode()

@@ -40,38 +40,41 @@ class Terms:
     """Sums of named loss terms over an epoch's steps, kept on the device so that no step waits for a number."""
 
     def __init__(self, sums: dict[str, Tensor] | None = None, count: int = 0) -> None:
-        self.sums, self.count = dict(sums or {}), count
-        self.first_bad: Tensor | None = None  # the first step with a term that is not finite, on the device
+        self.names, self.count, self.began = tuple(sums or ()), count, count
+        self.sums = torch.stack([*sums.values()]) if sums else None
+        self.clean: Tensor | int = 0  # steps counted here before a sum was not finite: it stays so
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Count one step."""
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
-        finite = torch.stack([total.isfinite() for total in self.sums.values()]).all()
-        bad = self.first_bad if self.first_bad is not None else torch.full_like(finite, -1, dtype=torch.int64)
-        self.first_bad = torch.where((bad < 0) & ~finite, self.count, bad)
+        """Count one step, by a handful of kernels however many terms there are."""
+        self.names = self.names or tuple(terms)
+        values = torch.stack([terms[name].detach() for name in self.names])
+        self.sums = values if self.sums is None else self.sums + values
+        self.clean = self.clean + self.sums.isfinite().all()
         self.count += 1
 
     def check(self, where: Place) -> None:
         """Wait for the numbers. Raises InputError for a term that is NaN or infinite: its name and its batch."""
-        for name, total in self.sums.items():
-            if not math.isfinite(float(total)):
-                step = int(self.first_bad) if self.first_bad is not None else self.count
-                raise where.error(f"loss term {name} became {float(total)}", step)
+        for name, total in self._totals().items():
+            if not math.isfinite(total):
+                raise where.error(f"loss term {name} became {total}", self.began + int(self.clean))
 
     def means(self, where: Place) -> dict[str, float]:
         """Mean of each term over the steps counted. Raises what ``check`` raises."""
         self.check(where)
-        return {name: round(float(total) / self.count, 5) for name, total in self.sums.items()}
+        return {name: round(total / self.count, 5) for name, total in self._totals().items()}
 
     def state(self) -> dict[str, Any]:
         """Tensors and a number, to go on with."""
-        return {"sums": self.sums, "count": self.count}
+        sums = self.sums.unbind() if self.sums is not None else ()
+        return {"sums": dict(zip(self.names, sums, strict=True)), "count": self.count}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: torch.device) -> Terms:
         """The sums as they were, on the device."""
         return cls({name: value.to(device) for name, value in state["sums"].items()}, state["count"])
+
+    def _totals(self) -> dict[str, float]:
+        return dict(zip(self.names, self.sums.tolist() if self.sums is not None else (), strict=True))
 
 
 @dataclass(frozen=True)
