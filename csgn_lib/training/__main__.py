@@ -232,8 +232,9 @@ def against(seconds: dict[str, float], name: str, targets: dict[str, float]) -> 
 
 
 def measured(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds of a step after some that are not counted; on a GPU ten in a row, the end of the last awaited."""
-    several, before = (10, WARM + 1) if torch.cuda.is_available() else (1, 1)
+    """Median seconds of a step, several in a row a turn: each begins with what another one left of memory and caches.
+    Three are not counted: they record it on a GPU. Of ten in a row there the end of the last is awaited."""
+    several = 10 if torch.cuda.is_available() else 3
 
     def timed(step: Step) -> None:
         for _ in range(several):
@@ -243,7 +244,7 @@ def measured(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], dic
 
     with quiet():
         for step in steps.values():
-            for _ in range(before):
+            for _ in range(WARM + 1):
                 step()
         seconds, results = in_turns({name: partial(timed, step) for name, step in steps.items()}, rounds)
     return {name: value / several for name, value in seconds.items()}, results
