@@ -12,7 +12,7 @@ from csgn_lib import bench
 from csgn_lib.batches import open_images
 from csgn_lib.config import PRESETS, Experiment
 from csgn_lib.training import __main__ as benchmark
-from csgn_lib.training import peers
+from csgn_lib.training import peers, timed
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def tiny(monkeypatch) -> None:
         blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "preset": "market-clipreid"}
         return Experiment.from_parameters(**blank | towers | {"precision": precision} | parameters)
 
-    monkeypatch.setattr(benchmark, "experiment_of", experiment_of)
-    monkeypatch.setattr(benchmark, "IDENTITIES", 12)
-    monkeypatch.setattr(benchmark, "has_bf16", lambda: True)
+    monkeypatch.setattr(timed, "experiment_of", experiment_of)
+    monkeypatch.setattr(timed, "IDENTITIES", 12)
+    monkeypatch.setattr(timed, "has_bf16", lambda: True)
     monkeypatch.setattr(bench, "PAUSE", 0.0)
     monkeypatch.delenv("CLIP_REID", raising=False)
 
@@ -46,20 +46,20 @@ def test_it_measures_both_stages_and_says_which_peer_is_missing(tiny, tmp_path, 
 
 
 def test_a_step_descends_what_training_descends(tiny):
-    images = benchmark.random_images(8)
+    images = timed.random_images(8)
     assert images.person.tolist() == [0, 0, 0, 0, 7, 7, 7, 7]
     moved = []
-    build = benchmark.build_learner
+    build = timed.build_learner
 
     def kept(*given: object) -> torch.nn.Module:
         moved.append(build(*given))
         return moved[0]
 
-    benchmark.build_learner = kept
+    timed.build_learner = kept
     try:
-        step = benchmark.stage2_step(images, "fp32", vss="steer")
+        step = timed.stage2_step(images, "fp32", vss="steer")
     finally:
-        benchmark.build_learner = build
+        timed.build_learner = build
     before = {name: value.clone() for name, value in moved[0].named_parameters()}
     step(), step()
     trained = {name: value for name, value in moved[0].named_parameters() if value.requires_grad}
@@ -68,8 +68,8 @@ def test_a_step_descends_what_training_descends(tiny):
 
 
 def test_a_run_of_prccs_size_is_measured_from_files_to_weights(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "IMAGES", 96)
-    monkeypatch.setattr(benchmark, "PEOPLE", 8)
+    monkeypatch.setattr(timed, "IMAGES", 96)
+    monkeypatch.setattr(timed, "PEOPLE", 8)
     demo = {name: value for name, value in PRESETS["demo"].items() if "checkpoint" not in name}
     small = {"stage1_epochs": 40, "stage2_epochs": 20, "batch_persons": 8, "batch_images": 4}
     monkeypatch.setitem(PRESETS, "prcc-paper", PRESETS["prcc-paper"] | demo | small)
@@ -84,13 +84,13 @@ def test_a_run_of_prccs_size_is_measured_from_files_to_weights(tiny, tmp_path, m
         + 20 * rows["an epoch of stage 2, the median of 1"].value
     )
     assert whole.value * 60 >= epochs and whole.target == 6
-    frame = benchmark.made_up(tmp_path, Experiment.from_parameters(preset="demo")).train
+    frame = timed.made_up(tmp_path, Experiment.from_parameters(preset="demo")).train
     assert (frame.groupby("person").clothes.nunique() == 2).all() and frame.clothes.nunique() == 16
     assert open_images(frame, tmp_path, (96, 48)).pixels.std() > 20
 
 
 def test_floors_are_counted_from_what_a_step_does(tiny):
-    two, four = (benchmark.step_flops(benchmark.random_images(count)) for count in (8, 16))
+    two, four = (timed.step_flops(timed.random_images(count)) for count in (8, 16))
     assert 2 * two == four > 0
 
 

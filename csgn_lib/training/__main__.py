@@ -10,42 +10,26 @@ Leaves ``bench.csv`` and ``bench.md`` in reports/training; on a GPU ``gpu/bench.
 from __future__ import annotations
 
 import argparse
-import copy
-import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
-from itertools import chain, count
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from PIL import Image
 
-from csgn_lib import mdg
-from csgn_lib.backbones import ClipTower, ResNetTower
-from csgn_lib.batches import Ahead, Augmentation, AugmentationDraw, Batch, ImageSet, random_stream
 from csgn_lib.bench import Row, in_turns, missing, quiet, write
 from csgn_lib.config import Experiment
-from csgn_lib.datasets import Benchmark
 from csgn_lib.records import home
-from csgn_lib.training import accelerator_for, build_learner, fit, load_towers
-from csgn_lib.training.estimate import count_flops, matrix_rate, without_data
-from csgn_lib.training.peers import STAGE1, STAGE2, clip_reid_steps
-from csgn_lib.training.replay import WARM, Replayed, adam
-from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, seen_by
-from csgn_lib.training.stage2 import encoder_step
-from csgn_lib.training.steps import Guides, Terms
-from csgn_lib.vss import WITH_RESNET, parameter_groups
+from csgn_lib.training import accelerator_for, fit, timed
+from csgn_lib.training.estimate import matrix_rate
+from csgn_lib.training.peers import STAGE1, STAGE2
+from csgn_lib.training.replay import WARM
 
-IDENTITIES = 751  # Market-1501's
-IMAGES, PEOPLE = 17_896, 150  # PRCC's training split
 COMMAND = "python -m csgn_lib.training"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-Step = Callable[[], Any]
 
 
 def main() -> None:
@@ -86,21 +70,21 @@ def measurements(options: argparse.Namespace, gpu: bool) -> Iterator[Row]:
 
 def stage2_on_gpu(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
     """A step of stage 2 with ViT and ResNet in bfloat16: beside CLIP-ReID's ViT alone, and over its two floors."""
-    images, device = random_images(persons * 4), torch.device("cuda")
-    rate, bandwidth = matrix_rate(device, torch.bfloat16), copy_rate(device)
-    flops, moved = step_flops(images), step_bytes(images)
+    images, device = timed.random_images(persons * 4), torch.device("cuda")
+    rate, bandwidth = matrix_rate(device, torch.bfloat16), timed.copy_rate(device)
+    flops, moved = timed.step_flops(images), timed.step_bytes(images)
     name = f"stage 2, batch {len(images)}, ViT-B/16 + ResNet-50, bf16"
     before = torch.cuda.memory_allocated()
-    steps = {"recorded": stage2_step(images, "bf16", vss="steer")}
-    peak = peak_of(steps["recorded"]) - before
-    steps["kernel by kernel"] = stage2_step(images, "bf16", recorded=False, vss="steer")
+    steps = {"recorded": timed.stage2_step(images, "bf16", vss="steer")}
+    peak = timed.peak_of(steps["recorded"]) - before
+    steps["kernel by kernel"] = timed.stage2_step(images, "bf16", recorded=False, vss="steer")
     if compiled:
         started = time.perf_counter()
-        steps["compiled"] = stage2_step(images, "bf16", compile=True, vss="steer")
+        steps["compiled"] = timed.stage2_step(images, "bf16", compile=True, vss="steer")
         steps["compiled"]()
         torch.cuda.synchronize()
         yield Row(f"{name}: compiling its blocks", time.perf_counter() - started, "s")
-    theirs = peer_steps(images)
+    theirs = timed.peer_steps(images)
     if theirs:
         steps["CLIP-ReID"] = theirs[STAGE2]
     seconds, _ = measured(steps, rounds)
@@ -130,7 +114,7 @@ def whole_run(compiled: bool) -> Iterator[Row]:
     epochs = {"stage1_epochs": full.stage1_epochs // 20, "stage2_epochs": full.stage2_epochs // 20}
     part = full.model_copy(update=epochs)
     with tempfile.TemporaryDirectory() as folder:
-        benchmark = made_up(Path(folder), full)
+        benchmark = timed.made_up(Path(folder), full)
         started = time.perf_counter()
         run = fit(part, benchmark, Path(folder) / "run", cache_dir=Path(folder) / "cache")
         whole = time.perf_counter() - started
@@ -139,7 +123,7 @@ def whole_run(compiled: bool) -> Iterator[Row]:
     once = whole - sum(record["seconds"] for stage in records for record in records[stage])
     once += sum(records[stage][0]["seconds"] - epoch[stage] for stage in records)
     total = once + epoch[1] * full.stage1_epochs + epoch[2] * full.stage2_epochs
-    name = f"a run of PRCC's size, {IMAGES:,} images, bf16{', compiled before' * compiled}"
+    name = f"a run of PRCC's size, {timed.IMAGES:,} images, bf16{', compiled before' * compiled}"
     yield Row(f"{name}: an epoch of stage 1, the median of {part.stage1_epochs}", epoch[1], "s")
     yield Row(f"{name}: an epoch of stage 2, the median of {part.stage2_epochs}", epoch[2], "s")
     rate = float(np.median([record["images_per_second"] for record in records[2]]))
@@ -151,39 +135,21 @@ def whole_run(compiled: bool) -> Iterator[Row]:
     yield Row(f"{name}: share of stage 2 that waits for images", 100 * waiting, "%", 5)
 
 
-def made_up(root: Path, experiment: Experiment) -> Benchmark:
-    """As many images of as many people as PRCC's training split has, JPEG files of smooth noise, three cameras."""
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 16, 3), dtype=np.uint8)
-    size = (experiment.image_width, experiment.image_height)
-    files = []
-    for kind in pixels:
-        buffer = io.BytesIO()
-        Image.fromarray(kind).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG")
-        files.append(buffer.getvalue())
-    number = np.arange(IMAGES)
-    frame = pd.DataFrame({
-        "path": [f"{i:05}.jpg" for i in number], "person": number % PEOPLE, "camera": number // PEOPLE % 3,
-        "clothes": 2 * (number % PEOPLE) + (number // PEOPLE % 3 == 2),
-    })  # fmt: skip
-    for label in ("person", "camera", "clothes"):
-        frame[f"{label}_label"] = frame[label].astype(str)
-    for i, path in enumerate(frame["path"]):
-        (root / path).write_bytes(files[i % len(files)])
-    return Benchmark("prcc", root, frame, frame[:0], frame[:0])
-
-
 def stage2(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
     """A step of stage 2: ours against CLIP-ReID's, and against the arithmetic that it cannot do without."""
-    images = random_images(persons * 4)
+    images = timed.random_images(persons * 4)
     plain, full = {"vss": "none", "hsf": "text", "beta": 0.0}, {"vss": "steer"}
-    bf16, device = has_bf16(), accelerator_for("fp32").device
-    steps = {"fp32": stage2_step(images, "fp32", **plain)}
+    bf16, device = timed.has_bf16(), accelerator_for("fp32").device
+    steps = {"fp32": timed.stage2_step(images, "fp32", **plain)}
     if bf16:
-        steps |= {"bf16": stage2_step(images, "bf16", **plain), "with ResNet-50": stage2_step(images, "bf16", **full)}
+        steps |= {
+            "bf16": timed.stage2_step(images, "bf16", **plain),
+            "with ResNet-50": timed.stage2_step(images, "bf16", **full),
+        }
     best = "bf16" if bf16 else "fp32"
     if compiled:
-        steps["compiled"] = stage2_step(images, best, compile=True, **plain)
-    theirs = peer_steps(images)
+        steps["compiled"] = timed.stage2_step(images, best, compile=True, **plain)
+    theirs = timed.peer_steps(images)
     if theirs:
         steps["CLIP-ReID"] = theirs[STAGE2]
     seconds, _ = measured(steps, rounds)
@@ -191,7 +157,7 @@ def stage2(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
     rates = {precision: matrix_rate(device, dtype) for precision, dtype in DTYPES.items() if precision in seconds}
     for precision, rate in rates.items():
         yield Row(f"{name}, {precision}: a step of ours", seconds[precision], "s")
-        over = seconds[precision] * rate / vit_flops(images)
+        over = seconds[precision] * rate / timed.vit_flops(images)
         yield Row(f"{name}, {precision}: over its matrix products alone, at this machine's rate", over, "x")
     if bf16:
         yield Row("this machine's rate of matrix products, bf16 over fp32", rates["bf16"] / rates["fp32"], "x")
@@ -206,9 +172,12 @@ def stage2(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
 
 def stage1(rounds: int, prompts: int) -> Iterator[Row]:
     """A step of stage 1, image features given: ours learns two descriptions, CLIP-ReID one."""
-    images = random_images(prompts)
-    steps = {precision: stage1_step(images, precision) for precision in (["fp32", "bf16"] if has_bf16() else ["fp32"])}
-    theirs = peer_steps(images)
+    images = timed.random_images(prompts)
+    steps = {
+        precision: timed.stage1_step(images, precision)
+        for precision in (["fp32", "bf16"] if timed.has_bf16() else ["fp32"])
+    }
+    theirs = timed.peer_steps(images)
     if theirs:
         steps["CLIP-ReID"] = theirs[STAGE1]
     seconds, _ = measured(steps, rounds)
@@ -231,12 +200,12 @@ def against(seconds: dict[str, float], name: str, targets: dict[str, float]) -> 
                 yield Row(f"{name}, {precision}: CLIP-ReID's time over ours", ratio, "x", target, at_least=True)
 
 
-def measured(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
+def measured(steps: dict[str, timed.Step], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Median seconds of a step, several in a row a turn: each begins with what another one left of memory and caches.
     Three are not counted: they record it on a GPU. Of ten in a row there the end of the last is awaited."""
     several = 10 if torch.cuda.is_available() else 3
 
-    def timed(step: Step) -> None:
+    def turn(step: timed.Step) -> None:
         for _ in range(several):
             step()
         if torch.cuda.is_available():
@@ -246,152 +215,13 @@ def measured(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], dic
         for step in steps.values():
             for _ in range(WARM + 1):
                 step()
-        seconds, results = in_turns({name: partial(timed, step) for name, step in steps.items()}, rounds)
+        seconds, results = in_turns({name: partial(turn, step) for name, step in steps.items()}, rounds)
     return {name: value / several for name, value in seconds.items()}, results
-
-
-def stage2_step(images: ImageSet, precision: str, recorded: bool = True, **parameters: Any) -> Step:
-    """One step of ours on a batch: augmentation, forward, all losses, backward, Adam."""
-    experiment, accelerator = experiment_of(precision, **parameters), accelerator_for(precision)
-    device = accelerator.device
-    clip, resnet = towers(experiment)
-    text = mdg.TextFeatures(*(torch.randn(IDENTITIES, clip.embed_dim, device=device) for _ in range(2)))
-    guides = Guides(text=text)
-    learner = build_learner(experiment, clip, resnet, IDENTITIES, guides).to(device).train()
-    optimizer = adam(parameter_groups(learner.encoder, learner.heads, experiment), device)
-    augment = Augmentation.from_experiment(experiment)
-    descended = Replayed(encoder_step(experiment, learner, guides, optimizer, accelerator), device, recorded)
-
-    def made(step: int) -> tuple[Batch, AugmentationDraw]:
-        drawn = augment.draw(len(images), tuple(images.pixels.shape[2:]), random_stream(0, 1))
-        return images.batch(range(len(images))), drawn
-
-    batches = iter(Ahead(made, count(), device))
-
-    def step() -> None:
-        batch, drawn = next(batches)
-        descended(augment.apply(batch.images, drawn), batch.person, batch.camera, batch.clothes, batch.index)
-
-    return step
-
-
-def stage1_step(images: ImageSet, precision: str) -> Step:
-    """One step of ours: RGB and gray prompts of a batch's people through the text tower, both losses, Adam."""
-    experiment, accelerator = experiment_of(precision, mdg="separate"), accelerator_for(precision)
-    device = accelerator.device
-    clip = towers(experiment)[0].to(device).requires_grad_(False)
-    bank = mdg.PromptBank(clip, IDENTITIES, experiment.prompt_tokens, "separate", generator=random_stream(0, 1))
-    bank.to(device)
-    rgb, gray = (torch.randn(len(images), clip.embed_dim, device=device) for _ in range(2))
-    optimizer = prompts_optimizer(experiment, bank, accelerator)
-    descended = Replayed(prompts_step(experiment, bank, rgb, gray, optimizer, accelerator), device)
-    epoch, terms = [torch.arange(len(images))] * 64, Terms()
-    seen = chain.from_iterable(seen_by(epoch, images.person, device) for _ in count())
-
-    def step() -> None:
-        terms.add(descended(*next(seen)))
-
-    return step
-
-
-def peer_steps(images: ImageSet) -> dict[str, Step] | None:
-    """CLIP-ReID's steps on the same images, ready as its loaders would give them."""
-    device = accelerator_for("fp32").device
-    batch = images.batch(range(len(images))).to(device)
-    with quiet():
-        ready = batch.images.float().div(127.5).sub(1)
-        return clip_reid_steps(ready, batch.person, IDENTITIES, {STAGE1: 3.5e-4, STAGE2: 5e-6})
-
-
-def experiment_of(precision: str, **parameters: Any) -> Experiment:
-    """Market-1501's preset with random weights."""
-    given = {"preset": "market-clipreid", "clip_checkpoint": None, "resnet_checkpoint": None, "precision": precision}
-    return Experiment.from_parameters(**given | parameters)
-
-
-@lru_cache
-def full_towers() -> tuple[ClipTower, ResNetTower]:
-    """ViT-B/16 with its text tower, and ResNet-50, drawn at random once."""
-    return load_towers(experiment_of("fp32", vss="steer"))
-
-
-def towers(experiment: Experiment) -> tuple[ClipTower, ResNetTower | None]:
-    """Copies of what the experiment needs of them."""
-    clip, resnet = full_towers()
-    return copy.deepcopy(clip), copy.deepcopy(resnet) if experiment.vss in WITH_RESNET else None
-
-
-def random_images(count: int) -> ImageSet:
-    """Noise, four images of each person; people are spread over Market's."""
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 256, 128), dtype=np.uint8)
-    person = torch.arange(count) // 4 * 7
-    return ImageSet(pixels, person, torch.zeros_like(person), person, tuple(map(str, range(count))))
-
-
-def vit_flops(images: ImageSet) -> float:
-    """FLOPs of a step of the ViT: forward and twice that backward."""
-    experiment = experiment_of("fp32", vss="none", hsf="none")
-    clip, _ = without_data(experiment, IDENTITIES)
-    return 3 * count_flops(clip.visual_features, torch.zeros(len(images), 3, 256, 128, device="meta"))
-
-
-def step_flops(images: ImageSet) -> float:
-    """FLOPs of a step with ViT, ResNet and heads: forward and twice that backward."""
-    _, learner = without_data(experiment_of("fp32", vss="steer"), IDENTITIES)
-    return 3 * count_flops(learner, torch.zeros(len(images), 3, 256, 128, device="meta"))
-
-
-def step_bytes(images: ImageSet) -> float:
-    """Bytes that a step moves at least, unless it computes twice: what autograd keeps, written and read once, and
-    weights, gradients and Adam's moments, read and written once (28 bytes a parameter)."""
-    experiment, device = experiment_of("bf16", vss="steer"), torch.device("cuda")
-    learner = build_learner(experiment, *towers(experiment), IDENTITIES, Guides()).to(device).train()
-    kept: dict[int, int] = {}
-
-    def noted(value: torch.Tensor) -> torch.Tensor:
-        storage = value.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return value.detach()  # the value itself would hold on to what holds it
-
-    weights = sum(value.numel() for value in learner.parameters())
-    with accelerator_for("bf16").autocast(), torch.autograd.graph.saved_tensors_hooks(noted, lambda value: value):
-        made = learner(torch.rand(len(images), 3, 256, 128, device=device))
-    owned = {value.untyped_storage().data_ptr() for value in learner.parameters()}
-    del made
-    return 2 * sum(size for place, size in kept.items() if place not in owned) + 28 * weights
-
-
-def copy_rate(device: torch.device, size: int = 2**30) -> float:
-    """Bytes a second that a large copy on the device reads and writes, together."""
-    source = torch.empty(size, device=device, dtype=torch.uint8)
-    target, best = torch.empty_like(source), float("inf")
-    for _ in range(10):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size / best
-
-
-def peak_of(step: Step) -> int:
-    """Bytes of the GPU that are in use at most over the first steps and their recording: replays allocate nothing."""
-    torch.cuda.reset_peak_memory_stats()
-    for _ in range(WARM + 1):
-        step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
 
 
 def device_name() -> str:
     """The GPU and what drives it, in a line."""
     return f"{torch.cuda.get_device_name()}, one of them; torch {torch.__version__}, CUDA {torch.version.cuda}."
-
-
-def has_bf16() -> bool:
-    """Whether bfloat16 products are faster than float32's here."""
-    device = accelerator_for("fp32").device
-    return matrix_rate(device, torch.bfloat16) > 1.2 * matrix_rate(device, torch.float32)
 
 
 if __name__ == "__main__":
