@@ -33,7 +33,7 @@ def tiny(monkeypatch) -> None:
 
 def test_it_measures_both_stages_and_says_which_peer_is_missing(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["bench", "--rounds", "2", "--persons", "2", "--prompts", "8"])
+    monkeypatch.setattr(sys, "argv", ["bench", "--rounds", "2", "--persons", "2", "--prompts", "8", "--kernels"])
     with pytest.raises(SystemExit) as end:
         benchmark.main()
     assert end.value.code is False or end.value.code == 0
@@ -41,6 +41,8 @@ def test_it_measures_both_stages_and_says_which_peer_is_missing(tiny, tmp_path, 
     said = "\n".join(rows["what"])
     for part in ("stage 2, batch 8, ViT-B/16, bf16: a step of ours", "ResNet-50", "stage 1, batch 8"):
         assert part in said
+    shares = rows[rows["what"].str.contains("share of its kernels' time, ")]["value"]
+    assert len(shares) == 10 and shares.is_monotonic_decreasing and 30 < shares.sum() <= 100
     assert (rows["value"].dropna() > 0).all() and "CLIP_REID is not set" in said
     assert "CLIP-ReID's time over ours" not in said and "NOT MET" not in capsys.readouterr().out
 

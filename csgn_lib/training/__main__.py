@@ -39,12 +39,13 @@ def main() -> None:
     parser.add_argument("--persons", type=int, default=4, help="identities in a batch of stage 2, 4 images of each")
     parser.add_argument("--prompts", type=int, default=64, help="images in a batch of stage 1")
     parser.add_argument("--compile", action="store_true", help="a compiled step of stage 2 too: minutes more")
+    parser.add_argument("--kernels", action="store_true", help="which kernels a step of stage 2 spends its time in too")
     parser.add_argument("--run", action="store_true", help="on a GPU: part of a training of PRCC's size too")
     options = parser.parse_args()
     gpu, rows = torch.cuda.is_available(), []
     folder = home() / "reports" / "training" / ("gpu" if gpu else "")
     command = f"{COMMAND} --rounds {options.rounds}" + f" --persons {options.persons}" * (not gpu)
-    command += " --compile" * options.compile + " --run" * options.run
+    command += "".join(f" --{name}" for name in ("compile", "kernels", "run") if getattr(options, name))
     for row in measurements(options, gpu):
         print(row, flush=True)
         rows.append(row)
@@ -56,19 +57,19 @@ def main() -> None:
 def measurements(options: argparse.Namespace, gpu: bool) -> Iterator[Row]:
     """All rows, one by one as they are measured."""
     if gpu:
-        yield from stage2_on_gpu(options.rounds, 16, options.compile)
+        yield from stage2_on_gpu(options.rounds, 16, options.compile, options.kernels)
     else:
-        yield from stage2(options.rounds, options.persons, options.compile)
+        yield from stage2(options.rounds, options.persons, options.compile, options.kernels)
     yield from stage1(options.rounds, options.prompts)
     for line in missing(["CLIP-ReID"]):
         yield Row(line, None)
     if gpu and options.run:
         yield from whole_run(options.compile)
     if gpu:
-        yield from stage2_on_gpu(options.rounds, 64, options.compile)
+        yield from stage2_on_gpu(options.rounds, 64, options.compile, options.kernels)
 
 
-def stage2_on_gpu(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
+def stage2_on_gpu(rounds: int, persons: int, compiled: bool, kernels: bool) -> Iterator[Row]:
     """A step of stage 2 with ViT and ResNet in bfloat16: beside CLIP-ReID's ViT alone, and over its two floors."""
     images, device = timed.random_images(persons * 4), torch.device("cuda")
     rate, bandwidth = matrix_rate(device, torch.bfloat16), timed.copy_rate(device)
@@ -105,6 +106,8 @@ def stage2_on_gpu(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
         yield Row(f"{name}: a step of CLIP-ReID's own code, ViT-B/16 alone, float16", seconds["CLIP-ReID"], "s")
         ratio = seconds["CLIP-ReID"] / seconds[best]
         yield Row(f"{name}: CLIP-ReID's time over ours", ratio, "x", 3, at_least=True)
+    if kernels:
+        yield from shares(steps[best], f"{name}, {best}")
 
 
 def whole_run(compiled: bool) -> Iterator[Row]:
@@ -135,7 +138,7 @@ def whole_run(compiled: bool) -> Iterator[Row]:
     yield Row(f"{name}: share of stage 2 that waits for images", 100 * waiting, "%", 5)
 
 
-def stage2(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
+def stage2(rounds: int, persons: int, compiled: bool, kernels: bool) -> Iterator[Row]:
     """A step of stage 2: ours against CLIP-ReID's, and against the arithmetic that it cannot do without."""
     images = timed.random_images(persons * 4)
     plain, full = {"vss": "none", "hsf": "text", "beta": 0.0}, {"vss": "steer"}
@@ -168,6 +171,8 @@ def stage2(rounds: int, persons: int, compiled: bool) -> Iterator[Row]:
         ratio = seconds[best] / seconds["compiled"]
         yield Row(f"{name}, {best}: the step's time over that of a compiled one", ratio, "x")
     yield from against(seconds, name, {"fp32": 1.0, "bf16": 2.5})
+    if kernels:
+        yield from shares(steps["compiled" if compiled else best], f"{name}, {best}{', compiled' * compiled}")
 
 
 def stage1(rounds: int, prompts: int) -> Iterator[Row]:
@@ -187,6 +192,12 @@ def stage1(rounds: int, prompts: int) -> Iterator[Row]:
             yield Row(f"{name}, {precision}: a step of ours", seconds[precision], "s")
     best = "bf16" if "bf16" in seconds else "fp32"
     yield from against(seconds, name, {best: 5.0})
+
+
+def shares(step: timed.Step, name: str) -> Iterator[Row]:
+    """Rows of where a step's time goes."""
+    for kernel, share in timed.longest(step).items():
+        yield Row(f"{name}: share of its kernels' time, {kernel[:80]}", 100 * share, "%")
 
 
 def against(seconds: dict[str, float], name: str, targets: dict[str, float]) -> Iterator[Row]:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 
 from csgn_lib import mdg
 from csgn_lib.backbones import ClipTower, ResNetTower
@@ -179,6 +180,18 @@ def peak_of(step: Step) -> int:
         step()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated()
+
+
+def longest(step: Step, most: int = 10) -> dict[str, float]:
+    """The kernels that a step spends most time in, on a GPU those that run there, by name, and each one's share."""
+    gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as seen:
+        step()
+        if gpu:
+            torch.cuda.synchronize()
+    spent = {row.key: row.self_device_time_total if gpu else row.self_cpu_time_total for row in seen.key_averages()}
+    ordered = sorted(spent, key=spent.__getitem__, reverse=True)[:most]
+    return {name: spent[name] / sum(spent.values()) for name in ordered}
 
 
 def copy_rate(device: torch.device, size: int = 2**30) -> float:
