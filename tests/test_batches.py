@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import threading
+import time
+import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +64,34 @@ def decode_loop(frame: pd.DataFrame, root: Path) -> np.ndarray:
 
 def never(*_: object) -> None:
     raise AssertionError("decoded again")
+
+
+def caches(folder: Path) -> list[Path]:
+    """Every file there, whole or not, but the lock."""
+    return [path for path in folder.iterdir() if path.name != pixels.LOCK]
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The id of a process that does the work and ends, with 0 if all went well."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+
+def wait_for(file: Path) -> None:
+    for _ in range(2000):
+        if file.exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{file} never came")
+
+
+needs_fork = pytest.mark.skipif(pixels.fcntl is None, reason="needs fork, and locks")
 
 
 # --- ahead --------------------------------------------------------------------------------------
@@ -131,7 +164,7 @@ def test_an_image_of_the_wanted_size_is_taken_as_it_is(folder):
 def test_the_cache_is_read_and_not_decoded_again_and_numpy_can_read_it(folder, monkeypatch):
     frame, root = folder
     first = open_images(frame, root, SIZE, root / "cache")
-    (file,) = (root / "cache").iterdir()
+    (file,) = caches(root / "cache")
     np.testing.assert_array_equal(np.load(file), first.pixels)
     monkeypatch.setattr(pixels, "_decode_one", never)
     again = open_images(frame, root, SIZE, root / "cache")
@@ -145,10 +178,16 @@ def _flip_a_byte(data: bytearray) -> bytearray:
     return data
 
 
+def _as_format_1(data: bytearray) -> bytes:
+    start = len(data) - 40 - 7 * 3 * SIZE[0] * SIZE[1]
+    return data[:-40] + b"CSGN" + zlib.crc32(data[start:-40]).to_bytes(4, "little")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         _flip_a_byte,
+        _as_format_1,
         lambda data: data[:-5],
         lambda data: b"",
         lambda data: data[:-8] + b"\0" * 8,
@@ -158,7 +197,7 @@ def _flip_a_byte(data: bytearray) -> bytearray:
 def test_a_damaged_cache_is_said_and_rebuilt(folder, damage):
     frame, root = folder
     expected = np.array(open_images(frame, root, SIZE, root / "cache").pixels)
-    (file,) = (root / "cache").iterdir()
+    (file,) = caches(root / "cache")
     sound = file.read_bytes()
     file.unlink()
     file.write_bytes(damage(bytearray(sound)))
@@ -180,12 +219,50 @@ def test_a_changed_image_is_decoded_anew(folder):
     assert before[3].any() and not after[3].any()
 
 
-def test_two_builders_at_once_leave_one_sound_cache(folder, monkeypatch):
+def test_a_cache_copied_from_other_images_is_refused_until_it_is_removed(folder):
+    frame, root = folder
+    parts = {name: frame.iloc[rows] for name, rows in (("a", [0, 1]), ("b", [2, 3]), ("more", [0, 1, 2]))}
+    files = {}
+    for name, part in parts.items():
+        open_images(part, root, SIZE, root / name)
+        (files[name],) = caches(root / name)
+    for name in ("b", "more"):
+        shutil.copy(files["a"], files[name])
+        keys = [files[other].stem.rpartition("-")[2] for other in ("a", name)]
+        with pytest.raises(InputError, match=rf"{files[name]} holds other images.* {keys[0]}, .* {keys[1]}; remove it"):
+            open_images(parts[name], root, SIZE, root / name)
+        files[name].unlink()
+        np.testing.assert_array_equal(
+            open_images(parts[name], root, SIZE, root / name).pixels, decode_loop(parts[name], root)
+        )
+
+
+def test_equal_names_sizes_and_times_below_two_roots_are_two_sets_of_images(tmp_path):
+    frame = pd.DataFrame([{"path": "0.bmp", "person": 0, "camera": 0, "clothes": 0}])
+    for value in (1, 2):
+        (tmp_path / str(value)).mkdir()
+        file = tmp_path / str(value) / "0.bmp"
+        Image.fromarray(np.full((*SIZE, 3), value, np.uint8)).save(file)
+        os.utime(file, ns=(10**18, 10**18))
+    for value in (1, 2):
+        assert (open_images(frame, tmp_path / str(value), SIZE, tmp_path / "cache").pixels == value).all()
+    assert len(caches(tmp_path / "cache")) == 2
+    (tmp_path / "link").symlink_to(tmp_path / "2")  # another name of the same folder
+    open_images(frame, tmp_path / "link", SIZE, tmp_path / "cache")
+    assert len(caches(tmp_path / "cache")) == 2
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_builders_at_once_leave_one_sound_cache(folder, monkeypatch, locks):
     frame, root = folder
     both, results, decode = threading.Barrier(2), [], pixels._decode
+    if not locks:
+        monkeypatch.setattr(pixels, "fcntl", None)  # as on Windows
 
     def together(*arguments):
-        both.wait(timeout=20)  # both have found no cache and have begun to write
+        results.append("decoded")
+        if not locks:
+            both.wait(timeout=20)  # both have found no cache and have begun to write
         yield from decode(*arguments)
 
     monkeypatch.setattr(pixels, "_decode", together)
@@ -195,9 +272,83 @@ def test_two_builders_at_once_leave_one_sound_cache(folder, monkeypatch):
     ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    assert len(results) == 2 and len(list((root / "cache").iterdir())) == 1
-    for images in results:
-        np.testing.assert_array_equal(images.pixels, decode_loop(frame, root))
+    images = [result for result in results if result != "decoded"]
+    assert len(images) == 2 and len(results) == (3 if locks else 4)
+    assert len(caches(root / "cache")) == 1
+    for one in images:
+        np.testing.assert_array_equal(one.pixels, decode_loop(frame, root))
+
+
+def test_who_waited_for_a_builder_that_failed_builds_and_does_not_hang(folder, monkeypatch):
+    frame, root = folder
+    decode, tries, told = pixels._decode, [], []
+
+    def slow(*arguments):
+        tries.append(time.sleep(0.2))
+        yield from decode(*arguments)
+
+    def ask() -> None:
+        with pytest.raises(InputError, match=r"6\.png cannot be read") as caught:
+            open_images(frame, root, SIZE, root / "cache")
+        told.append(caught)
+
+    monkeypatch.setattr(pixels, "_decode", slow)
+    (root / "train/6.png").write_bytes(b"not an image")
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join(timeout=20) for thread in threads]
+    assert len(told) == len(tries) == 2 and not caches(root / "cache")
+
+
+@needs_fork
+def test_of_several_processes_one_decodes_and_the_others_wait_for_it(folder, monkeypatch):
+    frame, root = folder
+    decode = pixels._decode
+
+    def noted(*arguments):
+        (root / f"decoded-{os.getpid()}").touch()
+        time.sleep(0.2)  # time enough for the others to come
+        yield from decode(*arguments)
+
+    def ask() -> None:
+        np.testing.assert_array_equal(open_images(frame, root, SIZE, root / "cache").pixels, expected)
+
+    expected = decode_loop(frame, root)
+    monkeypatch.setattr(pixels, "_decode", noted)
+    children = [forked(ask) for _ in range(3)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert len(list(root.glob("decoded-*"))) == 1 and len(caches(root / "cache")) == 1
+
+
+@needs_fork
+def test_what_a_killed_builder_left_is_cleared_and_what_a_living_one_writes_is_not(folder, monkeypatch):
+    frame, root = folder
+    decode = pixels._decode
+
+    def killed(*arguments):
+        yield from decode(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def slow(*arguments):
+        (root / "begun").touch()
+        wait_for(root / "seen")
+        time.sleep(0.2)  # time enough for the other builder to come
+        yield from decode(*arguments)
+
+    with monkeypatch.context() as inner:
+        inner.setattr(pixels, "_decode", killed)
+        assert os.waitpid(forked(lambda: open_images(frame, root, SIZE, root / "cache")), 0)[1] == signal.SIGKILL
+        (left,) = caches(root / "cache")
+        assert left.name.startswith(".pixels-") and left.stat().st_size > 0
+        inner.setattr(pixels, "_decode", slow)
+        living = forked(lambda: open_images(frame, root, SIZE, root / "cache"))
+        wait_for(root / "begun")
+    (writes,) = caches(root / "cache")  # the first thing that it did was to clear
+    assert writes != left and writes.name.startswith(".pixels-")
+    (root / "seen").touch()
+    open_images(frame, root, (12, 12), root / "cache")  # another cache in the same folder, wanted meanwhile
+    assert os.waitpid(living, 0)[1] == 0
+    assert sorted(path.name[:13] for path in caches(root / "cache")) == ["pixels-12x12-", "pixels-24x12-"]
 
 
 @pytest.mark.parametrize("content", [b"not an image", b"", None])
@@ -210,7 +361,7 @@ def test_an_unreadable_image_is_named_and_no_cache_is_left(folder, content):
             open_images(frame, root, SIZE, cache)
     with pytest.raises(InputError, match=r"6\.png"):
         list(iterate(frame, root, SIZE, batch_size=2))
-    assert not list((root / "cache").iterdir())
+    assert not caches(root / "cache")
 
 
 def test_bad_input_names_the_file_and_the_cure(folder):

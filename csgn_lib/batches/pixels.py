@@ -12,7 +12,9 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,16 @@ from torch import Tensor
 from csgn_lib.batches.ahead import Movable
 from csgn_lib.records import InputError, atomic_path
 
-CACHE_FORMAT = 1  # part of the key: raise it when decoding or the file changes
+try:
+    import fcntl
+except ImportError:  # Windows: processes that build at once each decode, and nothing is cleared
+    fcntl = None  # type: ignore[assignment]
+
+CACHE_FORMAT = 2  # part of the key: raise it when decoding or the file changes
 DECODED_AT_ONCE = 256  # images
-FOOTER = struct.Struct("<4sI")  # b"CSGN", CRC-32 of the pixels
+CHECKED_AT_ONCE = 2**24  # bytes
+TAG, CHECKSUM = struct.Struct("<4s32s"), struct.Struct("<I")  # after the pixels: b"CSGN" and key; CRC-32 of all before
+LOCK = ".lock"  # whoever builds in a cache folder holds it
 
 
 @dataclass(frozen=True)
@@ -77,13 +86,14 @@ def open_images(
         frame: columns path (relative to ``root``), person, camera, clothes.
         root: the benchmark's folder.
         size: (H, W) in pixels. An image that has this size already is taken as it is.
-        cache_dir: folder of the pixel cache; None keeps the pixels in memory. The cache's name holds
-            a digest of paths, file sizes, modification times and ``size``, so changed images are never
-            read from an old cache. A damaged cache is rebuilt, with a warning. Two processes may
-            build it at once: each writes a file of its own and moves it into place.
+        cache_dir: folder of the pixel cache; None keeps the pixels in memory. The cache's name and its last
+            bytes hold its key, a digest of ``root``, paths, file sizes, modification times and ``size``: images
+            that changed or moved are decoded again. A damaged cache is rebuilt, with a warning. Of processes
+            that ask at once one builds, and the others wait for it and read.
 
     Raises:
-        InputError: an image that is missing or cannot be decoded, an empty frame, no room for the cache.
+        InputError: an image that is missing or cannot be decoded, an empty frame, no room for the cache, a
+            cache that was copied from other images.
     """
     if frame.empty:
         raise InputError(f"no images to read below {root}; check the benchmark's frames")
@@ -92,11 +102,19 @@ def open_images(
         return ImageSet(
             np.concatenate(list(_decode(paths, size, DECODED_AT_ONCE))), *_labels(frame), tuple(frame["path"])
         )
-    cache = Path(cache_dir) / f"pixels-{size[0]}x{size[1]}-{_cache_key(frame['path'], paths, size)}.npy"
-    pixels = _read_cache(cache, (len(paths), 3, *size))
+    key, shape = _cache_key(root, frame["path"], paths, size), (len(paths), 3, *size)
+    cache = Path(cache_dir) / f"pixels-{size[0]}x{size[1]}-{_short(key)}.npy"
+    pixels = _read_cache(cache, key, shape)
     if pixels is None:
-        _write_cache(cache, paths, size)
-        pixels = _read_cache(cache, (len(paths), 3, *size))
+        with _only_builder(cache.parent) as alone:
+            pixels = _read_cache(cache, key, shape)  # made by whoever was waited for
+            if pixels is None:
+                if cache.exists():
+                    warnings.warn(f"{cache} is damaged: the images are decoded again", stacklevel=2)
+                if alone:
+                    _clear_leftovers(cache.parent)
+                _write_cache(cache, key, paths, size)
+                pixels = _read_cache(cache, key, shape)
     if pixels is None:
         raise InputError(f"{cache} cannot be read back as it was written; check the disk, or use another cache folder")
     return ImageSet(pixels, *_labels(frame), tuple(frame["path"]))
@@ -164,15 +182,19 @@ def _missing(path: Path) -> InputError:
     return InputError(f"{path} does not exist; check the benchmark's root, or extract its images again")
 
 
-def _cache_key(names: Sequence[str], paths: Sequence[Path], size: tuple[int, int]) -> str:
-    digest = hashlib.sha256(f"{CACHE_FORMAT} {size[0]}x{size[1]}".encode())
+def _cache_key(root: str | Path, names: Sequence[str], paths: Sequence[Path], size: tuple[int, int]) -> bytes:
+    digest = hashlib.sha256(os.fsencode(f"{CACHE_FORMAT} {size[0]}x{size[1]} {Path(root).resolve()}"))
     for name, path in zip(names, paths, strict=True):
         try:
             stat = path.stat()
         except OSError:
             raise _missing(path) from None
-        digest.update(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
+        digest.update(os.fsencode(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}"))
+    return digest.digest()
+
+
+def _short(key: bytes) -> str:
+    return key.hex()[:16]
 
 
 def _cache_header(shape: tuple[int, ...]) -> bytes:
@@ -181,19 +203,45 @@ def _cache_header(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def _write_cache(cache: Path, paths: Sequence[Path], size: tuple[int, int]) -> None:
-    """A .npy file that numpy reads, with a checksum after the pixels.
+@contextmanager
+def _only_builder(folder: Path) -> Iterator[bool]:
+    """Inside, nobody else builds a cache in this folder; False where the system has no such lock.
+
+    A process that is killed, or that fails, gives the lock back: whoever waited then builds.
+    """
+    with ExitStack() as held:
+        alone = fcntl is not None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if alone:
+                file = held.enter_context((folder / LOCK).open("ab"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # a child forked meanwhile may keep the file open
+        except OSError:  # no lock on this file system, or no right to write, which the cache then says
+            alone = False
+        yield alone
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed builders left; only for the one builder in the folder."""
+    for leftover in folder.glob(".pixels-*.npy"):  # as atomic_path names a cache that is not whole
+        with suppress(OSError):
+            leftover.unlink()
+
+
+def _write_cache(cache: Path, key: bytes, paths: Sequence[Path], size: tuple[int, int]) -> None:
+    """A .npy file that numpy reads, with its key and a checksum after the pixels.
 
     Written as a stream: on a full disk a write fails with an error, a memory map would be killed.
     """
     checksum = 0
+    blocks = (block.data for block in _decode(paths, size, DECODED_AT_ONCE))
     try:
         with atomic_path(cache) as temporary, temporary.open("wb") as file:
-            file.write(_cache_header((len(paths), 3, *size)))
-            for block in _decode(paths, size, DECODED_AT_ONCE):
-                file.write(block.data)
-                checksum = zlib.crc32(block.data, checksum)
-            file.write(FOOTER.pack(b"CSGN", checksum))
+            for part in chain([_cache_header((len(paths), 3, *size))], blocks, [TAG.pack(b"CSGN", key)]):
+                file.write(part)
+                checksum = zlib.crc32(part, checksum)
+            file.write(CHECKSUM.pack(checksum))
     except OSError as error:
         need = len(paths) * 3 * size[0] * size[1] / 2**20
         raise InputError(
@@ -201,20 +249,25 @@ def _write_cache(cache: Path, paths: Sequence[Path], size: tuple[int, int]) -> N
         ) from error
 
 
-def _read_cache(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The pixels, memory-mapped; None, with a warning, if the file is damaged, and None if there is none."""
+def _read_cache(cache: Path, key: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The pixels, memory-mapped; None if there is no cache, or a damaged one. InputError: one of other images."""
     if not cache.exists():
         return None
-    header, size = _cache_header(shape), math.prod(shape)
+    count, after = math.prod(shape), TAG.size + CHECKSUM.size
     with cache.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == len(header) + size + FOOTER.size and file.read(len(header)) == header:
-            # mapped through the open file: another process may replace the name meanwhile
-            pixels = np.asarray(np.memmap(file, np.uint8, "r", len(header), shape))
-            checksum = 0
-            for start in range(0, len(pixels), DECODED_AT_ONCE):
-                checksum = zlib.crc32(pixels[start : start + DECODED_AT_ONCE].data, checksum)
-            file.seek(len(header) + size)
-            if file.read() == FOOTER.pack(b"CSGN", checksum):
-                return pixels
-    warnings.warn(f"{cache} is damaged (size, header or checksum): the images are decoded again", stacklevel=3)
-    return None
+        if os.fstat(file.fileno()).st_size < after:
+            return None
+        # mapped through the open file: another process may replace the name meanwhile
+        data = np.asarray(np.memmap(file, np.uint8, "r"))
+    checked, checksum = data[: -CHECKSUM.size], 0
+    for start in range(0, len(checked), CHECKED_AT_ONCE):
+        checksum = zlib.crc32(checked[start : start + CHECKED_AT_ONCE], checksum)
+    mark, own = TAG.unpack(checked[-TAG.size :])
+    if mark != b"CSGN" or data[-CHECKSUM.size :].tobytes() != CHECKSUM.pack(checksum):
+        return None
+    if own != key:
+        raise InputError(
+            f"{cache} holds other images: its key is {_short(own)}, and that of these images is {_short(key)}; "
+            "remove it, and it is made again"
+        )
+    return data[-after - count : -after].reshape(shape)
