@@ -262,12 +262,66 @@ def test_files_that_are_no_checkpoint_are_named(random_clip, tmp_path):
     (tmp_path / "empty.pt").write_bytes(b"")
     torch.save({}, tmp_path / "nothing.pt")
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    torch.save(random_clip.model.state_dict() | {"visual.proj": torch.zeros(128, 64)}, tmp_path / "other.pt")
-    for name in ("hello.safetensors", "empty.pt", "nothing.pt", "list.pt", "other.pt"):
-        with pytest.raises(InputError, match=f"{name} cannot be loaded into csgn-tiny: .") as caught:
+    save_file(random_clip.model.state_dict(), tmp_path / "cut.safetensors")
+    torch.save(random_clip.model.state_dict(), tmp_path / "cut.pt")
+    for name in ("cut.safetensors", "cut.pt"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5000])
+    for name, why in (
+        ("hello.safetensors", ".*header too small"),
+        ("cut.safetensors", ".*file not fully covered"),
+        ("cut.pt", "PytorchStreamReader failed"),
+        ("empty.pt", "EOFError while it was read"),
+        ("nothing.pt", "it holds no tensors by name"),
+        ("list.pt", "it holds no tensors by name"),
+    ):
+        words = f"checkpoint .*{name} cannot be loaded into csgn-tiny: {why}.*; copy it again, or give another file"
+        with pytest.raises(InputError, match=words) as caught:
             load_clip("csgn-tiny", str(tmp_path / name), SIZE)
-        assert "\n" not in str(caught.value)
-    assert "size mismatch for visual.proj" in str(caught.value)
+        assert str(caught.value).endswith("file") and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_file_that_cannot_be_reached_is_told_apart_from_a_damaged_one(tmp_path, monkeypatch):
+    (tmp_path / "locked.pt").write_bytes(b"")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: open(tmp_path / "locked" / "x"))
+    with pytest.raises(InputError, match="No such file.*; see that it can be reached, or give another file$"):
+        load_clip("csgn-tiny", str(tmp_path / "locked.pt"), SIZE)
+
+
+def test_weights_of_another_model_are_counted_and_named_in_a_line(random_clip, square, tmp_path):
+    """How many tensors are missing, unexpected or of another shape, three of them at most, and the cure."""
+    state, resnet = random_clip.model.state_dict(), load_resnet("csgn_tiny_resnet", None).model.state_dict()
+    grid = state | {"visual.positional_embedding": torch.zeros(24 * 12 + 1, 128)}  # neither 12 x 6 nor a square
+    norms = {f"ln_final.{kind}": torch.zeros(7) for kind in ("weight", "bias")}
+    files = {
+        "clip": state, "resnet": resnet, "grid": grid, "proj": state | {"visual.proj": torch.zeros(128, 64)},
+        "scale": state | {"logit_scale": torch.zeros(3)}, "long": state | {"x\n" * 500: torch.zeros(1)},
+        "four": state | norms | {"visual.proj": torch.zeros(2, 3), "logit_scale": torch.zeros(2)},
+        "all": {name: state[name] for name in state if name != "visual.proj"} | norms | {"other": torch.zeros(1)},
+    }  # fmt: skip
+    for name, content in files.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+    clips, shape = len(state), "visual.positional_embedding is (289, 128), not (73, 128)"
+    three = "logit_scale is (2,), not (), visual.proj is (2, 3), not (128, 128), ln_final.weight is (7,), not (128,)"
+    for model, name, why in (
+        ("csgn-tiny", "resnet", f": {clips} missing (positional_embedding, ...), {len(resnet)} unexpected ("),
+        ("csgn-tiny", "proj", "1 of another shape (visual.proj is (128, 64), not (128, 128));"),
+        ("csgn-tiny", "grid", f"1 of another shape ({shape});"),
+        ("csgn-tiny", "scale", "1 of another shape (logit_scale is (3,), not ());"),
+        ("csgn-tiny", "long", f"1 unexpected ({'x ' * 28}x...);"),
+        ("csgn-tiny", "four", f": 4 of another shape ({three}, ...);"),
+        ("csgn-tiny", "all", "1 missing (visual.proj), 1 unexpected (other), 2 of another shape (ln_final."),
+        (square, "clip", " of another shape (positional_embedding is (64, 128), not (16, 32), ...);"),
+        ("csgn_tiny_resnet", "clip", f" missing (conv1.weight, ...), {clips} unexpected ("),
+        ("csgn_test_bottleneck", "resnet", " of another shape ("),
+    ):
+        kind, load = ("resnet", load_resnet) if "_" in model else ("clip", lambda *given: load_clip(*given, SIZE))
+        with pytest.raises(InputError) as caught:
+            load(model, str(tmp_path / f"{name}.pt"))
+        said = str(caught.value)
+        file = tmp_path / f"{name}.pt"
+        assert said.startswith(f"{kind}_checkpoint {file} cannot be loaded into {model}: its tensors differ: ")
+        assert why in said and "\n" not in said and len(said) < 400
+        assert said.endswith(f"; set {kind}_model to the model it is of, or give another file")
 
 
 @pytest.mark.parametrize(
@@ -745,8 +799,8 @@ def test_resnets_that_cannot_be_used_are_refused(tmp_path, offline):
         ("csgn_tiny_resnet", "timm", "use resnet_checkpoint=embedded"),
         ("csgn_test_bottleneck", "timm", "resnet_checkpoint=timm .*no route to the hub"),
         ("csgn_tiny_resnet", str(tmp_path / "none.safetensors"), "none.safetensors does not exist"),
-        ("csgn_tiny_resnet", str(tmp_path / "hello.safetensors"), "hello.safetensors cannot be loaded"),
-        ("csgn_test_bottleneck", str(tmp_path / "tiny.safetensors"), "tiny.safetensors cannot be loaded"),
+        ("csgn_tiny_resnet", str(tmp_path / "hello.safetensors"), "hello.safetensors cannot .*; copy it again, or "),
+        ("csgn_test_bottleneck", str(tmp_path / "tiny.safetensors"), "tiny.safetensors cannot .*; set resnet_model "),
     ):
         with pytest.raises(InputError, match=message) as caught:
             load_resnet(model, checkpoint)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from csgn_lib import figures, runs, synthetic
+from csgn_lib import figures, records, runs, synthetic
 from csgn_lib.__main__ import app, main
 from csgn_lib.config import Experiment
 from csgn_lib.records import Run, write_json
@@ -230,6 +230,8 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     assert Run(home / "run").status["state"] == "done"
     run = Run(home / "stopped")
     run.append_metrics({"stage": 1, "epoch": 4, "epochs": 8})
+    begun = Experiment.from_parameters(seed=3, beta=0.25, hsf="sum")
+    write_json(run.path("config.json"), begun.model_dump(mode="json"))
     status, out, err = call(
         capsys, "train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=sum", "--run-dir", str(run.dir)
     )
@@ -240,6 +242,24 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     with pytest.raises(RuntimeError):  # a defect keeps its traceback, and status 1
         main(["train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=none", "--run-dir", str(home / "other")])
     assert Run(home / "other").status["state"] == "failed"
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_clear_line(capsys, home, monkeypatch):
+    from csgn_lib import __main__ as door
+
+    monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
+
+    monkeypatch.setattr(door, "_announce", lambda experiment, benchmark: None)
+
+    def full(*given, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.tempfile, "mkstemp", full)
+    status, _, err = call(capsys, "train", "--run-dir", str(home / "run"))
+    assert status == 2 and err == (
+        f"csgn: {home / 'run' / 'status.json'} cannot be written (No space left on device); make room, or choose "
+        "another place\n"
+    )
 
 
 def test_train_leaves_the_record_of_another_run_as_it_was(capsys, home, monkeypatch):

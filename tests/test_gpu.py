@@ -15,11 +15,11 @@ from csgn_lib import datasets, mdg, training
 from csgn_lib.batches import Augmentation, open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, Run
-from csgn_lib.training import checkpoints, replay
+from csgn_lib.training import checkpoints, replay, stage2
 from csgn_lib.training.replay import Replayed, adam
 from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, seen_by
 from csgn_lib.training.stage2 import encoder_step
-from csgn_lib.training.steps import Guides
+from csgn_lib.training.steps import Guides, Terms
 from csgn_lib.vss import parameter_groups
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -134,10 +134,12 @@ def test_no_step_waits_for_the_gpu(people, stage):
         step = encoder_step(experiment, learner, Guides(text), optimizer, accelerator)
         seen = Augmentation.from_experiment(experiment)(batch.images, random_stream(0, 1))
         given = [seen, batch.person, batch.camera, batch.clothes, batch.index]
-    step(*given)
+    average, terms = stage2.Average(learner.encoder if stage == 2 else bank, 0.9), Terms()
+    terms.add(step(*given))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(*given)
+        terms.add(step(*given))
+        average.update(learner.encoder if stage == 2 else bank)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -5,7 +5,9 @@ import stat
 
 import pytest
 
+from csgn_lib import records
 from csgn_lib.records import InputError, Run, atomic_path, home, read_json, write_json, write_text
+from csgn_lib.training.checkpoints import Checkpoints
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -16,6 +18,49 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert [path.name for path in target.parent.iterdir()] == ["results.json"]
+
+
+@pytest.fixture
+def reached(monkeypatch) -> list[str]:
+    """What has reached the disk for good, in order: files and folders by name, and renames."""
+    seen, sync, replace = [], os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *names: seen.append("renamed") or replace(*names))
+    return seen
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux tells which file a handle is of")
+def test_what_is_written_survives_a_power_cut(tmp_path, reached):
+    """The content before the rename, the rename before anything that counts on it, each in its folder."""
+    write_text(tmp_path / "a.txt", "new")
+    content, renamed, folder = reached
+    assert content.startswith(".a-") and (renamed, folder) == ("renamed", tmp_path.name)
+    reached.clear()
+    Run(tmp_path).append_metrics({"stage": 1, "epoch": 1})
+    assert reached == ["metrics.jsonl"]
+    reached.clear()
+    Checkpoints(tmp_path).save(1, 1, 1, {})
+    saved = next(tmp_path.glob("1-*.pt")).name
+    assert reached[0].startswith(".new-") and reached[-2:] == ["renamed", tmp_path.name] and saved
+
+
+def test_what_the_disk_refuses_names_the_file_and_the_cure(tmp_path, monkeypatch):
+    def full(*given: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "metrics.jsonl").mkdir()  # for one that cannot be opened
+    monkeypatch.setattr(records.tempfile, "mkstemp", full)
+    run = Run(tmp_path)
+    for write, name in (
+        (lambda: run.set_status("running"), "status.json"), (lambda: run.append_metrics({}), "metrics.jsonl"),
+    ):  # fmt: skip
+        with pytest.raises(records.DiskError, match=f"{name} cannot be written .*make room"):
+            write()
 
 
 def test_a_written_file_can_be_read_by_others(tmp_path):

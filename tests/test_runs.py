@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csgn_lib import runs
+from csgn_lib import records, runs
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.runs import answers, folders, machine, notebooks, sweeps
 from csgn_lib.runs import plan as plan_room
@@ -337,6 +337,20 @@ def test_a_recorded_block_leaves_its_last_word(tmp_path, error, state):
     except BaseException as raised:
         assert raised is error
     assert run.status["state"] == state and run.status["parameters"] == {"beta": 1}
+
+
+def test_a_status_that_cannot_be_written_hides_nothing_that_failed_before_it(tmp_path, monkeypatch):
+    def full(*given: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = Run(tmp_path / "r")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="no room for a checkpoint"):
+        with runs.recorded(run):
+            patch.setattr(records.tempfile, "mkstemp", full)
+            raise InputError("no room for a checkpoint")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="status.json cannot be written"):
+        with runs.recorded(run):  # what was done, and cannot be noted, must not pass for done
+            patch.setattr(records.tempfile, "mkstemp", full)
 
 
 def test_a_folder_of_another_library_is_refused_and_keeps_its_record(tmp_path):

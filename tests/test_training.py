@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from csgn_lib import backbones, datasets, losses, mdg, training, vocabulary
@@ -26,7 +26,7 @@ from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.training import checkpoints, stage1, stage2
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.stage1 import seen_by
-from csgn_lib.training.steps import STREAMS, Guides, Place, Terms
+from csgn_lib.training.steps import STREAMS, Guides, Place, Terms, save_tensors
 from csgn_lib.vss import Embeddings, Heads, concatenate
 
 SIZE = (48, 24)
@@ -432,8 +432,48 @@ def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
         training.load_encoder(Run(tmp_path))
     run = training.fit(small(), people, tmp_path)
     run.path("config.json").write_text(small(vss="steer").model_dump_json())
-    with pytest.raises(InputError, match="does not fit its config.json"):
+    words = r"does not fit its config.json: its tensors differ: \d+ missing \(.*; bring both back from one run, or"
+    with pytest.raises(InputError, match=words) as caught:
         training.load_encoder(run)
+    assert len(str(caught.value)) < 400
+
+
+def test_descriptions_of_other_people_or_of_something_else_are_refused(people, random_clip, accelerator, tmp_path):
+    images, run, file = open_images(people.train, people.root, (96, 48)), Run(tmp_path), tmp_path / "text.safetensors"
+
+    def guides(**parts: torch.Tensor) -> Guides:
+        save_file(parts, file)
+        given = small(), random_clip, images, run, accelerator, lambda record: pytest.fail("learned"), Checkpoints(None)
+        return stage1.prepare_guides(*given)
+
+    def both(*shape: int) -> dict[str, torch.Tensor]:
+        return {"rgb": torch.zeros(shape), "gray": torch.zeros(shape)}
+
+    words = torch.zeros(8, 4, 128)
+    assert guides(**both(8, 128)).text.words_rgb is None  # of before words were kept
+    assert guides(**both(8, 128), words_rgb=words, words_gray=words.clone()).text.words_gray.shape == (8, 4, 128)
+    cure = "; remove it, and the same command learns the descriptions again"
+    for parts, name in (
+        (both(5, 128), "rgb is of shape (5, 128)"),
+        (both(16, 128), "rgb is of shape (16, 128)"),
+        (both(8, 64), "rgb is of shape (8, 64)"),
+        (both(8), "rgb is of shape (8,)"),
+        (both(8, 128) | {"gray": torch.zeros(5, 128)}, "gray is of shape (5, 128)"),
+        (both(8, 128) | {"words_gray": words[:5]}, "words_gray is of shape (5, 4, 128)"),
+    ):
+        with pytest.raises(InputError) as caught:
+            guides(**parts)
+        has = "there are 8 identities and a CLIP of width 128"
+        assert str(caught.value) == f"{file} does not fit this run: its {name}, and {has}{cure}, or name another folder"
+    for parts, wrong in (
+        (both(8, 128) | {"visual.proj": words}, "holds 'visual.proj', one of 1 foreign tensors"),
+        ({"rgb": torch.zeros(8, 128)}, "lacks gray"),
+    ):
+        save_file(parts, file)
+        for read in (lambda: training.read_descriptions(run), lambda parts=parts: guides(**parts)):
+            with pytest.raises(InputError) as caught:
+                read()
+            assert str(caught.value) == f"{file} {wrong}, and descriptions are rgb, gray, words_rgb, words_gray{cure}"
 
 
 def raise_stop() -> None:
@@ -496,6 +536,12 @@ def test_a_loss_that_is_not_finite_names_its_term_and_leaves_no_model(people, tm
     with pytest.raises(InputError, match=message):
         training.fit(small(**parameters), people, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_what_a_kill_left_of_a_file_of_tensors_goes_when_it_is_written(tmp_path):
+    (tmp_path / ".model-x1y2.safetensors").write_bytes(b"half")
+    save_tensors({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_means_are_over_steps():
@@ -586,6 +632,11 @@ def test_a_folder_of_another_experiment_is_refused_whatever_it_holds_already(peo
         with pytest.raises(InputError, match=f"another {name}.*name another folder"):
             training.fit(small(mdg="random", **parameters), people, tmp_path)
     assert {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()} == before
+    for damage in (lambda path: path.write_text("{"), Path.unlink):  # what stays was trained with nobody knows what
+        damage(run.path("config.json"))
+        with pytest.raises(InputError, match=r"config\.json.*bring the file back, or remove the folder"):
+            training.fit(small(mdg="random"), people, tmp_path)
+    run.path("config.json").write_bytes(before[run.path("config.json")])
     for gone in ("metrics.jsonl", "model.safetensors"):  # killed in its first epoch
         run.path(gone).unlink()
     shutil.rmtree(run.path("checkpoint"))
@@ -646,6 +697,7 @@ def test_the_average_of_weights_is_the_naive_one_and_survives_a_stop(people, tmp
             average = 0.7 * average + 0.3 * later[name]
         torch.testing.assert_close(model[name], average, rtol=1e-5, atol=1e-7)
         assert not torch.equal(model[name], seen[-1][name])
+    assert model["resnet.model.bn1.num_batches_tracked"] == seen[-1]["resnet.model.bn1.num_batches_tracked"] > 1
 
     def stop(record: dict[str, Any]) -> None:
         raise Stop

@@ -29,7 +29,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 
     Raises:
         Exception: whatever safetensors and torch raise for a file that cannot be read, and ValueError for one
-            without tensors by name; ``cause`` says it in one line.
+            without tensors by name; ``diagnosis`` says it in one line.
     """
     if str(file).endswith(".safetensors"):
         held = load_file(file)
@@ -42,16 +42,65 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in held.items() if name not in BESIDE_WEIGHTS}
 
 
-def cause(error: Exception) -> str:
-    """Why a checkpoint could not be had or read, in one line."""
+class Misfit(ValueError):
+    """Tensors of another model, or of another size of it."""
+
+
+def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load every tensor of a module; one number may be a scalar or a row.
+
+    Raises:
+        Misfit: some are missing, unexpected or of another shape: how many of each, and up to three of them by name.
+    """
+    own = module.state_dict()
+    single = {name for name in state if name in own and state[name].numel() == own[name].numel() == 1}
+    state = {name: value.reshape(own[name].shape) if name in single else value for name, value in state.items()}
+    other = {
+        name: f"{_short(name, 60)} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    }
+    fitting = {name: value for name, value in state.items() if name not in other}
+    absent, foreign = module.load_state_dict(fitting, strict=False)
+    kinds = {
+        "missing": [_short(name, 60) for name in absent if name not in other],
+        "unexpected": [_short(name, 60) for name in foreign],
+        "of another shape": [*other.values()],
+    }
+    kinds = {kind: names for kind, names in kinds.items() if names}
+    if kinds:
+        shown = 3 // len(kinds)
+        counts = (f"{len(names)} {kind} ({_some(names, shown)})" for kind, names in kinds.items())
+        raise Misfit(f"its tensors differ: {', '.join(counts)}")
+
+
+def diagnosis(error: Exception, parameter: str) -> tuple[str, str]:
+    """Why a checkpoint could not be had or read, and the cure, in a short line each.
+
+    Args:
+        parameter: the one that says which model the checkpoint is of.
+    """
     if "TorchScript" in str(error):
         return (
-            "it is a TorchScript archive, a program rather than tensors; if you trust it, open it once by "
-            "torch.jit.load and save its state_dict() as safetensors"
+            "it is a TorchScript archive, a program rather than tensors",
+            "if you trust it, open it once by torch.jit.load and save its state_dict() as safetensors",
         )
     if isinstance(error, pickle.UnpicklingError):
-        return "it is no checkpoint, or a pickle that would run code; save the tensors as safetensors"
-    return " ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__
+        return "it is no checkpoint, or a pickle that would run code", "save the tensors as safetensors"
+    if isinstance(error, Misfit):
+        return str(error), f"set {parameter} to the model it is of, or give another file"
+    cure = "see that it can be reached" if isinstance(error, OSError) else "copy it again"
+    return _short(str(error), 200) or f"{type(error).__name__} while it was read", f"{cure}, or give another file"
+
+
+def _some(names: list[str], shown: int) -> str:
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+
+
+def _short(text: str, length: int) -> str:
+    """In one line of at most ``length`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 3] + "..."
 
 
 def sha256(file: Path | None) -> str | None:

@@ -266,8 +266,8 @@ def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], s
             file = Path(source) if is_file else checkpoints.fetch_clip(model, source, clip)
             _load_clip_weights(clip, checkpoints.read_weights(file))
         except Exception as error:  # torch and open_clip raise nine kinds for a file that is none of this model's
-            why = checkpoints.cause(error)
-            raise InputError(f"clip_checkpoint {source} cannot be loaded into {model}: {why}") from error
+            why, cure = checkpoints.diagnosis(error, "clip_model")
+            raise InputError(f"clip_checkpoint {source} cannot be loaded into {model}: {why}; {cure}") from error
     if own_grid:
         _set_grid(clip.visual, image_size, stride)
     tokenizer = (
@@ -337,13 +337,12 @@ def _load_clip_weights(clip: nn.Module, state: dict[str, Tensor]) -> None:
     state = convert_state_dict(clip, state)
     if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
-    if "logit_scale" in state:  # a scalar in some files, one number in a row in others
-        state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
     for name in (name for name in state if name.endswith("positional_embedding")):
         state[name] = state[name].float()  # OpenAI's are float16, which the CPU cannot interpolate
-    resize_pos_embed(state, clip)
-    resize_text_pos_embed(state, clip)
-    clip.load_state_dict(state)
+    for resize in (resize_pos_embed, resize_text_pos_embed):
+        with contextlib.suppress(AssertionError, RuntimeError):  # of another width, or no square: fill names them
+            resize(state, clip)
+    checkpoints.fill(clip, state)
 
 
 def _set_grid(visual: VisionTransformer | TimmModel, image_size: tuple[int, int], stride: int | None) -> None:

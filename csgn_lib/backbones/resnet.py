@@ -91,7 +91,7 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
     try:
         net = timm.create_model(model, pretrained=source == "timm", num_classes=0)
     except (OSError, RuntimeError) as error:
-        why = checkpoints.cause(error)
+        why, _ = checkpoints.diagnosis(error, "resnet_model")
         raise InputError(f"resnet_checkpoint=timm of {model} cannot be had ({why}); give a file") from error
     if is_clips:
         net.head = nn.Identity()
@@ -105,16 +105,16 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
 
 def _load_resnet_weights(net: ResNet | ByobNet, model: str, file: Path) -> None:
     if not file.is_file():
-        raise InputError(f"resnet_checkpoint {file} does not exist")
+        raise InputError(f"resnet_checkpoint {file} does not exist; give another file, or timm for timm's own")
     try:
         weights = checkpoints.read_weights(file)
         if isinstance(net, ByobNet):
             weights = checkpoint_filter_fn(weights, net)  # OpenAI's names to timm's, and no text tower
-        net.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith(HEADS)})
+        weights = {name: value.float() for name, value in weights.items() if not name.startswith(HEADS)}
+        checkpoints.fill(net, weights)
     except Exception as error:  # torch and safetensors raise many kinds for a file that is no checkpoint
-        raise InputError(
-            f"resnet_checkpoint {file} cannot be loaded into {model}: {checkpoints.cause(error)}"
-        ) from error
+        why, cure = checkpoints.diagnosis(error, "resnet_model")
+        raise InputError(f"resnet_checkpoint {file} cannot be loaded into {model}: {why}; {cure}") from error
 
 
 def _keep_resolution(block: nn.Module) -> None:

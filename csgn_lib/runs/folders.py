@@ -109,18 +109,16 @@ def recorded(run: Run, **facts: Any) -> Iterator[None]:
     facts |= {"started": time.time()}
     with claimed(run):
         _refuse_other_library(run)
-        state, fields = "failed", {}
         try:
             with beating(run, **facts):
                 write_json(run.path("environment.json"), environment())
                 yield
-            state = "done"
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            fields = {"error": f"{type(error).__name__}: {error}"}
+            with suppress(OSError):  # the disk may be what failed
+                run.set_status(state, heartbeat=time.time(), **facts, error=f"{type(error).__name__}: {error}")
             raise
-        finally:
-            run.set_status(state, heartbeat=time.time(), **facts, **fields)
+        run.set_status("done", heartbeat=time.time(), **facts)
 
 
 @contextmanager

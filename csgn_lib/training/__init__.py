@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from csgn_lib import vocabulary
-from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet, sha256
+from csgn_lib.backbones import ClipTower, Misfit, ResNetTower, fill, load_clip, load_resnet, sha256
 from csgn_lib.batches import open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.losses import clothes_by_person
-from csgn_lib.records import InputError, Run, read_json, write_json, write_text, writing
+from csgn_lib.records import BACK, InputError, Run, read_json, write_json, write_text
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.sharing import Share
 from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
@@ -143,15 +143,17 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
 
     Descriptions and classifiers are kept by identity number, which other data may give to other people.
     """
-    if not _begun(run) or not run.path("config.json").exists():
+    if not _begun(run):
         return
+    if not run.path("config.json").exists():  # it was written before anything else
+        raise InputError(f"{run.dir} has no config.json, which alone says what its states were trained with; {BACK}")
     values = experiment.model_dump(mode="json")
     changed = [name for name, value in run.config.items() if name in values and values[name] != value]
     if changed:
         raise InputError(f"{run.dir} holds a run with another {changed[0]}; name another folder, or remove it")
     if not run.path("benchmark.json").exists():
         return
-    before, now = read_json(run.path("benchmark.json")), benchmark.record()
+    before, now = read_json(run.path("benchmark.json"), BACK), benchmark.record()
     for name in ("benchmark", "images", "manifest"):
         if before.get(name) != now[name]:
             raise InputError(
@@ -168,7 +170,7 @@ def _checkpoints(clip: ClipTower | None, resnet: ResNetTower | None) -> dict[str
 def _refuse_other_weights(run: Run, weights: dict[str, str | None]) -> None:
     if not _begun(run) or not run.path("towers.json").exists():
         return
-    before = read_json(run.path("towers.json")).get("checkpoints")
+    before = read_json(run.path("towers.json"), BACK).get("checkpoints")
     for name, digest in weights.items():
         if before.get(name) != digest:
             raise InputError(
@@ -190,9 +192,8 @@ def _publish(run: Run, record: dict[str, Any], report: Report | None) -> None:
     if any((old["stage"], old["epoch"]) >= place for old in known):
         kept = [old for old in known if (old["stage"], old["epoch"]) < place]
         write_text(run.path("metrics.jsonl"), "".join(json.dumps(old) + "\n" for old in kept))
-    with writing(run.path("metrics.jsonl")):
-        run.append_metrics(record)
-        run.log(" ".join(f"{name} {value:.5g}" for name, value in record.items()))
+    run.append_metrics(record)
+    run.log(" ".join(f"{name} {value:.5g}" for name, value in record.items()))
     if report is not None:
         report(record)
 
@@ -242,9 +243,11 @@ def load_encoder(run: Run) -> VisualEncoder:
     clip, resnet = load_towers(blank)
     encoder = VisualEncoder(clip, resnet, experiment.vss, torch.Generator())
     try:
-        encoder.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise InputError(f"{path} does not fit its config.json: {error}") from error
+        fill(encoder, load_file(path))
+    except Misfit as error:
+        raise InputError(
+            f"{path} does not fit its config.json: {error}; bring both back from one run, or train again"
+        ) from error
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); copy it again, or train again") from error
     return encoder.eval()

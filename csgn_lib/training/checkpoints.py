@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from csgn_lib.backbones import sha256
-from csgn_lib.records import InputError, atomic_path
+from csgn_lib.records import InputError, atomic_path, move
 
 KEPT = 2
 SHARE = 0.02  # of a run's time that saving may take: small models save every second, large ones every few minutes
@@ -95,7 +95,7 @@ class Checkpoints:
             with atomic_path(self.folder / "new.pt") as temporary:
                 torch.save(state, temporary)
                 made = self.folder / f"{place}-{_digest(temporary)}.pt"
-            (self.folder / "new.pt").replace(made)
+            move(self.folder / "new.pt", made)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError when a disk is full
             raise InputError(
                 f"a checkpoint cannot be written to {self.folder} ({error}); make room: the same command goes on from "

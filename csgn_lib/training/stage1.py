@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import islice
 
 import torch
@@ -25,6 +26,7 @@ from csgn_lib.training.sharing import agreed
 from csgn_lib.training.steps import STREAMS, Guides, Place, Report, Resumable, descend, save_tensors
 
 TEXT_FILE = "text.safetensors"
+LEARN_AGAIN = "remove it, and the same command learns the descriptions again"
 
 
 def prepare_guides(
@@ -47,6 +49,7 @@ def prepare_guides(
         accelerator.wait_for_everyone()  # all have looked before one of them writes it
         if described:
             text = read_descriptions(run, accelerator.device)
+            _refuse_other_people(text, int(images.person.max()) + 1, clip.embed_dim, run)
         else:
             text = describe(experiment, clip, images, accelerator, report, checkpoints)
             text = mdg.TextFeatures(**{name: broadcast(part.contiguous()) for name, part in text.parts().items()})
@@ -65,7 +68,8 @@ def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextF
     The words are None where random vectors stand in place of text, and in runs of before they were kept.
 
     Raises:
-        InputError: the run has none: it used no text, or stage 1 has not ended.
+        InputError: the run has none: it used no text, or stage 1 has not ended; a damaged file, or one that holds
+            something else.
     """
     path = run.path(TEXT_FILE)
     if not path.exists():
@@ -73,10 +77,24 @@ def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextF
     try:
         stored = load_file(path)
     except SafetensorError as error:
-        raise InputError(
-            f"{path} is damaged ({error}); remove it, and the same command learns the descriptions again"
-        ) from error
+        raise InputError(f"{path} is damaged ({error}); {LEARN_AGAIN}") from error
+    names = [field.name for field in fields(mdg.TextFeatures)]
+    foreign, absent = sorted(stored.keys() - set(names)), [name for name in names[:2] if name not in stored]
+    if foreign or absent:
+        wrong = f"holds {foreign[0][:60]!r}, one of {len(foreign)} foreign tensors" if foreign else f"lacks {absent[0]}"
+        raise InputError(f"{path} {wrong}, and descriptions are {', '.join(names)}; {LEARN_AGAIN}")
     return mdg.TextFeatures(**{name: part.to(device) for name, part in stored.items()})
+
+
+def _refuse_other_people(text: mdg.TextFeatures, identities: int, width: int, run: Run) -> None:
+    """Raise InputError for descriptions of another number of identities, or in another CLIP's joint space."""
+    wanted = dict.fromkeys(("rgb", "gray"), (identities, width))
+    for name, part in text.parts().items():
+        if tuple(part.shape) != wanted.get(name, (identities, *part.shape[1:])):
+            raise InputError(
+                f"{run.path(TEXT_FILE)} does not fit this run: its {name} is of shape {tuple(part.shape)}, and there "
+                f"are {identities} identities and a CLIP of width {width}; {LEARN_AGAIN}, or name another folder"
+            )
 
 
 def describe(

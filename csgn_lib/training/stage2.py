@@ -5,6 +5,7 @@ L = w_id * sum L_id + w_tri * sum L_tri + w_text * L_HSF   (+ a vocabulary penal
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +17,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from csgn_lib import hsf, losses, vocabulary
@@ -143,7 +143,7 @@ def train_encoder(
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
     average = None
     if experiment.ema is not None:
-        average = AveragedModel(learner.encoder, multi_avg_fn=get_ema_multi_avg_fn(experiment.ema), use_buffers=True)
+        average = Average(learner.encoder, experiment.ema)
         parts["average"] = average
     if clothes is not None:
         parts |= {"clothes": clothes, "clothes_optimizer": clothes.optimizer}
@@ -170,7 +170,7 @@ def train_encoder(
                 labels = batch.person, batch.camera, batch.clothes, batch.index
                 terms = descended(augment.apply(batch.images, drawn), *labels)
                 if average is not None:
-                    average.update_parameters(learner.encoder)
+                    average.update(learner.encoder)
                 state.terms.add(terms)
                 state.keep(checkpoints, where, step)
             means = state.end_epoch(where)
@@ -220,6 +220,30 @@ def rate_factor(experiment: Experiment, epoch: float) -> float:
     warm = experiment.stage2_warmup
     warming = 0.1 + 0.9 * epoch / warm if epoch < warm else 1.0
     return warming * 0.1 ** sum(epoch >= milestone for milestone in experiment.stage2_milestones)
+
+
+class Average(nn.Module):
+    """The exponential average of a module's weights and statistics, from those after the first step on; what is counted
+    in integers is taken as it is. torch's AveragedModel gives the same, and has a GPU waited for at every step."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module, self.decay = copy.deepcopy(module).requires_grad_(False), decay
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # on the CPU, where it may be looked at
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take in the weights after a step."""
+        pairs = [*zip(_tensors(self.module), _tensors(module), strict=True)]
+        means, now = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(means, now, 1 - self.decay if self.steps else 1.0)
+        if counts := [pair for pair in pairs if not pair[0].is_floating_point()]:
+            torch._foreach_copy_(*zip(*counts, strict=True))
+        self.steps += 1
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 class ClothesAdversary(nn.Module):

@@ -158,6 +158,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
             f"{path} is not written: {name} became nan or inf in the last step; lower the rate, or use "
             "precision=fp32, in another folder"
         )
+    for killed in path.parent.glob(f".{path.stem}-*{path.suffix}"):  # a run's, half written: one process writes it
+        killed.unlink(missing_ok=True)
     with writing(path), atomic_path(path) as temporary:
         try:
             save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
