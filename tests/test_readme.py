@@ -159,5 +159,5 @@ def test_the_speeds_it_names_are_the_recorded_ones():
     floors = gpu[[name for name in gpu.index if name.startswith(step + "memory traffic alone")]].item()
     assert f"memory {100 * floors / gpu[step + 'a compiled step of ours']:.0f} %" in flat
     assert round(gpu[step + "started kernel by kernel, over recorded"]) == 2
-    prompts = found["stage 1, batch 64, RGB and gray prompts, bf16: CLIP-ReID's time over ours"]
+    prompts = found["stage 1, batch 64 of as many people, RGB and gray prompts, bf16: CLIP-ReID's time over ours"]
     assert f"stage 1 is {prompts:.0f} times as fast" in flat

@@ -176,8 +176,8 @@ def stage2(rounds: int, persons: int, compiled: bool, kernels: bool) -> Iterator
 
 
 def stage1(rounds: int, prompts: int) -> Iterator[Row]:
-    """A step of stage 1, image features given: ours learns two descriptions, CLIP-ReID one."""
-    images = timed.random_images(prompts)
+    """A step of stage 1, image features given, each of another person: ours learns two descriptions, CLIP-ReID one."""
+    images = timed.random_images(prompts, each=1)
     steps = {
         precision: timed.stage1_step(images, precision)
         for precision in (["fp32", "bf16"] if timed.has_bf16() else ["fp32"])
@@ -186,7 +186,7 @@ def stage1(rounds: int, prompts: int) -> Iterator[Row]:
     if theirs:
         steps["CLIP-ReID"] = theirs[STAGE1]
     seconds, _ = measured(steps, rounds)
-    name = f"stage 1, batch {prompts}, RGB and gray prompts"
+    name = f"stage 1, batch {prompts} of as many people, RGB and gray prompts"
     for precision in steps:
         if precision != "CLIP-ReID":
             yield Row(f"{name}, {precision}: a step of ours", seconds[precision], "s")

@@ -112,10 +112,13 @@ def towers(experiment: Experiment) -> tuple[ClipTower, ResNetTower | None]:
     return copy.deepcopy(clip), copy.deepcopy(resnet) if experiment.vss in WITH_RESNET else None
 
 
-def random_images(count: int) -> ImageSet:
-    """Noise, four images of each person; people are spread over Market's."""
+def random_images(count: int, each: int = 4) -> ImageSet:
+    """Noise, ``each`` images of a person, as the batches of stage 2 are; people are spread over Market's.
+
+    Stage 1 draws its batches from all images: of Market's hardly two in one of 64 are of the same person.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 256, 128), dtype=np.uint8)
-    person = torch.arange(count) // 4 * 7
+    person = torch.arange(count) // each * 7
     return ImageSet(pixels, person, torch.zeros_like(person), person, tuple(map(str, range(count))))
 
 
