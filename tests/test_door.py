@@ -292,7 +292,7 @@ def test_a_dry_run_says_every_parameter_and_the_cost_and_touches_nothing(capsys,
     }  # fmt: skip
     assert len({line.index(line[2:].split()[1], 29) for line in lines}) == 1  # aligned
     assert "pixels of 192 images, 3 x 96 x 48 bytes each" in needs and "at least" in needs
-    assert "5 epochs of" in needs and "activations" in needs and "GFLOP/s, measured" in needs
+    assert "5 epochs of" in needs and "for the backward pass" in needs and "GFLOP/s, measured" in needs
     assert {path: path.stat().st_mtime_ns for path in [*home.rglob("*"), *tiny_root.rglob("*")]} == before
 
 

@@ -51,6 +51,37 @@ def test_bytes_are_those_that_torch_holds_after_a_step(tiny_benchmark, vss):
     assert needed.pixel_bytes == len(tiny_benchmark.train) * 3 * HEIGHT * WIDTH
 
 
+@pytest.mark.parametrize(("precision", "vss"), [("fp32", "steer"), ("bf16", "steer"), ("bf16", "cross_attention")])
+def test_what_is_kept_for_the_backward_pass_is_what_torch_then_keeps(tiny_benchmark, precision, vss):
+    """Against a real pass of eight images: no more than it keeps, and nearly all of it."""
+    changes = {"precision": precision, "vss": vss, "clip_checkpoint": None, "resnet_checkpoint": None}
+    experiment = Experiment.from_parameters(**changes)
+    learner = training.build_learner(experiment, *training.load_towers(experiment), 8, Guides()).train()
+    weights = {value.untyped_storage().data_ptr() for value in (*learner.parameters(), *learner.buffers())}
+    held: dict[int, torch.Tensor] = {}
+
+    def noted(value: torch.Tensor) -> torch.Tensor:
+        return held.setdefault(value.untyped_storage().data_ptr(), value)
+
+    images = torch.rand(8, 3, HEIGHT, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autograd.graph.saved_tensors_hooks(noted, lambda value: value):
+            learner(images)
+    kept = sum(v.untyped_storage().nbytes() for place, v in held.items() if place not in weights)
+    needed = count(tiny_benchmark.train, precision=precision, vss=vss)
+    assert needed.together == 8 and 0.75 * kept < needed.kept_bytes <= kept
+    assert f"kept of 8 images for the backward pass, {needed.kept / 2**20:.1f} MiB each" in str(needed)
+
+
+def test_a_batch_in_parts_keeps_a_part_and_an_average_is_counted(tiny_benchmark):
+    whole, parts = (count(tiny_benchmark.train, batch_parts=n, ema=0.9) for n in (1, 4))
+    assert (whole.together, parts.together) == (8, 2) and whole.kept == parts.kept
+    assert whole.averaged == sum(v.numel() for v in training.build_learner(
+        Experiment.from_parameters(), *training.load_towers(Experiment.from_parameters()), 8, Guides()
+    ).encoder.parameters())  # fmt: skip
+    assert "the average of the weights" in str(whole) and count(tiny_benchmark.train).averaged == 0
+
+
 def test_the_vits_arithmetic_is_the_closed_form(tiny_benchmark, random_clip):
     width, joint = random_clip.width, random_clip.embed_dim
     patches = (HEIGHT // PATCH) * (WIDTH // PATCH)

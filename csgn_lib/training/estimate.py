@@ -37,8 +37,10 @@ class Estimate:
 
     trained, frozen: parameters. images: of the training split, (height, width) in pixels. image_flops, vit_flops,
     prompt_flops: one image through encoder and heads, one through the ViT, one prompt through the text tower, each
-    forward. features: images that stage 1 reads once. prompts: in an epoch of stage 1. seen: images in an epoch of
-    stage 2. rate: FLOP/s of a matrix product on ``device`` in ``precision``, measured.
+    forward. kept: bytes of one image that stage 2 keeps from its forward pass for the backward one; together: images
+    of which it does so at once. averaged: values of the weights' average. features: images that stage 1 reads once.
+    prompts: in an epoch of stage 1. seen: images in an epoch of stage 2. rate: FLOP/s of a matrix product on
+    ``device`` in ``precision``, measured.
     """
 
     trained: int
@@ -48,6 +50,9 @@ class Estimate:
     image_flops: int
     vit_flops: int
     prompt_flops: int
+    kept: int
+    together: int
+    averaged: int
     features: int
     prompts: int
     seen: int
@@ -65,6 +70,16 @@ class Estimate:
     def frozen_bytes(self) -> int:
         """Weights that are held and not trained: CLIP's text tower."""
         return self.frozen * FROZEN_BYTES
+
+    @property
+    def averaged_bytes(self) -> int:
+        """The average of the encoder's weights over the steps, with ``ema``."""
+        return self.averaged * FROZEN_BYTES
+
+    @property
+    def kept_bytes(self) -> int:
+        """What stage 2 keeps of a batch, or of a part of it, from the forward pass for the backward one."""
+        return self.together * self.kept
 
     @property
     def pixel_bytes(self) -> int:
@@ -85,13 +100,18 @@ class Estimate:
 
     def __str__(self) -> str:
         (height, width), (stage1, stage2) = self.size, self.flops
-        trained, frozen, pixels = (_mib(count) for count in (self.trained_bytes, self.frozen_bytes, self.pixel_bytes))
+        trained, frozen, averaged, kept, pixels = (_mib(count) for count in (
+            self.trained_bytes, self.frozen_bytes, self.averaged_bytes, self.kept_bytes, self.pixel_bytes,
+        ))  # fmt: skip
+        each = f"{self.kept / 2**20:.1f}"
         lines = [
             "needs at least, in all:",
             f"  memory      {trained}  {self.trained:,} trained parameters x 16 bytes (weight, gradient, Adam's two)",
             f"              {frozen}  {self.frozen:,} frozen parameters x 4 bytes",
+            *([f"              {averaged}  the average of the weights, 4 bytes each"] if self.averaged else []),
+            f"              {kept}  kept of {self.together} images for the backward pass, {each} MiB each",
             f"              {pixels}  pixels of {self.images:,} images, 3 x {height} x {width} bytes each",
-            "              activations and stage 1's words come on top, and are not counted",
+            "              the pixels lie in the computer's memory; stage 1's words come on top, and are not counted",
         ]
         if stage1:
             lines.append(
@@ -139,15 +159,20 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
     pair = torch.empty(2, 3, *size, device="meta")  # two: a batch norm in training refuses one
     texts = experiment.hsf != "none" and experiment.mdg != "random"
     sampler = identity_sampler(experiment, train)
+    flops = count_flops(learner, pair) // 2  # before the weights are changed for what is kept
+    batch = experiment.batch_persons * experiment.batch_images
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return Estimate(
         trained=trained,
         frozen=_count(held.values()) - trained,
         images=len(train),
         size=size,
-        image_flops=count_flops(learner, pair) // 2,
+        image_flops=flops,
         vit_flops=count_flops(clip.visual_features, pair) // 2 if clip is not None else 0,
         prompt_flops=_prompt_flops(clip, experiment.prompt_tokens) if texts else 0,
+        kept=kept_of_an_image(learner, size, experiment.precision),
+        together=batch // experiment.batch_parts // int(os.environ.get("WORLD_SIZE", "1")),
+        averaged=_count(learner.encoder.parameters()) if experiment.ema is not None else 0,
         features=2 * len(train) if texts else 0,  # RGB and gray
         prompts=_prompts(experiment, train) if texts else 0,
         seen=len(sampler) * experiment.batch_persons * experiment.batch_images,
@@ -175,6 +200,34 @@ def count_flops(forward: Callable[..., Any], *inputs: Tensor) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward(*inputs)
     return counter.get_total_flops()
+
+
+def kept_of_an_image(learner: Learner, size: tuple[int, int], precision: str) -> int:
+    """Bytes that autograd keeps of one image of a batch, of a learner on the meta device, whose weights' type changes.
+
+    There is no autocast on meta: in bf16 all is taken to be bf16, which is a little less than what is. What gradient
+    checkpointing computes again is left out, and what enters the ViT's blocks with it.
+    """
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    learner.to(kind).train()
+    learner.parts = 1  # each is kept whole while it is computed again
+    two, four = (_kept(learner, torch.empty(count, 3, *size, device="meta", dtype=kind)) for count in (2, 4))
+    return (four - two) // 2
+
+
+def _kept(learner: Learner, images: Tensor) -> int:
+    own = {value.untyped_storage()._cdata for value in (*learner.parameters(), *learner.buffers())}
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def noted(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage._cdata not in own:
+            held[storage._cdata] = storage
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(noted, lambda value: value):
+        learner(images)
+    return sum(storage.nbytes() for storage in held.values())
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
