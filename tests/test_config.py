@@ -2,13 +2,25 @@
 
 import hashlib
 import json
+import math
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
+from csgn_lib import mdg
+from csgn_lib.batches import Augmentation, Batch
 from csgn_lib.config import ADDED_LATER, METHODS, PRESETS, Experiment
 from csgn_lib.records import InputError
+from csgn_lib.training import stage1, stage2, stage2_terms
+from csgn_lib.training.estimate import without_data
+from csgn_lib.training.replay import adam
+from csgn_lib.training.steps import Guides
+from csgn_lib.vss import Embeddings, Heads, parameter_groups
 
 
 @pytest.mark.parametrize("preset", [*PRESETS, *(f"{setting}+{method}" for setting in PRESETS for method in METHODS)])
@@ -89,3 +101,109 @@ def test_a_parameter_that_was_added_later_leaves_the_digests_of_before():
     }.items():
         assert Experiment.model_fields[name].default == ADDED_LATER[name]
         assert Experiment.from_parameters(**{name: value}).digest() != experiment.digest()
+
+
+# ---------------------------------------------------------------- market-clipreid is CLIP-ReID's published setting
+# The values of its configs/person/vit_clipreid.yml and of its paper (Li, Sun, Li, AAAI 2023), written out.
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def clip_reid() -> Experiment:
+    return Experiment.from_parameters(preset="market-clipreid")
+
+
+def test_market_clipreids_values_are_the_published_ones(clip_reid):
+    published = {
+        "benchmark": "market1501", "clip_model": "ViT-B-16-quickgelu", "clip_checkpoint": "openai", "vit_stride": None,
+        "image_height": 256, "image_width": 128, "batch_persons": 16, "batch_images": 4, "sampler": "identity",
+        "stage1_epochs": 120, "stage1_batch": 64, "stage1_lr": 3.5e-4, "stage1_warmup": 5, "prompt_tokens": 4,
+        "stage2_epochs": 60, "stage2_warmup": 10, "stage2_milestones": (30, 50), "lr_vit": 5e-6, "lr_heads": 5e-6,
+        "weight_decay": 1e-4, "label_smoothing": 0.1, "triplet_margin": 0.3, "triplet_weight": 1.0,
+        "id_weight_vit": 0.25, "hsf_weight": 1.0, "similarity": "dot", "flip": 0.5, "padding": 10, "erasing": 0.5,
+        # and nothing of ours: one description that counts, no second branch, no words taken out, no other data
+        "mdg": "separate", "vss": "none", "hsf": "convex", "beta": 0.0, "vocabulary_train": "none", "ema": None,
+        "clothes_adversarial_weight": 0.0, "gray_probability": 0.0, "colour_jitter": 0.0, "batch_parts": 1,
+        "validation_people": 0,
+    }  # fmt: skip
+    assert {name: getattr(clip_reid, name) for name in published} == published
+    assert Augmentation.from_experiment(clip_reid) == Augmentation(0.5, 10, 0.5, 0.0, 0.0)
+    frame = pd.DataFrame({"person": [i // 5 for i in range(100)], "clothes": -1})
+    for rows in stage2.identity_sampler(clip_reid, frame).epoch(1):
+        assert sorted(frame.person[rows].value_counts()) == [4] * 16
+
+
+def test_market_clipreid_learns_prompts_by_the_published_optimiser_and_rates(clip_reid, random_clip):
+    stream = torch.Generator().manual_seed(0)
+    bank = mdg.PromptBank(random_clip, 3, clip_reid.prompt_tokens, clip_reid.mdg, generator=stream)
+    optimizer = stage1.prompts_optimizer(clip_reid, bank, SimpleNamespace(device=CPU))
+    (group,) = optimizer.param_groups
+    assert type(optimizer) is torch.optim.Adam
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (3.5e-4, 1e-4, (0.9, 0.999))
+    assert sum(value.numel() for value in group["params"]) == 2 * 3 * 4 * bank.words_rgb.shape[-1]
+    rates = [stage1.rate_at(clip_reid, epoch) for epoch in range(1, 121)]
+    warming = [3.5e-4 * epoch / 5 for epoch in range(1, 6)]
+    falling = [1e-6 + 3.49e-4 * (1 + math.cos(math.pi * epoch / 115)) / 2 for epoch in range(1, 116)]
+    assert rates == pytest.approx(warming + falling) and rates[-1] == pytest.approx(1e-6)
+
+
+def test_market_clipreid_trains_a_vit_b_16_by_the_published_optimiser_and_rates(clip_reid):
+    clip, learner = without_data(clip_reid, 751)
+    vit = learner.encoder.vit
+    assert (vit.conv1.kernel_size, vit.conv1.stride, vit.conv1.out_channels) == ((16, 16), (16, 16), 768)
+    assert len(vit.transformer.resblocks) == 12 and vit.positional_embedding.shape == (1 + 16 * 8, 768)
+    assert type(vit.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    assert learner.encoder.resnet is None and learner.encoder.widths == {"z11": 768, "z12": 768, "f": 512}
+    shapes = {name: tuple(layer.weight.shape) for name, layer in learner.heads.classifiers.items()}
+    assert shapes == {"z12": (751, 768), "f": (751, 512)}
+
+    groups = parameter_groups(learner.encoder, learner.heads, clip_reid)
+    rates = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
+    assert rates == {"vit": (5e-6, 1e-4), "vit_bias": (1e-5, 1e-4), "heads": (5e-6, 1e-4)}  # biases: x 2
+    members = {id(value): group["name"] for group in groups for value in group["params"]}
+    assert len(members) == sum(len(group["params"]) for group in groups)
+    for name, value in learner.named_parameters():
+        fixed = name.startswith("heads.necks") and name.endswith("bias")  # BNNeck's bias stays 0
+        whose = "heads" if name.startswith("heads") else "vit_bias" if name.endswith("bias") else "vit"
+        assert members.get(id(value)) == (None if fixed else whose), name
+    text = [value for name, value in clip.model.named_parameters() if not name.startswith("visual.")]
+    assert len(text) > 100 and not {id(value) for value in text} & members.keys()
+    optimizer = adam(groups, CPU)
+    assert type(optimizer) is torch.optim.Adam and {group["betas"] for group in optimizer.param_groups} == {
+        (0.9, 0.999)
+    }
+
+    by_hand = {0: 0.1, 1: 0.19, 5: 0.55, 9: 0.91, 10: 1, 29.9: 1, 30: 0.1, 49.9: 0.1, 50: 0.01, 60: 0.01}
+    assert {epoch: stage2.rate_factor(clip_reid, epoch) for epoch in by_hand} == pytest.approx(by_hand)
+
+
+def test_market_clipreid_descends_the_published_sum(clip_reid):
+    """0.25 identity on z12 and f, 1 triplet on z11, z12 and f, 1 image to text: smoothed by 0.1, margin 0.3."""
+    stream = torch.Generator().manual_seed(0)
+    widths = {"z11": 12, "z12": 12, "f": 8}
+    parts = {name: torch.randn(8, width, generator=stream) for name, width in widths.items()}
+    rgb, gray = (torch.randn(4, 8, generator=stream) for _ in range(2))
+    person = torch.arange(4).repeat_interleave(2)
+    embeddings, heads = Embeddings(**parts, c=None), Heads(widths, 4, stream)
+    for classifier in heads.classifiers.values():
+        classifier.weight.data.mul_(1000)  # else all logits are nearly 0
+    outputs = heads(embeddings)
+    batch = Batch(torch.empty(8), person, person, person, torch.arange(8))
+    found = stage2_terms(clip_reid, embeddings, outputs, batch, Guides(mdg.TextFeatures(rgb, gray)))
+
+    def smoothed(logits: torch.Tensor) -> torch.Tensor:
+        wanted = 0.9 * F.one_hot(person, 4) + 0.1 / 4
+        return -(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+    def hardest(features: torch.Tensor) -> torch.Tensor:
+        far = (features[:, None] - features[None]).norm(dim=2)
+        same = person[:, None] == person
+        return (far.where(same, 0.0).amax(dim=1) - far.where(~same, math.inf).amin(dim=1) + 0.3).relu().mean()
+
+    expected = {f"id_{name}": 0.25 * smoothed(outputs.logits[name]) for name in ("z12", "f")}
+    expected |= {f"triplet_{name}": hardest(parts[name]) for name in widths}
+    expected |= {"text_rgb": smoothed(parts["f"] @ rgb.T)}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)

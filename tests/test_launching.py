@@ -1,0 +1,239 @@
+"""Ways to start, stop and go on: a notebook's launcher, a real process that is asked to stop, every kind of state."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import notebook_launcher
+from safetensors.torch import load_file
+
+from csgn_lib import datasets, training
+from csgn_lib.__main__ import main
+from csgn_lib.config import Experiment
+from csgn_lib.records import Run
+from csgn_lib.training import checkpoints
+from csgn_lib.training.checkpoints import Checkpoints
+
+TIMES = {"seconds", "images_per_second", "waiting"}
+ALONE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}  # of a process that tests start
+
+
+def small(**changes: Any) -> Experiment:
+    values = dict(
+        clip_checkpoint=None, resnet_checkpoint=None, image_height=48, image_width=24, precision="fp32", vss="none",
+        stage1_epochs=2, stage1_batch=8, stage1_warmup=0, stage2_epochs=2, stage2_warmup=1, stage2_milestones=(2,),
+        batch_persons=4, batch_images=2,
+    )  # fmt: skip
+    return Experiment.from_parameters(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def people(tiny_benchmark) -> datasets.Benchmark:
+    """8 people x 3 images: three steps an epoch in stage 1, two or more in stage 2."""
+    first = tiny_benchmark.train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
+    return replace(tiny_benchmark, train=first)
+
+
+def told(run: Run) -> list[dict[str, Any]]:
+    """What was recorded of each epoch, but for the time it took."""
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in run.metrics()]
+
+
+def assert_same(run: Run, other: Run) -> None:
+    for name in ("model.safetensors", "text.safetensors"):
+        assert run.path(name).read_bytes() == other.path(name).read_bytes(), name
+    assert told(run) == told(other)
+
+
+# ---------------------------------------------------------------- accelerate.notebook_launcher
+
+
+@pytest.fixture(scope="module")
+def plain(people, tmp_path_factory) -> Run:
+    return training.fit(small(), people, tmp_path_factory.mktemp("plain"))
+
+
+def test_a_notebooks_launcher_of_one_process_gives_the_bits_of_a_plain_call(people, plain, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)  # whatever a notebook drew before
+        notebook_launcher(training.fit, (small(), people, tmp_path), num_processes=1)
+    assert_same(Run(tmp_path), plain)
+
+
+LAUNCHED = """
+import json, sys
+from accelerate import notebook_launcher
+from csgn_lib import datasets, training
+from csgn_lib.config import Experiment
+
+given = json.loads(sys.argv[1])
+data = datasets.load("synthetic", given["root"])
+first = data.train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
+people = datasets.Benchmark(data.name, data.root, first, data.query, data.gallery)
+experiment = Experiment.from_parameters(**given["experiment"])
+arguments = (experiment, people, given["run"])
+notebook_launcher(
+    training.fit, arguments, num_processes=2, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", rdzv_id=given["run"]
+)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the launcher forks")
+def test_a_notebooks_launcher_of_two_processes_trains_as_one_does(plain, tiny_root, tmp_path):
+    given = {"root": str(tiny_root), "run": str(tmp_path / "run"), "experiment": small().model_dump(mode="json")}
+    command = [sys.executable, "-c", LAUNCHED, json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ | ALONE)
+    assert done.returncode == 0, done.stderr[-4000:]
+    run = Run(tmp_path / "run")
+    for one, two in zip(told(plain), told(run), strict=True):
+        assert two == pytest.approx(one, rel=1e-3)
+    lines = [len(one.path("log.txt").read_text().splitlines()) for one in (plain, run)]
+    assert lines[0] == lines[1]  # one of the two writes
+    texts, models = ([load_file(one.path(name)) for one in (plain, run)]
+                     for name in ("text.safetensors", "model.safetensors"))  # fmt: skip
+    torch.testing.assert_close(texts[1], texts[0], rtol=1e-4, atol=1e-5)
+    assert models[0].keys() == models[1].keys()
+    # Adam turns the rounding of a gradient near zero into a step of a whole rate
+    assert max(float((models[0][name] - value).abs().max()) for name, value in models[1].items()) < 2e-3
+
+
+# ---------------------------------------------------------------- stopped in the middle of an epoch
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def saved(monkeypatch) -> Iterator[dict[str, Any]]:
+    """Every step is saved. ``at``: after which (stage, epoch, step) a run stops; ``places``: where states were kept."""
+    seen: dict[str, Any] = {"at": None, "places": []}
+    save = Checkpoints.save
+
+    def stopping(self: Checkpoints, stage: int, epoch: int, step: int, state: dict[str, Any]) -> None:
+        save(self, stage, epoch, step, state)
+        seen["places"].append((stage, epoch, step))
+        if seen["at"] == (stage, epoch, step):
+            raise Stop
+
+    monkeypatch.setattr(checkpoints, "SHARE", float("inf"))
+    monkeypatch.setattr(Checkpoints, "save", stopping)
+    yield seen
+
+
+VARIANTS = {
+    "ResNet, average, bf16, cross terms, a learned word for gray, jitter": dict(
+        vss="steer", ema=0.8, precision="bf16", mdg="cross", mdg_modality="token", colour_jitter=0.7
+    ),
+    "ResNet, average, in parts, second RGB prompt, jitter": dict(
+        vss="steer", ema=0.8, batch_parts=2, mdg="second_rgb", colour_jitter=0.7
+    ),
+}
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_a_stop_within_an_epoch_of_either_stage_changes_no_bit(people, tmp_path, saved, changes):
+    experiment = small(**changes)
+    whole = training.fit(experiment, people, tmp_path / "whole")
+    every, run = list(saved["places"]), Run(tmp_path / "run")
+    for place in ((1, 2, 2), (2, 2, 1)):
+        saved.update(at=place, places=[])
+        with pytest.raises(Stop):
+            training.fit(experiment, people, run.dir)
+        stage, epoch, step = place
+        assert (stage, epoch, step + 1) in every  # the epoch was not at its end
+        assert (stage, epoch) not in [(record["stage"], record["epoch"]) for record in run.metrics()]
+        assert saved["places"][0] == ((1, 1, 1) if stage == 1 else (1, 2, 3))  # it went on with the very next step
+    saved.update(at=None, places=[])
+    training.fit(experiment, people, run.dir)
+    assert saved["places"] == every[every.index((2, 2, 1)) + 1 :]
+    assert_same(run, whole)
+
+
+# ---------------------------------------------------------------- a real process
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Iterator[Path]:
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+def call(capsys, *arguments: str) -> tuple[int, str, str]:
+    """(status, standard output, standard error) of one command, in this process."""
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return left.value.code, captured.out, captured.err
+
+
+def read_until(process: subprocess.Popen, start: str) -> list[str]:
+    """What the process prints, up to and with the first line that begins so, and not a byte more."""
+    lines: list[str] = []
+    while not (lines and lines[-1].startswith(start)):
+        line = process.stdout.readline()
+        assert line, process.stderr.read().decode()
+        lines.append(line.decode().rstrip("\n"))
+    return lines
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SIGTERM, and a pipe whose size is chosen")
+def test_a_training_says_what_it_will_do_holds_its_folder_and_stops_when_asked(capsys, home, tiny_root):
+    """One run of ``csgn train``: what it prints first, a second one in its folder, SIGTERM, the same command again.
+
+    It cannot be over too early: nobody reads on, and a pipe of 4 KiB has no room for the lines of its 60 epochs.
+    """
+    given = dict(
+        root=str(tiny_root), clip_checkpoint=None, resnet_checkpoint=None, image_height=48, image_width=24,
+        precision="fp32", vss="none", stage1_epochs=60, stage2_epochs=1, batch_persons=4, batch_images=2,
+    )  # fmt: skip
+    run = Run(home / "run")
+    settings = [f"--set={name}={'none' if value is None else value}" for name, value in given.items()]
+    arguments = ["train", "--run-dir", str(run.dir), *settings]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "csgn_lib", *arguments], env=os.environ | ALONE, bufsize=0, pipesize=4096,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        *before, first = read_until(process, "stage ")
+        said = "\n".join(before)
+        assert said.startswith(Experiment.from_parameters(**given).table() + "\n\nneeds at least, in all:\n")
+        assert (
+            "trained parameters x 16 bytes" in said and "pixels of 192 images" in said and "measured just now" in said
+        )
+        assert first.startswith("stage 1  epoch 1/60  ")
+
+        status, _, err = call(capsys, *arguments)
+        assert status == 2 and f"csgn: {run.dir} is in use by another process (pid {process.pid} on " in err
+        assert (run.status["state"], run.status["pid"]) == ("running", process.pid)
+
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, err
+    assert "stopping after this step" in err.decode()
+    assert f"csgn: interrupted; the same command goes on with {run.dir}" in err.decode()
+    assert run.status["state"] == "interrupted" and not run.path("model.safetensors").exists()
+    last = run.metrics()[-1]["epoch"]
+    assert 1 <= last < 60 and any(run.path("checkpoint").iterdir())
+
+    status, out, _ = call(capsys, *arguments)
+    assert status == 0 and f"goes on after stage 1  epoch {last}/60, in {run.dir}" in out
+    assert run.status["state"] == "done" and run.path("model.safetensors").exists()
+    assert f"stage 1  epoch {last}/60  " not in out  # nothing is done twice
+    epochs = [(record["stage"], record["epoch"]) for record in run.metrics()]
+    assert epochs == [*((1, epoch) for epoch in range(1, 61)), (2, 1)]
