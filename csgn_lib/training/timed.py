@@ -118,7 +118,7 @@ def random_images(count: int, each: int = 4) -> ImageSet:
     Stage 1 draws its batches from all images: of Market's hardly two in one of 64 are of the same person.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 256, 128), dtype=np.uint8)
-    person = torch.arange(count) // each * 7
+    person = torch.arange(count) // each * 7 % IDENTITIES
     return ImageSet(pixels, person, torch.zeros_like(person), person, tuple(map(str, range(count))))
 
 
