@@ -56,6 +56,17 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_killed(target: str | Path) -> None:
+    """Remove what ``atomic_path`` of ``target`` could not, in processes that were killed; for the only one that writes.
+
+    It begins as ``target`` does: what was to be ``new-1.txt`` goes with ``new.txt`` too.
+    """
+    target = Path(target)
+    for killed in target.parent.glob(f".{target.stem}-*{target.suffix}"):
+        with suppress(OSError):
+            killed.unlink()
+
+
 def move(source: Path, target: Path) -> None:
     """Rename in place of what was there, and for good: a folder, too, reaches the disk only when it is asked to."""
     os.replace(source, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,14 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_benchmark(tiny_root: Path) -> datasets.Benchmark:
     return datasets.load("synthetic", tiny_root)
+
+
+@pytest.fixture(scope="session")
+def people(tiny_benchmark: datasets.Benchmark) -> datasets.Benchmark:
+    """The tiny world with one training image of each person and outfit, 8 people x 3 images: batches of 8 make three
+    steps an epoch of stage 1, and two or more of stage 2."""
+    first = tiny_benchmark.train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
+    return replace(tiny_benchmark, train=first)
 
 
 @pytest.fixture

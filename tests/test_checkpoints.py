@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_runs import assert_same
+from small_runs import small as small_run
 
 from csgn_lib import datasets, training
 from csgn_lib.batches import pixels
@@ -27,23 +29,7 @@ from csgn_lib.training import steps
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.replay import adam, set_rate
 
-TIMES = {"seconds", "images_per_second", "waiting"}
-
-
-def small(**changes: Any) -> Experiment:
-    values = dict(
-        clip_checkpoint=None, resnet_checkpoint=None, image_height=48, image_width=24, precision="fp32", vss="none",
-        stage1_epochs=2, stage1_batch=8, stage1_warmup=0, stage2_epochs=2, stage2_warmup=1, stage2_milestones=(2,),
-        batch_persons=4, batch_images=2, clothes_adversarial_weight=0.1,
-    )  # fmt: skip
-    return Experiment.from_parameters(**(values | changes))
-
-
-@pytest.fixture(scope="module")
-def people(tiny_benchmark) -> datasets.Benchmark:
-    """8 people x 3 images: three steps an epoch in stage 1, two or three in stage 2."""
-    first = tiny_benchmark.train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
-    return replace(tiny_benchmark, train=first)
+small = partial(small_run, clothes_adversarial_weight=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +40,6 @@ def whole(people, tmp_path_factory) -> Run:
 @pytest.fixture
 def every_step(monkeypatch) -> None:
     monkeypatch.setattr(places, "SHARE", float("inf"))
-
-
-def assert_same(run: Run, other: Run) -> None:
-    for name in ("model.safetensors", "text.safetensors"):
-        assert run.path(name).read_bytes() == other.path(name).read_bytes(), name
-    one, two = ([{k: v for k, v in r.items() if k not in TIMES} for r in run.metrics()] for run in (run, other))
-    assert one == two
 
 
 def counted(monkeypatch, at: int, act: Callable[[], None]) -> list[int]:
@@ -158,6 +137,7 @@ def test_a_second_signal_stops_at_once():
 KILLED = """
 import json, os, random, signal, sys, time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import torch
 torch.set_num_threads(1)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -137,7 +136,7 @@ def test_market_clipreids_values_are_the_published_ones(clip_reid):
 def test_market_clipreid_learns_prompts_by_the_published_optimiser_and_rates(clip_reid, random_clip):
     stream = torch.Generator().manual_seed(0)
     bank = mdg.PromptBank(random_clip, 3, clip_reid.prompt_tokens, clip_reid.mdg, generator=stream)
-    optimizer = stage1.prompts_optimizer(clip_reid, bank, SimpleNamespace(device=CPU))
+    optimizer = stage1.prompts_optimizer(clip_reid, bank, CPU)
     (group,) = optimizer.param_groups
     assert type(optimizer) is torch.optim.Adam
     assert (group["lr"], group["weight_decay"], group["betas"]) == (3.5e-4, 1e-4, (0.9, 0.999))

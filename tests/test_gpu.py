@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from csgn_lib import datasets, mdg, training
+from csgn_lib import mdg, training
 from csgn_lib.batches import Augmentation, open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, Run
@@ -32,12 +31,6 @@ def small(**changes: Any) -> Experiment:
         stage2_warmup=1, stage2_milestones=(3,), batch_persons=4, batch_images=2, erasing=0.5,
     )  # fmt: skip
     return Experiment.from_parameters(**(values | changes))
-
-
-@pytest.fixture
-def people(tiny_benchmark) -> datasets.Benchmark:
-    first = tiny_benchmark.train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
-    return replace(tiny_benchmark, train=first)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +117,7 @@ def test_no_step_waits_for_the_gpu(people, stage):
     if stage == 1:
         bank = mdg.PromptBank(clip, 8, generator=random_stream(0, 1)).to(device)
         rgb, gray = torch.randn(2, 8, clip.embed_dim, device=device)
-        optimizer = prompts_optimizer(experiment, bank, accelerator)
+        optimizer = prompts_optimizer(experiment, bank, device)
         step = prompts_step(experiment, bank, rgb, gray, optimizer, accelerator)
         given = next(seen_by([torch.arange(8)], batch.person.cpu(), device))
     else:

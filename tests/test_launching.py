@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +15,16 @@ import pytest
 import torch
 from accelerate import notebook_launcher
 from safetensors.torch import load_file
+from small_runs import assert_same, small, told
 
-from csgn_lib import datasets, training
+from csgn_lib import training
 from csgn_lib.__main__ import main
 from csgn_lib.config import Experiment
 from csgn_lib.records import Run
 from csgn_lib.training import checkpoints
 from csgn_lib.training.checkpoints import Checkpoints
 
-TIMES = {"seconds", "images_per_second", "waiting"}
 ALONE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}  # of a process that tests start
-
-
-def small(**changes: Any) -> Experiment:
-    values = dict(
-        clip_checkpoint=None, resnet_checkpoint=None, image_height=48, image_width=24, precision="fp32", vss="none",
-        stage1_epochs=2, stage1_batch=8, stage1_warmup=0, stage2_epochs=2, stage2_warmup=1, stage2_milestones=(2,),
-        batch_persons=4, batch_images=2,
-    )  # fmt: skip
-    return Experiment.from_parameters(**(values | changes))
-
-
-@pytest.fixture(scope="module")
-def people(tiny_benchmark) -> datasets.Benchmark:
-    """8 people x 3 images: three steps an epoch in stage 1, two or more in stage 2."""
-    first = tiny_benchmark.train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
-    return replace(tiny_benchmark, train=first)
-
-
-def told(run: Run) -> list[dict[str, Any]]:
-    """What was recorded of each epoch, but for the time it took."""
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in run.metrics()]
-
-
-def assert_same(run: Run, other: Run) -> None:
-    for name in ("model.safetensors", "text.safetensors"):
-        assert run.path(name).read_bytes() == other.path(name).read_bytes(), name
-    assert told(run) == told(other)
 
 
 # ---------------------------------------------------------------- accelerate.notebook_launcher

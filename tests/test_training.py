@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from csgn_lib import backbones, datasets, losses, mdg, training, vocabulary
+from csgn_lib import backbones, losses, mdg, training, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, open_images, random_stream
 from csgn_lib.config import Experiment
@@ -54,14 +54,6 @@ def terms_of(record: dict[str, Any]) -> set[str]:
 
 def records(run: Run, stage: int) -> list[dict[str, Any]]:
     return [record for record in run.metrics() if record["stage"] == stage]
-
-
-@pytest.fixture(scope="module")
-def people(tiny_benchmark) -> datasets.Benchmark:
-    """The tiny world with one training image of each person and outfit: 8 people x 3 images, two batches."""
-    train = tiny_benchmark.train
-    first = train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
-    return replace(tiny_benchmark, train=first)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from csgn_lib.batches.ahead import Movable
-from csgn_lib.records import InputError, atomic_path
+from csgn_lib.records import InputError, atomic_path, clear_killed
 
 try:
     import fcntl
@@ -112,7 +112,7 @@ def open_images(
                 if cache.exists():
                     warnings.warn(f"{cache} is damaged: the images are decoded again", stacklevel=2)
                 if alone:
-                    _clear_leftovers(cache.parent)
+                    clear_killed(cache.parent / "pixels.npy")  # whichever images they were to hold
                 _write_cache(cache, key, paths, size)
                 pixels = _read_cache(cache, key, shape)
     if pixels is None:
@@ -220,13 +220,6 @@ def _only_builder(folder: Path) -> Iterator[bool]:
         except OSError:  # no lock on this file system, or no right to write, which the cache then says
             alone = False
         yield alone
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Remove what killed builders left; only for the one builder in the folder."""
-    for leftover in folder.glob(".pixels-*.npy"):  # as atomic_path names a cache that is not whole
-        with suppress(OSError):
-            leftover.unlink()
 
 
 def _write_cache(cache: Path, key: bytes, paths: Sequence[Path], size: tuple[int, int]) -> None:

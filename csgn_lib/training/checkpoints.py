@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from csgn_lib.backbones import sha256
-from csgn_lib.records import InputError, atomic_path, move
+from csgn_lib.records import InputError, atomic_path, clear_killed, move
 
 KEPT = 2
 SHARE = 0.02  # of a run's time that saving may take: small models save every second, large ones every few minutes
@@ -89,8 +89,7 @@ class Checkpoints:
             raise KeyboardInterrupt
 
     def _write(self, place: str, state: State) -> None:
-        for killed in self.folder.glob(".new-*.pt"):  # what a process that was killed while it wrote has left
-            killed.unlink(missing_ok=True)
+        clear_killed(self.folder / "new.pt")
         try:
             with atomic_path(self.folder / "new.pt") as temporary:
                 torch.save(state, temporary)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from csgn_lib.backbones import ClipTower
@@ -211,23 +211,23 @@ def kept_of_an_image(learner: Learner, size: tuple[int, int], precision: str) ->
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     learner.to(kind).train()
     learner.parts = 1  # each is kept whole while it is computed again
-    two, four = (_kept(learner, torch.empty(count, 3, *size, device="meta", dtype=kind)) for count in (2, 4))
+    two, four = (kept_bytes(learner, torch.empty(count, 3, *size, device="meta", dtype=kind)) for count in (2, 4))
     return (four - two) // 2
 
 
-def _kept(learner: Learner, images: Tensor) -> int:
-    own = {value.untyped_storage()._cdata for value in (*learner.parameters(), *learner.buffers())}
+def kept_bytes(module: nn.Module, *inputs: Tensor) -> int:
+    """Bytes that autograd keeps of a forward call for the backward one, beside the module's parameters."""
+    owned = {value.untyped_storage()._cdata for value in module.parameters()}
     held: dict[int, torch.UntypedStorage] = {}
 
     def noted(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if storage._cdata not in own:
-            held[storage._cdata] = storage
-        return value
+        held[storage._cdata] = storage
+        return value.detach()  # the value itself would hold on to what holds it
 
     with torch.autograd.graph.saved_tensors_hooks(noted, lambda value: value):
-        learner(images)
-    return sum(storage.nbytes() for storage in held.values())
+        module(*inputs)
+    return sum(storage.nbytes() for place, storage in held.items() if place not in owned)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:

@@ -121,7 +121,7 @@ def describe(
     if experiment.mdg == "random":
         return mdg.random_text_features(identities, bank.all_text_features().rgb, generator)
     rgb, gray = frozen_features(clip, images, accelerator)
-    optimizer = prompts_optimizer(experiment, bank, accelerator)
+    optimizer = prompts_optimizer(experiment, bank, accelerator.device)
     alone = accelerator.num_processes == 1
     descended = prompts_step(experiment, bank, rgb, gray, optimizer, accelerator)
     descended = Replayed(descended, accelerator.device, alone)
@@ -148,10 +148,10 @@ def describe(
     return bank.all_text_features()
 
 
-def prompts_optimizer(experiment: Experiment, bank: mdg.PromptBank, accelerator: Accelerator) -> torch.optim.Adam:
+def prompts_optimizer(experiment: Experiment, bank: mdg.PromptBank, device: torch.device) -> torch.optim.Adam:
     """Adam on the learned words [C]."""
     groups = [{"params": [*bank.parameters()], "lr": experiment.stage1_lr, "weight_decay": experiment.weight_decay}]
-    return adam(groups, accelerator.device)
+    return adam(groups, device)
 
 
 def prompts_step(

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from csgn_lib import mdg
-from csgn_lib.records import InputError, atomic_path, writing
+from csgn_lib.records import InputError, atomic_path, clear_killed, writing
 from csgn_lib.training.checkpoints import Checkpoints
 
 Report = Callable[[dict[str, Any]], None]
@@ -158,8 +158,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
             f"{path} is not written: {name} became nan or inf in the last step; lower the rate, or use "
             "precision=fp32, in another folder"
         )
-    for killed in path.parent.glob(f".{path.stem}-*{path.suffix}"):  # a run's, half written: one process writes it
-        killed.unlink(missing_ok=True)
+    clear_killed(path)  # of a run, which one process writes
     with writing(path), atomic_path(path) as temporary:
         try:
             save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)

@@ -28,7 +28,7 @@ from csgn_lib.bench import quiet
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.training import accelerator_for, build_learner, load_towers
-from csgn_lib.training.estimate import count_flops, matrix_rate, without_data
+from csgn_lib.training.estimate import count_flops, kept_bytes, matrix_rate, without_data
 from csgn_lib.training.peers import STAGE1, STAGE2, clip_reid_steps
 from csgn_lib.training.replay import WARM, Replayed, adam
 from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, seen_by
@@ -74,7 +74,7 @@ def stage1_step(images: ImageSet, precision: str) -> Step:
     bank = mdg.PromptBank(clip, IDENTITIES, experiment.prompt_tokens, "separate", generator=random_stream(0, 1))
     bank.to(device)
     rgb, gray = (torch.randn(len(images), clip.embed_dim, device=device) for _ in range(2))
-    optimizer = prompts_optimizer(experiment, bank, accelerator)
+    optimizer = prompts_optimizer(experiment, bank, device)
     descended = Replayed(prompts_step(experiment, bank, rgb, gray, optimizer, accelerator), device)
     epoch, terms = [torch.arange(len(images))] * 64, Terms()
     seen = chain.from_iterable(seen_by(epoch, images.person, device) for _ in count())
@@ -161,19 +161,10 @@ def step_bytes(images: ImageSet) -> float:
     weights, gradients and Adam's moments, read and written once (28 bytes a parameter)."""
     experiment, device = experiment_of("bf16", vss="steer"), torch.device("cuda")
     learner = build_learner(experiment, *towers(experiment), IDENTITIES, Guides()).to(device).train()
-    kept: dict[int, int] = {}
-
-    def noted(value: torch.Tensor) -> torch.Tensor:
-        storage = value.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return value.detach()  # the value itself would hold on to what holds it
-
     weights = sum(value.numel() for value in learner.parameters())
-    with accelerator_for("bf16").autocast(), torch.autograd.graph.saved_tensors_hooks(noted, lambda value: value):
-        made = learner(torch.rand(len(images), 3, 256, 128, device=device))
-    owned = {value.untyped_storage().data_ptr() for value in learner.parameters()}
-    del made
-    return 2 * sum(size for place, size in kept.items() if place not in owned) + 28 * weights
+    with accelerator_for("bf16").autocast():
+        kept = kept_bytes(learner, torch.rand(len(images), 3, 256, 128, device=device))
+    return 2 * kept + 28 * weights
 
 
 def peak_of(step: Step) -> int:
