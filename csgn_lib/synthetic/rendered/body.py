@@ -23,7 +23,7 @@ from torch import Tensor
 from csgn_lib.records import InputError
 
 FORMAT = 1
-SHA256 = "e8a3d780246cd640b96e86d2f548d3d3482d1a4399c79f205c9f15d8bbe292c1"
+SHA256 = "1ec5b8363c07b7f72d92cd3a9e84419218bb62041b471e11b4d99e5c2d584bf5"
 BODY_FILE = Path(__file__).with_name("body.safetensors")
 PARTS = ("body", "eyes", "tights", "skirt", "hair")
 

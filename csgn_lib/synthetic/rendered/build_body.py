@@ -104,7 +104,7 @@ def _faces(root: Path) -> dict[str, np.ndarray]:
 
 
 def _rings(triangles: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """The skirt's vertices ring by ring from the waist down, each ring from the front to the person's left."""
+    """The skirt's vertices ring by ring from the waist down, each ring from the front over the right to the left."""
     quads = triangles.reshape(2, -1, 3)
     edges = np.concatenate([quads[0][:, :2], quads[0][:, 1:], quads[1][:, 1:], quads[1][:, [2, 0]]])
     near: dict[int, set[int]] = {}
@@ -113,7 +113,7 @@ def _rings(triangles: np.ndarray, template: np.ndarray) -> np.ndarray:
         near.setdefault(b, set()).add(a)
     open_ = [v for v in near if len(near[v]) == 3 and template[v, 2] > 0]
     start = min(open_, key=lambda v: (template[v, 1], abs(template[v, 0])))
-    ring = [start, max((v for v in near[start] if v in open_), key=lambda v: template[v, 0])]
+    ring = [start, min((v for v in near[start] if v in open_), key=lambda v: template[v, 0])]
     while len(ring) < len(open_):
         ring += [v for v in near[ring[-1]] if v in open_ and v not in ring[-2:]][:1]
     rings, seen = [ring], set(ring)
