@@ -11,7 +11,15 @@ from safetensors.torch import save_file
 
 from csgn_lib.records import InputError
 from csgn_lib.synthetic.rendered import body as bodies
-from csgn_lib.synthetic.rendered.body import BODY_FILE, PHENOTYPES, RACES, blendshape_weights, chain, load_body, rotation
+from csgn_lib.synthetic.rendered.body import (
+    BODY_FILE,
+    PHENOTYPES,
+    RACES,
+    blendshape_weights,
+    chain,
+    load_body,
+    rotation,
+)
 from csgn_lib.synthetic.rendered.decimation import decimate
 from csgn_lib.synthetic.rendered.people import draw_person, rest_shape
 

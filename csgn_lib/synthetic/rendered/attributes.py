@@ -101,12 +101,17 @@ def outfit_attributes(outfit: Outfit) -> dict[str, object]:
 def caption(rng: Generator, person: Person, outfit: Outfit, measures: Mapping[str, float], levels: Levels) -> str:
     """A sentence. Its order varies and phrases are left out at random, so that no position means an attribute."""
     traits = [levels.word(name, measures[name]) for name in MEASURES]
-    adjectives = [word for word in (traits[0], traits[-1]) if word] + (["older"] if person_attributes(person)["older"] else [])
+    adjectives = [word for word in (traits[0], traits[-1]) if word] + (
+        ["older"] if person_attributes(person)["older"] else []
+    )
     parts = [word for word in traits[1:-1] if word] + _head_words(person)
     worn = _worn_words(outfit)
     kept_parts, kept_worn = (_some(rng, words) for words in (parts, worn))
     who = " ".join(["a", *_some(rng, adjectives), "woman" if person.female else "man"])
-    phrases = [f"with {_listed(kept_parts)}" if kept_parts else "", f"wearing {_listed(kept_worn)}" if kept_worn else ""]
+    phrases = [
+        f"with {_listed(kept_parts)}" if kept_parts else "",
+        f"wearing {_listed(kept_worn)}" if kept_worn else "",
+    ]
     if rng.random() < 0.5:
         phrases.reverse()
     sentence = " ".join([who, *(phrase for phrase in phrases if phrase)])
@@ -127,7 +132,11 @@ def _head_words(person: Person) -> list[str]:
 
 
 def _worn_words(outfit: Outfit) -> list[str]:
-    pattern = "" if outfit.pattern == "plain" else {"block": "two-coloured ", "logo": "printed "}.get(outfit.pattern, outfit.pattern + " ")
+    pattern = (
+        ""
+        if outfit.pattern == "plain"
+        else {"block": "two-coloured ", "logo": "printed "}.get(outfit.pattern, outfit.pattern + " ")
+    )
     words = [f"a {outfit.upper_colour} {pattern}{outfit.upper}"]
     if outfit.lower != "none":
         article = "a " if outfit.lower.endswith("skirt") else ""

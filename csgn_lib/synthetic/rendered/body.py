@@ -23,7 +23,7 @@ from torch import Tensor
 from csgn_lib.records import InputError
 
 FORMAT = 1
-SHA256 = "1ec5b8363c07b7f72d92cd3a9e84419218bb62041b471e11b4d99e5c2d584bf5"
+SHA256 = "fa0b2d62f29010571aac54ed296e6a51ddea0437ecefba7715959c4ab4111bc7"
 BODY_FILE = Path(__file__).with_name("body.safetensors")
 PARTS = ("body", "eyes", "tights", "skirt", "hair")
 

@@ -36,5 +36,9 @@ def command(world: World) -> str:
     words = [f"csgn world --people {world.people} --setting {world.setting} --seed {world.seed} --size {world.size}",
              f"--images {world.images} --outfits {world.outfits} --cameras-each {world.cameras_each}",
              f"--colour-identity {world.colour_identity:g}"]  # fmt: skip
-    words += [f"--{name} {value:g}" for name, value in (("spread", world.spread), ("sharing", world.sharing)) if value is not None]
+    words += [
+        f"--{name} {value:g}"
+        for name, value in (("spread", world.spread), ("sharing", world.sharing))
+        if value is not None
+    ]
     return " ".join([*words, "--out DIR"])

@@ -85,9 +85,7 @@ class Person:
         return replace(self, stature=stature)
 
 
-def draw_person(
-    rng: Generator, spread: float = 1.0, stature_sd: float = 0.07, colour_identity: float = 1.0
-) -> Person:
+def draw_person(rng: Generator, spread: float = 1.0, stature_sd: float = 0.07, colour_identity: float = 1.0) -> Person:
     """Draw a person.
 
     Args:

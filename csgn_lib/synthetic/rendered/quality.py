@@ -49,7 +49,12 @@ class Counts:
 
     @property
     def passed(self) -> bool:
-        return self.bare <= LIMIT * self.samples and self.holes <= 1e-4 * self.samples and not self.floating and not self.cut_off
+        return (
+            self.bare <= LIMIT * self.samples
+            and self.holes <= 1e-4 * self.samples
+            and not self.floating
+            and not self.cut_off
+        )
 
 
 def examine(scenes: Sequence[Scene], height: int = 256) -> Counts:
@@ -68,7 +73,9 @@ def examine(scenes: Sequence[Scene], height: int = 256) -> Counts:
                   sum(_floats(silhouette) for silhouette in silhouettes), int((~inside).sum()))  # fmt: skip
 
 
-def _seen(body: Body, scenes: Sequence[Scene], figures: Sequence[Figure], shape: tuple[int, int, int]) -> tuple[Posed, Fragments, Tensor]:
+def _seen(
+    body: Body, scenes: Sequence[Scene], figures: Sequence[Figure], shape: tuple[int, int, int]
+) -> tuple[Posed, Fragments, Tensor]:
     shots = [Shot(figure, scene.camera, scene.moment) for figure, scene in zip(figures, scenes, strict=True)]
     posed = pose(body, shots)
     triangles = projected(posed, shots, *crops(shots, shape[1], posed.vertices.device))
@@ -90,7 +97,9 @@ def _bare(body: Body, posed: Posed, seen: Fragments, figures: Sequence[Figure]) 
         template, arm = mine[:, 6:9], mine[:, 9]
         on_arm = (arm > -0.1).float()
         upper = upper_outline(figure.outfit, template, arm, UPPERS[figure.outfit.upper].neck)
-        covered = torch.minimum(upper, torch.minimum(lower_outline(figure.outfit, template, on_arm), shoe_outline(figure.outfit, template)))
+        covered = torch.minimum(
+            upper, torch.minimum(lower_outline(figure.outfit, template, on_arm), shoe_outline(figure.outfit, template))
+        )
         count += int((covered < -INSIDE).sum())
     return count
 
@@ -109,7 +118,9 @@ def _silhouettes(seen: Fragments, shape: tuple[int, int, int]) -> np.ndarray:
     return covered.reshape(shape)
 
 
-def _holes(body: Body, scenes: Sequence[Scene], figures: Sequence[Figure], nude: Sequence[Figure], dressed: np.ndarray) -> int:
+def _holes(
+    body: Body, scenes: Sequence[Scene], figures: Sequence[Figure], nude: Sequence[Figure], dressed: np.ndarray
+) -> int:
     """Samples where the undressed body is seen, a sample inside its outline, and the dressed one is not.
 
     Shoes lift a dressed person: the undressed one is lifted as much, by the joints' heights.
@@ -152,7 +163,9 @@ def main() -> None:
     for first in range(0, len(scenes), 16):
         counts = counts + examine(scenes[first : first + 16])
         print(f"{min(first + 16, len(scenes))}/{len(scenes)} {counts}", file=sys.stderr)
-    print(f"{counts}\nbare skin {counts.bare / counts.samples:.3%} of the samples of people, holes {counts.holes / counts.samples:.4%}")
+    print(
+        f"{counts}\nbare skin {counts.bare / counts.samples:.3%} of the samples of people, holes {counts.holes / counts.samples:.4%}"
+    )
     sys.exit(0 if counts.passed else 1)
 
 

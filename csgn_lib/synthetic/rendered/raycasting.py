@@ -176,7 +176,11 @@ def _surface(thing: Thing, points: Tensor, rays: Tensor, axis: Tensor, noise: No
         facing.scatter_(1, axis[:, None], -torch.gather(rays, 1, axis[:, None]).sign())
         along = torch.where(axis == 0, points[:, 1], points[:, 0])
         up = torch.where(axis == 2, points[:, 1], points[:, 2])
-    shade = 0.8 + 0.3 * noise.cloud(along * 1.1 + thing.salt * 97, up * 1.1) + 0.12 * (noise.value(along * 25, up * 25) - 0.5)
+    shade = (
+        0.8
+        + 0.3 * noise.cloud(along * 1.1 + thing.salt * 97, up * 1.1)
+        + 0.12 * (noise.value(along * 25, up * 25) - 0.5)
+    )
     colour = points.new_tensor(thing.colour) * shade[:, None]
     glow = torch.zeros_like(along)
     if thing.texture == "hedge":

@@ -107,7 +107,9 @@ def luminance(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(luma[..., None], 3, axis=-1)
 
 
-def draw_moment(rng: Generator, setting: Setting, camera: Camera, person: Person, outfit: Outfit, seed: tuple[int, ...]) -> Moment:
+def draw_moment(
+    rng: Generator, setting: Setting, camera: Camera, person: Person, outfit: Outfit, seed: tuple[int, ...]
+) -> Moment:
     """When and how a person passes a camera. Only ``crop``, steps in a long skirt and a carrying arm look at the person."""
 
     def around(width: float) -> float:
