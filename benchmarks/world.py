@@ -1,10 +1,10 @@
 """Time the rendered world: pictures a second on one core, all included, beside another renderer in the same process.
 
-``python benchmarks/world.py [--rounds 6]`` renders one new person a round (4 outfits, 4 pictures of each at 128 x 64, with
-masks, encoded as PNG). With WORLD_PROTOTYPE=FOLDER, which holds a renderer of the same interface as the first prototype
-(modules body, people, dress, render, scene) and its dependencies installed, rounds of both alternate, so that a busy machine
-slows both alike. The places behind the cameras are made before the clock starts. Times are CPU seconds of this process.
-Writes reports/world/speed.json.
+``python benchmarks/world.py [--rounds 6]`` renders one new person a round (4 outfits, 4 pictures of each at 128 x 64,
+with masks, encoded as PNG). With WORLD_PROTOTYPE=FOLDER, which holds a renderer of the same interface as the first
+prototype (modules body, people, dress, render, scene) and its dependencies installed, rounds of both alternate, so
+that a busy machine slows both alike. The places behind the cameras are made before the clock starts. Times are CPU
+seconds of this process. Writes reports/world/speed.json.
 """
 
 from __future__ import annotations
@@ -97,10 +97,16 @@ def main() -> None:
                 times[name].append(taken)
                 print(f"{name}: {PICTURES / taken:.1f} pictures a second")
     result: dict[str, object] = {
-        "pictures_per_round": PICTURES, "size": "128 x 64", "threads": 1, "cpu": platform.processor() or platform.machine(),
-        "load": round(os.getloadavg()[0], 1), "torch": torch.__version__,
-        "pictures_per_cpu_second": {name: round(PICTURES / statistics.median(found), 1) for name, found in times.items()},
-    }  # fmt: skip
+        "pictures_per_round": PICTURES,
+        "size": "128 x 64",
+        "threads": 1,
+        "cpu": platform.processor() or platform.machine(),
+        "load": round(os.getloadavg()[0], 1),
+        "torch": torch.__version__,
+        "pictures_per_cpu_second": {
+            name: round(PICTURES / statistics.median(found), 1) for name, found in times.items()
+        },
+    }
     if len(times) == 2:
         pairs = zip(*times.values(), strict=True)
         result["ratio"] = round(statistics.median(theirs / mine for mine, theirs in pairs), 2)

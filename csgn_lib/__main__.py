@@ -232,7 +232,9 @@ def world(
     images: Annotated[int, typer.Option(help="of each person, outfit and camera")] = 2,
     outfits: Annotated[int, typer.Option(help="that each person wears")] = 4,
     cameras_each: Annotated[int, typer.Option(help="cameras that see each outfit")] = 2,
-    colour_identity: Annotated[float, typer.Option(help="share of people with hair and skin colour of their own")] = 1.0,
+    colour_identity: Annotated[
+        float, typer.Option(help="share of people with hair and skin colour of their own")
+    ] = 1.0,
     spread: Annotated[float | None, typer.Option(help="of shapes; default: the setting's")] = None,
     sharing: Annotated[float | None, typer.Option(help="people who share an outfit; default: the setting's")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,

@@ -137,10 +137,17 @@ def test_folders_of_something_else_are_refused_and_left_alone(made, tmp_path):
 
 @pytest.mark.parametrize(
     ("world", "message"),
-    [(World(people=0), "people 0: a world has from 6"), (World(setting="hard"), "unknown setting 'hard'; one of"),
-     (World(size=65), "even number"), (World(images=1), "images 1"), (World(seed=-1), "seed -1"),
-     (World(cameras_each=5), "from 1 to 4"), (World(spread=0.0), "spread 0.0"), (World(colour_identity=2.0), "colour_identity")],
-)  # fmt: skip
+    [
+        (World(people=0), "people 0: a world has from 6"),
+        (World(setting="hard"), "unknown setting 'hard'; one of"),
+        (World(size=65), "even number"),
+        (World(images=1), "images 1"),
+        (World(seed=-1), "seed -1"),
+        (World(cameras_each=5), "from 1 to 4"),
+        (World(spread=0.0), "spread 0.0"),
+        (World(colour_identity=2.0), "colour_identity"),
+    ],
+)
 def test_worlds_that_cannot_be_drawn_are_refused_before_any_work(world, message, tmp_path):
     with pytest.raises(InputError, match=message):
         write_world(world, tmp_path / "w")

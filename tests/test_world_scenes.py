@@ -31,8 +31,14 @@ def _scene(number: int = 0, setting: str = "middle"):
 def pictures():
     scene = _scene()
     other = person_of(World(people=8, seed=3), 5)
-    changed = {"original": scene, "recoloured": scene.recoloured(), "reclothed": scene.reclothed(), "rebodied": scene.rebodied(other),
-               "reposed": scene.reposed(), "gray": scene.grayed()}  # fmt: skip
+    changed = {
+        "original": scene,
+        "recoloured": scene.recoloured(),
+        "reclothed": scene.reclothed(),
+        "rebodied": scene.rebodied(other),
+        "reposed": scene.reposed(),
+        "gray": scene.grayed(),
+    }
     return dict(zip(changed, draw(list(changed.values()), 96), strict=True))
 
 

@@ -30,8 +30,9 @@ _SKIN = ("pale", "light", "tan", "brown", "dark")
 
 
 def measure(body: Body, person: Person) -> dict[str, float]:
-    """Stature in metres; all else as a share of it: lengths of legs, arms, head and neck; widths of shoulders, waist and
-    hips; girth is the trunk's depth."""
+    """Stature in metres; all else as a share of it: lengths of legs, arms, head and neck; widths of shoulders, waist
+    and hips; girth is the trunk's depth.
+    """
     vertices, joints = rest_shape(body, person)
     skin = torch.unique(body.faces["body"])
     place, template = vertices[skin], body.template[skin]
@@ -124,8 +125,16 @@ def _head_words(person: Person) -> list[str]:
     if person.hair_style == "bald":
         words.append("a bald head")
     else:
-        noun = {"buzz cut": "very short hair", "short hair": "short hair", "side parting": "short hair", "bob": "a bob of hair",
-                "long hair": "long hair", "bun": "hair in a bun", "ponytail": "a ponytail", "afro": "an afro"}  # fmt: skip
+        noun = {
+            "buzz cut": "very short hair",
+            "short hair": "short hair",
+            "side parting": "short hair",
+            "bob": "a bob of hair",
+            "long hair": "long hair",
+            "bun": "hair in a bun",
+            "ponytail": "a ponytail",
+            "afro": "an afro",
+        }
         words.append(f"{person.hair_colour} hair" if len(HAIR_COLOURS) > 1 else "hair")
         words.append(noun[person.hair_style])
     return words + (["a beard"] if person.beard > 0.5 else [])

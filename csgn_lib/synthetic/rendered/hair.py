@@ -105,7 +105,9 @@ def _radii(points: Tensor, centre: Tensor, levels: Tensor, angles: Tensor) -> Te
 
 
 def _curtain(body: Body, cloth: Cloth, skin: Tensor, trunk: tuple[Tensor, Tensor], person: Person, hat: str) -> Piece:
-    """Long hair: from the upper head down the sides and the back, pushed outwards by the head and a little by the back."""
+    """Long hair: from the upper head down the sides and the back, pushed outwards by the head and a little by the
+    back.
+    """
     device = skin.device
     template = cloth.template
     below = trunk[1]

@@ -37,7 +37,9 @@ def draw_occluder(rng: Generator) -> Occluder:
 def occluder_mesh(
     occluder: Occluder, camera: Camera, position: tuple[float, float], device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Vertices, normals, template places, arm, cut (n, ...), faces, materials and two-sidedness (f, ...) in the world."""
+    """Vertices, normals, template places, arm, cut (n, ...), faces, materials and two-sidedness (f, ...) in the
+    world.
+    """
     solids = [_solid(size, centre, occluder.kind == "bush", device) for size, centre in _parts(occluder)]
     toward = occluder.place[1] / camera.distance
     ground = torch.tensor([position[0] * (1 - toward) + occluder.place[0], position[1] - occluder.place[1], 0.0],

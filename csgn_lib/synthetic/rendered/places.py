@@ -16,9 +16,16 @@ from csgn_lib.synthetic.rendered.cameras import FRAME, INDOOR, Camera
 from csgn_lib.synthetic.rendered.raycasting import Ground, Thing, cast
 
 FREE = 2.6  # metres behind the walking line that stay empty
-_GROUNDS = {"plaza": ("tiles", "slabs", "cobbles"), "street": ("asphalt", "slabs"), "park": ("gravel", "grass", "asphalt"),
-            "hall": ("lino", "tiles", "planks"), "mall": ("tiles", "lino"), "corridor": ("lino", "carpet"),
-            "car park": ("asphalt", "concrete"), "crossing": ("asphalt",)}  # fmt: skip
+_GROUNDS = {
+    "plaza": ("tiles", "slabs", "cobbles"),
+    "street": ("asphalt", "slabs"),
+    "park": ("gravel", "grass", "asphalt"),
+    "hall": ("lino", "tiles", "planks"),
+    "mall": ("tiles", "lino"),
+    "corridor": ("lino", "carpet"),
+    "car park": ("asphalt", "concrete"),
+    "crossing": ("asphalt",),
+}
 _ALBEDO = {"tiles": (0.3, 0.5), "slabs": (0.25, 0.42), "cobbles": (0.18, 0.32), "asphalt": (0.09, 0.17),
            "gravel": (0.28, 0.4), "grass": (0.10, 0.14), "lino": (0.3, 0.55), "planks": (0.2, 0.35),
            "carpet": (0.08, 0.2), "concrete": (0.25, 0.35)}  # fmt: skip
@@ -171,8 +178,11 @@ def _car(rng: Generator, x: float, y: float) -> list[Thing]:
 
 def _bench(rng: Generator, x: float, y: float) -> list[Thing]:
     wood = _colour(rng, 0.12, 0.3, 0.06)
-    return [_box(x, y, 0.4, (1.6, 0.45, 0.07), "slats", wood), _box(x, y + 0.42, 0.45, (1.6, 0.06, 0.45), "slats", wood),
-            *(_box(x + dx, y, 0, (0.08, 0.45, 0.4), "plain", (0.06, 0.06, 0.06)) for dx in (-0.7, 0.7))]  # fmt: skip
+    return [
+        _box(x, y, 0.4, (1.6, 0.45, 0.07), "slats", wood),
+        _box(x, y + 0.42, 0.45, (1.6, 0.06, 0.45), "slats", wood),
+        *(_box(x + dx, y, 0, (0.08, 0.45, 0.4), "plain", (0.06, 0.06, 0.06)) for dx in (-0.7, 0.7)),
+    ]
 
 
 def _planter(rng: Generator, x: float, y: float) -> list[Thing]:
@@ -210,8 +220,17 @@ def _crate(rng: Generator, x: float, y: float) -> list[Thing]:
     return [_box(x, y, 0, tuple(float(s) for s in rng.uniform(0.4, 1.1, 3)), "plain", _colour(rng, 0.1, 0.5, 0.15))]
 
 
-_CLUTTER = {"tree": _tree, "car": _car, "bench": _bench, "planter": _planter, "lamp": _lamp, "poster": _poster, "kiosk": _kiosk,
-            "counter": _counter, "crate": _crate}  # fmt: skip
+_CLUTTER = {
+    "tree": _tree,
+    "car": _car,
+    "bench": _bench,
+    "planter": _planter,
+    "lamp": _lamp,
+    "poster": _poster,
+    "kiosk": _kiosk,
+    "counter": _counter,
+    "crate": _crate,
+}
 _FURNITURE = {
     "plaza": ("bench", "planter", "lamp", "tree", "kiosk"), "street": ("car", "lamp", "planter", "poster", "tree"),
     "park": ("tree", "tree", "bench", "planter"), "hall": ("counter", "planter", "poster", "bench"),

@@ -35,7 +35,9 @@ LIMIT = 0.005  # of a person's samples may be bare skin
 
 @dataclass(frozen=True)
 class Counts:
-    """Over pictures: samples of people, of bare skin in garments and of holes; pictures with a floating part or someone cut off."""
+    """Over pictures: samples of people, of bare skin in garments and of holes; pictures with a floating part or
+    someone cut off.
+    """
 
     pictures: int
     samples: int
@@ -69,8 +71,14 @@ def examine(scenes: Sequence[Scene], height: int = 256) -> Counts:
     lowest = [float(posed.vertices[posed.vertex_picture == k, 2].min()) for k in range(len(scenes))]
     assert max(map(abs, lowest)) < 1e-4, "figures stand on the ground"
     silhouettes = _silhouettes(dressed, shape)
-    return Counts(len(scenes), len(dressed.pixel), _bare(body, posed, dressed, figures), _holes(body, scenes, figures, nude, silhouettes),
-                  sum(_floats(silhouette) for silhouette in silhouettes), int((~inside).sum()))  # fmt: skip
+    return Counts(
+        len(scenes),
+        len(dressed.pixel),
+        _bare(body, posed, dressed, figures),
+        _holes(body, scenes, figures, nude, silhouettes),
+        sum(_floats(silhouette) for silhouette in silhouettes),
+        int((~inside).sum()),
+    )
 
 
 def _seen(
@@ -108,8 +116,18 @@ def _undressed(body: Body, figure: Figure, vertices: Tensor) -> Figure:
     cloth = cloths(body)["skin"]
     never = torch.full_like(cloth.arm, -1.0)
     zeros = torch.zeros(len(cloth.faces), dtype=torch.long)
-    return replace(figure, vertices=vertices[cloth.vertex], normals=torch.zeros_like(cloth.template), template=cloth.template, arm=cloth.arm,
-                   weights=cloth.weights, faces=cloth.faces, material=zeros, cut=never, two_sided=zeros > 0)  # fmt: skip
+    return replace(
+        figure,
+        vertices=vertices[cloth.vertex],
+        normals=torch.zeros_like(cloth.template),
+        template=cloth.template,
+        arm=cloth.arm,
+        weights=cloth.weights,
+        faces=cloth.faces,
+        material=zeros,
+        cut=never,
+        two_sided=zeros > 0,
+    )
 
 
 def _silhouettes(seen: Fragments, shape: tuple[int, int, int]) -> np.ndarray:
@@ -147,8 +165,11 @@ def scenes_of_people(setting: str, people: int, seed: int, each: int = 2) -> lis
     """Some scenes of each of a world's people, in outfits and before cameras of their own."""
     world = World(people=people, setting=setting, seed=seed, outfits=each, cameras_each=1).checked()
     cameras, wardrobes = cameras_of(world), [wardrobe_of(world, split) for split in range(3)]
-    return [entry.scene for number in range(people)
-            for entry in entries_of(world, number, wardrobes[split_of(world, number)], cameras)[:: world.images]]  # fmt: skip
+    return [
+        entry.scene
+        for number in range(people)
+        for entry in entries_of(world, number, wardrobes[split_of(world, number)], cameras)[:: world.images]
+    ]
 
 
 def main() -> None:
@@ -164,7 +185,7 @@ def main() -> None:
         counts = counts + examine(scenes[first : first + 16])
         print(f"{min(first + 16, len(scenes))}/{len(scenes)} {counts}", file=sys.stderr)
     print(
-        f"{counts}\nbare skin {counts.bare / counts.samples:.3%} of the samples of people, holes {counts.holes / counts.samples:.4%}"
+        f"{counts}\nshares of people's samples: bare skin {counts.bare / counts.samples:.3%}, holes {counts.holes / counts.samples:.4%}"
     )
     sys.exit(0 if counts.passed else 1)
 

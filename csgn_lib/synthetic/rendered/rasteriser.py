@@ -103,7 +103,9 @@ def _candidates(triangles: Triangles, shape: tuple[int, int, int]) -> Iterator[t
 
 
 def _visible(triangles: Triangles, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows (T',) that may cover a pixel centre, their corners (T', 3, 2), and their boxes' first pixel and size (T', 2)."""
+    """Rows (T',) that may cover a pixel centre, their corners (T', 3, 2), and their boxes' first pixel and size (T',
+    2).
+    """
     faces = triangles.faces
     a, b, c = (triangles.points[faces[:, k]] for k in range(3))
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
@@ -119,7 +121,9 @@ def _visible(triangles: Triangles, height: int, width: int) -> tuple[Tensor, Ten
 
 
 def _barycentric(corners: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
-    """Barycentric coordinates as linear functions of the pixel: slopes (T, 3, 2), and values (T, 3) at ``origin`` (T, 2)."""
+    """Barycentric coordinates as linear functions of the pixel: slopes (T, 3, 2), and values (T, 3) at ``origin`` (T,
+    2).
+    """
     near = corners - (origin + 0.5)[:, None]  # exact enough in single precision, as the origin is near
     following, last = near.roll(-1, 1), near.roll(-2, 1)  # the next corner, and the one after
     slopes = (following - last).flip(2)

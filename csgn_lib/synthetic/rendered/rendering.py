@@ -122,9 +122,20 @@ def pose(body: Body, shots: Sequence[Shot]) -> Posed:
             meshes.append(occluder_mesh(shot.moment.occluder, shot.camera, shot.moment.position, place.device))
         for place, facing, template, arm, cut, faces, material, two_sided in meshes:
             attributes = torch.cat([facing, place, template, arm[:, None], cut[:, None]], 1)
-            for column, value in zip(columns, (place, attributes, faces + count, torch.full_like(material, number),
-                                               torch.full_like(arm, number, dtype=torch.long), material, cut, two_sided),
-                                     strict=True):  # fmt: skip
+            for column, value in zip(
+                columns,
+                (
+                    place,
+                    attributes,
+                    faces + count,
+                    torch.full_like(material, number),
+                    torch.full_like(arm, number, dtype=torch.long),
+                    material,
+                    cut,
+                    two_sided,
+                ),
+                strict=True,
+            ):
                 column.append(value)
             count += len(place)
     return Posed(*(torch.cat(column) for column in columns), torch.stack(grounds))
@@ -197,8 +208,16 @@ class _Groups:
         return total.index_add_(0, self.group, values) / self.count[:, None]
 
 
-def _shade(posed: Posed, fragments: Fragments, groups: _Groups, shots: Sequence[Shot], lights: Lights,
-           places: Sequence[Place], shadows: Shadows, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _shade(
+    posed: Posed,
+    fragments: Fragments,
+    groups: _Groups,
+    shots: Sequence[Shot],
+    lights: Lights,
+    places: Sequence[Place],
+    shadows: Shadows,
+    shape: tuple[int, int, int],
+) -> tuple[Tensor, Tensor]:
     """sRGB (G, 3) and part (G,) of every group."""
     values = fragments.interpolate(posed.attributes, posed.faces)
     away = (values[:, :3] * (lights.position[posed.picture[fragments.triangle]] - values[:, 3:6])).sum(1) < 0

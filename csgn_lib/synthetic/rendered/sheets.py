@@ -1,8 +1,8 @@
 """Contact sheets of rendered people: ``python -m csgn_lib.synthetic.rendered.sheets FOLDER`` (make world-sheets).
 
-``identities``: people in the same clothes. ``outfits``: two people in many outfits. ``settings``: rows of calm, middle and
-street. ``masks``: pictures over their masks. ``counterfactuals``: rows of the original, other colours, other clothes,
-another body, another step, and gray.
+``identities``: people in the same clothes. ``outfits``: two people in many outfits. ``settings``: rows of calm,
+middle and street. ``masks``: pictures over their masks. ``counterfactuals``: rows of the original, other colours,
+other clothes, another body, another step, and gray.
 """
 
 from __future__ import annotations
@@ -42,8 +42,18 @@ def _standing(scene: Scene) -> Scene:
 
 def identities() -> list[list[Scene]]:
     first, *others = _scenes("middle", COLUMNS)
-    plain = replace(first.outfit, upper="t-shirt", upper_colour="white", pattern="plain", lower="jeans", lower_colour="denim",
-                    shoes="sneakers", shoes_colour="white", bag="no bag", hat="no hat")  # fmt: skip
+    plain = replace(
+        first.outfit,
+        upper="t-shirt",
+        upper_colour="white",
+        pattern="plain",
+        lower="jeans",
+        lower_colour="denim",
+        shoes="sneakers",
+        shoes_colour="white",
+        bag="no bag",
+        hat="no hat",
+    )
     first = _standing(replace(first, outfit=plain))
     return [[first, *(replace(first, person=other.person) for other in others)]]
 
@@ -72,8 +82,12 @@ def counterfactuals() -> list[list[Scene]]:
 
 
 SHEETS: dict[str, Callable[[], list[list[Scene]]]] = {
-    "identities": identities, "outfits": outfits, "settings": settings, "masks": masks, "counterfactuals": counterfactuals,
-}  # fmt: skip
+    "identities": identities,
+    "outfits": outfits,
+    "settings": settings,
+    "masks": masks,
+    "counterfactuals": counterfactuals,
+}
 
 
 def sheet(name: str) -> NDArray[np.uint8]:
@@ -92,8 +106,9 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     folder, *names = arguments
     for name in names or SHEETS:
+        image = Image.fromarray(sheet(name))
         with atomic_path(Path(folder) / f"{name}.jpg") as temporary:
-            Image.fromarray(sheet(name)).save(temporary, "JPEG", quality=88)
+            image.save(temporary, "JPEG", quality=88)
         print(Path(folder) / f"{name}.jpg")
 
 

@@ -52,7 +52,9 @@ def neighbours(count: int, faces: Tensor, quads: bool = False) -> tuple[Tensor, 
 
 
 def smooth(values: Tensor, table: Tensor, degree: Tensor, times: int, strength: float = 0.6) -> Tensor:
-    """Laplacian smoothing of (n, c): ``times`` steps, each 1 - strength of a vertex and strength of its neighbours' mean."""
+    """Laplacian smoothing of (n, c): ``times`` steps, each 1 - strength of a vertex and strength of its neighbours'
+    mean.
+    """
     padding = table.shape[1] - degree
     for _ in range(times):
         mean = (values[table].sum(1) - padding * values) / degree
@@ -77,7 +79,9 @@ def _waves(seed: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def noise(points: Tensor, seed: int, frequency: float, count: int = 4) -> Tensor:
-    """(n,) smooth noise of zero mean and unit variance about (a sum of plane waves); ``frequency`` in radians a metre."""
+    """(n,) smooth noise of zero mean and unit variance about (a sum of plane waves); ``frequency`` in radians a
+    metre.
+    """
     waves, phase = (value.to(points.device) for value in _waves(seed, count))
     return torch.sin(torch.addmm(phase, points, waves * frequency)).sum(1) * math.sqrt(2 / count)
 

@@ -1,8 +1,8 @@
 """A world: which people wear which outfits before which cameras, as a list of scenes with their file names.
 
-People of training, validation and test are disjoint, and so are their wardrobes; cameras are shared. Outfits come from a
-wardrobe smaller than the crowd, so that several people wear each: clothes mislead. Every draw is a pure function of the
-world's seed and its own numbers.
+People of training, validation and test are disjoint, and so are their wardrobes; cameras are shared. Outfits come
+from a wardrobe smaller than the crowd, so that several people wear each: clothes mislead. Every draw is a pure
+function of the world's seed and its own numbers.
 """
 
 from __future__ import annotations
@@ -44,8 +44,15 @@ class World:
     def checked(self) -> World:
         """This world, if it can be drawn. Raises InputError that names the number and what is possible."""
         setting = setting_named(self.setting)
-        ranges = {"people": (FEWEST, LARGEST[0]), "size": (32, LARGEST[1]), "images": (2, LARGEST[2]), "seed": (0, 10**6 - 1),
-                  "outfits": (1, 100), "cameras_each": (1, setting.cameras), "colour_identity": (0, 1)}  # fmt: skip
+        ranges = {
+            "people": (FEWEST, LARGEST[0]),
+            "size": (32, LARGEST[1]),
+            "images": (2, LARGEST[2]),
+            "seed": (0, 10**6 - 1),
+            "outfits": (1, 100),
+            "cameras_each": (1, setting.cameras),
+            "colour_identity": (0, 1),
+        }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} {getattr(self, name)}: a world has from {low} to {high}")
