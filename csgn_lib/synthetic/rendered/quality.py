@@ -184,9 +184,8 @@ def main() -> None:
     for first in range(0, len(scenes), 16):
         counts = counts + examine(scenes[first : first + 16])
         print(f"{min(first + 16, len(scenes))}/{len(scenes)} {counts}", file=sys.stderr)
-    print(
-        f"{counts}\nshares of people's samples: bare skin {counts.bare / counts.samples:.3%}, holes {counts.holes / counts.samples:.4%}"
-    )
+    shares = f"bare skin {counts.bare / counts.samples:.3%}, holes {counts.holes / counts.samples:.4%}"
+    print(f"{counts}\nshares of people's samples: {shares}")
     sys.exit(0 if counts.passed else 1)
 
 

@@ -23,7 +23,7 @@ from csgn_lib.synthetic.rendered.rasteriser import Fragments, Triangles, rasteri
 from csgn_lib.synthetic.rendered.shading import Shadows, hollows, illuminate, wrinkled
 
 SAMPLES = 2  # per pixel and axis
-FINE = 160  # pixels: higher pictures show the places at full resolution
+FINE = 256  # pixels: higher pictures show the places at full resolution
 GROUND_LINE = 0.06  # of the crop's height: where the feet stand above its lower edge
 
 
