@@ -22,8 +22,8 @@ from csgn_lib.synthetic.rendered.garments import UPPERS
 from csgn_lib.synthetic.rendered.materials import MATERIALS
 from csgn_lib.synthetic.rendered.outlines import cloths, lower_outline, shoe_outline, upper_outline
 from csgn_lib.synthetic.rendered.people import rest_shape
+from csgn_lib.synthetic.rendered.posing import Posed, Shot, crops, pose, projected
 from csgn_lib.synthetic.rendered.rasteriser import Fragments, rasterise
-from csgn_lib.synthetic.rendered.rendering import Posed, Shot, crops, pose, projected
 from csgn_lib.synthetic.rendered.scenes import Scene
 from csgn_lib.synthetic.rendered.settings import SETTINGS
 from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, split_of, wardrobe_of
