@@ -199,7 +199,7 @@ def _upper_profile(cloth: Cloth, outfit: Outfit) -> Tensor:
 
 
 def _upper_tube(cloth: Cloth, tube: Tensor, facing: Tensor, outfit: Outfit, rim: Tensor) -> Piece:
-    """The upper garment below the seam: a tube around both legs, hung from ``rim`` (m, 3), that does not cling or split."""
+    """The upper garment below the seam: a tube around both legs, hung from ``rim`` (m, 3), which cannot cling."""
     if outfit.upper == "dress":
         return _skirt(cloth, tube, facing, outfit, "upper", outfit.upper_hem)
     kind = UPPERS[outfit.upper]
