@@ -55,7 +55,7 @@ def dress(body: Body, person: Person, outfit: Outfit, rest: tuple[Tensor, Tensor
     head = vertices[sewn["head"].vertex]
     facing = normals(head, sewn["head"].faces)
     trunk = (vertices[sewn["tights"].vertex], sewn["tights"].template)
-    pieces += hair_pieces(body, sewn["head"], head, facing, trunk, person, outfit.hat)
+    pieces += hair_pieces(body, sewn["head"], head, facing, trunk, person, outfit)
     pieces += hat_pieces(sewn["head"], head, facing, outfit)
     pieces += bag_pieces(body, sewn["tights"], vertices[sewn["tights"].vertex], joints, outfit)
     return _joined(person, outfit, joints, pieces)
@@ -191,10 +191,10 @@ def _upper(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit, gap_below
 
 def _upper_profile(cloth: Cloth, outfit: Outfit) -> Tensor:
     """(n,) factor on the gap: wide at the hem and at the elbow, close at cuffs and collar."""
-    profile = interpolate(cloth.template[:, 2], (-0.1, 0.0, 0.2, 0.42, 0.52, 0.6), (1.25, 1.2, 1.1, 1.0, 0.85, 0.8))
+    profile = interpolate(cloth.template[:, 2], (-0.1, 0.0, 0.2, 0.42, 0.52, 0.6), (1.25, 1.2, 1.1, 1.0, 0.75, 0.7))
     elbow = 1.15 if outfit.sleeve < 0.6 else 1.0
     cuff = 0.6 if outfit.upper in ("sweater", "hoodie", "jacket") else 0.9
-    sleeve = interpolate(cloth.arm, (0.0, 0.4, 0.9, 1.0), (0.9, elbow, 0.85, cuff))
+    sleeve = interpolate(cloth.arm, (0.0, 0.25, 0.4, 0.9, 1.0), (0.6, 0.9, elbow, 0.85, cuff))
     return torch.where(cloth.on_arm > 0.5, sleeve, profile)
 
 
