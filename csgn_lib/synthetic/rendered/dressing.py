@@ -133,7 +133,7 @@ def _shoes(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> Piece:
     low = (z < -0.775) & (shoe[:, 2] < ground + 0.022)
     shoe[:, 2] = torch.where(low, ground - 0.014, shoe[:, 2])
     return Piece(shoe, cloth.template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("shoes"),
-                 shoe_outline(outfit, cloth.template), False)  # fmt: skip
+                 shoe_outline(outfit, cloth.template))  # fmt: skip
 
 
 def _trousers(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> tuple[Piece, Tensor]:
@@ -149,7 +149,7 @@ def _trousers(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> tup
         shape = shape + facing * (noise(cloth.template, outfit.seed % 997, 20) * kind.folds * (1 + where))[:, None]
     shape = push_outside(shape, base, facing, 0.6 * gap + 0.002)
     outline = lower_outline(outfit, template, cloth.on_arm)
-    piece = Piece(shape, template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("lower"), outline, False)
+    piece = Piece(shape, template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("lower"), outline)
     return piece, ((shape - base) * facing).sum(1)
 
 
@@ -198,13 +198,21 @@ def _upper_profile(cloth: Cloth, outfit: Outfit) -> Tensor:
     return torch.where(cloth.on_arm > 0.5, sleeve, profile)
 
 
+def _gap_below(outfit: Outfit) -> float:
+    """How far the lower garment stands off the hips at most, in metres."""
+    if outfit.lower == "none":
+        return 0.0
+    kind = LOWERS[outfit.lower]
+    return kind.thickness + kind.loose * outfit.lower_loose + 2 * kind.folds * kind.legs
+
+
 def _upper_tube(cloth: Cloth, tube: Tensor, facing: Tensor, outfit: Outfit, rim: Tensor) -> Piece:
     """The upper garment below the seam: a tube around both legs, hung from ``rim`` (m, 3), which cannot cling."""
     if outfit.upper == "dress":
         return _skirt(cloth, tube, facing, outfit, "upper", outfit.upper_hem)
     kind = UPPERS[outfit.upper]
     x, y, z = cloth.template.unbind(1)
-    gap = kind.thickness + kind.loose * outfit.upper_loose
+    gap = max(kind.thickness + kind.loose * outfit.upper_loose, _gap_below(outfit) + 0.012)
     gap = (
         gap * 1.15
         + 0.016 * interpolate(z, (-0.5, 0.13), (2.0, 0.0))
