@@ -18,8 +18,8 @@ demo: $(STAMP)  ## train and score CSGN on the embedded benchmark; leaves report
 	@$(RUN) -m csgn_lib demo
 
 test: $(STAMP)  ## check the style and run the tests
-	@$(RUN) -m ruff check csgn_lib tests notebooks
-	@$(RUN) -m ruff format --check csgn_lib tests
+	@$(RUN) -m ruff check csgn_lib benchmarks tests notebooks
+	@$(RUN) -m ruff format --check csgn_lib benchmarks tests
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
 
 # CHROMIUM=/path/to/chromium, or one on PATH, or else playwright's own (downloaded once).
@@ -30,8 +30,8 @@ test-browser: $(STAMP)  ## try the notebooks' panels in a real JupyterLab with h
 	@CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
 
 lint: $(STAMP)  ## mend the style where a machine can
-	@$(RUN) -m ruff check --fix csgn_lib tests notebooks
-	@$(RUN) -m ruff format csgn_lib tests
+	@$(RUN) -m ruff check --fix csgn_lib benchmarks tests notebooks
+	@$(RUN) -m ruff format csgn_lib benchmarks tests
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a token
 	@$(RUN) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
@@ -103,17 +103,17 @@ paper: $(STAMP)  ## every figure, table and number of reports/paper/paper.tex fr
 	  echo "csgn: reports/paper/paper.tex does not compile; see reports/cache/paper/paper.log" >&2; exit 1; }
 
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
-	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining --seed $(or $(SEED),0)
+	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
 
 bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
-	@$(RUN) -m csgn_lib.retrieval
+	@$(RUN) -m benchmarks.retrieval
 
 bench-train: $(STAMP)  ## time a training step at full size, and CLIP-ReID's beside it where CLIP_REID holds its path
-	@$(RUN) -m csgn_lib.training $(WITH)
+	@$(RUN) -m benchmarks.training $(WITH)
 
 clean:  ## remove .venv and caches; data and reports stay
 	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build reports/cache
-	find csgn_lib tests -name __pycache__ -prune -exec rm -rf {} +
+	find csgn_lib benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment that has all it needs is reused without the network (--no-index); else pip fetches.
 $(STAMP): pyproject.toml

@@ -310,7 +310,8 @@ def _epoch_name(record: dict[str, Any]) -> str:
 
 
 def _score(made: Run, benchmark: Any) -> None:
-    from csgn_lib import probes, retrieval
+    from csgn_lib import retrieval
+    from csgn_lib.analysis import probes
 
     for descriptor, scores in retrieval.score_run(made, benchmark).items():
         for score in scores.values():

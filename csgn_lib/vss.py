@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csgn_lib.backbones import ClipTower, ResNetTower, vit_features
-from csgn_lib.batches import to_float
 from csgn_lib.config import Experiment
+from csgn_lib.images import to_float
 from csgn_lib.records import InputError
 
 VARIANTS = ("steer", "concat", "cross_attention", "two_vits", "none", "resnet")

@@ -13,9 +13,10 @@ from scipy.stats import spearmanr
 from small_eva import EVA
 from torch import Tensor, nn
 
-from csgn_lib import attribution, backbones
-from csgn_lib.attribution import pairs
-from csgn_lib.attribution.occluding import places
+from csgn_lib import backbones
+from csgn_lib.analysis import attribution
+from csgn_lib.analysis.attribution import pairs
+from csgn_lib.analysis.attribution.occluding import places
 from csgn_lib.backbones import ClipTower, CompactTokenizer, ResNetTower, attention_weights, load_resnet, tiny_words
 from csgn_lib.records import InputError
 from csgn_lib.vss import VARIANTS, Embeddings, VisualEncoder
@@ -117,7 +118,7 @@ def test_a_class_token_that_looks_at_one_patch_is_drawn_there(encoder, monkeypat
     model = encoder("none")
     weights = torch.eye(73).expand(1, 2, 73, 73).clone()
     weights[:, :, 0] = F.one_hot(torch.tensor(1 + 6 * 9 + 4), 73).float()  # the patch of row 9, column 4
-    monkeypatch.setattr("csgn_lib.attribution.attention._attention", lambda *_: [[weights] * 4])
+    monkeypatch.setattr("csgn_lib.analysis.attribution.attention._attention", lambda *_: [[weights] * 4])
     for found in (attribution.rollout(model, pictures(1, 1))[0], attribution.heads(model, pictures(1, 1))[0, 1]):
         row, column = divmod(int(found.argmax()), 48)
         assert (row // 8, column // 8) == (9, 4)

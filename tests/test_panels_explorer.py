@@ -397,7 +397,7 @@ class TestPanel:
         panel.attention.value, panel.explorer._attention = False, None
         if not (thumbnails.Path(panels.__file__).parents[1] / "attribution").exists():
             panel.attention.value = True
-            assert "csgn_lib.attribution" in panel.says.value
+            assert "csgn_lib.analysis.attribution" in panel.says.value
 
     def test_a_figure_is_saved_from_the_panel(self, panel, tmp_path):
         panel.file.value = str(tmp_path / "mine")

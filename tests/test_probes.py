@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csgn_lib import probes, retrieval, training, vocabulary
+from csgn_lib import retrieval, training, vocabulary
+from csgn_lib.analysis import probes
 from csgn_lib.backbones import ClipTower, CompactTokenizer, tiny_words
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark

@@ -12,7 +12,8 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from csgn_lib import probes, retrieval
+from csgn_lib import retrieval
+from csgn_lib.analysis import probes
 from csgn_lib.backbones import load_clip
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark

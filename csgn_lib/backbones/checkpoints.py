@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from csgn_lib.records import InputError
 
-TOWERS = Path(__file__).parents[1] / "towers"
+TOWERS = Path(__file__).parent / "weights"
 EMBEDDED = ("embedded", "embedded-1")  # the second: other pairs, other chance, the same recipe
 BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's state dicts hold too
 

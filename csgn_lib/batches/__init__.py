@@ -11,9 +11,10 @@ sees the batches and crops that it would have seen.
 """
 
 from csgn_lib.batches.ahead import Ahead
-from csgn_lib.batches.augmentation import Augmentation, AugmentationDraw, random_stream, to_float, to_gray
+from csgn_lib.batches.augmentation import Augmentation, AugmentationDraw, random_stream
 from csgn_lib.batches.pixels import Batch, ImageSet, iterate, open_images
 from csgn_lib.batches.sampling import IdentitySampler
+from csgn_lib.images import to_float, to_gray
 
 __all__ = [
     "Ahead",

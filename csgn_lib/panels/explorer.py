@@ -153,9 +153,11 @@ class Explorer:
         read = self._attention
         if read is None:
             try:
-                from csgn_lib.attribution import rollout as read
+                from csgn_lib.analysis.attribution import rollout as read
             except ImportError as error:
-                raise InputError(f"attention needs csgn_lib.attribution, which this version lacks ({error})") from None
+                raise InputError(
+                    f"attention needs csgn_lib.analysis.attribution, which this version lacks ({error})"
+                ) from None
         source = self.source(name)
         pixels = torch.stack([pixels_of(picture, source.size) for picture in pictures])
         return np.asarray(read(source.encoder, pixels), dtype=np.float32)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from csgn_lib import figures
+from csgn_lib.analysis.probes import flat_map
 from csgn_lib.panels.sources import Source
 from csgn_lib.panels.thumbnails import Thumbnails, data_url
-from csgn_lib.probes import flat_map
 from csgn_lib.records import InputError
 from csgn_lib.retrieval import CLOTHING_OUT, features_of
 from csgn_lib.vocabulary import coordinates

@@ -16,9 +16,9 @@ from statistics import median
 from typing import Any
 
 from csgn_lib import runs
-from csgn_lib.bench import resident
 from csgn_lib.panels import background
 from csgn_lib.records import BOOKS, InputError, Run
+from csgn_lib.runs.machine import resident
 
 MARKS = {  # a sign, a word and a colour for each state, so that no colour is needed to tell them
     "running": ("▶", "#cfe6f7"), "queued": ("…", "#eeeeee"), "done": ("✔", "#cdebdf"), "failed": ("✖", "#f9d6c4"),

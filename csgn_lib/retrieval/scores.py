@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csgn_lib.datasets import Protocol
-from csgn_lib.intervals import RESAMPLES, means_drawn, middle, people_drawn
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.ranking import Pairs
+from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, middle, people_drawn
 
 RANKS = 50  # length of the CMC curve
 METRICS = ("rank1", "mean_ap", "minp")

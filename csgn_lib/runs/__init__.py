@@ -2,9 +2,8 @@
 
 `execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
 `state` of one · `current` from inside a notebook · the `answer` that it gave, `keep_answer` under its question,
-`collect` in a folder · `demo` the plan behind ``make demo`` · `spread` over runs, `people_interval` over people,
-`paired` differences, `against` a baseline, `cost` · `swept`, a sweep's committed records · `explain` a figure,
-back to its runs.
+`collect` in a folder · `demo` the plan behind ``make demo`` · `swept`, a sweep's committed records · `explain` a
+figure, back to its runs.
 Never imports torch.
 """
 
@@ -17,17 +16,6 @@ from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
 from csgn_lib.runs.plan import PLAN, Outcome, Step, demo
-from csgn_lib.runs.statistics import (
-    against,
-    clusters_of,
-    cost,
-    holm,
-    paired,
-    people_interval,
-    queries,
-    smallest_p,
-    spread,
-)
 from csgn_lib.runs.sweeps import planned, sweep
 from csgn_lib.runs.swept import Swept, swept
 from csgn_lib.runs.words import clock, ended, label, listing
@@ -39,12 +27,9 @@ __all__ = [
     "Outcome",
     "Step",
     "Swept",
-    "against",
     "answer",
     "clock",
-    "clusters_of",
     "collect",
-    "cost",
     "current",
     "declared",
     "demo",
@@ -57,20 +42,14 @@ __all__ = [
     "fitted",
     "flat",
     "from_text",
-    "holm",
     "keep_answer",
     "label",
     "listing",
     "origin",
-    "paired",
-    "people_interval",
     "planned",
-    "queries",
     "read_grid",
     "recorded",
     "runs_folder",
-    "smallest_p",
-    "spread",
     "state",
     "sweep",
     "swept",

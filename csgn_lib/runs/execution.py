@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from csgn_lib.bench import resident
 from csgn_lib.records import InputError, Run, read_json, write_json, write_text
 from csgn_lib.runs import folders, notebooks
 from csgn_lib.runs.answers import answered
-from csgn_lib.runs.machine import LIBRARY, environment
+from csgn_lib.runs.machine import LIBRARY, environment, resident
 
 GRACE = 5.0  # seconds for the child to end its kernel before it is killed
 

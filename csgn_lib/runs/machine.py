@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 from functools import lru_cache
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import csgn_lib
-from csgn_lib.bench import cores, cpu_model
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "accelerate", "numpy", "pandas", "papermill")
 LIBRARY = Path(csgn_lib.__file__).parent
@@ -100,3 +100,28 @@ def gpus() -> list[str]:
     if named is not None:
         return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
     return _output("nvidia-smi", "--query-gpu=index", "--format=csv,noheader").split()
+
+
+def cores() -> int:
+    """CPU cores this process may use: its affinity, cut to the container's quota (at least 1)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # cgroup 2: "<microseconds> <period>", or "max <period>"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        named = None
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def resident(name: str, process: int | str = "self") -> int:
+    """KiB of a process: ``VmRSS``, what is resident now, or ``VmHWM``, the most that was (Linux only)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])

@@ -11,7 +11,7 @@ import pandas as pd
 
 from csgn_lib.records import InputError
 from csgn_lib.runs.explain import RECORD
-from csgn_lib.runs.statistics import against, clusters_of, smallest_p, spread
+from csgn_lib.statistics.paired import against, clusters_of, smallest_p, spread
 
 QUERIES, COSTS, COLOURS = "per-query.csv.gz", "costs-records.csv", "colours-records.csv"
 PLAIN = "plain"

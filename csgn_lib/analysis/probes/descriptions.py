@@ -1,0 +1,114 @@
+"""What a learned description says: its identity, its attributes, its nearest words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from csgn_lib import mdg
+from csgn_lib.analysis.probes.subspaces import centred
+from csgn_lib.backbones import ClipTower
+from csgn_lib.statistics.intervals import over_people
+from csgn_lib.synthetic.people import BODY_MEASURES, attribute_prompts
+from csgn_lib.vocabulary import Phrase
+
+_PERSON_ATTRIBUTES = (*BODY_MEASURES, "hair_style", "hair_colour", "skin")
+
+
+def names_its_identity(images: Tensor, texts: Tensor, person: Tensor, similarity: str = "dot") -> NDArray[np.bool_]:
+    """Whether each image (N, P) is nearest to its own identity's text among all (Y, P): (N,)."""
+    return (mdg.pairwise_similarity(images, texts, similarity).argmax(dim=1) == person).numpy()
+
+
+def attribute_sentences() -> dict[str, dict[str, list[str]]]:
+    """Each attribute of attributes.csv: value -> the sentences that say it, whatever else they say."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for names, prompts in attribute_prompts().items():
+        parts = names.split("*")
+        for i, name in enumerate(parts):
+            if len(parts) == 1:
+                found[name] = {}  # an attribute that is asked for itself needs no mean over others
+            for values, sentence in prompts.items():
+                found.setdefault(name, {}).setdefault(values.split("*")[i], []).append(sentence)
+    return found
+
+
+def true_values(attributes: pd.DataFrame, person: ArrayLike) -> dict[str, list[set[str]]]:
+    """Attribute -> for each identity 0 .. Y-1 the values that are true of any of its images (rows, as text)."""
+    names = [name for name in attribute_sentences() if name in attributes]
+    grouped = attributes.groupby(np.asarray(person))
+    return {name: [set(values) for _, values in grouped[name]] for name in names}
+
+
+@torch.inference_mode()
+def read_attributes(
+    clip: ClipTower, features: Tensor, truth: Mapping[str, Sequence[set[str]]], **options: Any
+) -> pd.DataFrame:
+    """What features (Y, P) of identities say, asked in words: is the nearest value of an attribute a true one?
+
+    Both sides are centred first, since a learned prompt sits off the plain ones by the same step for
+    every identity. ``chance`` is the same answers against the truth of a random identity, exactly.
+    Identities without a value (the hair colour of a bald head) are not asked.
+
+    Returns:
+        A row per attribute: attribute, about, value, low, high (share right), chance, asked.
+    """
+    rows, centre = [], centred(features)
+    for name, sentences in ((name, found) for name, found in attribute_sentences().items() if name in truth):
+        true = torch.tensor([[value in values for value in sentences] for values in truth[name]])
+        said = [F.normalize(clip.text_features(texts).double(), dim=-1).mean(dim=0) for texts in sentences.values()]
+        answer = (F.normalize(centre, dim=-1) @ F.normalize(centred(torch.stack(said)), dim=-1).T).argmax(dim=1)
+        asked = true.any(dim=1)
+        answer, true = answer[asked], true[asked].double()
+        right = true.gather(1, answer[:, None])[:, 0].numpy()
+        share = over_people(right, np.arange(len(right)), **options)
+        about = "person" if name in _PERSON_ATTRIBUTES else "clothes"
+        chance = float(true[:, answer].mean())
+        rows.append({"attribute": name, "about": about} | share.record() | {"chance": chance, "asked": len(right)})
+    return pd.DataFrame(rows)
+
+
+def nearest_phrases(features: Tensor, phrases: Tensor, said: Sequence[Phrase], top: int = 3) -> list[list[str]]:
+    """The phrases nearest to each feature (Y, P) among (M, P), both centred, the nearest first: Y lists of texts.
+
+    The best of each factor only, so that "tall" and "very tall" do not take two places; ``top`` factors.
+    """
+    cosines = F.normalize(centred(features), dim=-1) @ F.normalize(centred(phrases), dim=-1).T
+    found = []
+    for row in cosines:
+        best: dict[str, str] = {}
+        for i in row.argsort(descending=True).tolist():
+            best.setdefault(said[i].factor, said[i].text)  # insertion keeps the order of the cosines
+        found.append(list(best.values())[:top])
+    return found
+
+
+def nearest_words(
+    learned: Tensor, words: Sequence[str], table: Tensor, top: int = 3, sample: int = 2000
+) -> tuple[pd.DataFrame, float]:
+    """The words whose embeddings lie nearest to learned ones, by Euclidean distance (as CoOp's authors read theirs).
+
+    Nearest is not near: a learned word lies somewhere in a space that words fill thinly. So each distance stands beside
+    how far a word lies from its own nearest other word.
+
+    Args:
+        learned: (M, Wt). words: V of them. table: (V, Wt) their embeddings. top: how many are named.
+        sample: of so many words at most, at even steps, the distance to the nearest other is taken.
+
+    Returns:
+        A row for each learned word: ``nearest`` (``top`` words, the nearest first), ``distance`` (to the nearest); and
+        the median distance of a word to its nearest other word.
+    """
+    learned, table = learned.double().cpu(), table.double().cpu()
+    distance, index = torch.cdist(learned, table).topk(min(top, len(words)), dim=1, largest=False)
+    some = torch.linspace(0, len(words) - 1, min(sample, len(words))).round().long()
+    spacing = torch.cdist(table[some], table).topk(2, dim=1, largest=False).values[:, 1].median()  # the first is itself
+    named = [", ".join(words[i] for i in row) for row in index.tolist()]
+    return pd.DataFrame({"nearest": named, "distance": distance[:, 0].numpy()}), float(spacing)
