@@ -13,7 +13,7 @@ HOME = Path(__file__).resolve().parents[1]
 LIBRARY = HOME / "csgn_lib"
 # Each package imports only from packages before it. The core decides a run's result; the workbench is built on it.
 CORE = (
-    "records statistics config images backbones vocabulary mdg hsf losses vss "
+    "records progress statistics config images backbones vocabulary mdg hsf losses vss "
     "datasets batches training retrieval synthetic"
 ).split()
 WORKBENCH = "analysis runs figures models panels __main__".split()
