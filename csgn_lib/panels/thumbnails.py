@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from csgn_lib.datasets.image_files import open_image
 from csgn_lib.datasets.portrait import picture
-from csgn_lib.records import InputError
 
 HEIGHT = 128  # pixels of a thumbnail
 KEPT = 2000  # thumbnails in memory, some 3 kB each
@@ -67,24 +66,9 @@ def overlaid(image: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
 
 
 def decode_upload(content: bytes, name: str = "the file", largest: int = LARGEST) -> Image.Image:
-    """A picture that a user gives, RGB, turned as its camera says. Its size is looked at before it is decoded.
+    """A picture that a user gives, as ``datasets.image_files.open_image`` reads it; at most ``largest`` pixels.
 
     Raises:
-        InputError: no picture of a known format, one that is cut off, or more than ``largest`` pixels.
+        InputError: no picture of FORMATS, one that is damaged, or more than ``largest`` pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the stricter bound
-            with Image.open(io.BytesIO(content), formats=FORMATS) as file:
-                if file.width * file.height > largest:
-                    raise InputError(
-                        f"{name} has {file.width * file.height / 1e6:.0f} megapixels, more than {largest / 1e6:.0f}; "
-                        "make it smaller"
-                    )
-                return ImageOps.exif_transpose(file).convert("RGB")
-    except Image.DecompressionBombError:
-        raise InputError(f"{name} has more than {largest / 1e6:.0f} megapixels; make it smaller") from None
-    except InputError:
-        raise
-    except Exception:  # a damaged EXIF raises TypeError, struct.error and more
-        raise InputError(f"{name} is no picture that can be read; give a {', '.join(FORMATS)} file") from None
+    return open_image(io.BytesIO(content), name, largest, FORMATS)
