@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -41,6 +42,36 @@ class InUse(InputError):
 def runs_folder() -> Path:
     """Where runs are kept: ``reports/runs`` of the workbench's folder."""
     return home() / "reports" / "runs"
+
+
+def locate(name: str | Path) -> Path:
+    """The folder that a run's ``name`` means: a path, or the bare name that ``csgn status`` prints.
+
+    A relative path is looked for in the working folder, then in the workbench's, then among the runs of
+    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is no
+    such folder yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
+    """
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    for candidate in (path, home() / path, runs_folder() / path):
+        if candidate.is_dir() and path != Path("."):
+            return candidate
+    return home() / path if path.parts[:2] == ("reports", "runs") else path
+
+
+def open_run(name: str | Path) -> Run:
+    """The run in the folder that ``name`` means, as `locate` finds it.
+
+    Raises InputError if there is no such folder, with the nearest name of a run.
+    """
+    folder = locate(name)
+    if folder.is_dir() and str(name):
+        return Run(folder)
+    names = [path.name for path in runs_folder().glob("*") if path.is_dir()]
+    close = difflib.get_close_matches(Path(name).name, names, n=1)
+    cure = f"did you mean {close[0]!r}?" if close else "`csgn status` lists the runs"
+    raise InputError(f"{str(name)!r} is not a run's folder, nor a run's name in {runs_folder()}; {cure}")
 
 
 def current(name: str, benchmark: Benchmark | None = None) -> Run:
