@@ -7,7 +7,7 @@ from csgn_lib.figures.forest import dots, forest, tradeoff
 from csgn_lib.figures.latex import ALPHA, latex_float, latex_table, macro_name, number_macros
 from csgn_lib.figures.page import write_page
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
-from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, use_style
+from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, use_style
 from csgn_lib.figures.strips import rank_strip, rank_strips, strip_frame
 from csgn_lib.figures.tables import Table, results_table
 
@@ -31,6 +31,7 @@ __all__ = [
     "results_table",
     "save",
     "strip_frame",
+    "styled",
     "tradeoff",
     "use_style",
     "write_page",

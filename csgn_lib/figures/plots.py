@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
+from csgn_lib.figures.saving import TEXT_WIDTH, styled
 from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.runs.folders import flat
 
@@ -55,7 +55,7 @@ def curves(metrics: pd.DataFrame, terms: Sequence[str] | None = None, x: str = "
         raise InputError(f"no column {', '.join(absent) or 'to draw'}; there are: {', '.join(map(str, metrics))}")
     panels = [panel for part in _stages(metrics) for panel in _panels(*part, terms)]
     lines = list(dict.fromkeys(metrics[hue])) if hue in metrics else [None]
-    with plt.style.context(STYLE):
+    with styled():
         columns = len(panels) if len(panels) <= 4 else 3
         rows = -(-len(panels) // columns)
         figure, grid = plt.subplots(rows, columns, figsize=(TEXT_WIDTH, 0.35 + 1.75 * rows), squeeze=False)

@@ -1,13 +1,15 @@
-"""The house's style, and `save`: a figure with the numbers in it and where they came from."""
+"""The library's matplotlib style, and `save`: writes a figure with its data and its provenance."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,26 @@ _METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None, "Creator":
 
 
 def use_style() -> None:
-    """Draw everything that follows in the house's style."""
+    """Use the library's style for every figure drawn from now on."""
     plt.style.use(STYLE)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Use the library's style for the figures drawn inside the ``with`` block.
+
+    matplotlib loads its backend when the first figure is made, and Jupyter's backend then switches interactive mode
+    on. Inside a style context that switch would be undone at the end of the block, and no later figure would appear
+    in the notebook. So the backend is loaded before the block starts.
+    """
+    _load_backend()
+    with plt.style.context(STYLE):
+        yield
+
+
+@cache
+def _load_backend() -> None:
+    plt.switch_backend(mpl.get_backend())
 
 
 def save(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 from csgn_lib.datasets.portrait import picture
-from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
+from csgn_lib.figures.saving import TEXT_WIDTH, styled
 from csgn_lib.records import InputError
 
 RIGHT, WRONG, INK = "#009E73", "#D55E00", "#262626"
@@ -61,7 +61,7 @@ def rank_strips(
     cells = [_cells(query, ranked, Path(root), top, hide_faces, answers) for query, ranked in rows]
     head, foot, tall = (0.2 if titles else 0.06), 0.2, 1.1  # inches: title, label, image
     total = len(rows) * (head + foot + tall)
-    with plt.style.context(STYLE):
+    with styled():
         figure = plt.figure(figsize=(TEXT_WIDTH, total))
         # "none" would leave no engine, and saving a PDF would put the style's own back for the PNG after it
         figure.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))

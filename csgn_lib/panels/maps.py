@@ -60,7 +60,7 @@ def maps_figure(
     places: Mapping[str, NDArray[np.floating]], chosen: Sequence[int], frame: pd.DataFrame, thumbnails: Thumbnails
 ) -> Figure:
     """The maps side by side, chosen images marked in both, and their pictures below."""
-    with plt.style.context(figures.STYLE):
+    with figures.styled():
         figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.3))
         above, below = figure.subfigures(2, 1, height_ratios=[3, 1.15])
         for axes, (name, points) in zip(above.subplots(1, len(places)), places.items(), strict=True):
