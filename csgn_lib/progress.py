@@ -68,12 +68,9 @@ def _lines(iterable: Iterable[Item], total: int, what: str, size: Callable[[Item
             continue
         reported, seconds = tenths, time.monotonic() - started
         if seconds * total / done >= LONG:
-            came, left = f"{done:,} of {total:,}", duration(seconds * (total - done) / done)
-            print(
-                f"{what or 'progress'}: {10 * tenths} %, {done:,} of {total:,}, {left} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            left = duration(seconds * (total - done) / done)
+            line = f"{what or 'progress'}: {10 * tenths} %, {done:,} of {total:,}, {left} left"
+            print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
