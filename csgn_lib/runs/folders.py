@@ -33,6 +33,7 @@ HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
 _COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first ones of the table of runs
 FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # how a notebook learns of its run
+_live: Path | None = None  # the folder of this process's live notebook, once it has called `current`
 
 
 class InUse(InputError):
@@ -81,11 +82,19 @@ def current(name: str, benchmark: Benchmark | None = None) -> Run:
     ``reports/runs/<name>-live``, so that a notebook needs no second path. With ``benchmark``, what the
     run's data are, a hash of them among it, is written to its benchmark.json.
     """
+    global _live
     folder = os.environ.get(FOLDER_VARIABLE)
     run = Run(Path(folder) if folder else runs_folder() / f"{name}-live")
+    _live = None if folder else run.dir
     if benchmark is not None:
         write_json(run.path("benchmark.json"), benchmark.record())
     return run
+
+
+def current_folder() -> Path | None:
+    """The folder of the run that this code is part of; None before a live notebook has called `current`."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder) if folder else _live
 
 
 def key(notebook: Path, config: Mapping[str, Any]) -> str:
