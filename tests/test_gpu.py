@@ -91,7 +91,7 @@ def test_recorded_steps_train_as_steps_started_one_by_one(people, tmp_path, monk
     recorded = training.fit(small(**changes), people, tmp_path / "recorded")
     stages = 2 if "text.safetensors" in {path.name for path in recorded.dir.iterdir()} else 1
     assert len(made) >= stages and all(isinstance(one, cuda_graphs._CapturedGraph) for one in made)
-    monkeysetattr(cuda_graphs, "WARM", 10**9)
+    monkeypatch.setattr(cuda_graphs, "WARM", 10**9)
     plain = training.fit(small(**changes), people, tmp_path / "plain")
     assert_close(recorded, plain, starts[0], 0.5 if changes.get("precision") == "bf16" else 0.25)
 
