@@ -183,14 +183,22 @@ class Explorer:
         return maps * (maps.shape[1] * maps.shape[2])
 
     def save(
-        self, protocol: str, row: int, looks: Sequence[tuple[str, Look]], to: str | Path, top: int = 10, draw: int = 0
+        self,
+        protocol: str,
+        row: int,
+        looks: Sequence[tuple[str, Look]],
+        to: str | Path,
+        top: int = 10,
+        draw: int = 0,
+        show: bool = True,
     ) -> Path:
         """Save a figure of rank strips, one per (model, look). Returns the path without a suffix.
 
-        Strips of a search by text alone carry no right and wrong marks; save them in a figure of their own.
+        Strips of a search by text alone have no right and wrong marks; save them in a figure of their own.
+
+        Args:
+            to, show: as the name and ``show`` of `figures.save`.
         """
-        if not str(to).strip():
-            raise InputError("the figure has no name; type one, such as explore-1")
         runs = [run for name in dict.fromkeys(name for name, _ in looks) if (run := self.source(name).run)]
         with tempfile.TemporaryDirectory() as folder:
             strips = [self._figure_strip(protocol, row, *one, draw, Path(folder, f"{i}.png"), top)
@@ -200,9 +208,9 @@ class Explorer:
             marked = not any(look.text_alone for _, look in looks)
             figure = figures.rank_strips(rows, data.root, top, titles, data.hide_faces, answers=marked)
         query = f"{data.query['path'].iloc[row]} under {protocol}" if marked else "Search by text alone"
+        caption, table = f"{query}: first answers. One query: there is no interval.", pd.concat(tables, ignore_index=True)
         try:
-            table = pd.concat(tables, ignore_index=True)
-            return figures.save(figure, to, table, f"{query}: first answers. One query: there is no interval.", runs)
+            return figures.save(figure, to, table, caption, runs, show=show)
         finally:
             plt.close(figure)
 

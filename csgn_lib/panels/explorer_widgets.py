@@ -320,6 +320,8 @@ class ExplorerPanel(Controls):
             raise InputError(f"{target}.pdf exists; choose another name")
         names = [self.model.value, *([self.other.value] if self.other.value != NOBODY else [])]
         looks = [look] if look.text_alone else list(dict.fromkeys((Look(), look)))
+        if self.query.value is None:
+            raise InputError("no query is chosen; widen the filters, or press Reset")
         row, draw = self.query.value
         pairs = [(name, one) for name in names for one in looks]
-        return self.explorer.save(self.protocol.value, row, pairs, target, self.top, draw)
+        return self.explorer.save(self.protocol.value, row, pairs, target, self.top, draw, show=False)

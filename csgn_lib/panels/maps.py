@@ -87,7 +87,7 @@ def maps_figure(
     thumbnails: Thumbnails,
 ) -> Figure:
     """The maps side by side with a legend of ``marks`` (N,), names of MARKS; images of the ``chosen`` rows below."""
-    with plt.style.context(figures.STYLE):
+    with figures.styled():
         figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.5))
         above, below = figure.subfigures(2, 1, height_ratios=[3, 1.1])
         for axes, (name, points) in zip(above.subplots(1, len(places)), places.items(), strict=True):
