@@ -277,6 +277,65 @@ def export(
     typer.echo(made.folder)
 
 
+@app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="its name: ltcc, prcc, market1501, csv, ...")],
+    root: Annotated[Path, typer.Argument(help="its folder")],
+    query: Annotated[Path | None, typer.Option(metavar="FILE", help="features: .npy .npz .safetensors .h5")] = None,
+    gallery: Annotated[Path | None, typer.Option(metavar="FILE", help="features; may be the same file")] = None,
+    distances: Annotated[Path | None, typer.Option(metavar="FILE", help="in place of features: (Q, G)")] = None,
+    in_order: Annotated[bool, typer.Option("--in-order", help="accept files without image paths")] = False,
+    trapezoid: Annotated[bool, typer.Option("--trapezoid", help="also with the trapezoid average precision")] = False,
+    thresholds: Annotated[bool, typer.Option("--thresholds", help="also TAR at FAR, EER, FNIR at FPIR")] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="scores to compare with, of one data set")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/BENCHMARK-HASH")] = None,
+) -> None:
+    """Score any model's stored features, or distances, under every protocol of a benchmark."""
+    from csgn_lib import datasets
+    from csgn_lib.retrieval import referee
+
+    if (distances is None) == (query is None and gallery is None):
+        raise InputError("give --query and --gallery, or --distances, and not both")
+    if distances is None and (query is None or gallery is None):
+        raise InputError("features need both --query and --gallery; one file may hold both: name it twice")
+    data = datasets.load(benchmark, root)
+    if distances is not None:
+        found = referee.score_distances(data, distances, in_order=in_order, trapezoid=trapezoid)
+    else:
+        options = {"in_order": in_order, "trapezoid": trapezoid, "thresholds": thresholds}
+        found = referee.score_features(data, query, gallery, **options)
+    folder = found.write(out or home() / "reports" / "scores" / f"{benchmark}-{found.digest}")
+    typer.echo("\n".join(source["rows"] for source in found.sources))
+    typer.echo(referee.report(folder, benchmark))
+    if against is not None:
+        table = referee.compare(folder, against, benchmark)
+        write_text(folder / "differences.csv", table.to_csv(index=False))
+        typer.echo(referee.differences_report(table, against))
+    typer.echo(folder)
+
+
+@app.command()
+def evaluate(
+    model_dir: Annotated[Path, _MODEL],
+    benchmark: Annotated[str, typer.Argument(help="its name: ltcc, prcc, market1501, csv, synthetic, ...")],
+    root: Annotated[Path, typer.Argument(help="its folder")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/MODEL-on-BENCHMARK")
+    ] = None,
+) -> None:
+    """Score a run or an exported folder on any benchmark, such as one that it was not trained on."""
+    from csgn_lib import datasets, retrieval
+    from csgn_lib.retrieval import referee
+
+    data = datasets.load(benchmark, root)
+    folder = out or home() / "reports" / "scores" / f"{model_dir.resolve().name}-on-{benchmark}"
+    retrieval.score_model(model_dir, data, folder)
+    typer.echo(referee.report(folder, benchmark))
+    typer.echo(folder)
+
+
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:
     """``name=value`` texts as pairs. Raises InputError for one that has no value, and for a name given twice."""
     pairs: dict[str, str] = {}
