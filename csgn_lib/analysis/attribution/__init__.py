@@ -20,12 +20,13 @@ from csgn_lib.analysis.attribution.images import Read, whole
 from csgn_lib.analysis.attribution.maps import all_maps
 from csgn_lib.analysis.attribution.occluding import occlusion
 from csgn_lib.analysis.attribution.pairs import grad_cam, pair_similarity
-from csgn_lib.analysis.attribution.parts import coarse, share_on
+from csgn_lib.analysis.attribution.parts import cell_size, coarse, share_on
 
 __all__ = [
     "Curves",
     "Read",
     "all_maps",
+    "cell_size",
     "coarse",
     "deletion_insertion",
     "depth",

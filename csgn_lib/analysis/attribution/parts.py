@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from csgn_lib.analysis.attribution.images import to_pixels
+from csgn_lib.backbones import vit_grid
 from csgn_lib.records import InputError
+from csgn_lib.vss import VisualEncoder
 
 
 def coarse(weights: Tensor, cell: int) -> Tensor:
@@ -29,6 +31,12 @@ def coarse(weights: Tensor, cell: int) -> Tensor:
         )
     cells = F.adaptive_avg_pool2d(weights[:, None].float(), (height // cell, width // cell))[:, 0]
     return to_pixels(cells, (height, width))
+
+
+def cell_size(encoder: VisualEncoder, size: tuple[int, int]) -> int:
+    """Side in pixels of a cell of the encoder's maps: a patch of the ViT, or a cell of the ResNet's last stage."""
+    rows = vit_grid(encoder.vit)[1][0] if encoder.vit is not None else size[0] // 8
+    return round(size[0] / rows)
 
 
 def share_on(maps: Tensor, masks: ArrayLike, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
