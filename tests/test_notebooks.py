@@ -64,8 +64,6 @@ def _the_tables_show_the_colour_sensitivity(run: Run) -> None:
 
 
 RAW = re.compile(r"<.* object at 0x|PosixPath\(|\[?Text\(|\(?None[,)]|Run\(")  # a last line that is a call
-    r"^(<.* object at 0x|PosixPath\(|\[?Text\(|\(?None[,)]|Run\()"
-)  # what a cell shows if its last line is a call
 
 
 def _shows_its_figures_and_no_noise(run: Run, executed: dict) -> None:
@@ -126,7 +124,7 @@ SKIPPED = {  # how many sections say that they are skipped, by benchmark and not
     "market1501": {"01_dataset_integrity": 1, "02_dataset_portrait": 1, "31_clothes_leakage": 2},
     "csv": {"02_dataset_portrait": 1, "31_clothes_leakage": 1},
 }
-WITHOUT_RENDERING = {"10_colour_bias": 3, "11_stage1_prompts": 1, "32_attention": 1}  # on any benchmark but the embedded
+WITHOUT_RENDERING = {"10_colour_bias": 3, "11_stage1_prompts": 1, "32_attention": 1}  # not embedded
 QUICK = {("20_evaluate", "market1501"), ("30_embedding_map", "market1501"), ("31_clothes_leakage", "market1501"),
          ("22_failures", "csv"), ("31_clothes_leakage", "csv")}  # fmt: skip
 
