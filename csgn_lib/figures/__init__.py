@@ -10,7 +10,7 @@ from csgn_lib.figures.maps import LabelMap, evenly_spaced, label_maps, picture_m
 from csgn_lib.figures.page import write_page
 from csgn_lib.figures.parameters import ParameterTable, parameter_table
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
-from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, use_style
+from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, subplots, use_style
 from csgn_lib.figures.strips import rank_strip, rank_strips, strip_frame
 from csgn_lib.figures.tables import Table, results_table
 
@@ -46,6 +46,7 @@ __all__ = [
     "save",
     "strip_frame",
     "styled",
+    "subplots",
     "tradeoff",
     "use_style",
     "write_page",

@@ -1,4 +1,4 @@
-"""How much of a map lies on which part of the picture."""
+"""Shares of a map on the parts that an image shows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from csgn_lib.vss import VisualEncoder
 
 
 def coarse(weights: Tensor, cell: int) -> Tensor:
-    """What is left of a map (B, H, W) seen in cells of ``cell`` x ``cell`` pixels, bilinear between them, unit sum.
+    """A map (B, H, W) averaged over cells of ``cell`` x ``cell`` pixels, bilinear between them, unit sum.
 
-    A grid's map spills over edges, from thin parts more than from broad ones: so a control must be as coarse.
+    A coarse map spills over edges, from thin parts more than from broad ones, so a control must be equally coarse.
 
-    Raises InputError for cells that are not 1 pixel at least, or larger than the map.
+    Raises:
+        InputError: cells smaller than a pixel or larger than the map.
     """
     height, width = weights.shape[-2:]
     if not 1 <= cell <= min(height, width):
@@ -40,7 +41,7 @@ def cell_size(encoder: VisualEncoder, size: tuple[int, int]) -> int:
 
 
 def share_on(maps: Tensor, masks: ArrayLike, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
-    """The mass of each map on each group of parts; a uniform map gives the groups' shares of the pixels.
+    """The sum of each map on each group of parts; a uniform map gives the groups' shares of the pixels.
 
     Args:
         maps: (B, H, W) of unit sum; one that is all zero gives 0 everywhere.
