@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from csgn_lib import records, runs
 from csgn_lib.records import InputError, Run, write_json
@@ -676,6 +677,25 @@ def test_an_answer_is_the_last_one_shown_and_replaces_the_one_before(tmp_path):
         assert answer == "*Last answer:* forty two (`csgn run asks`)"
         assert cost == "*Cost:* 12 s, 2.0 GiB, 2 cores of A Processor."
         assert rest == document["cells"][1:]
+
+
+def test_an_answer_may_be_a_list_and_its_picture_is_the_runs_figure(tmp_path):
+    notebook = write_notebook(tmp_path / "notebooks" / "asks.ipynb", "1")
+    document = json.loads(notebook.read_text())
+    picture = '![Curves](../reports/asks.png "curves")'
+    head = {"cell_type": "markdown", "metadata": {}, "source": f"# Why?\n\n{picture}\n\n*Last answer:* x"}
+    notebook.write_text(json.dumps(document | {"cells": [head, *document["cells"]]}))
+    run = finished_run(tmp_path / "run", "**Answer.**\n\n- forty\n  two\n- and more")
+    run.path("figures").mkdir()
+    Image.new("RGB", (1800, 90), "red").save(run.path("figures", "curves.png"))
+    (tmp_path / "reports").mkdir()
+    assert runs.keep_answer(run, notebook, "csgn run asks") == "- forty two\n- and more"
+    first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+    assert first.startswith(
+        f"# Why?\n\n{picture}\n\n*Last answer:* (`csgn run asks`)\n\n- forty two\n- and more\n\n*Cost:*"
+    )
+    with Image.open(tmp_path / "reports" / "asks.png") as kept:
+        assert kept.size == (900, 45) and kept.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
