@@ -24,4 +24,4 @@ Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of
 [O] our choice.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
