@@ -223,6 +223,34 @@ def demo(
     typer.echo(f"\n{table}\n\nopen {page}")
 
 
+@app.command()
+def world(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="a new folder, or one that this command began")],
+    people: Annotated[int, typer.Option(help="of training, validation and test together")] = 500,
+    setting: Annotated[str, typer.Option(help="middle, calm or street")] = "middle",
+    seed: Annotated[int, typer.Option(help="another seed is another world")] = 0,
+    size: Annotated[int, typer.Option(help="height of a picture in pixels; its width is half of it")] = 128,
+    images: Annotated[int, typer.Option(help="of each person, outfit and camera")] = 2,
+    outfits: Annotated[int, typer.Option(help="that each person wears")] = 4,
+    cameras_each: Annotated[int, typer.Option(help="cameras that see each outfit")] = 2,
+    colour_identity: Annotated[float, typer.Option(help="share of people with hair and skin colour of their own")] = 1.0,
+    spread: Annotated[float | None, typer.Option(help="of shapes; default: the setting's")] = None,
+    sharing: Annotated[float | None, typer.Option(help="people who share an outfit; default: the setting's")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
+) -> None:
+    """Render people in changing clothes as a benchmark with masks and counterfactuals; the same command resumes."""
+    from csgn_lib.synthetic.rendered.export import write_world
+    from csgn_lib.synthetic.rendered.worlds import World
+
+    drawn = World(people, setting, seed, size, images, outfits, cameras_each, colour_identity, spread, sharing)
+    try:
+        checksum = write_world(drawn, out, workers, lambda line: typer.echo(line, err=True))
+    except KeyboardInterrupt:
+        typer.echo(f"csgn: interrupted; the same command resumes {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{out}  {checksum}")
+
+
 _MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder, or one that csgn export made")
 
 
