@@ -5,7 +5,6 @@ A command exits with status 0 only if it did what was asked. An input error is o
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 import shutil
@@ -99,7 +98,7 @@ def train(
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="rows, grid, seeds: see the README")],
+    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="notebook, rows, grid, seeds: see docs")],
     workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: 1, or as GPUs allow")] = None,
     executor: Annotated[str, typer.Option(metavar="local|dask|submitit")] = "local",
     timeout: Annotated[float | None, typer.Option(help="seconds for each cell")] = None,
@@ -108,12 +107,12 @@ def sweep(
     job: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="for submitit: slurm_partition=gpu, timeout_min=240")
     ] = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check every cell, list them; run nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list every cell; run nothing")] = False,
 ) -> None:
-    """Run a notebook for every cell of a grid; what is done is skipped, what was stopped goes on."""
+    """Run a notebook for every cell of a grid, then print the rows' scores. Finished cells are skipped."""
     from csgn_lib import runs
 
-    read = runs.read_grid(grid)
+    read = runs.read_grid(runs.locate(grid))
     options = {name: runs.from_text(Any, text, name) for name, text in _pairs(job)}
     cells = runs.planned(read)
     if dry_run:
@@ -121,26 +120,39 @@ def sweep(
             cells[[name for name in ("row", "seed", "world", "state", "run") if name in cells]].to_string(index=False)
         )
         return
-    names = {Path(cell["run"]): runs.label(cell) for cell in cells.to_dict("records")}
     waiting = int((cells["state"] != "done").sum())
-    count = itertools.count(1)
     typer.echo(f"{len(cells)} cells, {len(cells) - waiting} of them done before")
     threads = threads or runs.executors.share(executor, workers)
     pool = runs.executors.named(executor, workers, read.gpus_per_cell, address, options)
     try:
-        found = runs.sweep(
-            read, pool, timeout=timeout, threads=threads,
-            report=lambda made: typer.echo(f"{next(count):>4}/{waiting}  {runs.ended(made, names[made.dir])}"),
-        )  # fmt: skip
+        found = runs.sweep(read, pool, timeout=timeout, threads=threads, stream=sys.stdout)
     except KeyboardInterrupt:
-        typer.echo("csgn: interrupted; the same command goes on, and csgn status tells what became of each", err=True)
+        typer.echo("csgn: interrupted; the same command continues, and csgn status lists the runs", err=True)
         raise typer.Exit(130) from None
     finally:
         pool.shutdown()
+    wrong = int((found["state"] != "done").sum())
+    if not wrong:
+        _print_scores(grid)
     typer.echo(found.attrs["report"])
-    if wrong := int((found["state"] != "done").sum()):
+    if wrong:
         typer.echo(f"csgn: {wrong} of {len(found)} cells are not done; the report says why and what to do", err=True)
         raise typer.Exit(1)
+
+
+def _print_scores(grid: Path) -> None:
+    """Print the rows' scores and write the sweep's records; nothing where its notebook records no scores."""
+    from csgn_lib import runs
+
+    try:
+        records = runs.load_sweep_records(grid)
+    except InputError:
+        return
+    n = records.runs[records.unit].nunique()
+    typer.echo(f"\n{records.table().to_string()}\n\nin percent: mean and s.d. over {n} {records.unit}{'s' * (n > 1)}")
+    folder = runs.records_folder(grid)
+    runs.write_sweep_records(records, folder)
+    typer.echo(f"tables: csgn run 41_ablation_tables -p grid {shlex.quote(str(grid))}, or -p grid {folder.name}")
 
 
 @app.command()
@@ -148,7 +160,7 @@ def status(
     folder: Annotated[Path | None, typer.Option(help="default: reports/runs")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="again every 2 s, in a terminal, until Ctrl-C")] = False,
 ) -> None:
-    """List the runs: what became of each, how far it came, what it took."""
+    """List the runs: state, last epoch or cell, seconds, peak memory, error."""
     from csgn_lib import runs
 
     try:
@@ -169,7 +181,7 @@ def status(
 
 @app.command()
 def check(dataset: str, root: Path) -> None:
-    """Look a benchmark on disk over: files, names, counts, what its protocols can use."""
+    """Check a benchmark on disk: files, names, counts, and what its protocols can use."""
     from csgn_lib import datasets
 
     report = datasets.load(dataset, root).check()
@@ -182,12 +194,12 @@ def check(dataset: str, root: Path) -> None:
 def explain(
     figure: Annotated[str, typer.Argument(help="its path without a suffix, or its name below reports/")],
 ) -> None:
-    """Follow a figure back: its numbers, command, runs, code and data; status 1 if one is not what was recorded."""
+    """Trace a figure to its numbers, command, runs, code and data; status 1 if one is missing or has changed."""
     from csgn_lib import runs
 
     found = runs.explain(figure)
     typer.echo(str(found))
-    if found.broken:
+    if found.broken or found.missing:
         raise typer.Exit(1)
 
 
@@ -200,7 +212,7 @@ def demo(
     from csgn_lib import runs, synthetic
 
     started = time.time()
-    synthetic.ensure()  # once, with all cores, rather than by every notebook that starts first
+    synthetic.ensure()  # once, with all cores, rather than in every notebook
     outcomes = runs.demo(workers=workers, fresh=fresh)
     wrong = [outcome for outcome in outcomes if outcome.state != "done"]
     for outcome in wrong:
@@ -266,7 +278,7 @@ def export(
     model_dir: Annotated[Path, _MODEL],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: MODEL_DIR/export")] = None,
 ) -> None:
-    """Make a folder to hand on: weights, card, and the encoder as programs, compared with it. Nothing is uploaded."""
+    """Export a model: weights, model card, and the encoder as programs, compared with it. Nothing is uploaded."""
     from csgn_lib import models
 
     made = models.export(model_dir, out)
@@ -297,7 +309,7 @@ def _value(type_: Any, text: str, name: str) -> Any:
 
 
 def _announce(experiment: Any, benchmark: Any) -> None:
-    """Print the resolved parameters and what their training needs at least. Raises InputError if it cannot be done."""
+    """Print the parameters and the least memory and time of their training. Raises InputError if it cannot run."""
     from csgn_lib import training
     from csgn_lib.training.estimate import estimate
 
@@ -330,18 +342,24 @@ def _saved_state(run: Run) -> tuple[int, int, int] | None:
 
 
 def _score(made: Run, benchmark: Any) -> None:
+    """Score the run and print each protocol's scores with the interval of mAP, and what the protocol is."""
     from csgn_lib import retrieval
     from csgn_lib.analysis import probes
 
+    described: dict[str, str] = {}
     for descriptor, scores in retrieval.score_run(made, benchmark).items():
         for score in scores.values():
-            typer.echo(f"{descriptor}: {score}")
+            low, high = made.results[descriptor]["protocols"][score.protocol.name]["mean_ap_interval"]
+            typer.echo(f"{descriptor}: {score}, mAP 95 % interval {low:.1%} to {high:.1%}")
+            described[score.protocol.name] = score.protocol.description
+    for name, description in described.items():
+        typer.echo(f"{name}: {description}")
     for descriptor, found in probes.record_sensitivity(made).items():
         typer.echo(f"{descriptor}: colour sensitivity {found:.2f}")
 
 
 def _finish(made: Run) -> None:
-    """Say where the run is; status 1 unless it is done."""
+    """Print the run's folder; status 1 unless it is done."""
     last = made.status
     typer.echo(made.dir)
     if last["state"] != "done":

@@ -50,17 +50,17 @@ def runs_folder() -> Path:
 
 
 def locate(name: str | Path) -> Path:
-    """The folder that a run's ``name`` means: a path, or the bare name that ``csgn status`` prints.
+    """The path that ``name`` means: of a run (``csgn status`` prints its bare name), of a sweep, or of any file.
 
     A relative path is looked for in the working folder, then in the workbench's, then among the runs of
-    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is no
-    such folder yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
+    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is
+    nothing yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
     """
     path = Path(name)
     if path.is_absolute():
         return path
     for candidate in (path, home() / path, runs_folder() / path):
-        if candidate.is_dir() and path != Path("."):
+        if candidate.exists() and path != Path("."):
             return candidate
     return home() / path if path.parts[:2] == ("reports", "runs") else path
 
