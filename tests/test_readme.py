@@ -42,7 +42,7 @@ def test_every_difference_with_an_interval_is_a_recorded_one():
     recorded = set(differences("seeds/differences-records.csv").said)
     for words in ("clothing out", "person only"):  # CSGN against the frozen CLIP, both given them
         frozen = f"frozen small CLIP, {words}"
-        found = runs.swept(HOME / "reports/seeds", [frozen], ["plain", words]).differences
+        found = runs.load_sweep_records(HOME / "reports/seeds", [frozen], ["plain", words]).differences
         (one,) = found.query(f"label == 'CSGN, {words}' and protocol == 'cloth_changing'").itertuples()
         recorded.add(f"{one.mean:+.1f} [{one.low:+.1f}, {one.high:+.1f}]")
     said = re.findall(

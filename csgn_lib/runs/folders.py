@@ -35,8 +35,7 @@ SILENCE = 60.0  # seconds without one after which a run on another host counts a
 _TRAINING = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")  # what a training leaves
 _COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first columns of the table of runs
 FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # tell a notebook its run
-
-
+_live: Path | None = None  # the folder of this process's live notebook, once it has called `current`
 STOPPED = "stopped by Ctrl-C or SIGTERM; the same command continues it"
 
 
@@ -85,11 +84,19 @@ def current(name: str, benchmark: Benchmark | None = None) -> Run:
     In a headless notebook it is the folder that ``execute`` made, in a live one ``reports/runs/<name>-live``. With
     ``benchmark``, a description of the data with their hash is written to the run's benchmark.json.
     """
+    global _live
     folder = os.environ.get(FOLDER_VARIABLE)
     run = Run(Path(folder) if folder else runs_folder() / f"{name}-live")
+    _live = None if folder else run.dir
     if benchmark is not None:
         write_json(run.path("benchmark.json"), benchmark.record())
     return run
+
+
+def current_folder() -> Path | None:
+    """The folder of the run that this code is part of; None before a live notebook has called `current`."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder) if folder else _live
 
 
 def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:

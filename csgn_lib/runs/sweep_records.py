@@ -1,7 +1,6 @@
 """`load_sweep_records`: a sweep's scores, single queries, costs and colour sensitivity, with their statistics.
 
-They come from the folders of a grid's runs, or from the CSV files that `write_sweep_records` made of them, which need no
-run folder.
+They come from the folders of a grid's runs, or from the CSV files that `write_sweep_records` made of them.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class SweepRecords:
 
     Attributes:
         name: of the folder or the grid that was read.
-        runs: one line a run: ``row, seed, world``, its origin, and its scores as ``<descriptor>.protocols.<p>.<metric>``.
+        runs: one line a run: ``row, seed, world``, its origin, its scores (``<descriptor>.protocols.<name>.<metric>``).
         queries: one line a query of a run (`statistics.queries`); empty if not recorded.
         cost_records, colour_records: one line a run, and a run's descriptor; empty if not recorded.
         sources: the files that were read.
@@ -198,12 +197,12 @@ def load_sweep_records(
     recorded = _recorded(raw.runs)
     if not recorded:
         raise InputError(f"{raw.name} records no scores, so that there is nothing to compare; run the sweep again")
-    known = {part: list(dict.fromkeys(names)) for part, names in zip(("d", "p", "m"), zip(*recorded, strict=True))}
-    protocols = protocols or list(dict.fromkeys([known["p"][0], *({"general"} & set(known["p"]))]))
-    _refuse_unknown(raw.name, "protocol", protocols, known["p"])
-    _refuse_unknown(raw.name, "metric", [metric], known["m"])
-    descriptors = [name for name in descriptors if name in known["d"]] or list(descriptors)
-    _refuse_unknown(raw.name, "descriptor", descriptors, known["d"])
+    kinds, names, metrics = (list(dict.fromkeys(part)) for part in zip(*recorded, strict=True))
+    protocols = protocols or list(dict.fromkeys([names[0], *({"general"} & set(names))]))
+    _refuse_unknown(raw.name, "protocol", protocols, names)
+    _refuse_unknown(raw.name, "metric", [metric], metrics)
+    descriptors = [name for name in descriptors if name in kinds] or list(descriptors)
+    _refuse_unknown(raw.name, "descriptor", descriptors, kinds)
     chosen = replace(raw, descriptors=tuple(descriptors), protocols=tuple(protocols), metric=metric)
     labels = list(dict.fromkeys(chosen.values["label"]))
     return replace(chosen, baseline=next((name for name in baselines if name in labels), labels[0]))

@@ -1,4 +1,4 @@
-"""`sweep`: a notebook for every cell of a grid of parameters, each in its own process, whatever becomes of the others."""
+"""`sweep`: run a notebook for every cell of a grid of parameters, each in a process of its own."""
 
 from __future__ import annotations
 

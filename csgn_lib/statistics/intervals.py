@@ -63,7 +63,7 @@ def over_people(
     times = people_drawn(len(total), np.random.default_rng(seed), resamples)
     if count.sum() == 0:
         raise InputError("the ratio's denominator is zero in every row; nothing to compare with")
-    return Interval(float(total.sum() / count.sum()), *middle(_ratio(times, total, count)))
+    return Interval(float(total.sum() / count.sum()), *percentile_interval(_ratio(times, total, count)))
 
 
 def people_drawn(
@@ -91,7 +91,7 @@ def means_drawn(counted: pd.DataFrame, people: ArrayLike, times: NDArray[np.int6
     return np.nanmean(_ratio(times, total, count), axis=1)
 
 
-def middle(drawn: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+def percentile_interval(drawn: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
     """The ends of the middle ``level`` of resampled numbers, NaN left out: the percentile interval."""
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

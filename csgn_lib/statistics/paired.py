@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from scipy.special import stdtrit
 
 from csgn_lib.records import InputError, Run
-from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, middle, people_drawn
+from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, people_drawn, percentile_interval
 
 EXACT = 16  # units up to which every sign pattern is enumerated
 DRAWS = 10_000  # sign patterns drawn above that
@@ -102,7 +102,7 @@ def people_interval(
         people = np.sort(part["person"].unique())
         times = people_drawn(len(people), generator, resamples, f"world {world} has")
         values += [means_drawn(one, people, times) for _, one in part.groupby("seed")]
-    return middle(np.mean(values, axis=0), level)
+    return percentile_interval(np.mean(values, axis=0), level)
 
 
 def paired(
