@@ -128,6 +128,7 @@ def test_the_command_runs_what_is_not_done_and_says_where_the_report_is(home, pr
     status, said = call("--workers", "2")
     lines = said.out.splitlines()
     assert status == 0 and lines[0] == "4 cells, 0 of them done before" and "done" in lines[1] and "(1:01)" in lines[1]
+    assert "half, seed 0" in said.out and "small, seed 1" in said.out
     assert {line.split("/4  done")[0].strip() for line in lines[1:5]} == {"1", "2", "3", "4"}
     report = Path(lines[-1])
     assert report.parent == home / "reports/runs" and "Every cell is done." in report.read_text()
@@ -226,7 +227,7 @@ def test_a_full_disk_fails_its_cell_and_costs_at_most_the_report(home, monkeypat
     def refuse(path, text):
         raise OSError(28, "No space left on device")
 
-    full_for = sweeps._planned({"beta": [0.2]}, "12_train").runs[0].dir.name
+    full_for = sweeps.planned_cells({"beta": [0.2]})[0].run.dir.name
     monkeypatch.setattr(sweeps, "execute", execute)
     monkeypatch.setattr(Run, "set_status", full)
     monkeypatch.setattr(words, "write_text", refuse)
@@ -284,7 +285,7 @@ def _kill_the_worker_of(run: Run) -> None:
 
 
 def _killed(cells: dict, pool) -> tuple:
-    victim = sweeps._planned(cells, "12_train").runs[0]
+    victim = sweeps.planned_cells(cells)[0].run
     killer = threading.Thread(target=_kill_the_worker_of, args=(victim,), daemon=True)
     killer.start()
     with pool:

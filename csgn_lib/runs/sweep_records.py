@@ -38,7 +38,7 @@ class SweepRecords:
     intervals 95 % of Student's t. Runs of one world are one cluster where there are several worlds, else each seed is.
 
     Attributes:
-        name: of the folder or the grid that was read.
+        path: the folder or the grid that was read.
         runs: one line a run: ``row, seed, world``, its origin, its scores (``<descriptor>.protocols.<name>.<metric>``).
         queries: one line a query of a run (`statistics.queries`); empty if not recorded.
         cost_records, colour_records: one line a run, and a run's descriptor; empty if not recorded.
@@ -47,7 +47,7 @@ class SweepRecords:
         descriptors, protocols, metric: what the statistics are of.
     """
 
-    name: str
+    path: Path
     runs: pd.DataFrame
     queries: pd.DataFrame
     cost_records: pd.DataFrame
@@ -69,7 +69,7 @@ class SweepRecords:
                     part = self.runs[["row", "seed", "world"]].assign(descriptor=descriptor, protocol=protocol)
                     parts.append(part.assign(value=100 * self.runs[column]).dropna(subset="value"))
         if not parts:
-            raise InputError(f"{self.name} records no {self.metric}; give another metric, or run the sweep again")
+            raise InputError(f"{self.path} records no {self.metric}; give another metric, or run the sweep again")
         values = pd.concat(parts, ignore_index=True)
         order = {row: place for place, row in enumerate(dict.fromkeys(self.runs["row"]))}
         values = values.sort_values("row", kind="stable", key=lambda row: row.map(order), ignore_index=True)
@@ -104,7 +104,7 @@ class SweepRecords:
                 found[["mean", "sd", "low", "high"]] *= 100
                 parts.append(found.assign(protocol=protocol, p=found[["holm_runs", "holm_people"]].max(axis=1)))
         if not parts:
-            raise InputError(f"{self.name}: the single queries are of other protocols than the runs; run it again")
+            raise InputError(f"{self.path}: the single queries are of other protocols than the runs; run it again")
         known = self.values[["label", "row", "descriptor"]].drop_duplicates()
         order = {label: place for place, label in enumerate(known["label"])}
         found = pd.concat(parts, ignore_index=True).merge(known, on="label", how="left")
@@ -196,13 +196,13 @@ def load_sweep_records(
     raw = _of_grid(path) if path.suffix in (".yaml", ".yml") else _of_folder(path)
     recorded = _recorded(raw.runs)
     if not recorded:
-        raise InputError(f"{raw.name} records no scores, so that there is nothing to compare; run the sweep again")
+        raise InputError(f"{raw.path} records no scores, so that there is nothing to compare; run the sweep again")
     kinds, names, metrics = (list(dict.fromkeys(part)) for part in zip(*recorded, strict=True))
     protocols = protocols or list(dict.fromkeys([names[0], *({"general"} & set(names))]))
-    _refuse_unknown(raw.name, "protocol", protocols, names)
-    _refuse_unknown(raw.name, "metric", [metric], metrics)
+    _refuse_unknown(raw.path, "protocol", protocols, names)
+    _refuse_unknown(raw.path, "metric", [metric], metrics)
     descriptors = [name for name in descriptors if name in kinds] or list(descriptors)
-    _refuse_unknown(raw.name, "descriptor", descriptors, kinds)
+    _refuse_unknown(raw.path, "descriptor", descriptors, kinds)
     chosen = replace(raw, descriptors=tuple(descriptors), protocols=tuple(protocols), metric=metric)
     labels = list(dict.fromkeys(chosen.values["label"]))
     return replace(chosen, baseline=next((name for name in baselines if name in labels), labels[0]))
@@ -231,15 +231,13 @@ def write_sweep_records(records: SweepRecords, folder: str | Path) -> list[Path]
     return written
 
 
-def collect_records(frame: pd.DataFrame, name: str = "the sweep") -> SweepRecords:
-    """The records of the runs that `sweep` returned. Rows without a name are named by the parameters that vary.
+def collect_records(frame: pd.DataFrame, grid: str | Path) -> SweepRecords:
+    """The records of the runs of a grid that `sweep` returned; those of an unnamed row are the row ``all``.
 
-    Raises InputError if a run is not done, or cannot be read.
+    Raises InputError if a run is not done, naming the command, or cannot be read.
     """
     if (wrong := frame["state"] != "done").any():
-        raise InputError(
-            f"{int(wrong.sum())} of {len(frame)} runs of {name} are not done; run it first: csgn sweep {name}"
-        )
+        raise InputError(f"{int(wrong.sum())} of {len(frame)} runs of {grid} are not done; run csgn sweep {grid} first")
     folders = [Run(Path(path)) for path in frame["run"]]
     found = frame.assign(row=frame["row"] if "row" in frame else "all")
     configs = [run.config for run in folders]
@@ -259,7 +257,7 @@ def collect_records(frame: pd.DataFrame, name: str = "the sweep") -> SweepRecord
         for descriptor, scores in (run.results if run.path("results.json").exists() else {}).items()
         if isinstance(scores, dict) and "colour_sensitivity" in scores
     ]
-    return SweepRecords(name, runs, per_query, costs, pd.DataFrame(colours))
+    return SweepRecords(Path(grid), runs, per_query, costs, pd.DataFrame(colours))
 
 
 def records_folder(grid: str | Path) -> Path:
@@ -268,13 +266,13 @@ def records_folder(grid: str | Path) -> Path:
 
 
 def _of_grid(path: Path) -> SweepRecords:
-    return collect_records(frame_of(planned_cells(read_grid(path)), {}), str(path))
+    return collect_records(frame_of(planned_cells(read_grid(path)), {}), path)
 
 
 def _of_folder(folder: Path) -> SweepRecords:
     paths = [folder / name for name in (RECORD, QUERIES, COSTS, COLOURS)]
     frames = [_read(path) if path.is_file() or path.name == RECORD else pd.DataFrame() for path in paths]
-    return SweepRecords(str(folder), *frames, sources=tuple(path for path in paths if path.is_file()))
+    return SweepRecords(folder, *frames, sources=tuple(path for path in paths if path.is_file()))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -295,7 +293,7 @@ def _recorded(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
     return [(p[0], p[2], p[3]) for p in parts if len(p) == 4 and p[1] == "protocols" and p[3] in METRICS]
 
 
-def _refuse_unknown(name: str, kind: str, given: Sequence[str], known: Sequence[str]) -> None:
+def _refuse_unknown(name: Path, kind: str, given: Sequence[str], known: Sequence[str]) -> None:
     if unknown := [one for one in given if one not in known]:
         raise InputError(f"{name} has no {kind} {', '.join(map(repr, unknown))}; there are: {', '.join(known)}")
 

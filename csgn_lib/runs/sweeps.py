@@ -158,7 +158,7 @@ def digest(cells: Sequence[Cell]) -> str:
 
 @contextmanager
 def exclusive(cells: Sequence[Cell]) -> Iterator[Run]:
-    """Hold the cells for this process; those that are not done are queued, and interrupted if they stay so.
+    """Hold the cells for this process; those that are not done are queued.
 
     Yields the folder of the sweep's lock. Raises InputError naming who else works on them.
     """
@@ -182,10 +182,7 @@ def exclusive(cells: Sequence[Cell]) -> Iterator[Run]:
         for run in waiting:
             with suppress(OSError):  # a full disk: the cell itself will report it
                 run.set_status("queued", **_kept(run))
-        try:
-            yield lock
-        finally:
-            _mark_interrupted(cells)
+        yield lock
 
 
 def _release(lock: Run) -> None:
@@ -237,6 +234,8 @@ def run_cells(
         for future in futures:
             future.cancel()
         raise
+    finally:
+        _mark_interrupted(cells)
 
 
 class _StopFile:
