@@ -363,6 +363,32 @@ def test_a_figure_leads_back_to_its_numbers_command_runs_code_and_data(saved):
     )
 
 
+def test_a_run_is_listed_once_and_missing_links_fail_the_command(tmp_path, monkeypatch, capsys):
+    """A figure that its run drew of itself, as 12_train does, from a run that ``csgn train`` recorded."""
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    run = Run(tmp_path / "reports/runs/demo-1-s0")
+    with runs.recorded(run, parameters={}, key=runs.key(None, {})):
+        write_json(run.path("config.json"), {})
+        write_json(run.path("benchmark.json"), {"manifest": "dada" * 16})
+    environment = json.loads(run.path("environment.json").read_text()) | {"git": {"commit": "a" * 40, "dirty": False}}
+    write_json(run.path("environment.json"), environment)
+    monkeypatch.setenv("CSGN_COMMAND", "csgn run 12_train")
+    monkeypatch.setenv("CSGN_RUN_DIR", str(run.dir))
+    figure = plt.figure()
+    base = figures.save(figure, "curves", {"x": [1]}, "What.", [run, run])
+    plt.close(figure)
+    monkeypatch.delenv("CSGN_RUN_DIR")
+    found = runs.explain(base)
+    assert not found.missing
+    assert [link.name for link in found.links if link.said.startswith("demo-1-s0")] == ["run"]
+    for missing, status in ((False, 0), (True, 1)):
+        if missing:
+            run.path("benchmark.json").unlink()
+        with pytest.raises(SystemExit) as left:
+            main(["explain", str(base)])
+        assert left.value.code == status and ("MISSING" in capsys.readouterr().out) == missing
+
+
 @pytest.mark.parametrize("changed", ["numbers", "read", "run"])
 def test_what_is_no_longer_as_recorded_is_broken(saved, tmp_path, capsys, changed):
     file = {

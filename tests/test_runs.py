@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -104,6 +105,18 @@ def test_a_run_gets_its_values_in_plain_types_and_this_interpreter(executed):
     assert {path.name for path in run.dir.iterdir()} == {
         ".lock", "config.json", "environment.json", "executed.ipynb", "results.json", "status.json",
     }  # fmt: skip
+
+
+def test_a_notebook_runs_from_a_checkout_whose_path_holds_csgn_a_space_and_an_umlaut(tmp_path):
+    checkout = tmp_path / "csgn wörk"
+    source = "import csgn_lib\nassert 'csgn wörk' in csgn_lib.__file__"
+    write_notebook(checkout / "notebooks" / "a.ipynb", source, parameters=None)
+    (checkout / "csgn_lib").symlink_to(machine.LIBRARY)
+    variables = os.environ | {"PYTHONPATH": str(checkout), "CSGN_HOME": str(checkout)}
+    command = [sys.executable, "-m", "csgn_lib", "run", "a"]
+    done = subprocess.run(command, cwd=checkout, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert runs.state(Run(Path(done.stdout.strip()))) == "done" and done.stdout.startswith(str(checkout))
 
 
 def test_what_the_cells_print_is_repeated_while_they_run(executed):

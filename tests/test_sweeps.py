@@ -1,4 +1,4 @@
-"""Sweeps: the grid's file, where cells run, two at once, a full disk, and the page about what failed."""
+"""Sweeps: grid files, executors, concurrent sweeps, a full disk, the report, and the records of scores."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_missing_file_is_named(home):
         runs.read_grid(home / "none.yaml")
 
 
-# ---- cells that are pretended
+# ---- cells whose execution is replaced
 
 
 @pytest.fixture
@@ -149,6 +149,48 @@ def test_the_command_runs_what_is_not_done_and_says_where_the_report_is(home, pr
     ):  # fmt: skip
         assert line in page
     assert "good" not in page
+
+
+@pytest.fixture
+def scored(pretended, monkeypatch):
+    """Runs that record scores of a benchmark whose first protocol is cross_clothes, two queries of two people each."""
+    finish = sweeps.execute
+
+    def execute(notebook, parameters, run_dir, *arguments, **options):
+        run, beta = Run(Path(run_dir)), notebooks.checked(notebook, parameters)["beta"]
+        scores = {p: {"rank1": beta, "mean_ap": beta / 2, "minp": 0.1} for p in ("cross_clothes", "general")}
+        write_json(run.path("results.json"), {"plain": {"descriptor": "f", "protocols": scores}})
+        write_json(run.path("config.json"), {})
+        lines = [f"plain,{p},{q},0,{q},{beta},1,True" for p in scores for q in (0, 1)]
+        header = "descriptor,protocol,row,draw,person,ap,first_hit,valid"
+        run.path("per_query.csv").write_text("\n".join([header, *lines]) + "\n")
+        return finish(notebook, parameters, run_dir, *arguments, **options)
+
+    monkeypatch.setattr(sweeps, "execute", execute)
+
+
+def test_a_sweep_prints_its_scores_and_its_grid_or_its_folder_leads_to_the_tables(home, scored, capsys, monkeypatch):
+    path = grid(home)
+    with pytest.raises(InputError, match=f"4 of 4 runs of {path} are not done; run csgn sweep {path} first"):
+        runs.load_sweep_records(path)
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", str(path)])
+    said = capsys.readouterr().out
+    assert left.value.code == 0
+    for line in ("cross_clothes", "half 50.0 ± 0.0 25.0 ± 0.0 50.0 ± 0.0", "small 0.1 ± 0.0", "s.d. over 2 seeds"):
+        assert line in " ".join(said.split())
+    monkeypatch.chdir(home / "notebooks")  # as in JupyterLab
+    folder = runs.records_folder("grid.yaml")
+    assert f"-p grid {folder.name}" in said
+    for source in ("grid.yaml", folder.name, f"reports/runs/{folder.name}", folder):
+        records = runs.load_sweep_records(source)
+        assert (records.baseline, records.protocols) == ("half", ("cross_clothes", "general"))
+        assert records.differences.query("protocol == 'general'")["mean"].tolist() == pytest.approx([-49.9])
+        assert records.of("rank1").means["mean"].tolist() == pytest.approx([50, 50, 0.1, 0.1])
+    with pytest.raises(InputError, match="no protocol 'cross_cloth'; there are: cross_clothes, general"):
+        runs.load_sweep_records("grid.yaml", protocols=["cross_cloth"])
+    with pytest.raises(InputError, match="no descriptor 'person only'; there are: plain"):
+        runs.load_sweep_records("grid.yaml", descriptors=["person only"])
 
 
 @pytest.mark.parametrize(

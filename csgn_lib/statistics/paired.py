@@ -192,7 +192,7 @@ def against(
 
 
 def sign_flip(values: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p of the mean of ``values`` when each sign is a coin's: how often it is as far from 0.
+    """Two-sided p value of the mean of ``values`` under random sign flips: how often it is as far from 0.
 
     Exact for up to 16 values; above, ``draws`` patterns and the observed one. NaN for no value.
     """
@@ -200,7 +200,7 @@ def sign_flip(values: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
     n = len(parts)
     if n == 0 or np.isnan(parts).any():
         return math.nan
-    bound = abs(parts.sum()) - 1e-12 * np.abs(parts).sum()  # sums that differ by rounding alone are equal
+    bound = abs(parts.sum()) - 1e-12 * np.abs(parts).sum()  # equal up to rounding
     if n <= EXACT:
         sums = np.zeros(1)
         for part in parts:
