@@ -54,17 +54,19 @@ def train(
     preset: Annotated[str, typer.Option(help="the preset that provides all other parameters")] = "demo",
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeatable")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option()] = 0,
+    plugin: Annotated[list[str], typer.Option(help="a Python file or an installed plugin; repeatable")] = [],  # noqa: B006
     run_dir: Annotated[Path | None, typer.Option(help="the run's folder or name; the same one again resumes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the parameters and the cost, and stop")] = False,
 ) -> None:
     """Train both stages and score the result, on a GPU if available; on several with accelerate launch -m csgn_lib."""
     from csgn_lib import runs
-    from csgn_lib.config import Experiment
+    from csgn_lib.config import Experiment, with_plugins
 
-    fields = Experiment.model_fields
+    fields = with_plugins(plugin).model_fields  # with the plugins' own parameters
     given = {
         name: _value(fields[name].annotation if name in fields else Any, text, name) for name, text in _pairs(set_)
     }
+    given |= {"plugin": plugin} if plugin else {}
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
     named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
     folder = runs.locate(run_dir) if run_dir else runs.runs_folder() / named
@@ -235,6 +237,36 @@ def demo(
     typer.echo(f"\n{table}\n\nopen {page}")
 
 
+@app.command()
+def world(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="a new folder, or one that this command began")],
+    people: Annotated[int, typer.Option(help="of training, validation and test together")] = 500,
+    setting: Annotated[str, typer.Option(help="middle, calm or street")] = "middle",
+    seed: Annotated[int, typer.Option(help="another seed is another world")] = 0,
+    size: Annotated[int, typer.Option(help="height of a picture in pixels; its width is half of it")] = 128,
+    images: Annotated[int, typer.Option(help="of each person, outfit and camera")] = 2,
+    outfits: Annotated[int, typer.Option(help="that each person wears")] = 4,
+    cameras_each: Annotated[int, typer.Option(help="cameras that see each outfit")] = 2,
+    colour_identity: Annotated[
+        float, typer.Option(help="share of people with hair and skin colour of their own")
+    ] = 1.0,
+    spread: Annotated[float | None, typer.Option(help="of shapes; default: the setting's")] = None,
+    sharing: Annotated[float | None, typer.Option(help="people who share an outfit; default: the setting's")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
+) -> None:
+    """Render people in changing clothes as a benchmark with masks and counterfactuals; the same command resumes."""
+    from csgn_lib.synthetic.rendered.export import write_world
+    from csgn_lib.synthetic.rendered.worlds import World
+
+    drawn = World(people, setting, seed, size, images, outfits, cameras_each, colour_identity, spread, sharing)
+    try:
+        checksum = write_world(drawn, out, workers, lambda line: typer.echo(line, err=True))
+    except KeyboardInterrupt:
+        typer.echo(f"csgn: interrupted; the same command resumes {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{out}  {checksum}")
+
+
 _MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder, or one that csgn export made")
 
 
@@ -287,6 +319,65 @@ def export(
     if made.missing:
         typer.echo(f'model.onnx: not written, for want of {", ".join(made.missing)}: pip install -e ".[export]"')
     typer.echo(made.folder)
+
+
+@app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="its name: ltcc, prcc, market1501, csv, ...")],
+    root: Annotated[Path, typer.Argument(help="its folder")],
+    query: Annotated[Path | None, typer.Option(metavar="FILE", help="features: .npy .npz .safetensors .h5")] = None,
+    gallery: Annotated[Path | None, typer.Option(metavar="FILE", help="features; may be the same file")] = None,
+    distances: Annotated[Path | None, typer.Option(metavar="FILE", help="in place of features: (Q, G)")] = None,
+    in_order: Annotated[bool, typer.Option("--in-order", help="accept files without image paths")] = False,
+    trapezoid: Annotated[bool, typer.Option("--trapezoid", help="also with the trapezoid average precision")] = False,
+    thresholds: Annotated[bool, typer.Option("--thresholds", help="also TAR at FAR, EER, FNIR at FPIR")] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="scores to compare with, of one data set")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/BENCHMARK-HASH")] = None,
+) -> None:
+    """Score any model's stored features, or distances, under every protocol of a benchmark."""
+    from csgn_lib import datasets
+    from csgn_lib.retrieval import referee
+
+    if (distances is None) == (query is None and gallery is None):
+        raise InputError("give --query and --gallery, or --distances, and not both")
+    if distances is None and (query is None or gallery is None):
+        raise InputError("features need both --query and --gallery; one file may hold both: name it twice")
+    data = datasets.load(benchmark, root)
+    if distances is not None:
+        found = referee.score_distances(data, distances, in_order=in_order, trapezoid=trapezoid)
+    else:
+        options = {"in_order": in_order, "trapezoid": trapezoid, "thresholds": thresholds}
+        found = referee.score_features(data, query, gallery, **options)
+    folder = found.write(out or home() / "reports" / "scores" / f"{benchmark}-{found.digest}")
+    typer.echo("\n".join(source["rows"] for source in found.sources))
+    typer.echo(referee.report(folder, benchmark))
+    if against is not None:
+        table = referee.compare(folder, against, benchmark)
+        write_text(folder / "differences.csv", table.to_csv(index=False))
+        typer.echo(referee.differences_report(table, against))
+    typer.echo(folder)
+
+
+@app.command()
+def evaluate(
+    model_dir: Annotated[Path, _MODEL],
+    benchmark: Annotated[str, typer.Argument(help="its name: ltcc, prcc, market1501, csv, synthetic, ...")],
+    root: Annotated[Path, typer.Argument(help="its folder")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/MODEL-on-BENCHMARK")
+    ] = None,
+) -> None:
+    """Score a run or an exported folder on any benchmark, such as one that it was not trained on."""
+    from csgn_lib import datasets, retrieval
+    from csgn_lib.retrieval import referee
+
+    data = datasets.load(benchmark, root)
+    folder = out or home() / "reports" / "scores" / f"{model_dir.resolve().name}-on-{benchmark}"
+    retrieval.score_model(model_dir, data, folder)
+    typer.echo(referee.report(folder, benchmark))
+    typer.echo(folder)
 
 
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:

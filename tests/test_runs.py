@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from csgn_lib import records, runs
 from csgn_lib.records import InputError, Run, write_json
@@ -474,13 +475,31 @@ def test_a_training_resumes_after_a_changed_figure_and_not_after_a_changed_loss(
 
 
 def test_a_key_covers_the_content_of_files_that_parameters_name(home):
-    notebook, plugin = write_notebook(home / "a.ipynb", "1"), home / "idea.py"
-    plugin.write_text("weight = 1")
-    values = {"more": {"plugin": str(plugin)}, "name": "x" * 5000, "layers": ["\0"]}
+    notebook, checkpoint = write_notebook(home / "a.ipynb", "1"), home / "weights.safetensors"
+    checkpoint.write_text("1")
+    values = {"more": {"clip_checkpoint": str(checkpoint)}, "name": "x" * 5000, "layers": ["\0"]}
     key = folders.key(notebook, values)
     assert folders.key(notebook, values) == key and folders.key(None, values) != key
-    plugin.write_text("weight = 2.0")
+    checkpoint.write_text("2.0")
     assert folders.key(notebook, values) != key
+
+
+IDEA = """from csgn_lib.registry import register
+
+@register("hsf", "idea", meaning="a form")
+def idea(*parts):
+    return {}
+"""
+
+
+@pytest.mark.parametrize("given", [lambda path: {"plugin": path}, lambda path: {"more": {"plugin": path}}])
+def test_a_key_covers_a_plugins_content_and_not_the_tracker(home, given):
+    notebook, plugin = write_notebook(home / "a.ipynb", "1"), home / "idea.py"
+    plugin.write_text(f"{IDEA}weight = 1\n")
+    key = folders.key(notebook, given(str(plugin)))
+    assert folders.key(notebook, given(str(plugin)) | {"tracker": "tensorboard"}) == key != folders.key(notebook, {})
+    plugin.write_text(f"{IDEA}weight = 2.0\n")
+    assert folders.key(notebook, given(str(plugin))) != key
 
 
 def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
@@ -707,6 +726,25 @@ def test_an_answer_is_the_last_one_shown_and_replaces_the_one_before(tmp_path):
         assert answer == "*Last answer:* forty two (`csgn run asks`)"
         assert cost == "*Cost:* 12 s, 2.0 GiB, 2 cores of A Processor."
         assert rest == document["cells"][1:]
+
+
+def test_an_answer_may_be_a_list_and_its_picture_is_the_runs_figure(tmp_path):
+    notebook = write_notebook(tmp_path / "notebooks" / "asks.ipynb", "1")
+    document = json.loads(notebook.read_text())
+    picture = '![Curves](../reports/asks.png "curves")'
+    head = {"cell_type": "markdown", "metadata": {}, "source": f"# Why?\n\n{picture}\n\n*Last answer:* x"}
+    notebook.write_text(json.dumps(document | {"cells": [head, *document["cells"]]}))
+    run = finished_run(tmp_path / "run", "**Answer.**\n\n- forty\n  two\n- and more")
+    run.path("figures").mkdir()
+    Image.new("RGB", (1800, 90), "red").save(run.path("figures", "curves.png"))
+    (tmp_path / "reports").mkdir()
+    assert runs.keep_answer(run, notebook, "csgn run asks") == "- forty two\n- and more"
+    first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+    assert first.startswith(
+        f"# Why?\n\n{picture}\n\n*Last answer:* (`csgn run asks`)\n\n- forty two\n- and more\n\n*Cost:*"
+    )
+    with Image.open(tmp_path / "reports" / "asks.png") as kept:
+        assert kept.size == (900, 45) and kept.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

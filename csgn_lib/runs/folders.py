@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
+from csgn_lib.config import RECORDED, plugin_digests
 from csgn_lib.records import InputError, Run, home, read_record, stops_on_sigterm, write_json, writing
 from csgn_lib.runs import processes
 from csgn_lib.runs.machine import core_digest, environment, file_digest
@@ -36,6 +37,8 @@ _TRAINING = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetenso
 _COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first columns of the table of runs
 FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # tell a notebook its run
 _live: Path | None = None  # the folder of this process's live notebook, once it has called `current`
+
+
 STOPPED = "stopped by Ctrl-C or SIGTERM; the same command continues it"
 
 
@@ -102,18 +105,18 @@ def current_folder() -> Path | None:
 def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of what decides a run's result, but for its seed.
 
-    These are the parameters, the content of every file that they name, the core's code and weights
+    These are the parameters, the content of plugins and of every file that they name, the core's code and weights
     (`machine.core_digest`), and the notebook's code cells (None: ``csgn train``, which has no notebook). Text cells,
     docstrings, comments and the rest of the library, such as figures and panels, are left out.
     """
     code = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"] if notebook else []
-    values = {name: value for name, value in parameters.items() if name != "seed"}
-    text = json.dumps([values, named_files(values), core_digest(), code], sort_keys=True)
+    values = {name: value for name, value in parameters.items() if name not in RECORDED}
+    text = json.dumps([values, named_files(values), plugin_digests(parameters), core_digest(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def named_files(parameters: Any) -> dict[str, str]:
-    """SHA-256 of every file that a parameter's text names, such as a checkpoint, a CSV or a plugin."""
+    """SHA-256 of every file that a parameter's text names, such as a checkpoint or a CSV."""
     if isinstance(parameters, Mapping):
         parameters = list(parameters.values())
     if isinstance(parameters, list | tuple):
