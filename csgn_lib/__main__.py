@@ -267,7 +267,7 @@ def world(
     typer.echo(f"{out}  {checksum}")
 
 
-_MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder, or one that csgn export made")
+_MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder or name, or a folder that csgn export made")
 
 
 @app.command()
@@ -280,7 +280,7 @@ def embed(
     from csgn_lib import models
 
     count, started = len(models.list_images(folder)), time.time()
-    model = models.open_model(model_dir)
+    model = models.open_model(_folder(model_dir))
     with typer.progressbar(length=count, label="embedding", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         made = models.embed_folder(model, folder, out, report=bar.update)
     typer.echo(f"{made.features.shape[0]} images, {made.descriptor} of {model.width} numbers, by {made.model[:12]}")
@@ -299,7 +299,7 @@ def search(
     from csgn_lib import models
 
     read = models.read_gallery(gallery)
-    found = models.search(models.open_model(model_dir), image, read, k)
+    found = models.search(models.open_model(_folder(model_dir)), image, read, k)
     typer.echo("rank  distance  path")
     for row in found.itertuples():
         typer.echo(f"{row.rank:>4}  {row.distance:>8.4f}  {row.path}")
@@ -313,7 +313,7 @@ def export(
     """Export a model: weights, model card, and the encoder as programs, compared with it. Nothing is uploaded."""
     from csgn_lib import models
 
-    made = models.export(model_dir, out)
+    made = models.export(_folder(model_dir), out)
     for name, gap in made.differences.items():
         typer.echo(f"{name}: greatest difference from the encoder {gap:.1e} (at most {models.TOLERANCE:.0e})")
     if made.missing:
@@ -378,6 +378,12 @@ def evaluate(
     retrieval.score_model(model_dir, data, folder)
     typer.echo(referee.report(folder, benchmark))
     typer.echo(folder)
+
+
+def _folder(name: Path) -> Path:
+    from csgn_lib import runs
+
+    return runs.locate(name)
 
 
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:

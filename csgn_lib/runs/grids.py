@@ -1,4 +1,4 @@
-"""`read_grid`: a sweep's YAML file, as the list of cells that it means, each checked before anything runs."""
+"""`read_grid`: read a sweep's YAML file as a list of cells, each validated before anything runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = ("notebook", "every", "rows", "grid", "seeds", "worlds", "gpus_per_cell")
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a sweep, in their order: each one's parameters, and the name of its row."""
+    """The cells of a sweep in order: the parameters of each one, and the name of its row."""
 
     path: Path
     notebook: Path
@@ -101,7 +101,7 @@ def combinations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose 1e-3 is a number, and in which a name that stands twice is an error instead of its last value."""
+    """YAML in which 1e-3 is a number, and a repeated name an error instead of its last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
