@@ -88,6 +88,16 @@ def test_a_file_that_cannot_run_is_refused_in_words_that_help(home, capsys, text
     assert left.value.code == 2 and words in capsys.readouterr().err and not (home / "reports").exists()
 
 
+def test_a_grid_may_name_every_parameter_of_the_experiment(home):
+    parameters = 'preset: str = "demo"\nclip_checkpoint: str = ""\nmore: dict = {}\nseed: int = 0'
+    write_notebook(home / "notebooks/12_train.ipynb", parameters=parameters)
+    every = "every: {image_height: 48, clip_checkpoint: null, more: {flip: 0.0}}\nseeds: [1]"
+    [cell] = runs.read_grid(grid(home, every)).cells
+    assert cell == {"more": {"flip": 0.0, "image_height": 48, "clip_checkpoint": None}, "seed": 1}
+    with pytest.raises(InputError, match="unknown parameter 'image_hight' .did you mean 'image_height'"):
+        runs.read_grid(grid(home, every.replace("height", "hight")))
+
+
 def test_a_missing_file_is_named(home):
     with pytest.raises(InputError, match="none.yaml cannot be read"):
         runs.read_grid(home / "none.yaml")
