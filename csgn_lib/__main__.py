@@ -5,7 +5,6 @@ A command exits with status 0 only if it did what was asked. An input error is o
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 import shutil
@@ -55,17 +54,19 @@ def train(
     preset: Annotated[str, typer.Option(help="the preset that provides all other parameters")] = "demo",
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeatable")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option()] = 0,
+    plugin: Annotated[list[str], typer.Option(help="a Python file or an installed plugin; repeatable")] = [],  # noqa: B006
     run_dir: Annotated[Path | None, typer.Option(help="the run's folder or name; the same one again resumes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the parameters and the cost, and stop")] = False,
 ) -> None:
     """Train both stages and score the result, on a GPU if available; on several with accelerate launch -m csgn_lib."""
     from csgn_lib import runs
-    from csgn_lib.config import Experiment
+    from csgn_lib.config import Experiment, with_plugins
 
-    fields = Experiment.model_fields
+    fields = with_plugins(plugin).model_fields  # with the plugins' own parameters
     given = {
         name: _value(fields[name].annotation if name in fields else Any, text, name) for name, text in _pairs(set_)
     }
+    given |= {"plugin": plugin} if plugin else {}
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
     named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
     folder = runs.locate(run_dir) if run_dir else runs.runs_folder() / named
@@ -99,7 +100,7 @@ def train(
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="rows, grid, seeds: see the README")],
+    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="notebook, rows, grid, seeds: see docs")],
     workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: 1, or as GPUs allow")] = None,
     executor: Annotated[str, typer.Option(metavar="local|dask|submitit")] = "local",
     timeout: Annotated[float | None, typer.Option(help="seconds for each cell")] = None,
@@ -108,12 +109,12 @@ def sweep(
     job: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="for submitit: slurm_partition=gpu, timeout_min=240")
     ] = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check every cell, list them; run nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list every cell; run nothing")] = False,
 ) -> None:
-    """Run a notebook for every cell of a grid; what is done is skipped, what was stopped goes on."""
+    """Run a notebook for every cell of a grid, then print the rows' scores. Finished cells are skipped."""
     from csgn_lib import runs
 
-    read = runs.read_grid(grid)
+    read = runs.read_grid(runs.locate(grid))
     options = {name: runs.from_text(Any, text, name) for name, text in _pairs(job)}
     cells = runs.planned(read)
     if dry_run:
@@ -121,26 +122,39 @@ def sweep(
             cells[[name for name in ("row", "seed", "world", "state", "run") if name in cells]].to_string(index=False)
         )
         return
-    names = {Path(cell["run"]): runs.label(cell) for cell in cells.to_dict("records")}
     waiting = int((cells["state"] != "done").sum())
-    count = itertools.count(1)
     typer.echo(f"{len(cells)} cells, {len(cells) - waiting} of them done before")
     threads = threads or runs.executors.share(executor, workers)
     pool = runs.executors.named(executor, workers, read.gpus_per_cell, address, options)
     try:
-        found = runs.sweep(
-            read, pool, timeout=timeout, threads=threads,
-            report=lambda made: typer.echo(f"{next(count):>4}/{waiting}  {runs.ended(made, names[made.dir])}"),
-        )  # fmt: skip
+        found = runs.sweep(read, pool, timeout=timeout, threads=threads, stream=sys.stdout)
     except KeyboardInterrupt:
-        typer.echo("csgn: interrupted; the same command goes on, and csgn status tells what became of each", err=True)
+        typer.echo("csgn: interrupted; the same command continues, and csgn status lists the runs", err=True)
         raise typer.Exit(130) from None
     finally:
         pool.shutdown()
+    wrong = int((found["state"] != "done").sum())
+    if not wrong:
+        _print_scores(grid)
     typer.echo(found.attrs["report"])
-    if wrong := int((found["state"] != "done").sum()):
+    if wrong:
         typer.echo(f"csgn: {wrong} of {len(found)} cells are not done; the report says why and what to do", err=True)
         raise typer.Exit(1)
+
+
+def _print_scores(grid: Path) -> None:
+    """Print the rows' scores and write the sweep's records; nothing where its notebook records no scores."""
+    from csgn_lib import runs
+
+    try:
+        records = runs.load_sweep_records(grid)
+    except InputError:
+        return
+    n = records.runs[records.unit].nunique()
+    typer.echo(f"\n{records.table().to_string()}\n\nin percent: mean and s.d. over {n} {records.unit}{'s' * (n > 1)}")
+    folder = runs.records_folder(grid)
+    runs.write_sweep_records(records, folder)
+    typer.echo(f"tables: csgn run 41_ablation_tables -p grid {shlex.quote(str(grid))}, or -p grid {folder.name}")
 
 
 @app.command()
@@ -148,7 +162,7 @@ def status(
     folder: Annotated[Path | None, typer.Option(help="default: reports/runs")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="again every 2 s, in a terminal, until Ctrl-C")] = False,
 ) -> None:
-    """List the runs: what became of each, how far it came, what it took."""
+    """List the runs: state, last epoch or cell, seconds, peak memory, error."""
     from csgn_lib import runs
 
     try:
@@ -169,7 +183,7 @@ def status(
 
 @app.command()
 def check(dataset: str, root: Path) -> None:
-    """Look a benchmark on disk over: files, names, counts, what its protocols can use."""
+    """Check a benchmark on disk: files, names, counts, and what its protocols can use."""
     from csgn_lib import datasets
 
     report = datasets.load(dataset, root).check()
@@ -182,12 +196,12 @@ def check(dataset: str, root: Path) -> None:
 def explain(
     figure: Annotated[str, typer.Argument(help="its path without a suffix, or its name below reports/")],
 ) -> None:
-    """Follow a figure back: its numbers, command, runs, code and data; status 1 if one is not what was recorded."""
+    """Trace a figure to its numbers, command, runs, code and data; status 1 if one is missing or has changed."""
     from csgn_lib import runs
 
     found = runs.explain(figure)
     typer.echo(str(found))
-    if found.broken:
+    if found.broken or found.missing:
         raise typer.Exit(1)
 
 
@@ -200,7 +214,7 @@ def demo(
     from csgn_lib import runs, synthetic
 
     started = time.time()
-    synthetic.ensure()  # once, with all cores, rather than by every notebook that starts first
+    synthetic.ensure()  # once, with all cores, rather than in every notebook
     outcomes = runs.demo(workers=workers, fresh=fresh)
     wrong = [outcome for outcome in outcomes if outcome.state != "done"]
     for outcome in wrong:
@@ -233,7 +247,9 @@ def world(
     images: Annotated[int, typer.Option(help="of each person, outfit and camera")] = 2,
     outfits: Annotated[int, typer.Option(help="that each person wears")] = 4,
     cameras_each: Annotated[int, typer.Option(help="cameras that see each outfit")] = 2,
-    colour_identity: Annotated[float, typer.Option(help="share of people with hair and skin colour of their own")] = 1.0,
+    colour_identity: Annotated[
+        float, typer.Option(help="share of people with hair and skin colour of their own")
+    ] = 1.0,
     spread: Annotated[float | None, typer.Option(help="of shapes; default: the setting's")] = None,
     sharing: Annotated[float | None, typer.Option(help="people who share an outfit; default: the setting's")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
@@ -251,7 +267,7 @@ def world(
     typer.echo(f"{out}  {checksum}")
 
 
-_MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder, or one that csgn export made")
+_MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder or name, or a folder that csgn export made")
 
 
 @app.command()
@@ -264,7 +280,7 @@ def embed(
     from csgn_lib import models
 
     count, started = len(models.list_images(folder)), time.time()
-    model = models.open_model(model_dir)
+    model = models.open_model(_folder(model_dir))
     with typer.progressbar(length=count, label="embedding", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         made = models.embed_folder(model, folder, out, report=bar.update)
     typer.echo(f"{made.features.shape[0]} images, {made.descriptor} of {model.width} numbers, by {made.model[:12]}")
@@ -283,7 +299,7 @@ def search(
     from csgn_lib import models
 
     read = models.read_gallery(gallery)
-    found = models.search(models.open_model(model_dir), image, read, k)
+    found = models.search(models.open_model(_folder(model_dir)), image, read, k)
     typer.echo("rank  distance  path")
     for row in found.itertuples():
         typer.echo(f"{row.rank:>4}  {row.distance:>8.4f}  {row.path}")
@@ -294,10 +310,10 @@ def export(
     model_dir: Annotated[Path, _MODEL],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: MODEL_DIR/export")] = None,
 ) -> None:
-    """Make a folder to hand on: weights, card, and the encoder as programs, compared with it. Nothing is uploaded."""
+    """Export a model: weights, model card, and the encoder as programs, compared with it. Nothing is uploaded."""
     from csgn_lib import models
 
-    made = models.export(model_dir, out)
+    made = models.export(_folder(model_dir), out)
     for name, gap in made.differences.items():
         typer.echo(f"{name}: greatest difference from the encoder {gap:.1e} (at most {models.TOLERANCE:.0e})")
     if made.missing:
@@ -364,6 +380,12 @@ def evaluate(
     typer.echo(folder)
 
 
+def _folder(name: Path) -> Path:
+    from csgn_lib import runs
+
+    return runs.locate(name)
+
+
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:
     """``name=value`` texts as pairs. Raises InputError for one that has no value, and for a name given twice."""
     pairs: dict[str, str] = {}
@@ -384,7 +406,7 @@ def _value(type_: Any, text: str, name: str) -> Any:
 
 
 def _announce(experiment: Any, benchmark: Any) -> None:
-    """Print the resolved parameters and what their training needs at least. Raises InputError if it cannot be done."""
+    """Print the parameters and the least memory and time of their training. Raises InputError if it cannot run."""
     from csgn_lib import training
     from csgn_lib.training.estimate import estimate
 
@@ -417,18 +439,24 @@ def _saved_state(run: Run) -> tuple[int, int, int] | None:
 
 
 def _score(made: Run, benchmark: Any) -> None:
+    """Score the run and print each protocol's scores with the interval of mAP, and what the protocol is."""
     from csgn_lib import retrieval
     from csgn_lib.analysis import probes
 
+    described: dict[str, str] = {}
     for descriptor, scores in retrieval.score_run(made, benchmark).items():
         for score in scores.values():
-            typer.echo(f"{descriptor}: {score}")
+            low, high = made.results[descriptor]["protocols"][score.protocol.name]["mean_ap_interval"]
+            typer.echo(f"{descriptor}: {score}, mAP 95 % interval {low:.1%} to {high:.1%}")
+            described[score.protocol.name] = score.protocol.description
+    for name, description in described.items():
+        typer.echo(f"{name}: {description}")
     for descriptor, found in probes.record_sensitivity(made).items():
         typer.echo(f"{descriptor}: colour sensitivity {found:.2f}")
 
 
 def _finish(made: Run) -> None:
-    """Say where the run is; status 1 unless it is done."""
+    """Print the run's folder; status 1 unless it is done."""
     last = made.status
     typer.echo(made.dir)
     if last["state"] != "done":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from csgn_lib.datasets import Protocol
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.ranking import Pairs
-from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, middle, people_drawn
+from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, people_drawn, percentile_interval
 
 RANKS = 50  # length of the CMC curve
 METRICS = ("rank1", "mean_ap", "minp")
@@ -168,7 +168,7 @@ def _bootstrap(counted: pd.DataFrame, level: float, resamples: int, seed: int) -
         raise InputError(f"level = {level}, resamples = {resamples}: a level between 0 and 1, and at least 1 draw")
     people = np.sort(counted["person"].unique())
     times = people_drawn(len(people), np.random.default_rng(seed), resamples, "counted is")
-    return middle(means_drawn(counted, people, times), level)
+    return percentile_interval(means_drawn(counted, people, times), level)
 
 
 def score(
