@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
+from csgn_lib.config import RECORDED, plugin_digests
 from csgn_lib.records import InputError, Run, home, read_record, stops_on_sigterm, write_json, writing
 from csgn_lib.runs import processes
 from csgn_lib.runs.machine import core_digest, environment, file_digest
@@ -109,8 +110,10 @@ def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
     docstrings, comments and the rest of the library, such as figures and panels, are left out.
     """
     code = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"] if notebook else []
-    values = {name: value for name, value in parameters.items() if name != "seed"}
-    text = json.dumps([values, named_files(values), core_digest(), code], sort_keys=True)
+    values = {name: value for name, value in parameters.items() if name not in RECORDED}
+    values |= {"more": {name: value for name, value in (values.get("more") or {}).items() if name not in RECORDED}}
+    contents = [named_files(values), sorted(plugin_digests(parameters).values())]
+    text = json.dumps([values, contents, core_digest(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from csgn_lib import plugins
+from csgn_lib.config import plugins_of
 from csgn_lib.records import InputError, Run, writing
 from csgn_lib.runs import executors, folders, notebooks
 from csgn_lib.runs.execution import GRACE, execute
@@ -174,6 +176,7 @@ def _run_all(
     try:
         for index in plan.waiting():
             run = plan.runs[index]
+            plugins.keep_copies(plugins_of(plan.full[index]), run.dir)  # for workers that do not have the files
             job = (plan.notebook, plan.given[index], run.dir, plan.keys[index], *limits, stop)
             try:
                 futures[pool.submit(_cell, *job)] = run

@@ -27,7 +27,7 @@ from csgn_lib.training import run_files, trackers
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.distributed import BatchShard
 from csgn_lib.training.encoders import build_learner, load_encoder, load_towers
-from csgn_lib.training.run_files import refuse_another, resume_point
+from csgn_lib.training.run_files import refuse_another
 from csgn_lib.training.stage1 import frozen_features, learn_prompts, prepare_targets, read_descriptions
 from csgn_lib.training.stage2 import Learner, Stage2Step, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import Report, Stage2Targets, save_tensors
@@ -35,7 +35,7 @@ from csgn_lib.vss import embedding_widths
 
 __all__ = [
     "Learner", "Stage2Step", "Stage2Targets", "build_learner", "check", "fit", "frozen_features", "learn_prompts",
-    "load_encoder", "load_towers", "read_descriptions", "refuse_another", "resume_point", "stage2_terms",
+    "load_encoder", "load_towers", "read_descriptions", "refuse_another", "stage2_terms",
 ]  # fmt: skip
 
 
