@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trees
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from csgn_lib import backbones, losses, mdg, progress, training, vocabulary
+from csgn_lib import backbones, losses, mdg, progress, synthetic, training, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, open_images, random_stream
 from csgn_lib.config import Experiment
@@ -616,7 +617,7 @@ def test_labels_that_an_experiment_needs_are_missed_before_it_begins(people, tmp
         training.fit(small(), people.validation, tmp_path / "run")
     broken = people.train.copy()
     broken.loc[3, "path"] = "train/gone.png"
-    with pytest.raises(InputError, match="train/gone.png does not exist"):
+    with pytest.raises(InputError, match="listed files do not exist .*train/gone.png"):
         training.fit(small(), replace(people, train=broken), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -660,9 +661,9 @@ def test_what_is_wrong_with_the_data_is_said_before_anything_is_trained(people, 
     for benchmark, words in (
         (data, data.query["path"][1]),
         (replace(people, query=people.query.iloc[:0]), "no query image"),
-        (replace(people, query=alone[0], gallery=alone[1]), "no protocol of synthetic counts any"),
+        (replace(people, query=alone[0], gallery=alone[1]), "no protocol"),
         (replace(people, train=one), "1 training people"),
-        (replace(people, query=leak), "1 people"),
+        (replace(people, query=leak), "people_in_train_and_test"),
     ):
         with pytest.raises(InputError, match=f"synthetic at .* is not ready: .*{words}"):
             training.fit(small(), benchmark, tmp_path / "run")
@@ -670,6 +671,12 @@ def test_what_is_wrong_with_the_data_is_said_before_anything_is_trained(people, 
     training.check(small(), data)  # without ``images`` no image is opened
     with pytest.raises(InputError, match=data.query["path"][1]):
         training.check(small(), data, images=True)
+
+
+def test_a_benchmarks_folder_without_its_name_is_recognised(tmp_path):
+    root = trees.prcc(tmp_path / "PRCC")
+    with pytest.raises(InputError, match="is not the embedded benchmark .*; set benchmark=prcc: "):
+        synthetic.benchmark_for(Experiment.from_parameters(root=str(root)))
 
 
 def test_only_training_data_must_be_the_same_afterwards(people, tiny_root, tmp_path):

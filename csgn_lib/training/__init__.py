@@ -146,8 +146,11 @@ def check(experiment: Experiment, benchmark: Benchmark, images: bool = False) ->
     if Path(benchmark.root).exists():  # an embedded benchmark that is not rendered yet has no images to look at
         errors = [problem for problem in readiness(benchmark, images=images) if problem.severity == "error"]
         if errors:
-            more = f" (and {len(errors) - 1} more problems: csgn check {benchmark.name} ROOT)" if errors[1:] else ""
-            raise InputError(f"{benchmark.name} at {benchmark.root} is not ready: {errors[0]}{more}")
+            more = f" and {len(errors) - 1} more problems" if errors[1:] else ""
+            raise InputError(
+                f"{benchmark.name} at {benchmark.root} is not ready: {errors[0].text}{more}; `csgn check` lists all; "
+                "mend the data, or leave images out (data/README.md)"
+            )
     identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 takes time
     if experiment.clothes_adversarial_weight:
         clothes_by_person(*(torch.tensor(benchmark.train[name].to_numpy()) for name in ("person", "clothes")))
