@@ -235,7 +235,8 @@ def plugins_of(experiment: Experiment | Mapping[str, Any]) -> tuple[Plugin, ...]
     """The plugins of an experiment, or of a notebook's parameters. Raises InputError as ``with_plugins``."""
     if isinstance(experiment, Experiment):
         return experiment.loaded
-    named = experiment.get("plugin") or (experiment.get("more") or {}).get("plugin")
+    more = experiment.get("more")
+    named = experiment.get("plugin") or (more.get("plugin") if isinstance(more, Mapping) else None)
     return with_plugins(named).loaded
 
 

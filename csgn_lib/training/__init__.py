@@ -10,6 +10,7 @@ was not, on a CPU with the same number of threads. Another number of threads, or
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def fit(
     """
     run = Run(Path(run_dir))
     begun = run.path("towers.json").exists()
-    check(experiment, benchmark, images=not begun)
+    check(experiment, benchmark, images=not begun and os.environ.get("RANK", "0") == "0")  # once for all processes
     refuse_another(run, experiment, benchmark)
     if run.path("model.safetensors").exists():  # written last: the run is finished
         if begun and run.path("benchmark.json").exists():
