@@ -54,19 +54,25 @@ def train(
     preset: Annotated[str, typer.Option(help="the preset that provides all other parameters")] = "demo",
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeatable")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option()] = 0,
-    plugin: Annotated[list[str], typer.Option(help="a Python file or an installed plugin; repeatable")] = [],  # noqa: B006
     run_dir: Annotated[Path | None, typer.Option(help="the run's folder or name; the same one again resumes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the parameters and the cost, and stop")] = False,
+    plugin: Annotated[
+        list[str], typer.Option(metavar="FILE", help="a Python file or installed plugin; repeatable")
+    ] = [],  # noqa: B006
 ) -> None:
     """Train both stages and score the result, on a GPU if available; on several with accelerate launch -m csgn_lib."""
     from csgn_lib import runs
     from csgn_lib.config import Experiment, with_plugins
 
-    fields = with_plugins(plugin).model_fields  # with the plugins' own parameters
+    named = list(plugin)
+    for text in (text for name, text in _pairs(set_) if name == "plugin"):
+        value = _value(Any, text, "plugin")  # a name, or a list of them
+        named += value if isinstance(value, list) else [text]
+    fields = with_plugins(named).model_fields
     given = {
         name: _value(fields[name].annotation if name in fields else Any, text, name) for name, text in _pairs(set_)
     }
-    given |= {"plugin": plugin} if plugin else {}
+    given |= {"plugin": tuple(named)} if named else {}
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
     named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
     folder = runs.locate(run_dir) if run_dir else runs.runs_folder() / named
@@ -80,7 +86,7 @@ def train(
         if not dry_run:
             training.fit(experiment, benchmark, folder, cache_dir=cache())
         return
-    _announce(experiment, benchmark)
+    _announce(experiment, benchmark, images=dry_run)  # otherwise training opens them
     if dry_run:
         return
     resumed = _saved_state(Run(folder))
@@ -405,12 +411,12 @@ def _value(type_: Any, text: str, name: str) -> Any:
     return runs.from_text(type_, text, name)
 
 
-def _announce(experiment: Any, benchmark: Any) -> None:
-    """Print the parameters and the least memory and time of their training. Raises InputError if it cannot run."""
+def _announce(experiment: Any, benchmark: Any, images: bool) -> None:
+    """Print the resolved parameters and the least cost. Raises InputError if training would fail; opens ``images``."""
     from csgn_lib import training
     from csgn_lib.training.estimate import estimate
 
-    training.check(experiment, benchmark)
+    training.check(experiment, benchmark, images=images)
     typer.echo(f"{experiment.table()}\n\n{estimate(experiment, benchmark.train)}\n")
 
 

@@ -1,8 +1,8 @@
 """Labels and file names as people write them: every spelling scores the same, or is refused; nothing else is raised.
 
-A drawn table is one to five images of up to three people. TABLES of them make a benchmark, in which each query is scored
-against all tables' images, so that one load tries them all. What is expected is scored from the drawn numbers themselves,
-without any reader.
+A drawn table is one to five images of up to three people. TABLES of them make a benchmark, in which each query is
+scored against all tables' images, so that one load tries them all. What is expected is scored from the drawn numbers
+themselves, without any reader.
 """
 
 from __future__ import annotations

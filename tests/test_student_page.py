@@ -24,7 +24,8 @@ NOT_RUN = {"make install", "source .venv/bin/activate"}
 TINY = {
     "clip_model": "csgn-tiny", "clip_checkpoint": None, "resnet_model": "csgn_tiny_resnet", "resnet_checkpoint": None,
     "image_height": 48, "image_width": 24, "precision": "fp32", "stage1_epochs": 2, "stage1_batch": 8,
-    "stage1_warmup": 0, "stage2_epochs": 1, "stage2_warmup": 1, "stage2_milestones": [1], "batch_persons": 3, "batch_images": 2,
+    "stage1_warmup": 0, "stage2_epochs": 1, "stage2_warmup": 1, "stage2_milestones": [1],
+    "batch_persons": 3, "batch_images": 2,
 }  # fmt: skip
 
 
