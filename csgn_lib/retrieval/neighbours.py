@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.retrieval.blocks import each_product, thread_count
 from csgn_lib.retrieval.features import check_columns, unit_rows
 
@@ -149,6 +151,26 @@ def search_index(index: Any, query_features: ArrayLike | Any, k: int = 10) -> Ne
     _check_k(k, index.ntotal)
     cosine, rows = index.search(query, k)
     return Neighbours(rows, np.where(rows < 0, np.float32(BEYOND), 1 - cosine))
+
+
+def has_faiss() -> bool:
+    """Whether FAISS is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+def write_index(index: Any, path: str | Path) -> None:
+    """Write a FAISS index, whole or not at all."""
+    with writing(path), atomic_path(path) as temporary:
+        _faiss().write_index(index, str(temporary))
+
+
+def read_index(path: str | Path) -> Any:
+    """Read what ``write_index`` wrote. Raises InputError for a file that FAISS cannot read."""
+    faiss = _faiss()
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} is no FAISS index, or is damaged ({error}); embed the folder again") from None
 
 
 def _check_k(k: int, gallery: int) -> None:
