@@ -1,22 +1,25 @@
-"""Stage 2, the Heterogeneous Semantic Fusion loss: both descriptions constrain the visual feature [A].
+"""Stage 2, the Heterogeneous Semantic Fusion loss (HSF): both descriptions constrain the visual feature [A].
 
-Notation. f_i (P): the steered joint embedding of image i, of identity y_i. t^r_k, t^g_k (P): the RGB and
-the gray description of identity k in 1 .. N, fixed since stage 1. s: similarity. eps: label smoothing.
+f_i is the steered joint embedding of image i. t^r_k and t^g_k are the RGB and the grayscale description of identity k,
+fixed since stage 1. eps is the label smoothing, H the cross entropy averaged over the batch:
 
     p^m_i(k) = softmax_k s(f_i, t^m_k),  m in {r, g}
     q_i(k)   = (1 - eps) [k = y_i] + eps / N                                          eps = 0.1 [C]
-    H(q, p)  = -sum_k q(k) log p(k), averaged over the batch
+    H(q, p)  = -mean_i sum_k q_i(k) log p_i(k)
 
     convex       L = (1 - beta) H(q, p^r) + beta H(q, p^g)                            beta = 0.5 [A; form O]
     sum          L = H(q, p^r) + H(q, p^g)                                            [O]
     text         L = H(q, softmax_k s(f, (1 - beta) t^r_k + beta t^g_k))              [O]
     logit        L = H(q, (1 - beta) p^r + beta p^g)                                  [O]
     consistent   L = convex + lc (KL(p^r || p^g) + KL(p^g || p^r)) / 2                [O]
-    orthogonal   L = convex + lo |C^T f|^2 / |f|^2                                    [O]
+    orthogonal   L = convex + lo |Q_g^T f|^2 / |f|^2                                  [O]
     none         no term: identity and triplet losses alone
 
-convex with beta = 0 is exactly CLIP-ReID's L_i2tce [C]. ``logit`` mixes probabilities rather than raw
-logits, since with dot products a mixture of logits *is* ``text``: (1 - beta) f.t^r + beta f.t^g.
+convex with beta = 0 is exactly CLIP-ReID's L_i2tce [C]. ``logit`` mixes probabilities, not raw logits: with dot
+products a mixture of logits is the same as ``text``, (1 - beta) f.t^r + beta f.t^g.
+
+Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
+(Li, Sun, Li, AAAI 2023), [O] our choice.
 """
 
 from __future__ import annotations
@@ -51,15 +54,15 @@ def hsf_loss(
     """L_HSF as named terms, already weighted: their sum is the loss (none: an empty dict).
 
     Args:
-        f: (B, P) joint embedding, not normalised.
-        text_rgb, text_gray: (N, P) descriptions of all training identities, fixed.
+        f: (B, D) joint embedding, not normalised.
+        text_rgb, text_gray: (N, D) descriptions of all training identities, fixed.
         targets: (B,) int64 identities 0 .. N-1.
         variant: a form above. A description whose weight is 0 is not computed at all.
         beta: weight of the gray description in [0, 1]; ``sum`` does not read it.
         label_smoothing: eps.
         similarity: dot [C] or cosine [P].
         consistency_weight: lc, of ``consistent``.
-        colour_basis: C (P, K) for ``orthogonal``, from ``colour_subspace``.
+        colour_basis: Q_g (D, K) for ``orthogonal``, from ``colour_subspace``.
         orthogonal_weight: lo, of ``orthogonal``.
 
     Raises:
@@ -112,9 +115,9 @@ def symmetric_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def colour_subspace(text_rgb: Tensor, text_gray: Tensor, rank: int) -> Tensor:
-    """C (P, rank), orthonormal: what the RGB descriptions say and the gray ones do not [O].
+    """Q_g (D, rank), orthonormal: the directions in which RGB and grayscale descriptions differ [O].
 
-    D_y = t^r_y / |t^r_y| - t^g_y / |t^g_y|; C = the top ``rank`` left singular vectors of [D_1 .. D_N].
+    d_y = t^r_y / |t^r_y| - t^g_y / |t^g_y|; Q_g = the top ``rank`` left singular vectors of [d_1 .. d_N].
     Nothing is centred: a shift common to all identities is a colour direction too. It needs neither
     labels nor a vocabulary; in two prototypes it did not find the clothes.
 
@@ -126,7 +129,7 @@ def colour_subspace(text_rgb: Tensor, text_gray: Tensor, rank: int) -> Tensor:
 
 
 def orthogonal_penalty(f: Tensor, basis: Tensor) -> Tensor:
-    """L_orth = |C^T f|^2 / |f|^2 averaged over the batch, in [0, 1] [O]. f (B, P), basis (P, K)."""
+    """L_orth = mean_i |Q_g^T f_i|^2 / |f_i|^2, in [0, 1] [O]. f (B, D), basis Q_g (D, K)."""
     return vocabulary.penalty(f, basis)
 
 

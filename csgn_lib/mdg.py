@@ -1,12 +1,17 @@
-"""Stage 1, the Multi-Description Generator: two learned descriptions of every identity.
+"""Stage 1, the Multi-Description Generator (MDG): two learned text descriptions of every training identity.
 
-Both encoders of CLIP stay frozen; only a few word embeddings per identity are learned [P]. One set
-describes the person as CLIP sees the RGB crop, the other as it sees the gray one [A + P]. For
-y in 1 .. N and m in {r, g}:
+Both encoders of CLIP are frozen; only a few word embeddings per identity are learned [P]. One set of tokens is matched
+with the RGB images, the other with their grayscale versions [A + P]. For identities y = 1 .. N and m in {r, g}:
 
-    t^r_y = T("A photo of a [U^r_y] person.")            U^m_y: 4 x width, init N(0, 0.02)   [C]
-    t^g_y = T("A grayscale photo of a [U^g_y] person.")                                      [O]
-    L_MDG = sum_m (L_i2t^m + L_t2i^m) + lx * (four cross terms) + lm * L_mut                 [A; form O]
+    t^r_y   = T("A photo of a [U^r_y] person.")             U^m_y: M x E, initialised N(0, 0.02), M = 4      [C]
+    t^g_y   = T("A grayscale photo of a [U^g_y] person.")                                                    [O]
+    L_i2t^m = -mean_i 1/|P(i)| sum_{j in P(i)} log softmax_j s(v^m_i, t^m_{y_j}),  P(i) = {j: y_j = y_i}     [C]
+    L_t2i^m = the same with texts as anchors and images as references                                        [C]
+    L_mut   = (KL(p^r || sg p^g) + KL(p^g || sg p^r)) / 2,  p^m = softmax_y s(v^m, t^m_y)                    [A; form O]
+    L_MDG   = sum_m (L_i2t^m + L_t2i^m) + lx * (four cross terms) + lm * L_mut                               [A; form O]
+
+Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
+(Li, Sun, Li, AAAI 2023), [O] our choice.
 """
 
 from __future__ import annotations
@@ -33,9 +38,9 @@ COSINE_SCALE = 100.0  # [P], CLIP's own inverse temperature after training
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Two descriptions of each of N identities in CLIP's joint space: rgb (N, P), gray (N, P), not normalised.
+    """Two descriptions of each of N identities in CLIP's joint space: rgb (N, D), gray (N, D), not normalised.
 
-    words_rgb, words_gray (N, T, Wt): the learned words they were made of; None where there are none.
+    words_rgb, words_gray (N, M, E): the learned tokens; None where there are none.
     """
 
     rgb: Tensor
@@ -44,15 +49,15 @@ class TextFeatures:
     words_gray: Tensor | None = None
 
     def parts(self) -> dict[str, Tensor]:
-        """The tensors that there are, by name."""
+        """The tensors that are not None, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-class Persons(NamedTuple):
-    """Who is in a batch of B images of U different identities, int64.
+class BatchIdentities(NamedTuple):
+    """The identities of a batch of B images, Y of them different; int64.
 
-    person (B,): each image's. unique (U,): the different ones, sorted. row (B,): which of them an image shows.
-    first (U,): an image that shows it, the first.
+    person (B,): identity of each image. unique (Y,): the different identities, sorted. row (B,): index of each image's
+    identity in ``unique``. first (Y,): index of the first image of each.
     """
 
     person: Tensor
@@ -61,8 +66,8 @@ class Persons(NamedTuple):
     first: Tensor
 
     @classmethod
-    def of(cls, person: Tensor) -> Persons:
-        """Count them, best on the CPU: a GPU would have to be waited for."""
+    def of(cls, person: Tensor) -> BatchIdentities:
+        """From identities (B,). Call it on the CPU: on a GPU, ``torch.unique`` synchronises."""
         unique, row = torch.unique(person, return_inverse=True)
         order = torch.arange(len(person), device=person.device)
         first = torch.full_like(unique, len(person)).scatter_reduce(0, row, order, "amin")
@@ -70,13 +75,13 @@ class Persons(NamedTuple):
 
 
 def pairwise_similarity(a: Tensor, b: Tensor, kind: str = "dot") -> Tensor:
-    """s(a, b): (A, P) and (R, P) to (A, R), float32 or wider even under autocast.
+    """s(a, b) for all pairs: (n, D) and (m, D) to (n, m), float32 or wider even under autocast.
 
     dot: a . b, CLIP-ReID's raw product [C]. cosine: 100 cos(a, b) [P].
     """
     if kind not in SIMILARITIES:
         raise InputError(f"unknown similarity {kind!r}; one of {', '.join(SIMILARITIES)}")
-    with torch.autocast(a.device.type, enabled=False):  # raw products reach hundreds; bf16 would round them to 0.5
+    with torch.autocast(a.device.type, enabled=False):  # dot products reach hundreds, where bf16 rounds to 0.5
         a, b = (x if x.dtype == torch.float64 else x.float() for x in (a, b))
         if kind == "cosine":
             return COSINE_SCALE * F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
@@ -85,9 +90,9 @@ def pairwise_similarity(a: Tensor, b: Tensor, kind: str = "dot") -> Tensor:
 
 @dataclass(frozen=True)
 class _Template:
-    """A prompt before its learned words are put in, up to end-of-text.
+    """A prompt without its learned tokens, up to end-of-text.
 
-    embeddings (L, Wt); starts: where each run of learned words begins; end: L - 1.
+    embeddings (L, E); starts: the first position of each run of learned tokens; end: L - 1.
     """
 
     embeddings: Tensor
@@ -133,7 +138,7 @@ class PromptBank(nn.Module):
         rgb = _template(clip, ("A photo of a", tokens, "person."))
         gray = rgb if variant == "second_rgb" else _template(clip, _second(modality, tokens))
         self._starts = rgb.starts, gray.starts
-        both = pad_sequence([rgb.embeddings, gray.embeddings], batch_first=True)  # (2, L, Wt)
+        both = pad_sequence([rgb.embeddings, gray.embeddings], batch_first=True)  # (2, L, E)
         self.register_buffer("templates", both, persistent=False)
         self.register_buffer("ends", torch.tensor([rgb.end, gray.end], device=both.device), persistent=False)
         shape = (identities, tokens, rgb.embeddings.shape[-1])
@@ -144,22 +149,22 @@ class PromptBank(nn.Module):
             nn.Parameter(_draw((1, shape[-1]), generator).to(self.words_rgb)) if learns_modality else None
         )
 
-    def forward(self, persons: Tensor | Persons) -> TextFeatures:
+    def forward(self, persons: Tensor | BatchIdentities) -> TextFeatures:
         """Identities (B,) int64, repeats allowed, to TextFeatures of B rows; every identity is encoded once.
 
         Raises:
             InputError: a person below 0 or not below N.
         """
-        if not isinstance(persons, Persons):
+        if not isinstance(persons, BatchIdentities):
             if len(persons) and not (0 <= int(persons.min()) and int(persons.max()) < self.identities):
                 raise InputError(f"persons run from {int(persons.min())} to {int(persons.max())}, the bank has 0 to "
                                  f"{self.identities - 1}; number the training identities 0 .. N-1")  # fmt: skip
-            persons = Persons.of(persons)
+            persons = BatchIdentities.of(persons)
         unique, row = persons.unique, persons.row
         words = [self.words_rgb[unique]], [self.words_gray[unique]]
         if self.word_modality is not None:
             words[1].insert(0, self.word_modality.expand(len(unique), 1, -1))
-        prompts = self.templates[:, None].repeat(1, len(unique), 1, 1)  # (2, U, L, Wt)
+        prompts = self.templates[:, None].repeat(1, len(unique), 1, 1)  # (2, Y, L, E)
         for i, starts in enumerate(self._starts):
             for start, learned in zip(starts, words[i], strict=True):
                 prompts[i, :, start : start + learned.shape[1]] = learned
@@ -180,7 +185,7 @@ class PromptBank(nn.Module):
 def random_text_features(identities: int, reference: Tensor, generator: Generator) -> TextFeatures:
     """The control mdg=random: fixed random directions in place of text; stage 1 is then skipped [O].
 
-    Two independent isotropic draws (N, P), every row as long as the mean row of ``reference`` (M, P),
+    Two independent isotropic draws (N, D), every row as long as the mean row of ``reference`` (n, D),
     the real text features. Norms match; the large part that all real texts share does not exist
     here, so random identities lie further apart than described ones.
     """
@@ -193,12 +198,12 @@ def random_text_features(identities: int, reference: Tensor, generator: Generato
 def supervised_contrastive(
     anchors: Tensor, references: Tensor, anchor_labels: Tensor, reference_labels: Tensor, similarity: str = "dot"
 ) -> Tensor:
-    """Per anchor, minus the mean log-probability of its positives among all references: (A,) [C].
+    """Per anchor, minus the mean log-probability of its positives among all references: (n,) [C].
 
     l_i = -1/|P(i)| sum_{j in P(i)} log softmax_j s(a_i, b_j), with P(i) every reference of i's label.
     An anchor's own text counts as a positive. An anchor without a positive gives 0.
     """
-    positive = anchor_labels[:, None] == reference_labels[None, :]  # (A, R)
+    positive = anchor_labels[:, None] == reference_labels[None, :]  # (n, m)
     log_p = pairwise_similarity(anchors, references, similarity).log_softmax(dim=1)
     return -(log_p * positive).sum(dim=1) / positive.sum(dim=1).clamp_min(1)
 
@@ -217,7 +222,7 @@ def mdg_loss(
     v_rgb: Tensor,
     v_gray: Tensor,
     text: TextFeatures,
-    persons: Tensor | Persons,
+    persons: Tensor | BatchIdentities,
     *,
     variant: str = "mutual",
     cross_weight: float = 0.5,
@@ -228,15 +233,15 @@ def mdg_loss(
     """L_MDG as named terms, already weighted: their sum is the loss of stage 1.
 
     Args:
-        v_rgb, v_gray: (B, P) frozen image features of the RGB crops and of their gray versions.
+        v_rgb, v_gray: (B, D) frozen image features of the RGB crops and of their gray versions.
         text: B rows, the descriptions of each image's identity: ``bank(persons)``.
         persons: (B,) int64.
         variant: separate: i2t and t2i of each modality. cross [O]: also image of one against text of the
             other, weight lx = ``cross_weight``. mutual [O]: also lm = ``mutual_weight`` times
-            L_mut = (KL(P_r || sg P_g) + KL(P_g || sg P_r)) / 2, P_m = softmax_y s(v^m, t^m_y).
+            L_mut.
             second_rgb: the terms of mutual, the second set seeing the RGB features too (v_gray is not read).
         similarity: dot [C] or cosine [P], see pairwise_similarity.
-        bank: all identities (N, P), for P_m over all of them; without it, over the batch's identities,
+        bank: all identities (N, D), for p^m over all of them; without it, over the batch's identities,
             which spares encoding every prompt at every step.
 
     Raises:
@@ -247,7 +252,7 @@ def mdg_loss(
         raise InputError(f"mdg {variant!r} has no stage-1 loss; {cure}")
     v_gray = v_rgb if variant == "second_rgb" else v_gray
 
-    persons = persons if isinstance(persons, Persons) else Persons.of(persons)
+    persons = persons if isinstance(persons, BatchIdentities) else BatchIdentities.of(persons)
     here = persons.person
 
     def pair(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
@@ -268,7 +273,7 @@ def mdg_loss(
     return terms
 
 
-def _one_row_each(text: TextFeatures, persons: Persons) -> TextFeatures:
+def _one_row_each(text: TextFeatures, persons: BatchIdentities) -> TextFeatures:
     """The batch's identities once each: repeated rows would count an identity by its images."""
     return TextFeatures(text.rgb[persons.first], text.gray[persons.first])
 

@@ -1,7 +1,20 @@
-"""VSS, Visual Semantic Steering: CLIP's ViT and a ResNet side by side, and the heads that train them.
+"""VSS, Visual Semantic Steering: CLIP's ViT and a ResNet in parallel, and the heads that train them.
 
-Parallel branches [A+P]: the ViT gives z11, z12 (W) and zp (P), the ResNet c (C). How they meet is
-not public, so each reading is a variant [O]; see ``VisualEncoder``.
+Parallel branches [A+P]: the ViT gives z11, z12 and zp, the ResNet gives c. How they are joined is not public, so each
+reading is a form [O]:
+
+    steer             f = zp + gamma A c,  gamma = 0 at the start, so that training begins exactly at CLIP-ReID
+    concat            f = zp; the branches meet only in the descriptor
+    cross_attention   f = zp + gamma A mean(attention(ViT tokens -> ResNet map)),  gamma = 0 at the start
+    two_vits          f = zp + gamma A c, where c is zp of a second ViT: the control for the ResNet
+    none              f = zp, the ViT alone: CLIP-ReID's encoder [C]
+    resnet            the ResNet alone: c, no f
+
+    descriptor = [z12 / |z12|; f / |f|; c / |c|]                                                   [C; norms O]
+    heads      = BNNeck and classifier on z12, f, c; triplet on z11, z12, f, c                     [C, extended]
+
+Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
+(Li, Sun, Li, AAAI 2023), [O] our choice.
 """
 
 from __future__ import annotations
@@ -31,8 +44,8 @@ FeatureMap = Callable[[Tensor], Tensor]
 class Embeddings:
     """What B images become, float32; None where the variant has no such branch.
 
-    z11 (B, W), z12 (B, W): class token after the last but one and the last block. f (B, P): the joint
-    embedding that meets text, steered where the variant steers. c (B, C): the ResNet's pooled map.
+    z11 (B, V), z12 (B, V): class token after the last but one and the last block. f (B, D): the joint
+    embedding, which is compared with text. c (B, R): the ResNet's pooled map, or a second ViT's zp (B, D).
     """
 
     z11: Tensor | None
@@ -50,7 +63,7 @@ class Embeddings:
 
         Args:
             parts: which of z11, z12, f, c; None takes those of z12, f, c that there are.
-            f_map: applied to f (B, P) before it is normalised, such as clothing phrases taken out.
+            f_map: applied to f (B, D) before it is normalised, such as clothing phrases taken out.
 
         Raises:
             InputError: a part that the variant lacks; ``f_map`` for a descriptor without f.
@@ -74,9 +87,9 @@ def concatenate(batches: Sequence[Embeddings]) -> Embeddings:
 
 
 class Steering(nn.Module):
-    """f = zp + gamma * W c, gamma 0 at first, so that training begins exactly at CLIP-ReID [O].
+    """f = zp + gamma A c with gamma = 0 at the start, so that training begins exactly at CLIP-ReID [O].
 
-    Until gamma has moved, W and the ResNet get no gradient from f, and gamma does.
+    While gamma is 0, A and the ResNet receive no gradient through f; gamma does.
     """
 
     def __init__(self, source: int, target: int, generator: torch.Generator) -> None:
@@ -85,15 +98,15 @@ class Steering(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, zp: Tensor, c: Tensor) -> Tensor:
-        """zp (B, P), c (B, C) to f (B, P)."""
+        """zp (B, D), c (B, R) to f (B, D)."""
         return zp + self.gamma * self.projection(c)
 
 
 class CrossAttention(nn.Module):
-    """f = zp + gate * W mean(attention(ViT tokens -> ResNet map)), gate 0 at first [O].
+    """f = zp + gate A mean(attention(ViT tokens -> ResNet map)) with gate = 0 at the start [O].
 
-    The class token and the patch tokens ask, the h * w cells of the map answer; multi-head scaled
-    dot-product attention at the ViT's width, LayerNorm on both sides.
+    Queries are the class token and the patch tokens, keys and values the h * w cells of the map; multi-head scaled
+    dot-product attention at the ViT's width, LayerNorm on both inputs.
     """
 
     def __init__(self, width: int, source: int, target: int, generator: torch.Generator, head_width: int = 64) -> None:
@@ -106,9 +119,9 @@ class CrossAttention(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, zp: Tensor, tokens: Tensor, feature_map: Tensor) -> Tensor:
-        """zp (B, P), tokens (B, L, W), feature_map (B, C, h, w) to f (B, P)."""
-        cells = self.map_norm(feature_map.flatten(2).transpose(1, 2))  # (B, hw, C)
-        query = self._split(self.query(self.query_norm(tokens)))  # (B, heads, L, W / heads)
+        """zp (B, D), tokens (B, 1 + L, V), feature_map (B, R, h, w) to f (B, D)."""
+        cells = self.map_norm(feature_map.flatten(2).transpose(1, 2))  # (B, hw, R)
+        query = self._split(self.query(self.query_norm(tokens)))  # (B, heads, 1 + L, V / heads)
         answer = F.scaled_dot_product_attention(query, self._split(self.key(cells)), self._split(self.value(cells)))
         return zp + self.gate * self.projection(answer.mean(dim=2).flatten(1))
 
@@ -119,10 +132,10 @@ class CrossAttention(nn.Module):
 class VisualEncoder(nn.Module):
     """Images to Embeddings, by one of the variants [A, forms O].
 
-    - ``steer``: f = zp + gamma * W c.
+    - ``steer``: f = zp + gamma A c.
     - ``concat``: f = zp; the branches meet only in the descriptor.
     - ``cross_attention``: the ViT's tokens ask the ResNet's map, through a gate.
-    - ``two_vits``: f = zp + gamma * W c as in ``steer``, but c (B, P) is zp of a second ViT that starts from the
+    - ``two_vits``: f = zp + gamma A c as in ``steer``, but c (B, D) is zp of a second ViT that starts from the
       same weights and is trained at the ViT's rate: the control for the ResNet [O].
     - ``none``: the ViT alone, f = zp: CLIP-ReID's encoder [C].
     - ``resnet``: the ResNet alone, c.
@@ -222,7 +235,7 @@ class Heads(nn.Module):
     def forward(self, embeddings: Embeddings, f_map: FeatureMap | None = None) -> HeadOutputs:
         """Logits, and what the triplet compares.
 
-        ``f_map`` is applied to f (B, P) before both, such as clothing phrases taken out [O]; the text
+        ``f_map`` is applied to f (B, D) before both, such as clothing phrases taken out [O]; the text
         loss goes on reading ``embeddings.f``.
         """
         parts = embeddings.parts()

@@ -11,7 +11,7 @@ from csgn_lib import synthetic, training
 from csgn_lib.config import Experiment
 from csgn_lib.training import estimate as counting
 from csgn_lib.training.estimate import Estimate, estimate, matrix_rate
-from csgn_lib.training.steps import Guides
+from csgn_lib.training.steps import Stage2Targets
 from csgn_lib.vss import parameter_groups
 
 HEIGHT, WIDTH, PATCH = 96, 48, 8
@@ -33,7 +33,7 @@ def test_bytes_are_those_that_torch_holds_after_a_step(tiny_benchmark, vss):
     clip, resnet = training.load_towers(experiment)
     if clip is not None:
         clip.requires_grad_(False)
-    learner = training.build_learner(experiment, clip, resnet, 8, Guides())
+    learner = training.build_learner(experiment, clip, resnet, 8, Stage2Targets())
     trained = [
         value for group in parameter_groups(learner.encoder, learner.heads, experiment) for value in group["params"]
     ]
@@ -56,7 +56,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_torch_then_keeps(tiny_benchm
     """Against a real pass of eight images: no more than it keeps, and nearly all of it."""
     changes = {"precision": precision, "vss": vss, "clip_checkpoint": None, "resnet_checkpoint": None}
     experiment = Experiment.from_parameters(**changes)
-    learner = training.build_learner(experiment, *training.load_towers(experiment), 8, Guides()).train()
+    learner = training.build_learner(experiment, *training.load_towers(experiment), 8, Stage2Targets()).train()
     weights = {value.untyped_storage().data_ptr() for value in (*learner.parameters(), *learner.buffers())}
     held: dict[int, torch.Tensor] = {}
 
@@ -77,7 +77,7 @@ def test_a_batch_in_parts_keeps_a_part_and_an_average_is_counted(tiny_benchmark)
     whole, parts = (count(tiny_benchmark.train, batch_parts=n, ema=0.9) for n in (1, 4))
     assert (whole.together, parts.together) == (8, 2) and whole.kept == parts.kept
     assert whole.averaged == sum(v.numel() for v in training.build_learner(
-        Experiment.from_parameters(), *training.load_towers(Experiment.from_parameters()), 8, Guides()
+        Experiment.from_parameters(), *training.load_towers(Experiment.from_parameters()), 8, Stage2Targets()
     ).encoder.parameters())  # fmt: skip
     assert "the average of the weights" in str(whole) and count(tiny_benchmark.train).averaged == 0
 

@@ -74,6 +74,9 @@ def test_a_notebook_runs_and_answers_its_question(notebook, workbench, monkeypat
     assert sweep or json.loads(run.path("benchmark.json").read_text())["manifest"]
     for figure in run.path("figures").glob("*.png"):
         assert all(figure.with_suffix(suffix).stat().st_size for suffix in (".pdf", ".csv", ".json"))
+    for cell in executed["cells"]:
+        if "figures.save(" in "".join(cell["source"]) and cell["cell_type"] == "code":
+            assert any("image/png" in output.get("data", {}) for output in cell["outputs"]), cell["id"]
     ALSO.get(notebook.stem, lambda run: None)(run)
 
 

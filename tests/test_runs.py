@@ -373,6 +373,23 @@ def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
     assert json.loads((home / "given/benchmark.json").read_text()) == {"manifest": "abc"}
 
 
+@pytest.mark.parametrize("inside", [".", "notebooks"])
+def test_a_run_is_found_by_its_path_and_by_the_name_that_status_prints_from_any_folder(home, monkeypatch, inside):
+    Run(home / "reports/runs/demo-1a2b3c4d-s0").set_status("done")
+    Run(home / "exported/model").set_status("done")
+    (home / "notebooks").mkdir()
+    monkeypatch.chdir(home / inside)
+    for name in ("demo-1a2b3c4d-s0", "reports/runs/demo-1a2b3c4d-s0", home / "reports/runs/demo-1a2b3c4d-s0"):
+        assert runs.open_run(name).dir.samefile(home / "reports/runs/demo-1a2b3c4d-s0")
+    assert runs.open_run("exported/model").dir.samefile(home / "exported/model")
+    with pytest.raises(InputError, match="did you mean 'demo-1a2b3c4d-s0'"):
+        runs.open_run("demo-1a2b3c4d-s1")
+    for nothing in ("", "reports/runs/none"):
+        with pytest.raises(InputError, match="is not a run's folder"):
+            runs.open_run(nothing)
+    assert runs.locate("reports/runs/new") == home / "reports/runs/new" and runs.locate("new") == Path("new")
+
+
 # ---- sweeps
 
 

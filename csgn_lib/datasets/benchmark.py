@@ -7,17 +7,15 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from csgn_lib.datasets import frames as fr
 from csgn_lib.datasets.duplicates import NEAR
+from csgn_lib.datasets.integrity import Report, check
 from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, resolve
 from csgn_lib.records import InputError, write_text
-
-if TYPE_CHECKING:
-    from csgn_lib.datasets.integrity import Report
 
 _TRACKLETS = {"ccvid"}  # ranked by tracklet, not by image
 LEFT_OUT = "left_out.csv"  # path and reason of images that every load leaves out, in the benchmark's root
@@ -113,8 +111,6 @@ class Benchmark:
 
     def check(self, images: bool = True, near: int = NEAR, workers: int | None = None) -> Report:
         """Compare with the published counts and look for damage; see ``integrity.check``."""
-        from csgn_lib.datasets.integrity import check  # it reads a Benchmark: the other way round at the top
-
         return check(self, images=images, near=near, workers=workers)
 
     def without(self, paths: Iterable[str], reason: str) -> Benchmark:

@@ -11,7 +11,7 @@ from csgn_lib.runs import executors
 from csgn_lib.runs.answers import answer, collect, keep_answer
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.explain import Explanation, explain, origin
-from csgn_lib.runs.folders import current, flat, recorded, runs_folder, state, table
+from csgn_lib.runs.folders import current, flat, locate, open_run, recorded, runs_folder, state, table
 from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
@@ -45,6 +45,8 @@ __all__ = [
     "keep_answer",
     "label",
     "listing",
+    "locate",
+    "open_run",
     "origin",
     "planned",
     "read_grid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
 _COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first ones of the table of runs
 FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # how a notebook learns of its run
+_live: Path | None = None  # the folder of this process's live notebook, once it has called `current`
 
 
 class InUse(InputError):
@@ -43,6 +45,36 @@ def runs_folder() -> Path:
     return home() / "reports" / "runs"
 
 
+def locate(name: str | Path) -> Path:
+    """The folder that a run's ``name`` means: a path, or the bare name that ``csgn status`` prints.
+
+    A relative path is looked for in the working folder, then in the workbench's, then among the runs of
+    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is no
+    such folder yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
+    """
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    for candidate in (path, home() / path, runs_folder() / path):
+        if candidate.is_dir() and path != Path("."):
+            return candidate
+    return home() / path if path.parts[:2] == ("reports", "runs") else path
+
+
+def open_run(name: str | Path) -> Run:
+    """The run in the folder that ``name`` means, as `locate` finds it.
+
+    Raises InputError if there is no such folder, with the nearest name of a run.
+    """
+    folder = locate(name)
+    if folder.is_dir() and str(name):
+        return Run(folder)
+    names = [path.name for path in runs_folder().glob("*") if path.is_dir()]
+    close = difflib.get_close_matches(Path(name).name, names, n=1)
+    cure = f"did you mean {close[0]!r}?" if close else "`csgn status` lists the runs"
+    raise InputError(f"{str(name)!r} is not a run's folder, nor a run's name in {runs_folder()}; {cure}")
+
+
 def current(name: str, benchmark: Benchmark | None = None) -> Run:
     """The run that this code is part of.
 
@@ -50,11 +82,19 @@ def current(name: str, benchmark: Benchmark | None = None) -> Run:
     ``reports/runs/<name>-live``, so that a notebook needs no second path. With ``benchmark``, what the
     run's data are, a hash of them among it, is written to its benchmark.json.
     """
+    global _live
     folder = os.environ.get(FOLDER_VARIABLE)
     run = Run(Path(folder) if folder else runs_folder() / f"{name}-live")
+    _live = None if folder else run.dir
     if benchmark is not None:
         write_json(run.path("benchmark.json"), benchmark.record())
     return run
+
+
+def current_folder() -> Path | None:
+    """The folder of the run that this code is part of; None before a live notebook has called `current`."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder) if folder else _live
 
 
 def key(notebook: Path, config: Mapping[str, Any]) -> str:

@@ -27,14 +27,14 @@ from csgn_lib.datasets import Benchmark
 from csgn_lib.losses import clothes_by_person
 from csgn_lib.records import BACK, InputError, Run, read_json, write_json, write_text
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.sharing import Share
-from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
+from csgn_lib.training.distributed import BatchShard
+from csgn_lib.training.stage1 import frozen_features, learn_prompts, prepare_targets, read_descriptions
 from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
-from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
+from csgn_lib.training.steps import STREAMS, Report, Stage2Targets, save_tensors
 from csgn_lib.vss import WITH_RESNET, Heads, VisualEncoder
 
 __all__ = [
-    "Guides", "Learner", "build_learner", "check", "describe", "fit", "frozen_features", "load_encoder",
+    "Stage2Targets", "Learner", "build_learner", "check", "learn_prompts", "fit", "frozen_features", "load_encoder",
     "load_towers", "read_descriptions", "refuse_another", "stage2_terms",
 ]  # fmt: skip
 
@@ -75,7 +75,7 @@ def fit(
     if run.path("model.safetensors").exists():  # written last: nothing is left to do
         return run
     accelerator = accelerator_for(experiment.precision)
-    Share(accelerator, experiment.batch_persons)  # refuses a number of processes that does not divide the batch
+    BatchShard(accelerator, experiment.batch_persons)  # refuses a number of processes that does not divide the batch
     first = accelerator.is_main_process  # the one of the processes that writes
 
     def publish(record: dict[str, Any]) -> None:
@@ -97,10 +97,10 @@ def fit(
             write_json(run.path("config.json"), experiment.model_dump(mode="json"))  # nothing is left to refuse
             write_json(run.path("benchmark.json"), benchmark.record())
             write_json(run.path("towers.json"), {"checkpoints": weights})
-        guides = prepare_guides(experiment, clip, images, run, accelerator, publish, checkpoints)
-        learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, guides)
+        targets = prepare_targets(experiment, clip, images, run, accelerator, publish, checkpoints)
+        learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, targets)
         # closed whatever happens: signals are the caller's again at once, not when the garbage is collected
-        with closing(train_encoder(experiment, learner, images, guides, accelerator, checkpoints)) as epochs:
+        with closing(train_encoder(experiment, learner, images, targets, accelerator, checkpoints)) as epochs:
             for record in epochs:
                 publish(record)
     if first:
@@ -214,12 +214,12 @@ def build_learner(
     clip: ClipTower | None,
     resnet: ResNetTower | None,
     identities: int,
-    guides: Guides,
+    targets: Stage2Targets,
 ) -> Learner:
     """Encoder and heads at the start of stage 2, everything trainable that stage 2 trains."""
     generator = random_stream(experiment.seed, STREAMS["heads"])
     encoder = VisualEncoder(clip, resnet, experiment.vss, generator).requires_grad_(True)
-    head_map = partial(vocabulary.remove, basis=guides.clothing) if experiment.vocabulary_train == "head" else None
+    head_map = partial(vocabulary.remove, basis=targets.clothing) if experiment.vocabulary_train == "head" else None
     if encoder.resnet is not None:
         encoder.resnet.to(memory_format=torch.channels_last)  # convolutions are faster so, most of all in bf16
     encoder.recompute = bool(experiment.gradient_checkpointing)

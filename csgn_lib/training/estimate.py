@@ -22,7 +22,7 @@ from csgn_lib.batches import random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.training import build_learner, load_towers
 from csgn_lib.training.stage2 import Learner, identity_sampler
-from csgn_lib.training.steps import STREAMS, Guides
+from csgn_lib.training.steps import STREAMS, Stage2Targets
 from csgn_lib.vss import parameter_groups
 
 TRAINED_BYTES = 16  # float32: a weight, its gradient, Adam's two moments
@@ -192,7 +192,7 @@ def without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | N
             clip, resnet = load_towers(blank)
         if clip is not None:
             clip.requires_grad_(False)
-        return clip, build_learner(blank, clip, resnet, identities, Guides()).to("meta")
+        return clip, build_learner(blank, clip, resnet, identities, Stage2Targets()).to("meta")
 
 
 def count_flops(forward: Callable[..., Any], *inputs: Tensor) -> int:

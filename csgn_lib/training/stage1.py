@@ -21,15 +21,23 @@ from csgn_lib.batches import Ahead, Batch, ImageSet, random_stream, to_float, to
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.replay import Replayed, Step, adam, set_rate
-from csgn_lib.training.sharing import agreed
-from csgn_lib.training.steps import STREAMS, Guides, Place, Report, Resumable, descend, save_tensors
+from csgn_lib.training.cuda_graphs import CudaGraphStep, Step, adam, set_lr
+from csgn_lib.training.distributed import sync_resume_point
+from csgn_lib.training.steps import (
+    STREAMS,
+    Report,
+    Stage2Targets,
+    StepContext,
+    TrainingState,
+    optimizer_step,
+    save_tensors,
+)
 
 TEXT_FILE = "text.safetensors"
 LEARN_AGAIN = "remove it, and the same command learns the descriptions again"
 
 
-def prepare_guides(
+def prepare_targets(
     experiment: Experiment,
     clip: ClipTower | None,
     images: ImageSet,
@@ -37,7 +45,7 @@ def prepare_guides(
     accelerator: Accelerator,
     report: Report,
     checkpoints: Checkpoints,
-) -> Guides:
+) -> Stage2Targets:
     """Run stage 1 if the experiment needs text, and build the subspaces that it names."""
     clothing = person = colour = text = None
     if experiment.vocabulary_train in ("head", "penalty"):
@@ -51,7 +59,7 @@ def prepare_guides(
             text = read_descriptions(run, accelerator.device)
             _refuse_other_people(text, int(images.person.max()) + 1, clip.embed_dim, run)
         else:
-            text = describe(experiment, clip, images, accelerator, report, checkpoints)
+            text = learn_prompts(experiment, clip, images, accelerator, report, checkpoints)
             text = mdg.TextFeatures(**{name: broadcast(part.contiguous()) for name, part in text.parts().items()})
             if accelerator.is_main_process:
                 save_tensors(text.parts(), run.path(TEXT_FILE))
@@ -59,11 +67,11 @@ def prepare_guides(
         colour = hsf.colour_subspace(text.rgb, text.gray, experiment.clothing_rank)
     if person is not None:
         text = mdg.TextFeatures(*(vocabulary.text_targets(part, person) for part in (text.rgb, text.gray)))
-    return Guides(text, clothing, person, colour)
+    return Stage2Targets(text, clothing, person, colour)
 
 
 def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextFeatures:
-    """The descriptions (N, P) that a run learned in stage 1, in the order of its training identities, and their words.
+    """The descriptions (N, D) that a run learned in stage 1, in the order of its training identities, and their words.
 
     The words are None where random vectors stand in place of text, and in runs of before they were kept.
 
@@ -97,7 +105,7 @@ def _refuse_other_people(text: mdg.TextFeatures, identities: int, width: int, ru
             )
 
 
-def describe(
+def learn_prompts(
     experiment: Experiment,
     clip: ClipTower,
     images: ImageSet,
@@ -105,7 +113,7 @@ def describe(
     report: Report,
     checkpoints: Checkpoints | None = None,
 ) -> mdg.TextFeatures:
-    """Stage 1: descriptions (N, P) of every training identity, from the frozen CLIP.
+    """Stage 1: descriptions (N, D) of every training identity, from the frozen CLIP.
 
     Adam, linear warm-up, cosine to 1e-6 [C]. mdg=random skips it and returns random vectors, as long as
     real text features are. With ``checkpoints`` it goes on where it was stopped. Processes that share a run
@@ -124,19 +132,19 @@ def describe(
     optimizer = prompts_optimizer(experiment, bank, accelerator.device)
     alone = accelerator.num_processes == 1
     descended = prompts_step(experiment, bank, rgb, gray, optimizer, accelerator)
-    descended = Replayed(descended, accelerator.device, alone)
+    descended = CudaGraphStep(descended, accelerator.device, alone)
     order_of = random_stream(experiment.seed, STREAMS["stage1"])
-    state = Resumable({"bank": bank, "optimizer": optimizer}, accelerator.device)
-    first, done = agreed(accelerator, checkpoints.restore(1, state.load))
+    state = TrainingState({"bank": bank, "optimizer": optimizer}, accelerator.device)
+    first, done = sync_resume_point(accelerator, checkpoints.restore(1, state.load))
     with checkpoints.stopping():
         for epoch in range(1, experiment.stage1_epochs + 1):
             started, batches = time.time(), torch.randperm(len(images), generator=order_of)
             if epoch < first:  # its order was drawn so that the next one's is the same as ever
                 continue
-            set_rate(optimizer.param_groups[0], rate_at(experiment, epoch))
+            set_lr(optimizer.param_groups[0], prompt_lr(experiment, epoch))
             steps = batches.split(experiment.stage1_batch)
-            where = Place(1, epoch, images.paths, steps, checkpoints.say)
-            for step, seen in enumerate(seen_by(steps[done:], images.person, accelerator.device), done):
+            where = StepContext(1, epoch, images.paths, steps, checkpoints.say)
+            for step, seen in enumerate(stage1_batches(steps[done:], images.person, accelerator.device), done):
                 state.terms.add(descended(*seen))
                 state.keep(checkpoints, where, step)
             means = state.end_epoch(where)
@@ -162,11 +170,13 @@ def prompts_step(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> Step:
-    """One descent of stage 1 on image features (N, P), in RGB and gray, as a function of what ``seen_by`` gives of a
-    step, to the terms descended."""
+    """One optimizer step of stage 1 on cached image features (N, D), RGB and grayscale.
+
+    The step takes what ``stage1_batches`` yields and returns the weighted loss terms.
+    """
 
     def step(rows: Tensor, *persons: Tensor) -> dict[str, Tensor]:
-        batch = mdg.Persons(*persons)
+        batch = mdg.BatchIdentities(*persons)
         with accelerator.autocast():
             text = bank(batch)
         terms = mdg.mdg_loss(
@@ -174,19 +184,19 @@ def prompts_step(
             variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
             mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
         )  # fmt: skip
-        descend(sum(terms.values()), optimizer)
+        optimizer_step(sum(terms.values()), optimizer)
         return terms
 
     return step
 
 
-def seen_by(steps: Sequence[Tensor], person: Tensor, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """The rows (B,) of each step, and the Persons of who is there, on the device.
+def stage1_batches(steps: Sequence[Tensor], person: Tensor, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """The rows (B,) of each step, and the BatchIdentities of who is there, on the device.
 
     One copy for all of them: a GPU ends what it does before it takes one from ordinary memory, so that a copy a step
     would have it wait for the next step, and that for it.
     """
-    parts = [(rows, *mdg.Persons.of(person[rows])) for rows in steps]
+    parts = [(rows, *mdg.BatchIdentities.of(person[rows])) for rows in steps]
     values = [value for part in parts for value in part]
     there = iter(torch.cat(values).to(device).split([len(value) for value in values]) if values else ())
     for part in parts:
@@ -195,7 +205,7 @@ def seen_by(steps: Sequence[Tensor], person: Tensor, device: torch.device) -> It
 
 @torch.inference_mode()
 def frozen_features(clip: ClipTower, images: ImageSet, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """zp (N, P) of all images and of their gray versions, unaugmented, float32 on the device [C]."""
+    """zp (N, D) of all images and of their gray versions, unaugmented, float32 on the device [C]."""
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def made(start: int) -> tuple[Batch]:
@@ -209,7 +219,7 @@ def frozen_features(clip: ClipTower, images: ImageSet, accelerator: Accelerator)
     return tuple(torch.cat(part).clone() for part in parts)
 
 
-def rate_at(experiment: Experiment, epoch: int) -> float:
+def prompt_lr(experiment: Experiment, epoch: int) -> float:
     """Linear warm-up, then cosine from the rate to 1e-6 [C]."""
     warm, last, floor = experiment.stage1_warmup, experiment.stage1_epochs, 1e-6
     if epoch <= warm:

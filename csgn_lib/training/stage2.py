@@ -23,9 +23,9 @@ from csgn_lib import hsf, losses, vocabulary
 from csgn_lib.batches import Ahead, Augmentation, AugmentationDraw, Batch, IdentitySampler, ImageSet, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.replay import Replayed, Step, adam, recordable, set_rate
-from csgn_lib.training.sharing import Share, agreed
-from csgn_lib.training.steps import STREAMS, Guides, Place, Resumable, descend
+from csgn_lib.training.cuda_graphs import CudaGraphStep, Step, adam, can_capture, set_lr
+from csgn_lib.training.distributed import BatchShard, sync_resume_point
+from csgn_lib.training.steps import STREAMS, Stage2Targets, StepContext, TrainingState, optimizer_step
 from csgn_lib.vss import (
     WITH_RESNET,
     Embeddings,
@@ -84,7 +84,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def stage2_terms(
-    experiment: Experiment, embeddings: Embeddings, outputs: HeadOutputs, batch: Batch, guides: Guides
+    experiment: Experiment, embeddings: Embeddings, outputs: HeadOutputs, batch: Batch, targets: Stage2Targets
 ) -> dict[str, Tensor]:
     """All terms of stage 2's loss by name, weighted; their sum is what the encoder descends.
 
@@ -99,16 +99,16 @@ def stage2_terms(
         terms[f"triplet_{name}"] = experiment.triplet_weight * losses.triplet_loss(
             features, batch.person, experiment.triplet_margin
         )
-    if guides.text is not None:
+    if targets.text is not None:
         described = hsf.hsf_loss(
-            embeddings.f, guides.text.rgb, guides.text.gray, batch.person, variant=experiment.hsf,
+            embeddings.f, targets.text.rgb, targets.text.gray, batch.person, variant=experiment.hsf,
             beta=experiment.beta, label_smoothing=experiment.label_smoothing, similarity=experiment.similarity,
-            consistency_weight=experiment.consistency_weight, colour_basis=guides.colour,
+            consistency_weight=experiment.consistency_weight, colour_basis=targets.colour,
             orthogonal_weight=experiment.orthogonal_weight,
         )  # fmt: skip
         terms |= {name: experiment.hsf_weight * value for name, value in described.items()}
     if experiment.vocabulary_train == "penalty":
-        terms["vocabulary"] = experiment.penalty_weight * vocabulary.penalty(embeddings.f, guides.clothing)
+        terms["vocabulary"] = experiment.penalty_weight * vocabulary.penalty(embeddings.f, targets.clothing)
     return terms
 
 
@@ -116,7 +116,7 @@ def train_encoder(
     experiment: Experiment,
     learner: Learner,
     images: ImageSet,
-    guides: Guides,
+    targets: Stage2Targets,
     accelerator: Accelerator,
     checkpoints: Checkpoints,
 ) -> Iterator[dict[str, Any]]:
@@ -130,32 +130,32 @@ def train_encoder(
     frame = pd.DataFrame({"person": images.person.numpy(), "clothes": images.clothes.numpy()})
     sampler = identity_sampler(experiment, frame)
     augment = Augmentation.from_experiment(experiment)
-    share = Share(accelerator, experiment.batch_persons)
-    part = share.of(experiment.batch_persons * experiment.batch_images)
+    shard = BatchShard(accelerator, experiment.batch_persons)
+    part = shard.rows(experiment.batch_persons * experiment.batch_images)
     size = (experiment.image_height, experiment.image_width)
     learner.to(accelerator.device)
-    learner.gather = share.gather
+    learner.gather = shard.gather
     clothes = _clothes_adversary(experiment, learner, images, accelerator.device)
-    together = share.together(learner)
+    together = shard.wrap_ddp(learner)
     groups = parameter_groups(learner.encoder, learner.heads, experiment)
     optimizer = adam(groups, accelerator.device)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
     average = None
     if experiment.ema is not None:
-        average = Average(learner.encoder, experiment.ema)
+        average = WeightEMA(learner.encoder, experiment.ema)
         parts["average"] = average
     if clothes is not None:
         parts |= {"clothes": clothes, "clothes_optimizer": clothes.optimizer}
-    state = Resumable(parts, accelerator.device)
-    first, done = agreed(accelerator, checkpoints.restore(2, state.load))
-    descended = encoder_step(experiment, together, guides, optimizer, accelerator, clothes)
-    descended = Replayed(descended, accelerator.device, recordable(experiment, share))
+    state = TrainingState(parts, accelerator.device)
+    first, done = sync_resume_point(accelerator, checkpoints.restore(2, state.load))
+    descended = encoder_step(experiment, together, targets, optimizer, accelerator, clothes)
+    descended = CudaGraphStep(descended, accelerator.device, can_capture(experiment, shard))
     with checkpoints.stopping():
         for epoch in range(first, experiment.stage2_epochs + 1):
             learner.train()
             started, rows_of = time.time(), sampler.epoch(epoch)
-            where = Place(2, epoch, images.paths, rows_of, checkpoints.say)
+            where = StepContext(2, epoch, images.paths, rows_of, checkpoints.say)
 
             def made(step: int, epoch: int = epoch, rows_of: np.ndarray = rows_of) -> tuple[Batch, AugmentationDraw]:
                 stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
@@ -164,9 +164,9 @@ def train_encoder(
 
             batches = Ahead(made, range(done, len(rows_of)), accelerator.device)
             for step, (batch, drawn) in enumerate(batches, done):
-                factor = rate_factor(experiment, epoch - 1 + step / len(rows_of))
+                factor = lr_multiplier(experiment, epoch - 1 + step / len(rows_of))
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    set_rate(group, rate * factor)
+                    set_lr(group, rate * factor)
                 labels = batch.person, batch.camera, batch.clothes, batch.index
                 terms = descended(augment.apply(batch.images, drawn), *labels)
                 if average is not None:
@@ -175,7 +175,7 @@ def train_encoder(
                 state.keep(checkpoints, where, step)
             means = state.end_epoch(where)
             seconds, images_done = time.time() - started, rows_of[done:].size
-            factor, done = rate_factor(experiment, epoch - 1 / len(rows_of)), 0
+            factor, done = lr_multiplier(experiment, epoch - 1 / len(rows_of)), 0
             yield {
                 "stage": 2, "epoch": epoch, "epochs": experiment.stage2_epochs, "rate": round(factor, 4),
                 "seconds": round(seconds, 2), "images_per_second": round(images_done / seconds, 1),
@@ -188,7 +188,7 @@ def train_encoder(
 def encoder_step(
     experiment: Experiment,
     together: Callable[[Tensor], tuple[Embeddings, HeadOutputs]],
-    guides: Guides,
+    targets: Stage2Targets,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     clothes: ClothesAdversary | None = None,
@@ -199,10 +199,10 @@ def encoder_step(
         batch = Batch(images, *labels)
         with accelerator.autocast():
             embeddings, outputs = together(images)
-        terms = stage2_terms(experiment, embeddings, outputs, batch, guides)
+        terms = stage2_terms(experiment, embeddings, outputs, batch, targets)
         if clothes is not None:
             terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)
-        descend(sum(terms.values()), optimizer)
+        optimizer_step(sum(terms.values()), optimizer)
         return terms
 
     return step
@@ -215,14 +215,14 @@ def identity_sampler(experiment: Experiment, frame: pd.DataFrame) -> IdentitySam
     )
 
 
-def rate_factor(experiment: Experiment, epoch: float) -> float:
+def lr_multiplier(experiment: Experiment, epoch: float) -> float:
     """What all rates are multiplied by after ``epoch`` epochs (a fraction inside one) [C]."""
     warm = experiment.stage2_warmup
     warming = 0.1 + 0.9 * epoch / warm if epoch < warm else 1.0
     return warming * 0.1 ** sum(epoch >= milestone for milestone in experiment.stage2_milestones)
 
 
-class Average(nn.Module):
+class WeightEMA(nn.Module):
     """The exponential average of a module's weights and statistics, from those after the first step on; what is counted
     in integers is taken as it is. torch's AveragedModel gives the same, and has a GPU waited for at every step."""
 
@@ -259,9 +259,9 @@ class ClothesAdversary(nn.Module):
         self.optimizer = adam([{"params": [*self.classifier.parameters()], "lr": rate}], device)
 
     def terms(self, embeddings: Embeddings, batch: Batch, weight: float) -> dict[str, Tensor]:
-        """One step of the classifier on detached features; then the term that the features descend."""
+        """One step of the classifier on detached features; then the term that the features minimise."""
         features = embeddings.f if embeddings.f is not None else embeddings.c
-        descend(losses.clothes_loss(self.classifier, features, batch.clothes), self.optimizer)
+        optimizer_step(losses.clothes_loss(self.classifier, features, batch.clothes), self.optimizer)
         own = self.own[batch.person]
         adversarial = losses.clothes_adversarial_loss(self.classifier, features, batch.clothes, own)
         return {"clothes_adversarial": weight * adversarial}

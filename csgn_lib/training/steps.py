@@ -1,4 +1,4 @@
-"""What both stages share: named terms, one step of descent, and guides."""
+"""What both stages share: named terms, one step of descent, and targets."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ STREAMS = {"prompts": 1, "stage1": 2, "heads": 3, "clothes": 4, "augmentation": 
 
 
 @dataclass(frozen=True)
-class Guides:
-    """What stage 2 is guided by, on the device, or None where the experiment has no use for it.
+class Stage2Targets:
+    """What stage 2 is trained towards, on the device; None for what the experiment does not use.
 
-    text: descriptions (N, P) of each identity; clothing (P, K): W; person (P, K): P; colour (P, K): C.
+    text: descriptions (N, D) of each identity; clothing, person, colour: the bases Q_c, Q_p, Q_g, each (D, K).
     """
 
     text: mdg.TextFeatures | None = None
@@ -36,7 +36,7 @@ class Guides:
     colour: Tensor | None = None
 
 
-class Terms:
+class LossMeter:
     """Sums of named loss terms over an epoch's steps, kept on the device so that no step waits for a number."""
 
     def __init__(self, sums: dict[str, Tensor] | None = None, count: int = 0) -> None:
@@ -52,13 +52,13 @@ class Terms:
         self.clean = self.clean + self.sums.isfinite().all()
         self.count += 1
 
-    def check(self, where: Place) -> None:
+    def check(self, where: StepContext) -> None:
         """Wait for the numbers. Raises InputError for a term that is NaN or infinite: its name and its batch."""
         for name, total in self._totals().items():
             if not math.isfinite(total):
                 raise where.error(f"loss term {name} became {total}", self.began + int(self.clean))
 
-    def means(self, where: Place) -> dict[str, float]:
+    def means(self, where: StepContext) -> dict[str, float]:
         """Mean of each term over the steps counted. Raises what ``check`` raises."""
         self.check(where)
         return {name: round(total / self.count, 5) for name, total in self._totals().items()}
@@ -69,7 +69,7 @@ class Terms:
         return {"sums": dict(zip(self.names, sums, strict=True)), "count": self.count}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> Terms:
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> LossMeter:
         """The sums as they were, on the device."""
         return cls({name: value.to(device) for name, value in state["sums"].items()}, state["count"])
 
@@ -78,7 +78,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Place:
+class StepContext:
     """An epoch, and the images of each of its steps: what an error names.
 
     paths: of the frame's images; rows: steps of rows of that frame; log: where all of them are written.
@@ -102,16 +102,16 @@ class Place:
         )
 
 
-class Resumable:
+class TrainingState:
     """All that a stage must have to go on from a step: modules, optimisers, and the epoch's terms so far.
 
     parts: modules and optimisers by name; their states are kept and put back in place.
     """
 
     def __init__(self, parts: dict[str, Any], device: torch.device) -> None:
-        self.parts, self.device, self.terms = parts, device, Terms()
+        self.parts, self.device, self.terms = parts, device, LossMeter()
 
-    def keep(self, checkpoints: Checkpoints, where: Place, step: int) -> None:
+    def keep(self, checkpoints: Checkpoints, where: StepContext, step: int) -> None:
         """Save the state after a step (from 0) if that is due.
 
         Raises InputError for a loss or weight that is NaN or infinite: such a state is not kept.
@@ -120,7 +120,7 @@ class Resumable:
             return
         self.terms.check(where)
         for part in self.parts.values():
-            if isinstance(part, nn.Module) and (name := _spoiled(part.state_dict())):
+            if isinstance(part, nn.Module) and (name := _first_nonfinite(part.state_dict())):
                 raise where.error(f"weight {name} became nan or inf", step)
         states = {name: part.state_dict() for name, part in self.parts.items()}
         checkpoints.save(where.stage, where.epoch, step + 1, states | {"terms": self.terms.state()})
@@ -129,22 +129,22 @@ class Resumable:
         """Put a kept state back."""
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        self.terms = Terms.from_state(state["terms"], self.device)
+        self.terms = LossMeter.from_state(state["terms"], self.device)
 
-    def end_epoch(self, where: Place) -> dict[str, float]:
+    def end_epoch(self, where: StepContext) -> dict[str, float]:
         """The means of the epoch's terms; the next epoch's begin at nothing."""
-        means, self.terms = self.terms.means(where), Terms()
+        means, self.terms = self.terms.means(where), LossMeter()
         return means
 
 
-def _spoiled(tensors: dict[str, Tensor]) -> str | None:
+def _first_nonfinite(tensors: dict[str, Tensor]) -> str | None:
     """The name of the first tensor that holds NaN or infinity; the device is waited for once."""
     values = {name: value for name, value in tensors.items() if value.is_floating_point()}
     finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
     return next((name for name, good in zip(values, finite, strict=True) if not good), None)
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """One step down ``loss``."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -153,7 +153,7 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, atomically. Raises InputError for NaN or infinite values, and for no room."""
-    if name := _spoiled(tensors):
+    if name := _first_nonfinite(tensors):
         raise InputError(
             f"{path} is not written: {name} became nan or inf in the last step; lower the rate, or use "
             "precision=fp32, in another folder"

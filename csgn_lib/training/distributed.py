@@ -19,40 +19,40 @@ from csgn_lib.records import InputError
 from csgn_lib.vss import Embeddings
 
 
-class Share:
+class BatchShard:
     """This process's part of every batch: ``rank`` of ``count``."""
 
     def __init__(self, accelerator: Accelerator, batch_persons: int) -> None:
-        self.rank, self.count = accelerator.process_index, accelerator.num_processes
+        self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        if batch_persons % self.count:
+        if batch_persons % self.world_size:
             raise InputError(
-                f"batch_persons={batch_persons} cannot be dealt out to {self.count} processes, whole identities each; "
+                f"batch_persons={batch_persons} cannot be split over {self.world_size} processes in whole identities; "
                 f"launch a number of processes that divides it, or set another batch_persons"
             )
 
-    def of(self, size: int) -> slice:
+    def rows(self, size: int) -> slice:
         """Which of a batch's ``size`` images are this process's: whole identities, in the batch's order."""
-        part = size // self.count
+        part = size // self.world_size
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def gather(self, embeddings: Embeddings) -> Embeddings:
         """Everybody's embeddings, in the batch's order; each process descends its own through them."""
-        if self.count == 1:
+        if self.world_size == 1:
             return embeddings
-        whole = {name: _Gather.apply(value, self.rank, self.count) for name, value in embeddings.parts().items()}
+        whole = {name: _Gather.apply(value, self.rank, self.world_size) for name, value in embeddings.parts().items()}
         return Embeddings(**{name: whole.get(name) for name in ("z11", "z12", "f", "c")})
 
-    def together(self, module: nn.Module) -> Callable:
+    def wrap_ddp(self, module: nn.Module) -> Callable:
         """The module as all processes train it: gradients averaged, batch norm of maps over the whole batch."""
-        if self.count == 1:
+        if self.world_size == 1:
             return module
-        synchronise(module)
+        use_shared_batch_norm(module)
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices)
 
 
-def agreed(accelerator: Accelerator, place: tuple[int, int]) -> tuple[int, int]:
+def sync_resume_point(accelerator: Accelerator, place: tuple[int, int]) -> tuple[int, int]:
     """The epoch and step that every process goes on from; none writes before all have read.
 
     Raises:
@@ -99,7 +99,7 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class SharedBatchNorm2d(nn.BatchNorm2d):
+class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over all processes' maps. torch's own SyncBatchNorm does not run on a CPU, where this is tested."""
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -120,18 +120,18 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(maps.dtype)
 
 
-def synchronise(module: nn.Module) -> None:
-    """Make every BatchNorm2d of a module a SharedBatchNorm2d, with the weights it has.
+def use_shared_batch_norm(module: nn.Module) -> None:
+    """Make every BatchNorm2d of a module a SyncBatchNorm2d, with the weights it has.
 
     Raises:
         InputError: one that does more, or other, than a plain BatchNorm2d.
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if not isinstance(child, nn.BatchNorm2d) or isinstance(child, SharedBatchNorm2d):
+            if not isinstance(child, nn.BatchNorm2d) or isinstance(child, SyncBatchNorm2d):
                 continue
             if type(child) is not nn.BatchNorm2d or child.momentum is None or not child.affine:
                 raise InputError(f"{type(child).__name__} in this ResNet cannot be shared by processes; launch one")
-            shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
+            shared = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
             shared.load_state_dict(child.state_dict())
             setattr(parent, name, shared.to(child.weight.device).train(child.training))

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from csgn_lib.config import Experiment
-from csgn_lib.training.sharing import Share
+from csgn_lib.training.distributed import BatchShard
 
 WARM = 2  # steps that are run, not recorded: they choose kernels and make the optimiser's state
 
 Step = Callable[..., dict[str, Tensor]]
 
 
-class Replayed:
+class CudaGraphStep:
     """``step`` as it was, or its recording: one for each shape of its inputs, all in one pool of memory.
 
     Args:
@@ -43,8 +43,8 @@ class Replayed:
         shapes = tuple(value.shape for value in inputs)
         known = self.seen.get(shapes, 0)
         if known == WARM:
-            known = self.seen[shapes] = self._record(inputs)
-        if isinstance(known, _Recording):
+            known = self.seen[shapes] = self._capture(inputs)
+        if isinstance(known, _CapturedGraph):
             return known.replay(inputs)
         self.seen[shapes] = known + 1
         return self._aside(lambda: self.step(*inputs))
@@ -60,7 +60,7 @@ class Replayed:
         here.wait_stream(self.stream)
         return made
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> _Recording | int:
+    def _capture(self, inputs: tuple[Tensor, ...]) -> _CapturedGraph | int:
         """Nothing is computed yet: a recording is made, then replayed for this step as for others."""
         places, graph = tuple(value.clone() for value in inputs), torch.cuda.CUDAGraph()
         try:
@@ -71,10 +71,10 @@ class Replayed:
             self.stream = None
             self.seen.clear()  # their memory, if that was what there was too little of
             return 0
-        return _Recording(graph, places, {name: value.detach() for name, value in outputs.items()})
+        return _CapturedGraph(graph, places, {name: value.detach() for name, value in outputs.items()})
 
 
-class _Recording:
+class _CapturedGraph:
     def __init__(self, graph: torch.cuda.CUDAGraph, places: tuple[Tensor, ...], outputs: dict[str, Tensor]) -> None:
         self.graph, self.places, self.outputs = graph, places, outputs
 
@@ -85,9 +85,9 @@ class _Recording:
         return self.outputs
 
 
-def recordable(experiment: Experiment, share: Share) -> bool:
+def can_capture(experiment: Experiment, shard: BatchShard) -> bool:
     """Whether a step of stage 2 may be recorded: not what is computed twice, nor what several processes share."""
-    return share.count == 1 and experiment.batch_parts == 1 and not experiment.gradient_checkpointing
+    return shard.world_size == 1 and experiment.batch_parts == 1 and not experiment.gradient_checkpointing
 
 
 def adam(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
@@ -112,7 +112,7 @@ def adam(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Adam
     return optimizer
 
 
-def set_rate(group: dict[str, Any], rate: float) -> None:
+def set_lr(group: dict[str, Any], rate: float) -> None:
     """Give one of ``adam``'s groups its rate, in place."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
