@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.backend_bases import FigureCanvasBase
 from numpy.typing import NDArray
 
 from csgn_lib.figures import rank_strips
@@ -69,7 +70,6 @@ def search_words(
     k: int = 10,
     *,
     image: str | Path | None = None,
-    text: str = "",
 ) -> pd.DataFrame:
     """The k gallery images nearest to a sentence, or to an image and a sentence together; exact.
 
@@ -79,10 +79,10 @@ def search_words(
     Args:
         words: (P,) unit length, from ``words.text_feature``.
         image: a query image, or None for the words alone.
-        text: the sentence, for the result's ``query`` column.
 
     Returns:
-        As ``search``. With an image, ``distance`` is the average, which has no unit and may be negative.
+        As ``search``; ``query`` is empty for words alone. With an image, ``distance`` is the average, which has no unit
+        and may be negative.
 
     Raises:
         InputError: as ``search``; a model without a joint embedding; words of another width.
@@ -94,8 +94,7 @@ def search_words(
         of_image = 1 - gallery.unit @ (query[0] / np.linalg.norm(query[0]))
         distance = (_standardised(distance) + _standardised(of_image)) / 2
     rows, values = nearest(distance[None], min(k, len(distance)))
-    name = " + ".join(part for part in (str(image) if image is not None else "", text) if part)
-    return _answers([name], rows, values, gallery, None)
+    return _answers([str(image or "")], rows, values, gallery, None)
 
 
 def query_paths(images: str | Path | Sequence[str | Path]) -> list[str]:
@@ -136,31 +135,75 @@ def recorded_threshold(model: Model, fpir: float = 0.1, file: str | Path | None 
         raise InputError(f"{path} holds no threshold ({found.get('why', 'no protocol')}); {cure}")
     protocol, record = next(iter(found["protocols"].items()))
     source = (
-        f"at most {fpir:.3g} of searches for absent people are answered, measured on {found['benchmark']} ({protocol}), "
+        f"at most {fpir:.3g} of searches for absent people are answered, measured on {found['benchmark']}, {protocol}, "
         f"{record['counts']['non_mated']} searches in {record['counts']['gallery']} images; other photographs, and "
         "larger galleries, need their own"
     )
     return Threshold(suggested_threshold(record, fpir), source)
 
 
+def parse_threshold(model: Model, given: str | None, fpir: float) -> Threshold | None:
+    """What a user means by a threshold: auto, a number, a verification.json, or nothing.
+
+    Raises InputError as ``recorded_threshold``, and for a text that is none of these.
+    """
+    if given is None:
+        return None
+    if given == "auto":
+        return recorded_threshold(model, fpir)
+    try:
+        return Threshold(float(given), "as given")
+    except ValueError:
+        return recorded_threshold(model, fpir, given)
+
+
+def refuse_search(image: Path | None, text: str | None, threshold: str | None, save: Path | None) -> None:
+    """Raise InputError for a combination of search options that has no meaning."""
+    if image is None and text is None:
+        raise InputError("give an image to look for, or --text with words, or both")
+    if text is not None and threshold is not None:
+        raise InputError("a threshold is measured between images; leave out --threshold, or --text")
+    if text is not None and image is not None and image.is_dir():
+        raise InputError(f"{image} is a folder; words go with one image")
+    if save is not None:
+        _refuse_picture(save)
+
+
+def answers_text(answers: pd.DataFrame, queries: Sequence[str]) -> str:
+    """Answers as a table for a terminal, one a query; "nobody" for a query that has none below the threshold."""
+    lines = []
+    for query in queries:
+        part = answers if len(queries) == 1 else answers[answers["query"] == query]
+        lines += [query] if len(queries) > 1 else []
+        lines.append("rank  distance  path" if len(part) else f"{NOBODY}: no image is nearer than the threshold")
+        lines += [f"{row.rank:>4}  {row.distance:>8.4f}  {row.path}" for row in part.itertuples()]
+    return "\n".join(lines)
+
+
 def save_strip(answers: pd.DataFrame, queries: Sequence[str], path: str | Path, top: int = 10) -> None:
-    """Draw each query and its answers, one row a query, as a picture (the suffix decides its kind).
+    """Draw each query and its answers, one row a query, as a picture; the file's suffix decides its kind.
 
     Raises:
-        InputError: no query image, a suffix that Matplotlib does not write, or a file that exists and is no picture.
+        InputError: a suffix that Matplotlib cannot write; an image that cannot be read.
     """
-    kinds = plt.figure().canvas.get_supported_filetypes()
-    plt.close()
-    if Path(path).suffix.lstrip(".").lower() not in kinds:
-        raise InputError(f"{path}: name a picture, such as strip.png")
+    _refuse_picture(Path(path))
     rows = []
     for query in queries:
-        part = answers[answers["query"] == query].assign(person=0, clothes=-1)
-        rows.append(({"path": query, "person": 0, "clothes": -1}, part))
-    figure = rank_strips(rows, ".", top, answers=False)
+        part = (answers if len(queries) == 1 else answers[answers["query"] == query]).assign(person=0, clothes=-1)
+        if Path(query).is_file():
+            rows.append(({"path": query, "person": 0, "clothes": -1}, part))
+        else:  # words have no picture: the best answer comes first
+            rows.append((part.iloc[0], part.iloc[1:]))
+    figure = rank_strips(rows, ".", top, [Path(query).name for query in queries], answers=False)
     with writing(path), atomic_path(path) as temporary:
         figure.savefig(temporary)
     plt.close(figure)
+
+
+def _refuse_picture(path: Path) -> None:
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in kinds:
+        raise InputError(f"{path}: a picture's name ends in .png, .jpg, .pdf or .svg")
 
 
 def _answers(

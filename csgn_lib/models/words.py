@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +13,6 @@ from csgn_lib.backbones import EMBEDDED, ClipTower, load_clip
 from csgn_lib.models.galleries import Gallery
 from csgn_lib.models.opening import Model
 from csgn_lib.records import InputError
-
-KNOWN_TAGS = ("openai", "laion", "datacomp", "commonpool", "metaclip", "dfn", "merged", "webli", "embedded")
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,18 @@ def text_feature(words: Words, text: str) -> NDArray[np.float32]:
         raise InputError("--text is empty; describe a person, such as 'a tall woman with long hair'")
     tokens = words.clip.tokenize([text])[0]
     if int(tokens[-1]) != 0 and len(_encoded(words.clip, text)) + 2 > words.clip.context_length:
-        raise InputError(f"{text!r} has more tokens than the {words.clip.context_length} that this CLIP reads; shorten it")
+        raise InputError(
+            f"{text!r} has more tokens than the {words.clip.context_length} that this CLIP reads; shorten it"
+        )
     feature = words.clip.token_features(tokens[None])[0]
     return (feature / feature.norm()).cpu().numpy()
 
 
 def joint_features(model: Model, gallery: Gallery) -> NDArray[np.float32]:
-    """The joint embeddings f (N, P) of a gallery, unit length: a part of the descriptor. Raises InputError if it has none."""
+    """The joint embeddings f (N, P) of a gallery, unit length: a part of the descriptor.
+
+    Raises InputError for a model without.
+    """
     if "f" not in model.parts:
         raise InputError(f"vss={model.experiment.vss} has no joint embedding; words cannot be compared with its images")
     names = list(model.parts)
@@ -74,9 +78,9 @@ def _encoded(clip: ClipTower, text: str) -> list[int]:
 def _note(clip_model: str, checkpoint: str | None) -> str:
     if checkpoint is None:
         return f"{clip_model} has random weights (clip_checkpoint is none): its answers to words are chance"
-    if checkpoint in EMBEDDED or checkpoint.startswith(KNOWN_TAGS):
+    if checkpoint in EMBEDDED or not Path(checkpoint).is_file():  # a tag of open_clip, whose training is published
         return ""
     return (
-        f"what {clip_model} with the weights {checkpoint} was trained on is not known here: its tokenizer can spell any "
-        "word, which does not mean that it has learned it"
+        f"the training of {clip_model} with the weights {checkpoint} is not known here: its tokenizer can spell any "
+        "word, and the weights may not have learned it"
     )
