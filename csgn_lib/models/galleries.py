@@ -29,7 +29,6 @@ from csgn_lib.datasets.files import walk
 from csgn_lib.models.opening import Model, describe
 from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.retrieval import neighbours
-from csgn_lib.retrieval.features import unit_rows
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES = "features"
@@ -59,16 +58,11 @@ class Gallery:
     descriptor: str
     index: Path | None = None
 
-    @cached_property
-    def unit(self) -> NDArray[np.float32]:
-        """Features (N, D) of unit length; scaled once, for any number of searches."""
-        return unit_rows(self.features, "the gallery's features")
-
     def nearest(self, query: NDArray[np.float32], k: int) -> neighbours.Neighbours:
         """The k nearest images of each query (Q, D): approximate where there is an index, else exact."""
         k = min(k, len(self.paths))
         if self.index is None:
-            return neighbours.search(query, self.unit, k)
+            return neighbours.search(query, self.features, k)
         return neighbours.search_index(self._approximate, query, k)
 
     @cached_property

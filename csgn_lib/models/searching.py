@@ -18,7 +18,7 @@ from csgn_lib.models.opening import Model, describe
 from csgn_lib.models.words import joint_features
 from csgn_lib.records import InputError, atomic_path, read_json, writing
 from csgn_lib.retrieval import suggested_threshold
-from csgn_lib.retrieval.neighbours import nearest
+from csgn_lib.retrieval.neighbours import cosine_distances, nearest
 from csgn_lib.retrieval.score_files import VERIFICATION
 
 NOBODY = "nobody"
@@ -91,7 +91,7 @@ def search_words(
     distance = 1 - joint_features(model, gallery) @ words
     if image is not None:
         query = describe(model, ".", query_paths(image))
-        of_image = 1 - gallery.unit @ (query[0] / np.linalg.norm(query[0]))
+        of_image = cosine_distances(query, gallery.features)[0]
         distance = (_standardised(distance) + _standardised(of_image)) / 2
     rows, values = nearest(distance[None], min(k, len(distance)))
     return _answers([str(image or "")], rows, values, gallery, None)

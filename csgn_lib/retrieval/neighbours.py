@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from csgn_lib.records import InputError, atomic_path, writing
-from csgn_lib.retrieval.blocks import each_product, thread_count
-from csgn_lib.retrieval.features import check_columns, unit_rows
+from csgn_lib.retrieval.blocks import each_product, in_threads, single_threaded_blas, thread_count
+from csgn_lib.retrieval.features import CHUNK, as_array, bad_row, check_columns, unit_rows
 
+FEW = 16  # queries up to which the gallery is read once and not copied
 BEYOND = 3.0  # a distance that no pair has (1 - cosine ends at 2): for rows that a search did not return
 FAISS_MISSING = "approximate search needs FAISS: pip install csgn-workbench[faiss]; search() is exact and needs nothing"
 
@@ -72,12 +73,50 @@ def search(
     """
     threads = thread_count(threads)
     query = unit_rows(query_features, "query_features", threads)
+    _check_k(k, len(gallery_features))
+    if len(query) <= FEW:
+        columns, values = nearest(_negative_cosines(query, gallery_features, threads), k)
+        return Neighbours(columns, 1 + values)
     gallery = unit_rows(gallery_features, "gallery_features", threads)
     check_columns(query, gallery)
-    _check_k(k, len(gallery))
     parts = each_product(-query, gallery, lambda block, start: nearest(block, k), threads)
     columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Neighbours(columns, 1 + values)
+
+
+def cosine_distances(
+    query_features: ArrayLike | Any, gallery_features: ArrayLike | Any, *, threads: int | None = None
+) -> NDArray[np.float32]:
+    """Distances 1 - cosine (Q, G) of few queries, from one pass over a gallery that may be large.
+
+    Args:
+        query_features, gallery_features: (Q, D) and (G, D), any scale; neither is copied whole.
+
+    Raises:
+        InputError: features as in ``evaluate``.
+    """
+    threads = thread_count(threads)
+    return 1 + _negative_cosines(unit_rows(query_features, "query_features", threads), gallery_features, threads)
+
+
+def _negative_cosines(
+    query: NDArray[np.float32], gallery_features: ArrayLike | Any, threads: int
+) -> NDArray[np.float32]:
+    """-cosine (Q, G) of unit queries. The gallery is read once, in chunks that stay in the cache while their norms and
+    products are computed: with few queries, reading it is what takes the time."""
+    gallery = as_array(gallery_features, "gallery_features")
+    check_columns(query, gallery)
+
+    def products(start: int) -> NDArray[np.float32]:
+        chunk = np.asarray(gallery[start : start + CHUNK], dtype=np.float32)
+        length = np.sqrt(np.einsum("nd,nd->n", chunk, chunk))
+        bad = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
+        if len(bad):
+            raise bad_row(start + int(bad[0]), gallery[start + bad[0]], "gallery_features")
+        return -(query @ chunk.T) / length
+
+    with single_threaded_blas():
+        return np.concatenate(list(in_threads(products, range(0, len(gallery), CHUNK), threads)), axis=1)
 
 
 def expand_queries(
