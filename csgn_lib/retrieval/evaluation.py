@@ -93,10 +93,9 @@ def evaluate_all(
     if images:
         scores |= _score(images, query, gallery, rank(query_features, gallery_features), ranks)
     if tracklets:
-        query_means, query_rows = checked.by_tracklet(query_features, query, "query_features")
-        gallery_means, gallery_rows = checked.by_tracklet(gallery_features, gallery, "gallery_features")
-        frames = query.iloc[query_rows], gallery.iloc[gallery_rows]
-        scores |= _score(tracklets, *frames, rank(query_means, gallery_means), ranks, query_rows)
+        query_means, query_units, rows = checked.ranked_units(query_features, query, "query", "tracklet")
+        gallery_means, gallery_units, _ = checked.ranked_units(gallery_features, gallery, "gallery", "tracklet")
+        scores |= _score(tracklets, query_units, gallery_units, rank(query_means, gallery_means), ranks, rows)
     return {protocol.name: scores[protocol.name] for protocol in chosen}
 
 

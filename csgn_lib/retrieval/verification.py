@@ -32,7 +32,7 @@ from csgn_lib.datasets import protocol as resolve
 from csgn_lib.datasets.protocols import UNKNOWN
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.blocks import each_product, thread_count
-from csgn_lib.retrieval.features import by_tracklet, check_columns, check_rows, unit_rows
+from csgn_lib.retrieval.features import as_array, check_columns, ranked_units, unit_rows
 from csgn_lib.retrieval.ranking import Pairs, same_person
 from csgn_lib.statistics.intervals import RESAMPLES, people_drawn
 
@@ -106,17 +106,15 @@ def verify(
         InputError: features or frames as in ``evaluate``; fewer than two people with a genuine pair.
     """
     threads, results = thread_count(threads), {}
+    query_array, gallery_array = (
+        as_array(query_features, "query_features"),
+        as_array(gallery_features, "gallery_features"),
+    )
     measured: dict[tuple[bytes, ...], _Distances] = {}
     for protocol in _distinct(protocols, query.attrs.get("benchmark")):
         protocol.check(query, gallery)
-        sides = []
-        for name, features, frame in (("query", query_features, query), ("gallery", gallery_features, gallery)):
-            check_rows(len(features), frame, f"{name}_features", name)
-            if protocol.aggregate == "tracklet":
-                features, rows = by_tracklet(features, frame, f"{name}_features")
-                frame = frame.iloc[rows]
-            sides.append((features, frame))
-        (query_side, query_frame), (gallery_side, gallery_frame) = sides
+        query_side, query_frame, _ = ranked_units(query_array, query, "query", protocol.aggregate)
+        gallery_side, gallery_frame, _ = ranked_units(gallery_array, gallery, "gallery", protocol.aggregate)
         rows = (
             _known(protocol.query_rows(query_frame), query_frame),
             _known(protocol.gallery_rows(gallery_frame)[0], gallery_frame),
