@@ -26,8 +26,8 @@ from benchmarks.training_peers import STAGE1, STAGE2
 from csgn_lib.config import Experiment
 from csgn_lib.records import home
 from csgn_lib.training import accelerator_for, fit
+from csgn_lib.training.cuda_graphs import WARM
 from csgn_lib.training.estimate import matrix_rate
-from csgn_lib.training.replay import WARM
 
 COMMAND = "python -m benchmarks.training"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -29,12 +29,13 @@ from csgn_lib.batches import Ahead, Augmentation, AugmentationDraw, Batch, Image
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.training import accelerator_for, build_learner, load_towers
-from csgn_lib.training.estimate import count_flops, kept_bytes, matrix_rate, without_data
-from csgn_lib.training.replay import WARM, Replayed, adam
-from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, seen_by
+from csgn_lib.training.cuda_graphs import WARM, CudaGraphStep, adam
+from csgn_lib.training.encoders import without_data
+from csgn_lib.training.estimate import count_flops, matrix_rate, saved_bytes
+from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, stage1_batches
 from csgn_lib.training.stage2 import encoder_step
-from csgn_lib.training.steps import Guides, Terms
-from csgn_lib.vss import WITH_RESNET, parameter_groups
+from csgn_lib.training.steps import LossMeter, Stage2Targets
+from csgn_lib.vss import parameter_groups, uses_resnet
 
 IDENTITIES = 751  # Market-1501's
 IMAGES, PEOPLE = 17_896, 150  # PRCC's training split
@@ -47,11 +48,11 @@ def stage2_step(images: ImageSet, precision: str, recorded: bool = True, **param
     device = accelerator.device
     clip, resnet = towers(experiment)
     text = mdg.TextFeatures(*(torch.randn(IDENTITIES, clip.embed_dim, device=device) for _ in range(2)))
-    guides = Guides(text=text)
-    learner = build_learner(experiment, clip, resnet, IDENTITIES, guides).to(device).train()
+    targets = Stage2Targets(text=text)
+    learner = build_learner(experiment, clip, resnet, IDENTITIES, targets).to(device).train()
     optimizer = adam(parameter_groups(learner.encoder, learner.heads, experiment), device)
     augment = Augmentation.from_experiment(experiment)
-    descended = Replayed(encoder_step(experiment, learner, guides, optimizer, accelerator), device, recorded)
+    descended = CudaGraphStep(encoder_step(experiment, learner, targets, optimizer, accelerator), device, recorded)
 
     def made(step: int) -> tuple[Batch, AugmentationDraw]:
         drawn = augment.draw(len(images), tuple(images.pixels.shape[2:]), random_stream(0, 1))
@@ -75,9 +76,9 @@ def stage1_step(images: ImageSet, precision: str) -> Step:
     bank.to(device)
     rgb, gray = (torch.randn(len(images), clip.embed_dim, device=device) for _ in range(2))
     optimizer = prompts_optimizer(experiment, bank, device)
-    descended = Replayed(prompts_step(experiment, bank, rgb, gray, optimizer, accelerator), device)
-    epoch, terms = [torch.arange(len(images))] * 64, Terms()
-    seen = chain.from_iterable(seen_by(epoch, images.person, device) for _ in count())
+    descended = CudaGraphStep(prompts_step(experiment, bank, rgb, gray, optimizer, accelerator), device)
+    epoch, terms = [torch.arange(len(images))] * 64, LossMeter()
+    seen = chain.from_iterable(stage1_batches(epoch, images.person, device) for _ in count())
 
     def step() -> None:
         terms.add(descended(*next(seen)))
@@ -109,7 +110,7 @@ def full_towers() -> tuple[ClipTower, ResNetTower]:
 def towers(experiment: Experiment) -> tuple[ClipTower, ResNetTower | None]:
     """Copies of what the experiment needs of them."""
     clip, resnet = full_towers()
-    return copy.deepcopy(clip), copy.deepcopy(resnet) if experiment.vss in WITH_RESNET else None
+    return copy.deepcopy(clip), copy.deepcopy(resnet) if uses_resnet(experiment) else None
 
 
 def random_images(count: int, each: int = 4) -> ImageSet:
@@ -160,10 +161,10 @@ def step_bytes(images: ImageSet) -> float:
     """Bytes that a step moves at least, unless it computes twice: what autograd keeps, written and read once, and
     weights, gradients and Adam's moments, read and written once (28 bytes a parameter)."""
     experiment, device = experiment_of("bf16", vss="steer"), torch.device("cuda")
-    learner = build_learner(experiment, *towers(experiment), IDENTITIES, Guides()).to(device).train()
+    learner = build_learner(experiment, *towers(experiment), IDENTITIES, Stage2Targets()).to(device).train()
     weights = sum(value.numel() for value in learner.parameters())
     with accelerator_for("bf16").autocast():
-        kept = kept_bytes(learner, torch.rand(len(images), 3, 256, 128, device=device))
+        kept = saved_bytes(learner, torch.rand(len(images), 3, 256, 128, device=device))
     return 2 * kept + 28 * weights
 
 

@@ -1,18 +1,20 @@
-"""Losses on labels: identity, triplet and clothes-adversarial. Their weights live in ``training``.
+"""Losses on labels: identity, triplet and clothes-adversarial. Their weights are parameters of the experiment.
 
-    L_id  = H(q, softmax(logits)),  q smoothed by 0.1                                                [C]
-    L_tri = mean_i max(0, margin + max_{p: y_p = y_i} |x_i - x_p| - min_{n: y_n != y_i} |x_i - x_n|)  [C]
+    L_id  = H(q, softmax(logits)),  q smoothed by eps = 0.1                                                    [C]
+    L_tri = mean_i max(0, margin + max_{j: y_j = y_i} |x_i - x_j| - min_{j: y_j != y_i} |x_i - x_j|)           [C]
 
-The clothes-adversarial loss (CAL) is that of Gu et al., "Clothes-Changing Person Re-identification with
-RGB Modality Only", CVPR 2022, here from its equations. With phi_c the weight of clothes class c,
-cos(f, phi_c) / tau as logits l_c, c_i the image's clothes, S+_i all clothes of its person, K = |S+_i|,
-S-_i everyone else's clothes:
+The clothes-adversarial loss (CAL) follows the equations of Gu et al., "Clothes-Changing Person Re-identification with
+RGB Modality Only", CVPR 2022. phi_o is the weight vector of outfit o = 1 .. O, l_o = cos(f, phi_o) / tau its logit,
+o_i the outfit of image i, S+_i all outfits of its identity, S-_i the outfits of all other identities:
 
-    L_C  = -mean_i log softmax(l_i)[c_i]                               learns phi, f detached
-    L_CA = -mean_i sum_{c in S+_i} q_i(c) log( e^{l_c} / (e^{l_c} + sum_{j in S-_i} e^{l_j}) )
-           q_i(c) = (1 - eps) [c = c_i] + eps / K                      learns f, phi fixed
+    L_C  = -mean_i log softmax(l_i)[o_i]                               trains phi, f detached
+    L_CA = -mean_i sum_{o in S+_i} q_i(o) log( e^{l_o} / (e^{l_o} + sum_{j in S-_i} e^{l_j}) )
+           q_i(o) = (1 - eps) [o = o_i] + eps / |S+_i|                 trains f, phi fixed
 
-A positive competes with other people's clothes only, never with another outfit of the same person.
+A positive competes with the outfits of other identities only, never with another outfit of the same identity.
+
+Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
+(Li, Sun, Li, AAAI 2023), [O] our choice.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def _at(matrix: Tensor, column: Tensor) -> Tensor:
 
 
 class ClothesClassifier(nn.Module):
-    """Cosine classifier of C clothes: features (B, D) to logits cos(f, phi_c) / tau, (B, C)."""
+    """Cosine classifier of O outfits: features (B, width) to logits cos(f, phi_o) / tau, (B, O)."""
 
     def __init__(
         self, dim: int, clothes: int, temperature: float = CLOTHES_TEMPERATURE, *, generator: Generator
@@ -80,7 +82,7 @@ class ClothesClassifier(nn.Module):
 
 
 def clothes_by_person(person: Tensor, clothes: Tensor) -> Tensor:
-    """Which clothes are whose: (M,) labels of the training images to a mask (N, C) bool; ``mask[persons]`` is S+.
+    """Which clothes are whose: (M,) labels of the training images to a mask (N, O) bool; ``mask[persons]`` is S+.
 
     Raises:
         InputError: clothes or persons that are unlabelled (-1), or clothes shared by two persons.
@@ -111,11 +113,11 @@ def clothes_adversarial_loss(
     """L_CA: teaches the features to confuse one person's outfits; nothing flows into the classifier.
 
     Args:
-        features: (B, D). clothes: (B,) int64, c_i.
-        own: (B, C) bool, S+: all clothes of each image's person, ``clothes_by_person(...)[persons]``.
+        features: (B, D). clothes: (B,) int64, o_i.
+        own: (B, O) bool, S+: all clothes of each image's person, ``clothes_by_person(...)[persons]``.
         epsilon: share of q that is spread over S+.
     """
-    logits = classifier(features, frozen=True)  # (B, C)
+    logits = classifier(features, frozen=True)  # (B, O)
     others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)  # over S-, (B, 1)
     log_p = logits - torch.logaddexp(logits, others)  # right on S+, read there only
     q = epsilon * own.to(logits) / own.sum(dim=1, keepdim=True)

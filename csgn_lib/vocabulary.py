@@ -1,14 +1,21 @@
-"""Clothing and person phrases in plain words, and the subspaces their text features span [O].
+"""Clothing and person phrases in plain English, and the subspaces that their text features span [O].
 
-Learned prompts absorb whatever tells identities apart in the training images, clothes included. A
-vocabulary does not: the directions along which "a red striped shirt" and "a blue coat" differ are
-clothes by construction, those of "tall" and "with long hair" are the person. Taking the first out of
-an embedding, or keeping only the second, needs no labels, no training and no second network.
+Learned prompts absorb whatever tells identities apart in the training images, clothes included. A fixed vocabulary does
+not: the directions along which "a red striped shirt" and "a blue coat" differ are clothing, those of "tall" and "with
+long hair" are the person. Removing the first from an embedding, or keeping only the second, needs no labels, no
+training and no second network. For J phrases, each with its captions:
 
-Two rules make the directions clean. Every phrase is a mean over the *other* factor (clothing over
-wearers, person phrases over outfits), so that what the captions share with that factor averages
-away. And the mean over all phrases is taken out before the decomposition: it says "a photo of a
-person wearing", belongs to both factors alike, and would otherwise be the first direction of each.
+    w_j       = mean over captions of T(caption) / |T(caption)|                                          (D,)
+    w~_j      = w_j / |w_j| - mean_j (w_j / |w_j|)
+    Q         = top K left singular vectors of [w~_1 .. w~_J]:  Q_c of clothing phrases, Q_p of person phrases
+    keep(f)   = Q Q^T f          remove(f) = f - Q Q^T f          energy(f) = |Q^T f|^2 / |f|^2
+
+Each phrase is a mean over the *other* factor (clothing phrases over wearers, person phrases over outfits), so that the
+other factor averages out. The mean over all phrases is subtracted before the decomposition: it encodes "a photo of a
+person wearing", is common to both factors, and would otherwise be the first direction of each.
+
+Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
+(Li, Sun, Li, AAAI 2023), [O] our choice.
 """
 
 from __future__ import annotations
@@ -140,7 +147,7 @@ def person_phrases(
 
 @torch.no_grad()
 def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256) -> Tensor:
-    """Mean text feature of each phrase: (M, P), float32.
+    """Mean text feature of each phrase: (J, D), float32.
 
     Every caption is L2-normalised before the mean: CLIP's text features mean something by their
     direction only, so none may weigh more for being longer. A caption that several phrases share
@@ -154,15 +161,15 @@ def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256
     row = {text: i for i, text in enumerate(dict.fromkeys(text for phrase in phrases for text in phrase.captions))}
     texts = list(row)
     parts = [clip.text_features(texts[i : i + chunk]).float() for i in range(0, len(texts), chunk)]
-    features = F.normalize(torch.cat(parts), dim=-1)  # (captions, P)
+    features = F.normalize(torch.cat(parts), dim=-1)  # (captions, D)
     return torch.stack([features[[row[text] for text in phrase.captions]].mean(dim=0) for phrase in phrases])
 
 
 def subspace(features: Tensor, rank: int | None, centre: bool = True) -> Tensor:
-    """Basis of what a list of phrases varies in: (M, P) features to (P, rank), orthonormal columns.
+    """Basis of what a list of phrases varies in: (J, D) features to (D, rank), orthonormal columns.
 
     Rows are L2-normalised; with ``centre`` their mean is taken out; the top ``rank`` left singular
-    vectors of the (P, M) matrix remain [O]; None: all that they span. Computed in float64 on the CPU, so a device
+    vectors of the (D, J) matrix remain [O]; None: all that they span. Computed in float64 on the CPU, so a device
     cannot change the directions; returned on the features' device, in their type.
 
     Raises:
@@ -174,7 +181,7 @@ def subspace(features: Tensor, rank: int | None, centre: bool = True) -> Tensor:
 
 
 def directions(rows: Tensor, rank: int | None) -> Tensor:
-    """Top ``rank`` (None: all) right singular vectors of (M, P) rows, as columns (P, rank); largest component positive.
+    """Top ``rank`` (None: all) right singular vectors of (J, D) rows, as columns (D, rank); largest component positive.
 
     Raises:
         InputError: as ``subspace``.
@@ -200,19 +207,19 @@ def directions(rows: Tensor, rank: int | None) -> Tensor:
 def clothing_subspace(
     clip: ClipTower, rank: int, vocabulary: Vocabulary | None = None, centre: bool = True, chunk: int = 256
 ) -> Tensor:
-    """W (P, rank): what clothing phrases vary in. Without ``vocabulary``: the English that the tower knows."""
+    """Q_c (D, rank): what clothing phrases vary in. Without ``vocabulary``: the English that the tower knows."""
     return subspace(phrase_features(clip, (vocabulary or ENGLISH.understood_by(clip)).clothing, chunk), rank, centre)
 
 
 def person_subspace(
     clip: ClipTower, rank: int, vocabulary: Vocabulary | None = None, centre: bool = True, chunk: int = 256
 ) -> Tensor:
-    """P (P, rank): what person phrases vary in. Without ``vocabulary``: the English that the tower knows."""
+    """Q_p (D, rank): what person phrases vary in. Without ``vocabulary``: the English that the tower knows."""
     return subspace(phrase_features(clip, (vocabulary or ENGLISH.understood_by(clip)).person, chunk), rank, centre)
 
 
 def coordinates(features: Tensor, basis: Tensor) -> Tensor:
-    """basis^T f: (B, P) features to (B, K) coordinates, outside autocast (bf16 would leave 0.4 % behind).
+    """Q^T f: (B, D) features to (B, K) coordinates, outside autocast (bf16 would leave 0.4 % behind).
 
     Raises:
         InputError: features and basis have different dimensions.
@@ -227,14 +234,14 @@ def coordinates(features: Tensor, basis: Tensor) -> Tensor:
 
 
 def keep(features: Tensor, basis: Tensor) -> Tensor:
-    """basis basis^T f: only what the basis spans. (B, P) to (B, P)."""
+    """Q Q^T f: only what the basis spans. (B, D) to (B, D)."""
     inside = coordinates(features, basis)
     with torch.autocast(features.device.type, enabled=False):
         return inside @ basis.to(inside).T
 
 
 def remove(features: Tensor, basis: Tensor) -> Tensor:
-    """f - basis basis^T f: all but what the basis spans. (B, P) to (B, P).
+    """f - Q Q^T f: all but what the basis spans. (B, D) to (B, D).
 
     With the clothing basis, used at test on the descriptor and, for ``vocabulary_train=head``, before
     the identity and triplet heads of the joint embedding.
@@ -243,7 +250,7 @@ def remove(features: Tensor, basis: Tensor) -> Tensor:
 
 
 def energy(features: Tensor, basis: Tensor) -> Tensor:
-    """Share of each row's squared norm that lies in the basis: |basis^T f|^2 / |f|^2, (B,) in [0, 1]; 0 for f = 0."""
+    """Share of each row's squared norm that lies in the subspace: |Q^T f|^2 / |f|^2, (B,) in [0, 1]; 0 for f = 0."""
     return coordinates(F.normalize(_wide(features), dim=-1), basis).square().sum(dim=-1)
 
 
@@ -253,9 +260,9 @@ def penalty(features: Tensor, basis: Tensor) -> Tensor:
 
 
 def text_targets(text: Tensor, basis: Tensor) -> Tensor:
-    """HSF's text read through a basis, for ``vocabulary_train=targets`` with the person basis: (N, P) to (N, P) [O].
+    """HSF's text read through a basis, for ``vocabulary_train=targets`` with the person basis: (N, D) to (N, D) [O].
 
-    T' = a T B B^T with one factor a >= 1 for all identities. A softmax over identities sees only how
+    t' = a Q_p Q_p^T t with one factor a >= 1 for all identities. A softmax over identities sees only how
     their texts differ, and a projection shrinks just that; a restores the total variance, so raw dot
     products stay as sharp as they were. (Cosines do not feel a.)
     """

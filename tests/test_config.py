@@ -16,9 +16,9 @@ from csgn_lib.batches import Augmentation, Batch
 from csgn_lib.config import ADDED_LATER, METHODS, PRESETS, Experiment
 from csgn_lib.records import InputError
 from csgn_lib.training import stage1, stage2, stage2_terms
-from csgn_lib.training.estimate import without_data
-from csgn_lib.training.replay import adam
-from csgn_lib.training.steps import Guides
+from csgn_lib.training.cuda_graphs import adam
+from csgn_lib.training.encoders import without_data
+from csgn_lib.training.steps import Stage2Targets
 from csgn_lib.vss import Embeddings, Heads, parameter_groups
 
 
@@ -141,7 +141,7 @@ def test_market_clipreid_learns_prompts_by_the_published_optimiser_and_rates(cli
     assert type(optimizer) is torch.optim.Adam
     assert (group["lr"], group["weight_decay"], group["betas"]) == (3.5e-4, 1e-4, (0.9, 0.999))
     assert sum(value.numel() for value in group["params"]) == 2 * 3 * 4 * bank.words_rgb.shape[-1]
-    rates = [stage1.rate_at(clip_reid, epoch) for epoch in range(1, 121)]
+    rates = [stage1.prompt_lr(clip_reid, epoch) for epoch in range(1, 121)]
     warming = [3.5e-4 * epoch / 5 for epoch in range(1, 6)]
     falling = [1e-6 + 3.49e-4 * (1 + math.cos(math.pi * epoch / 115)) / 2 for epoch in range(1, 116)]
     assert rates == pytest.approx(warming + falling) and rates[-1] == pytest.approx(1e-6)
@@ -174,7 +174,7 @@ def test_market_clipreid_trains_a_vit_b_16_by_the_published_optimiser_and_rates(
     }
 
     by_hand = {0: 0.1, 1: 0.19, 5: 0.55, 9: 0.91, 10: 1, 29.9: 1, 30: 0.1, 49.9: 0.1, 50: 0.01, 60: 0.01}
-    assert {epoch: stage2.rate_factor(clip_reid, epoch) for epoch in by_hand} == pytest.approx(by_hand)
+    assert {epoch: stage2.lr_multiplier(clip_reid, epoch) for epoch in by_hand} == pytest.approx(by_hand)
 
 
 def test_market_clipreid_descends_the_published_sum(clip_reid):
@@ -189,7 +189,7 @@ def test_market_clipreid_descends_the_published_sum(clip_reid):
         classifier.weight.data.mul_(1000)  # else all logits are nearly 0
     outputs = heads(embeddings)
     batch = Batch(torch.empty(8), person, person, person, torch.arange(8))
-    found = stage2_terms(clip_reid, embeddings, outputs, batch, Guides(mdg.TextFeatures(rgb, gray)))
+    found = stage2_terms(clip_reid, embeddings, outputs, batch, Stage2Targets(mdg.TextFeatures(rgb, gray)))
 
     def smoothed(logits: torch.Tensor) -> torch.Tensor:
         wanted = 0.9 * F.one_hot(person, 4) + 0.1 / 4

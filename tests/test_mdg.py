@@ -10,7 +10,7 @@ import torch
 
 from csgn_lib import mdg
 from csgn_lib.backbones import ClipTower, CompactTokenizer, load_clip
-from csgn_lib.mdg import Persons, PromptBank, TextFeatures, mdg_loss
+from csgn_lib.mdg import BatchIdentities, PromptBank, TextFeatures, mdg_loss
 from csgn_lib.records import InputError
 
 WORDS = "a photo of person . grayscale"
@@ -113,7 +113,7 @@ def test_persons_may_repeat_in_any_order_and_chunks_do_not_matter(clip: ClipTowe
     assert not everyone.rgb.requires_grad
     persons = torch.tensor([6, 0, 3, 3, 6])
     found = bank(persons)
-    again = bank(Persons.of(persons))
+    again = bank(BatchIdentities.of(persons))
     assert torch.equal(found.rgb, again.rgb) and torch.equal(found.gray, again.gray)
     torch.testing.assert_close(found.rgb, everyone.rgb[persons], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.gray, everyone.gray[persons], rtol=1e-4, atol=1e-5)

@@ -25,8 +25,8 @@ from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.training import checkpoints, stage1, stage2
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.stage1 import seen_by
-from csgn_lib.training.steps import STREAMS, Guides, Place, Terms, save_tensors
+from csgn_lib.training.stage1 import stage1_batches
+from csgn_lib.training.steps import STREAMS, LossMeter, Stage2Targets, StepContext, save_tensors
 from csgn_lib.vss import Embeddings, Heads, concatenate
 
 SIZE = (48, 24)
@@ -138,18 +138,18 @@ def test_beta_zero_without_resnet_and_separate_prompts_is_exactly_clip_reid(peop
         mdg="separate", beta=0.0, batch_persons=8, flip=0.0, padding=0, erasing=0.0, stage1_epochs=2, lr_vit=0.0
     )
     descended: list[float] = []
-    step = stage2.descend
+    step = stage2.optimizer_step
 
     def watch(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         descended.append(float(loss.detach()))
         step(loss, optimizer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage2, "descend", watch)
+        patch.setattr(stage2, "optimizer_step", watch)
         run = training.fit(experiment, people, tmp_path / "run")
     rows = stage2.identity_sampler(experiment, people.train).epoch(1)[0]
     batch = open_images(people.train, people.root, SIZE).batch(rows)
-    heads = training.build_learner(experiment, towers["clip"], None, 8, Guides()).heads
+    heads = training.build_learner(experiment, towers["clip"], None, 8, Stage2Targets()).heads
     classifiers = {name: heads.classifiers[name].weight.detach() for name in ("z12", "f")}
     text = load_file(run.path("text.safetensors"))["rgb"]
     expected = clip_reid_loss(
@@ -162,7 +162,7 @@ def test_beta_zero_without_resnet_and_separate_prompts_is_exactly_clip_reid(peop
 
 def test_stage_2_terms_equal_the_formula_term_by_term(random_clip):
     experiment = small(mdg="separate", beta=0.0)
-    learner = training.build_learner(experiment, copy.deepcopy(random_clip), None, 5, Guides())
+    learner = training.build_learner(experiment, copy.deepcopy(random_clip), None, 5, Stage2Targets())
     assert {name: heads.weight.shape for name, heads in learner.heads.classifiers.items()} == {
         "z12": (5, 128),
         "f": (5, 128),
@@ -177,7 +177,7 @@ def test_stage_2_terms_equal_the_formula_term_by_term(random_clip):
         embeddings, outputs = learner.train()(images)
         got = training.stage2_terms(
             experiment, embeddings, outputs, Batch(images, targets, targets, targets, targets),
-            Guides(text=stage1.mdg.TextFeatures(text, torch.full_like(text, math.nan))),
+            Stage2Targets(text=stage1.mdg.TextFeatures(text, torch.full_like(text, math.nan))),
         )  # fmt: skip
     weights = {name: layer.weight.detach() for name, layer in learner.heads.classifiers.items()}
     expected = clip_reid_loss(random_clip, weights, images, targets.tolist(), text)
@@ -265,9 +265,11 @@ def test_a_rate_of_zero_leaves_its_part_as_it_was(people, towers, tmp_path):
 def test_stage_1_learns_prompts_only(people, random_clip, accelerator):
     images, heard = open_images(people.train, people.root, (96, 48)), []
     before = {name: value.clone() for name, value in random_clip.state_dict().items()}
-    start = training.describe(small(stage1_epochs=0), random_clip, images, accelerator, heard.append)
+    start = training.learn_prompts(small(stage1_epochs=0), random_clip, images, accelerator, heard.append)
     assert heard == []
-    end = training.describe(small(stage1_epochs=3, stage1_lr=0.002), random_clip, images, accelerator, heard.append)
+    end = training.learn_prompts(
+        small(stage1_epochs=3, stage1_lr=0.002), random_clip, images, accelerator, heard.append
+    )
     for name, value in random_clip.state_dict().items():
         assert torch.equal(value, before[name]), name
     for part in ("rgb", "gray"):
@@ -292,32 +294,32 @@ def test_stage_1_reads_gray_images_once_and_unaugmented(people, random_clip, acc
 def test_guides_hold_what_the_experiment_names(people, random_clip, accelerator, tmp_path):
     images = open_images(people.train, people.root, (96, 48))
 
-    def guides(**parameters: Any) -> Guides:
+    def targets(**parameters: Any) -> Stage2Targets:
         run = Run(tmp_path / str(len(list(tmp_path.iterdir()))))
         given = small(**parameters), random_clip, images, run, accelerator, lambda record: None, Checkpoints(None)
-        return stage1.prepare_guides(*given)
+        return stage1.prepare_targets(*given)
 
-    plain = guides()
+    plain = targets()
     assert plain.clothing is plain.person is plain.colour is None and plain.text.gray.shape == (8, 128)
     for name in ("head", "penalty"):
-        clothing = guides(vocabulary_train=name).clothing
+        clothing = targets(vocabulary_train=name).clothing
         torch.testing.assert_close(clothing, vocabulary.clothing_subspace(random_clip, 4))
-    read = guides(vocabulary_train="targets")
+    read = targets(vocabulary_train="targets")
     person = vocabulary.person_subspace(random_clip, 3)
     for part in (read.text.rgb, read.text.gray):
         torch.testing.assert_close(vocabulary.keep(part, person), part, rtol=1e-4, atol=1e-5)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(vocabulary.keep(plain.text.rgb, person), plain.text.rgb, rtol=1e-4, atol=1e-5)
-    assert guides(hsf="orthogonal").colour.shape == (128, 4)
-    assert guides(hsf="none").text is None
-    lengths = guides(mdg="random").text.rgb.norm(dim=1)
+    assert targets(hsf="orthogonal").colour.shape == (128, 4)
+    assert targets(hsf="none").text is None
+    lengths = targets(mdg="random").text.rgb.norm(dim=1)
     assert lengths == pytest.approx(lengths.mean().expand(8), rel=1e-4)
 
 
 def test_the_head_reads_f_without_what_clothing_phrases_span_and_the_text_loss_all_of_it(random_clip):
     basis = vocabulary.clothing_subspace(random_clip, 4)
     clip = copy.deepcopy(random_clip)
-    learner = training.build_learner(small(vocabulary_train="head"), clip, None, 8, Guides(clothing=basis))
+    learner = training.build_learner(small(vocabulary_train="head"), clip, None, 8, Stage2Targets(clothing=basis))
     with torch.no_grad():
         embeddings, outputs = learner(torch.rand(4, 3, 96, 48, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(outputs.triplet["f"] @ basis, torch.zeros(4, 4), rtol=0, atol=1e-4)
@@ -433,17 +435,17 @@ def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
 def test_descriptions_of_other_people_or_of_something_else_are_refused(people, random_clip, accelerator, tmp_path):
     images, run, file = open_images(people.train, people.root, (96, 48)), Run(tmp_path), tmp_path / "text.safetensors"
 
-    def guides(**parts: torch.Tensor) -> Guides:
+    def targets(**parts: torch.Tensor) -> Stage2Targets:
         save_file(parts, file)
         given = small(), random_clip, images, run, accelerator, lambda record: pytest.fail("learned"), Checkpoints(None)
-        return stage1.prepare_guides(*given)
+        return stage1.prepare_targets(*given)
 
     def both(*shape: int) -> dict[str, torch.Tensor]:
         return {"rgb": torch.zeros(shape), "gray": torch.zeros(shape)}
 
     words = torch.zeros(8, 4, 128)
-    assert guides(**both(8, 128)).text.words_rgb is None  # of before words were kept
-    assert guides(**both(8, 128), words_rgb=words, words_gray=words.clone()).text.words_gray.shape == (8, 4, 128)
+    assert targets(**both(8, 128)).text.words_rgb is None  # of before words were kept
+    assert targets(**both(8, 128), words_rgb=words, words_gray=words.clone()).text.words_gray.shape == (8, 4, 128)
     cure = "; remove it, and the same command learns the descriptions again"
     for parts, name in (
         (both(5, 128), "rgb is of shape (5, 128)"),
@@ -454,7 +456,7 @@ def test_descriptions_of_other_people_or_of_something_else_are_refused(people, r
         (both(8, 128) | {"words_gray": words[:5]}, "words_gray is of shape (5, 4, 128)"),
     ):
         with pytest.raises(InputError) as caught:
-            guides(**parts)
+            targets(**parts)
         has = "there are 8 identities and a CLIP of width 128"
         assert str(caught.value) == f"{file} does not fit this run: its {name}, and {has}{cure}, or name another folder"
     for parts, wrong in (
@@ -462,7 +464,7 @@ def test_descriptions_of_other_people_or_of_something_else_are_refused(people, r
         ({"rgb": torch.zeros(8, 128)}, "lacks gray"),
     ):
         save_file(parts, file)
-        for read in (lambda: training.read_descriptions(run), lambda parts=parts: guides(**parts)):
+        for read in (lambda: training.read_descriptions(run), lambda parts=parts: targets(**parts)):
             with pytest.raises(InputError) as caught:
                 read()
             assert str(caught.value) == f"{file} {wrong}, and descriptions are rgb, gray, words_rgb, words_gray{cure}"
@@ -478,8 +480,8 @@ def raise_stop() -> None:
 def test_stage_2s_rate_warms_up_from_a_tenth_and_falls_to_a_tenth_at_milestones():
     experiment = small(stage2_warmup=2, stage2_milestones=(4, 6), stage2_epochs=8)
     by_hand = {0: 0.1, 0.5: 0.325, 1: 0.55, 1.5: 0.775, 2: 1, 3.9: 1, 4: 0.1, 5.9: 0.1, 6: 0.01, 8: 0.01}
-    assert {epoch: stage2.rate_factor(experiment, epoch) for epoch in by_hand} == pytest.approx(by_hand)
-    assert stage2.rate_factor(small(stage2_warmup=0, stage2_milestones=()), 0) == 1
+    assert {epoch: stage2.lr_multiplier(experiment, epoch) for epoch in by_hand} == pytest.approx(by_hand)
+    assert stage2.lr_multiplier(small(stage2_warmup=0, stage2_milestones=()), 0) == 1
 
 
 def test_stage_1s_rate_warms_up_linearly_and_follows_a_cosine_to_a_millionth():
@@ -487,8 +489,8 @@ def test_stage_1s_rate_warms_up_linearly_and_follows_a_cosine_to_a_millionth():
     middle = (0.1 + 1e-6) / 2
     quarter = 1e-6 + (0.1 - 1e-6) * (1 + math.sqrt(0.5)) / 2
     by_hand = [0.05, 0.1, quarter, middle, 0.1 + 1e-6 - quarter, 1e-6]
-    assert [stage1.rate_at(experiment, epoch) for epoch in range(1, 7)] == pytest.approx(by_hand)
-    assert stage1.rate_at(small(stage1_warmup=9, stage1_lr=0.1), 1) == pytest.approx(0.1 / 9)
+    assert [stage1.prompt_lr(experiment, epoch) for epoch in range(1, 7)] == pytest.approx(by_hand)
+    assert stage1.prompt_lr(small(stage1_warmup=9, stage1_lr=0.1), 1) == pytest.approx(0.1 / 9)
 
 
 def test_each_step_is_taken_at_its_rate_and_biases_at_twice(people, tmp_path, monkeypatch):
@@ -537,13 +539,13 @@ def test_what_a_kill_left_of_a_file_of_tensors_goes_when_it_is_written(tmp_path)
 
 
 def test_means_are_over_steps():
-    terms = Terms()
+    terms = LossMeter()
     for value in (1.0, 2.0, 6.0):
         terms.add({"a": torch.tensor(value), "b": torch.tensor(-value)})
     log: list[str] = []
-    here = Place(2, 7, ("x.png", "y.png"), [[0], [1], [0], [1, 0]], log.append)
+    here = StepContext(2, 7, ("x.png", "y.png"), [[0], [1], [0], [1, 0]], log.append)
     assert terms.means(here) == {"a": 3.0, "b": -3.0}
-    terms = Terms.from_state(terms.state(), torch.device("cpu"))  # as if stopped there
+    terms = LossMeter.from_state(terms.state(), torch.device("cpu"))  # as if stopped there
     for value in (math.nan, 1.0):
         terms.add({"b": torch.tensor(value), "a": torch.tensor(0.0)})
     message = "loss term b became nan in epoch 7 of stage 2, step 4, with the images y.png, x.png; it may have begun"
@@ -562,7 +564,7 @@ def test_counting_a_step_takes_as_few_operations_for_many_terms_as_for_few():
 
     counts = []
     for size in (2, 12):
-        terms, values = Terms(), {str(i): torch.tensor(float(i)) for i in range(size)}
+        terms, values = LossMeter(), {str(i): torch.tensor(float(i)) for i in range(size)}
         terms.add(values)
         counts.append(0)
         with Counting():
@@ -574,13 +576,13 @@ def test_what_each_step_of_stage_1_sees_arrives_in_one_copy_and_whole(monkeypatc
     person, steps = torch.tensor([4, 4, 0, 2, 0, 2, 2]), [torch.tensor(rows) for rows in ([5, 0, 1], [2, 4, 3], [6])]
     copies, to = [], torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "to", lambda value, *given: copies.append(1) or to(value, *given))
-    found = [*seen_by(steps, person, torch.device("cpu"))]
+    found = [*stage1_batches(steps, person, torch.device("cpu"))]
     assert len(copies) == 1
     for rows, (there, *persons) in zip(steps, found, strict=True):
         assert there.tolist() == rows.tolist()
-        for value, expected in zip(persons, mdg.Persons.of(person[rows]), strict=True):
+        for value, expected in zip(persons, mdg.BatchIdentities.of(person[rows]), strict=True):
             assert torch.equal(value, expected)
-    assert not [*seen_by([], person, torch.device("cpu"))]
+    assert not [*stage1_batches([], person, torch.device("cpu"))]
 
 
 @pytest.mark.parametrize(
@@ -674,14 +676,14 @@ def test_the_adversary_learns_clothes_apart_from_the_features(people):
 def test_the_average_of_weights_is_the_naive_one_and_survives_a_stop(people, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARE", math.inf)
     experiment, seen = small(vss="steer", stage1_epochs=0, stage2_epochs=2, ema=0.7), []
-    descend, build, learners = stage2.descend, training.build_learner, []
+    optimizer_step, build, learners = stage2.optimizer_step, training.build_learner, []
     monkeypatch.setattr(training, "build_learner", lambda *given: learners.append(build(*given)) or learners[-1])
 
     def spied(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        descend(loss, optimizer)
+        optimizer_step(loss, optimizer)
         seen.append({name: value.clone() for name, value in learners[-1].encoder.state_dict().items()})
 
-    monkeypatch.setattr(stage2, "descend", spied)
+    monkeypatch.setattr(stage2, "optimizer_step", spied)
     model = load_file(training.fit(experiment, people, tmp_path / "whole").path("model.safetensors"))
     for name in ("vit.conv1.weight", "join.gamma", "resnet.model.bn1.running_mean"):
         average = seen[0][name]
@@ -707,7 +709,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(people, tmp_path
         run = training.fit(experiment, people, tmp_path / name)
         model.append(run.path("model.safetensors").read_bytes())
     assert model[0] == model[1]
-    assert training.build_learner(experiment, *training.load_towers(experiment), 8, Guides()).encoder.recompute
+    assert training.build_learner(experiment, *training.load_towers(experiment), 8, Stage2Targets()).encoder.recompute
 
 
 def test_precisions_can_follow_each_other_in_one_process(people, tmp_path):
@@ -731,14 +733,14 @@ def test_each_weight_scales_its_own_terms_alone():
     embeddings = Embeddings(**{name: torch.randn(6, width, generator=stream) for name, width in widths.items()})
     outputs = Heads(widths, 3, stream)(embeddings)
     rgb, gray = (torch.randn(3, 8, generator=stream) for _ in range(2))
-    guides = Guides(mdg.TextFeatures(rgb, gray), clothing=torch.eye(8)[:, :2])
+    targets = Stage2Targets(mdg.TextFeatures(rgb, gray), clothing=torch.eye(8)[:, :2])
     person = torch.arange(3).repeat_interleave(2)
     batch = Batch(torch.empty(6), person, person, person, torch.arange(6))
 
     def terms(**changed):
         base = dict(vss="steer", hsf="consistent", vocabulary_train="penalty")
         experiment = Experiment.from_parameters(**base, **changed)
-        return training.stage2_terms(experiment, embeddings, outputs, batch, guides)
+        return training.stage2_terms(experiment, embeddings, outputs, batch, targets)
 
     plain = terms()
     for name, scaled in weights.items():
@@ -753,7 +755,7 @@ def learner_of(vss: str, parts: int, **changes: Any) -> training.Learner:
     experiment = small(vss=vss, hsf="none", batch_parts=parts, **changes)
     torch.manual_seed(0)
     clip, resnet = training.load_towers(experiment)
-    return training.build_learner(experiment, clip, resnet, 4, Guides()).train()
+    return training.build_learner(experiment, clip, resnet, 4, Stage2Targets()).train()
 
 
 def whole_loss(learner: training.Learner, images: torch.Tensor, kept: list[int] | None = None) -> torch.Tensor:

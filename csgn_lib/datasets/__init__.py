@@ -21,7 +21,7 @@ from csgn_lib.datasets import (
     vcclothes,
 )
 from csgn_lib.datasets.benchmark import Benchmark, Omission
-from csgn_lib.datasets.integrity import Problem, Report
+from csgn_lib.datasets.integrity import Problem, Report, readiness
 from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, nearest
 from csgn_lib.datasets.protocols import resolve as protocol
 from csgn_lib.records import InputError, home
@@ -54,6 +54,7 @@ __all__ = [
     "load",
     "portrait",
     "protocol",
+    "readiness",
 ]
 
 

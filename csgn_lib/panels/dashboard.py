@@ -133,7 +133,7 @@ class TrainingDashboard:
         self.again = ipywidgets.Button(description="Update now", icon="refresh")
         self.following = ipywidgets.ToggleButton(description="Follow", icon="eye", value=False)
         self.said, self.table, self.curves = ipywidgets.HTML(layout={"min_height": "28px"}), View(), View()
-        self.stop.on_click(lambda button: self._act(button, background.stop))
+        self.stop.on_click(lambda button: self._act(button, runs.stop))
         self.resume.on_click(lambda button: self._act(button, _resume))
         self.again.on_click(lambda button: self.refresh())
         self.following.observe(lambda change: self.follow() if change["new"] else self.close(), "value")

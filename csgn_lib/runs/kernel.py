@@ -22,6 +22,8 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+from csgn_lib import progress
+
 _ARGV = [
     sys.executable,
     "-m",
@@ -52,6 +54,7 @@ class ThisPython(AsyncKernelManager):
 def main() -> None:
     """Run the job that standard input names, tell its outcome, leave with status 0."""
     tell = _teller()
+    os.environ[progress.HEADLESS] = "1"  # for the kernel, which inherits it
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("papermill").setLevel(logging.ERROR)
