@@ -342,8 +342,8 @@ class TestStop:
             runs.stop(_recorded(tmp_path / "far", "running", host="elsewhere", heartbeat=time.time()))
         with pytest.raises(InputError, match="waits for its sweep"):
             runs.stop(_recorded(tmp_path / "waits", "queued", pid=os.getpid(), host=socket.gethostname()))
-        with pytest.raises(InputError, match="only a run that has ended"):
-            background.go_on(Run(tmp_path / "done"))
+        with pytest.raises(InputError, match="only a run that ended"):
+            background.resume(Run(tmp_path / "done"))
 
 
 def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root, tmp_path, monkeypatch, request):

@@ -277,7 +277,7 @@ class TrainingDashboard:
 
 
 def _resume(run: Run) -> str:
-    return f"{background.go_on(run).dir.name} continues."
+    return f"{background.resume(run).dir.name} continues."
 
 
 def _has_curves(folder: Path) -> bool:
