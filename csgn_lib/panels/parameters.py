@@ -163,7 +163,9 @@ class ParameterPanel:
         self.help = {field.name: alike(ipywidgets.HTML) for field in self.fields}
         self.start = ipywidgets.Button(description="Start training", button_style="primary", icon="play")
         narrow = ipywidgets.Layout(width="210px")
-        self.estimate = ipywidgets.Button(description="Estimate time and memory", icon="clock-o", layout=narrow)
+        self.estimate = ipywidgets.Button(
+            description="Estimate time and memory", icon="clock-o", layout={"width": "max-content"}
+        )
         self.difference, self.needs, self.said, self.line = (alike(ipywidgets.HTML) for _ in range(4))
         self.widget = self._laid_out(alike, narrow)
         for chooser in (self.setting, self.method):
