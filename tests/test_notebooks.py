@@ -35,16 +35,16 @@ OTHERS = ("12_train", "40_ablation_sweep", "41_ablation_tables", "50_explore", "
 
 @pytest.fixture(scope="session")
 def workbench(tmp_path_factory, worker_id) -> Path:
-    """One home for all, so that the world is drawn once; the sweep finds its template in it."""
+    """One workbench folder for all tests, so that the world is rendered once; the sweep finds its notebook in it."""
     base = tmp_path_factory.getbasetemp()
     home = (base if worker_id == "master" else base.parent) / "workbench"
     home.mkdir(exist_ok=True)
-    with suppress(FileExistsError):  # the other worker was faster
+    with suppress(FileExistsError):  # another worker was faster
         (home / "notebooks").symlink_to(NOTEBOOKS[0].parent)
     return home
 
 
-def _the_sweep_hands_on_the_colour_sensitivity(run: Run) -> None:
+def _the_sweep_records_the_colour_sensitivity(run: Run) -> None:
     written = pd.read_csv(run.path("colours-records.csv"))
     made = pd.read_csv(run.path("runs-records.csv"))
     assert len(written) == 3 * len(made)  # plain, clothing out, person only
@@ -80,7 +80,7 @@ def _shows_its_figures_and_no_noise(run: Run, executed: dict) -> None:
 
 
 ALSO = {
-    "40_ablation_sweep": _the_sweep_hands_on_the_colour_sensitivity,
+    "40_ablation_sweep": _the_sweep_records_the_colour_sensitivity,
     "41_ablation_tables": _the_tables_show_the_colour_sensitivity,
 }
 
@@ -192,8 +192,8 @@ def test_a_notebook_works_without_clothes_labels_or_without_cameras(notebook, un
     assert sum(text.startswith("**Skipped:**") for text in shown) == SKIPPED[benchmark].get(notebook, 0)
 
 
-def test_a_sweep_on_another_benchmark_is_read_by_its_own_headline(workbench, tmp_path, monkeypatch):
-    """PRCC's is cross_clothes; no world, no words that a CLIP could hear."""
+def test_a_sweep_on_another_benchmark_reports_its_first_protocol(workbench, tmp_path, monkeypatch):
+    """PRCC's first protocol is cross_clothes; the runs use no text."""
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     every = {
         "benchmark": "prcc", "root": str(trees.prcc(tmp_path / "prcc")), "batch_persons": 2, "batch_images": 2,
