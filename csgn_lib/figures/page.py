@@ -28,9 +28,9 @@ def write_page(
 ) -> Path:
     """Write ``folder/index.html``, ``results.csv`` and ``notebooks/*.html``; returns the page's path.
 
-    The page needs no other file and no network, except for the notebooks that it links to. It shows the figures that the
-    runs saved: names with ``strip`` first, then the results, the training curves (drawn here from metrics.jsonl), then
-    every other figure with its caption.
+    The page needs no other file and no network, except for the notebooks that it links to. It shows the figures that
+    the runs saved: names with ``strip`` first, then the results, the training curves (drawn here from metrics.jsonl),
+    then every other figure with its caption.
 
     Args:
         outcomes: what `runs.demo` returned.
@@ -148,7 +148,8 @@ def _curves(outcomes: Iterable[Outcome]) -> str:
     drawn = svg.getvalue()[svg.getvalue().index("<svg") :]
     for ink, paint in {"#262626": "currentColor", "#d9d9d9": "var(--line)"}.items():  # legible in dark mode
         drawn = drawn.replace(ink, paint)
-    body = f'<figure><div class="wide plot">{drawn}</div><figcaption>Mean of each group of loss terms by epoch.</figcaption></figure>'
+    caption = "<figcaption>Mean of each group of loss terms by epoch.</figcaption>"
+    body = f'<figure><div class="wide plot">{drawn}</div>{caption}</figure>'
     return _section("Training", [body], "")
 
 
