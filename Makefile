@@ -3,11 +3,15 @@
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+LOG := build/install.log
+# pip writes to the log; a failure shows its end and its name. $(1): the extra of pyproject.toml, such as test.
+INSTALL = { mkdir -p build && $(RUN) -m pip install -e ".[$(1)]" >$(LOG) 2>&1 || { tail -n 3 $(LOG) >&2; \
+	echo "csgn: the installation failed; see $(LOG)" >&2; exit 1; }; }
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 ...` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -25,7 +29,7 @@ test: $(STAMP)  ## check the style and run the tests
 # CHROMIUM=/path/to/chromium, or one on PATH, or else playwright's own (downloaded once).
 CHROMIUM ?= $(shell for name in chromium chromium-browser google-chrome chrome; do command -v $$name && break; done)
 test-browser: $(STAMP)  ## try the notebooks' panels in a real JupyterLab with headless Chromium: some minutes
-	@$(RUN) -c 'import playwright' 2>/dev/null || $(RUN) -m pip install --quiet -e ".[browser]"
+	@$(RUN) -c 'import playwright' 2>/dev/null || { echo "installing playwright into $(VENV)"; $(call INSTALL,browser); }
 	@test -n "$(CHROMIUM)" || $(RUN) -m playwright install chromium
 	@CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
 
@@ -105,6 +109,16 @@ paper: $(STAMP)  ## every figure, table and number of reports/paper/paper.tex fr
 	cp $$out/paper.pdf paper.pdf && echo "reports/paper/paper.pdf" || { \
 	  echo "csgn: reports/paper/paper.tex does not compile; see reports/cache/paper/paper.log" >&2; exit 1; }
 
+results: $(STAMP)  ## write the recorded numbers into README and docs/, from the templates in docs/templates
+	@$(RUN) docs/tools/results.py
+
+method-figure: $(STAMP)  ## draw docs/images/method.svg
+	@$(RUN) docs/tools/method_figure.py
+
+docs: $(STAMP)  ## build the documentation site: build/site/index.html
+	@$(RUN) -c 'import material, mkdocstrings' 2>/dev/null || { echo "installing mkdocs into $(VENV)"; $(call INSTALL,docs); }
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && echo "build/site/index.html"
+
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
 
@@ -122,9 +136,9 @@ clean:  ## remove .venv and caches; data and reports stay
 $(STAMP): pyproject.toml
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
 	  test -n "$(PYTHON)" || { echo "csgn: Python 3.11 or newer was not found; install it, or: make PYTHON=/path/to/python" >&2; exit 1; }; \
-	  echo "making $(VENV) with $$($(PYTHON) --version)"; \
+	  echo "creating $(VENV) with $$($(PYTHON) --version)"; \
 	  $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	    echo "csgn: python -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; }
 	@$(RUN) -m pip install --quiet --no-index --no-build-isolation -e ".[test]" >/dev/null 2>&1 \
-	  || { echo "installing into $(VENV): some 3 GB once, minutes"; $(RUN) -m pip install -e ".[test]"; }
+	  || { echo "installing packages into $(VENV): about 3 GB, some minutes; log: $(LOG)"; $(call INSTALL,test); }
 	@touch $@

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from csgn_lib import CORE
+
 HOME = Path(__file__).resolve().parents[1]
 LIBRARY = HOME / "csgn_lib"
 # Each package imports only from packages before it. The core decides a run's result; the workbench is built on it.
-CORE = (
-    "records progress statistics config images backbones vocabulary mdg hsf losses vss "
-    "datasets batches training retrieval synthetic"
-).split()
 WORKBENCH = "analysis runs figures models panels __main__".split()
-ORDER = CORE + WORKBENCH
+ORDER = [*CORE, *WORKBENCH]
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
 
