@@ -39,7 +39,7 @@ SECTIONS = {  # pages of docs/ that are named nowhere here follow under Guides
     "Results": "results ablations performance reproduction",
     "Project": "library contributing changelog",
 }
-LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#])")  # [text](this) and ![text](this)
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#])|(?<=<img src=\")([^\"]+)(?=\")")  # [text](this), ![](this)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -78,7 +78,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if uri.startswith("reference/"):
         return markdown
     source = PurePosixPath(_source(uri))
-    return LINK.sub(lambda found: _target(found[1], source, uri, files, config), markdown)
+    return LINK.sub(lambda found: _target(found[0], source, uri, files, config), markdown)
 
 
 def on_post_build(config: MkDocsConfig) -> None:
