@@ -11,7 +11,7 @@ INSTALL = { mkdir -p build && $(RUN) -m pip install -e ".[$(1)]" >$(LOG) 2>&1 ||
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -32,6 +32,9 @@ test-browser: $(STAMP)  ## try the notebooks' panels in a real JupyterLab with h
 	@$(RUN) -c 'import playwright' 2>/dev/null || { echo "installing playwright into $(VENV)"; $(call INSTALL,browser); }
 	@test -n "$(CHROMIUM)" || $(RUN) -m playwright install chromium
 	@CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
+
+test-notebooks: $(STAMP)  ## run every notebook on benchmarks without clothes labels and without cameras: some minutes
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m wide tests/test_notebooks.py
 
 lint: $(STAMP)  ## mend the style where a machine can
 	@$(RUN) -m ruff check --fix csgn_lib benchmarks tests notebooks

@@ -1,7 +1,6 @@
-"""The door: ``csgn`` (= ``python -m csgn_lib``), the library's words on a command line.
+"""Command-line interface: ``csgn`` (= ``python -m csgn_lib``).
 
-Every command ends with status 0 only if what it was asked for was done. A user's mistake is one
-line on standard error and status 2.
+A command exits with status 0 only if it did what was asked. An input error is one line on standard error and status 2.
 """
 
 from __future__ import annotations
@@ -10,21 +9,18 @@ import itertools
 import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from csgn_lib.records import BOOKS, InputError, Run, cache, home, write_text
+from csgn_lib.records import BOOKS, InputError, Run, cache, home, stop_on_sigterm, write_text
 
 app = typer.Typer(
     name="csgn",
-    help="Train, search and compare, in words that the notebooks have too.",
+    help="Clothes-changing person re-identification: train, evaluate, compare and use models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,16 +35,16 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="seconds")] = None,
     keep_answer: Annotated[
         str | None,
-        typer.Option(metavar="COMMAND", help="write what it found under its question, as what COMMAND made"),
+        typer.Option(metavar="COMMAND", help="write its answer into the notebook's first cell, as made by COMMAND"),
     ] = None,
 ) -> None:
-    """Run a notebook headless; its copy with outputs lies in the run's folder. What it prints is seen as it runs."""
+    """Run a notebook headless and repeat what it prints. The executed copy is saved in the run's folder."""
     from csgn_lib import runs
 
     path = runs.find(notebook)
     types = {name: parameter.type for name, parameter in runs.declared(path).items()}
     given = {name: _value(types.get(name, Any), text, name) for name, text in _pairs(parameter)}
-    made = runs.execute(path, given, run_dir, timeout, echo=sys.stderr)
+    made = runs.execute(path, given, run_dir and runs.locate(run_dir), timeout, echo=sys.stderr)
     _finish(made)
     if keep_answer:
         typer.echo(runs.keep_answer(made, path, keep_answer))
@@ -56,13 +52,13 @@ def run(
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option(help="where the parameters start from")] = "demo",
-    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="over the preset; repeat")] = [],  # noqa: B006
+    preset: Annotated[str, typer.Option(help="the preset that provides all other parameters")] = "demo",
+    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeatable")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option()] = 0,
-    run_dir: Annotated[Path | None, typer.Option(help="the same folder again resumes")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained and its cost; stop")] = False,
+    run_dir: Annotated[Path | None, typer.Option(help="the run's folder or name; the same one again resumes")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the parameters and the cost, and stop")] = False,
 ) -> None:
-    """Train both stages and score the result, on a GPU if there is one; on several by accelerate launch -m csgn_lib."""
+    """Train both stages and score the result, on a GPU if available; on several with accelerate launch -m csgn_lib."""
     from csgn_lib import runs
     from csgn_lib.config import Experiment
 
@@ -71,27 +67,32 @@ def train(
         name: _value(fields[name].annotation if name in fields else Any, text, name) for name, text in _pairs(set_)
     }
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
-    folder = run_dir or runs.runs_folder() / f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
+    named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
+    folder = runs.locate(run_dir) if run_dir else runs.runs_folder() / named
     from csgn_lib import synthetic
 
     benchmark = (synthetic.planned_for if dry_run else synthetic.benchmark_for)(experiment)
-    from csgn_lib import training  # torch, seconds: after everything that can be refused
+    from csgn_lib import training  # imports torch, which takes seconds: after everything that can be refused
 
     training.refuse_another(Run(folder), experiment, benchmark)  # before the folder's own record is touched
-    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one speaks, writes and scores
+    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one prints, writes and scores
         if not dry_run:
             training.fit(experiment, benchmark, folder, cache_dir=cache())
         return
     _announce(experiment, benchmark)
     if dry_run:
         return
-    if before := Run(folder).metrics():
-        typer.echo(f"goes on after {_epoch_name(before[-1])}, in {folder}")
+    resumed = _saved_state(Run(folder))
+    if resumed:
+        typer.echo(f"resumes in {folder} after {_epoch_name(*resumed)}")
+    values = experiment.model_dump(mode="json")
+    facts = {"parameters": values, "key": runs.key(None, values), "command": shlex.join(sys.argv)}
     try:
-        with runs.recorded(Run(folder), parameters=experiment.model_dump(mode="json"), command=shlex.join(sys.argv)):
-            _score(training.fit(experiment, benchmark, folder, _epoch, cache()), benchmark)
+        with runs.recorded(Run(folder), **facts):
+            report = _Report(resumed)
+            _score(training.fit(experiment, benchmark, folder, report, cache()), benchmark)
     except KeyboardInterrupt:
-        typer.echo(f"csgn: interrupted; the same command goes on with {folder}", err=True)
+        typer.echo(f"csgn: interrupted; the same command continues {folder}", err=True)
         raise typer.Exit(130) from None
     typer.echo(folder)
 
@@ -222,6 +223,34 @@ def demo(
     typer.echo(f"\n{table}\n\nopen {page}")
 
 
+@app.command()
+def world(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="a new folder, or one that this command began")],
+    people: Annotated[int, typer.Option(help="of training, validation and test together")] = 500,
+    setting: Annotated[str, typer.Option(help="middle, calm or street")] = "middle",
+    seed: Annotated[int, typer.Option(help="another seed is another world")] = 0,
+    size: Annotated[int, typer.Option(help="height of a picture in pixels; its width is half of it")] = 128,
+    images: Annotated[int, typer.Option(help="of each person, outfit and camera")] = 2,
+    outfits: Annotated[int, typer.Option(help="that each person wears")] = 4,
+    cameras_each: Annotated[int, typer.Option(help="cameras that see each outfit")] = 2,
+    colour_identity: Annotated[float, typer.Option(help="share of people with hair and skin colour of their own")] = 1.0,
+    spread: Annotated[float | None, typer.Option(help="of shapes; default: the setting's")] = None,
+    sharing: Annotated[float | None, typer.Option(help="people who share an outfit; default: the setting's")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
+) -> None:
+    """Render people in changing clothes as a benchmark with masks and counterfactuals; the same command resumes."""
+    from csgn_lib.synthetic.rendered.export import write_world
+    from csgn_lib.synthetic.rendered.worlds import World
+
+    drawn = World(people, setting, seed, size, images, outfits, cameras_each, colour_identity, spread, sharing)
+    try:
+        checksum = write_world(drawn, out, workers, lambda line: typer.echo(line, err=True))
+    except KeyboardInterrupt:
+        typer.echo(f"csgn: interrupted; the same command resumes {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{out}  {checksum}")
+
+
 _MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder, or one that csgn export made")
 
 
@@ -276,12 +305,76 @@ def export(
     typer.echo(made.folder)
 
 
+@app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="its name: ltcc, prcc, market1501, csv, ...")],
+    root: Annotated[Path, typer.Argument(help="its folder")],
+    query: Annotated[Path | None, typer.Option(metavar="FILE", help="features: .npy .npz .safetensors .h5")] = None,
+    gallery: Annotated[Path | None, typer.Option(metavar="FILE", help="features; may be the same file")] = None,
+    distances: Annotated[Path | None, typer.Option(metavar="FILE", help="in place of features: (Q, G)")] = None,
+    in_order: Annotated[bool, typer.Option("--in-order", help="accept files without image paths")] = False,
+    trapezoid: Annotated[bool, typer.Option("--trapezoid", help="also with the trapezoid average precision")] = False,
+    thresholds: Annotated[bool, typer.Option("--thresholds", help="also TAR at FAR, EER, FNIR at FPIR")] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="scores to compare with, of one data set")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/BENCHMARK-HASH")] = None,
+) -> None:
+    """Score any model's stored features, or distances, under every protocol of a benchmark."""
+    from csgn_lib import datasets
+    from csgn_lib.retrieval import referee
+
+    if (distances is None) == (query is None and gallery is None):
+        raise InputError("give --query and --gallery, or --distances, and not both")
+    if distances is None and (query is None or gallery is None):
+        raise InputError("features need both --query and --gallery; one file may hold both: name it twice")
+    data = datasets.load(benchmark, root)
+    if distances is not None:
+        found = referee.score_distances(data, distances, in_order=in_order, trapezoid=trapezoid)
+    else:
+        options = {"in_order": in_order, "trapezoid": trapezoid, "thresholds": thresholds}
+        found = referee.score_features(data, query, gallery, **options)
+    folder = found.write(out or home() / "reports" / "scores" / f"{benchmark}-{found.digest}")
+    typer.echo("\n".join(source["rows"] for source in found.sources))
+    typer.echo(referee.report(folder, benchmark))
+    if against is not None:
+        table = referee.compare(folder, against, benchmark)
+        write_text(folder / "differences.csv", table.to_csv(index=False))
+        typer.echo(referee.differences_report(table, against))
+    typer.echo(folder)
+
+
+@app.command()
+def evaluate(
+    model_dir: Annotated[Path, _MODEL],
+    benchmark: Annotated[str, typer.Argument(help="its name: ltcc, prcc, market1501, csv, synthetic, ...")],
+    root: Annotated[Path, typer.Argument(help="its folder")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/MODEL-on-BENCHMARK")
+    ] = None,
+) -> None:
+    """Score a run or an exported folder on any benchmark, such as one that it was not trained on."""
+    from csgn_lib import datasets, retrieval
+    from csgn_lib.retrieval import referee
+
+    data = datasets.load(benchmark, root)
+    folder = out or home() / "reports" / "scores" / f"{model_dir.resolve().name}-on-{benchmark}"
+    retrieval.score_model(model_dir, data, folder)
+    typer.echo(referee.report(folder, benchmark))
+    typer.echo(folder)
+
+
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:
-    """``name=value`` texts in two. Raises InputError for one that has no value."""
+    """``name=value`` texts as pairs. Raises InputError for one that has no value, and for a name given twice."""
+    pairs: dict[str, str] = {}
     for text in texts:
-        if "=" not in text:
+        name, equals, value = text.partition("=")
+        if not equals:
             raise InputError(f"{text!r} has no value; write {text}=VALUE")
-    return [(name, value) for name, _, value in (text.partition("=") for text in texts)]
+        if name in pairs:
+            raise InputError(f"{name!r} is given twice, as {pairs[name]!r} and as {value!r}; keep one")
+        pairs[name] = value
+    return list(pairs.items())
 
 
 def _value(type_: Any, text: str, name: str) -> Any:
@@ -299,14 +392,28 @@ def _announce(experiment: Any, benchmark: Any) -> None:
     typer.echo(f"{experiment.table()}\n\n{estimate(experiment, benchmark.train)}\n")
 
 
-def _epoch(record: dict[str, Any]) -> None:
-    terms = [f"{name} {value:.3g}" for name, value in record.items() if name not in BOOKS - {"rate"}]
-    typer.echo("  ".join([f"{_epoch_name(record)}  {record['seconds']:.1f} s", *terms]))
+class _Report:
+    """Prints the record of each epoch. The first one after a resume tells how much of its epoch its time is of."""
+
+    def __init__(self, resumed: tuple[int, int, int] | None) -> None:
+        self.resumed = resumed
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        terms = [f"{name} {value:.3g}" for name, value in record.items() if name not in BOOKS - {"rate"}]
+        part = self.resumed and self.resumed[:2] == (record["stage"], record["epoch"])
+        since = f" since step {self.resumed[2]}" if part and self.resumed else ""
+        name = _epoch_name(record["stage"], record["epoch"], of=record.get("epochs"))
+        typer.echo("  ".join([f"{name}  {record['seconds']:.1f} s{since}", *terms]))
 
 
-def _epoch_name(record: dict[str, Any]) -> str:
-    of = f"/{record['epochs']}" if "epochs" in record else ""
-    return f"stage {record['stage']}  epoch {record['epoch']}{of}"
+def _epoch_name(stage: int, epoch: int, step: int = 0, of: int | None = None) -> str:
+    return f"stage {stage}  epoch {epoch}" + (f"/{of}" if of else "") + (f"  step {step}" if step else "")
+
+
+def _saved_state(run: Run) -> tuple[int, int, int] | None:
+    """Stage, epoch and step of the newest checkpoint, from its file's name; None if there is none."""
+    names = [path.stem.split("-") for path in run.path("checkpoint").glob("[12]-*-*-*.pt")]
+    return max(((int(stage), int(epoch), int(step)) for stage, epoch, step, _ in names), default=None)
 
 
 def _score(made: Run, benchmark: Any) -> None:
@@ -342,14 +449,9 @@ def _joined(arguments: list[str]) -> list[str]:
     return joined
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt  # a polite kill stops runs as Ctrl-C does
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and leave the process with its status."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+    """Run one command and exit with its status."""
+    stop_on_sigterm()
     try:
         app(_joined(sys.argv[1:] if arguments is None else arguments), prog_name="csgn")
     except InputError as error:

@@ -17,7 +17,7 @@ from csgn_lib.config import ADDED_LATER, METHODS, PRESETS, Experiment
 from csgn_lib.records import InputError
 from csgn_lib.training import stage1, stage2, stage2_terms
 from csgn_lib.training.cuda_graphs import adam
-from csgn_lib.training.estimate import without_data
+from csgn_lib.training.encoders import without_data
 from csgn_lib.training.steps import Stage2Targets
 from csgn_lib.vss import Embeddings, Heads, parameter_groups
 

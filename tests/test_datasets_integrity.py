@@ -294,7 +294,7 @@ TRAINABLE = ["t/1.jpg,1,1,red,train", "t/2.jpg,2,1,red,train"]
         (["q/1.jpg,7,1,red,query"], ["empty_split"]),
         (["g/1.jpg,7,1,red,gallery"], ["empty_split"]),
         ([], ["empty_split", "empty_split"]),
-        (["q/1.jpg,1,1,red,query", "g/1.jpg,01,2,blue,gallery"], ["people_in_train_and_test"]),
+        (["q/1.jpg,1.0,1,red,query", "g/1.jpg,01,2,blue,gallery"], ["people_in_train_and_test"]),
     ],
 )
 def test_what_could_not_be_scored_is_known_before_training_and_to_check(rows, kinds, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -194,7 +195,7 @@ def test_a_picture_of_ones_own_finds_itself_and_hides_nobody(explorer, source):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"no picture", "not a readable image"), (b"", "not a readable image"), ("large", "100 megapixels")],
+    [(b"no picture", "mine.png cannot be read as an image"), (b"", "cannot be read"), ("large", "100 megapixels")],
 )
 def test_an_upload_that_is_no_picture_or_too_large_is_refused_before_it_is_decoded(content, word, monkeypatch):
     if content == "large":
@@ -208,25 +209,21 @@ def test_a_cut_off_upload_is_refused(tmp_path):
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 32, 3), np.uint8)).save(file, "JPEG")
     assert panels.decode_upload(file.getvalue()).size == (32, 64)
-    with pytest.raises(InputError, match="not a readable image"):
+    with pytest.raises(InputError, match="cut.jpg cannot be read as an image"):
         panels.decode_upload(file.getvalue()[:600], "cut.jpg")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_upload_with_damaged_exif_is_refused():
+def test_an_upload_with_damaged_exif_is_read_or_refused():
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "make"  # to be turned, so that its EXIF is written again
     Image.new("RGB", (16, 24)).save(file, "JPEG", exif=exif)
     content = bytearray(file.getvalue())
-    refused = 0
     for place in range(content.index(b"Exif"), content.index(b"make")):
         for value in (0, 5, 7, 255):
             damaged = content[:place] + bytes([value]) + content[place + 1 :]
-            try:
-                panels.decode_upload(bytes(damaged))
-            except InputError:
-                refused += 1
-    assert refused
+            with contextlib.suppress(InputError):
+                assert sorted(panels.decode_upload(bytes(damaged)).size) == [16, 24]
 
 
 def _png(width: int, height: int) -> bytes:

@@ -201,15 +201,67 @@ class TestParameters:
         assert table.count("≠") == 1 and "≠ beta</b>" in table
 
 
+HOLDS = """
+import sys, time
+from pathlib import Path
+from csgn_lib import runs
+from csgn_lib.records import Run, stop_on_sigterm
+
+if sys.argv[1] == "csgn":
+    stop_on_sigterm()
+with runs.recorded(Run(Path(sys.argv[2]))):
+    time.sleep(120)
+"""
+
+
 class TestStop:
+    """A process is asked to stop for what it holds and recorded, whatever its command line says."""
+
+    @pytest.fixture
+    def started(self, tmp_path):
+        """Start a process that works on ``tmp_path / run``; a word in its command line names its program."""
+        children = []
+
+        def start(program: str) -> tuple[subprocess.Popen[bytes], Run]:
+            run = Run(tmp_path / "run")
+            variables = os.environ | {"PYTHONPATH": str(runs.machine.LIBRARY.parent)}
+            command = [sys.executable, "-c", HOLDS, program, str(run.dir)]
+            children.append(subprocess.Popen(command, env=variables, start_new_session=True))
+            _until(lambda: run.path("environment.json").exists() and runs.state(run) == "running")
+            return children[-1], run
+
+        yield start
+        for child in children:
+            child.kill()
+            child.wait()
+
+    def test_the_process_that_holds_the_folder_ends_as_by_ctrl_c(self, started):
+        child, run = started("csgn")
+        assert "was asked to stop" in runs.stop(run)
+        child.wait(60)
+        assert runs.state(run) == "interrupted" and run.status["error"] == runs.folders.STOPPED
+
+    def test_a_program_that_is_no_command_is_left_alone_though_its_command_line_holds_the_word(self, started):
+        child, run = started("/opt/csgn/kernel")  # as every process of a checkout in a folder of that name does
+        with pytest.raises(InputError, match="another program than csgn"):
+            runs.stop(run)
+        assert child.poll() is None
+
+    def test_a_process_that_holds_other_runs_too_is_a_sweep(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(runs.folders, "stops_on_sigterm", lambda: True)
+        with runs.recorded(Run(tmp_path / "one")), runs.recorded(Run(tmp_path / "two")):
+            with pytest.raises(InputError, match="one is a cell of a sweep: .* works on two too"):
+                runs.stop(Run(tmp_path / "one"))
+
     def test_a_process_that_is_not_the_runs_is_left_alone(self, tmp_path):
-        stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])  # its number was the run's
+        stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         try:
             run = _recorded(tmp_path / "one", "running", pid=stranger.pid, heartbeat=time.time())
             with pytest.raises(InputError, match="no process holds one"):
-                background.stop(run)
-            with runs.recorded(Run(tmp_path / "mine")), pytest.raises(InputError, match="no csgn command"):
-                background.stop(Run(tmp_path / "mine"))  # held, but by these tests
+                runs.stop(run)
+            run.set_status("running", pid=stranger.pid, heartbeat=time.time(), process_start=1.0)
+            with pytest.raises(InputError, match="one is died"):  # its number was given to another process
+                runs.stop(run)
             assert stranger.poll() is None
         finally:
             stranger.kill()
@@ -217,11 +269,11 @@ class TestStop:
 
     def test_what_does_not_run_runs_elsewhere_or_waits_for_a_sweep_is_said(self, tmp_path):
         with pytest.raises(InputError, match="is done: there is nothing to stop"):
-            background.stop(_recorded(tmp_path / "done"))
+            runs.stop(_recorded(tmp_path / "done"))
         with pytest.raises(InputError, match="runs on elsewhere"):
-            background.stop(_recorded(tmp_path / "far", "running", host="elsewhere", heartbeat=time.time()))
+            runs.stop(_recorded(tmp_path / "far", "running", host="elsewhere", heartbeat=time.time()))
         with pytest.raises(InputError, match="waits for its sweep"):
-            background.stop(_recorded(tmp_path / "waits", "queued", pid=os.getpid(), host=socket.gethostname()))
+            runs.stop(_recorded(tmp_path / "waits", "queued", pid=os.getpid(), host=socket.gethostname()))
         with pytest.raises(InputError, match="only a run that has ended"):
             background.go_on(Run(tmp_path / "done"))
 

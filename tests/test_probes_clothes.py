@@ -87,7 +87,15 @@ def test_a_neighbourhood_gathers_by_what_the_features_are_made_of(crowd, columns
     assert list(table.index) == [probes.OTHER_CLOTHES, probes.SAME_CLOTHES, probes.SAME_OUTFIT]
 
 
-def test_without_shared_outfits_nothing_is_said_of_them(crowd: pd.DataFrame) -> None:
+def test_without_clothes_labels_only_the_person_is_counted(crowd: pd.DataFrame) -> None:
+    features = made_of(crowd, "person")
+    both = probes.neighbourhood(features, crowd.person, crowd.clothes, 5).shares
+    shares = probes.neighbourhood(features, crowd.person, k=5).shares
+    assert list(shares) == [probes.SAME_PERSON]
+    assert np.allclose(shares[probes.SAME_PERSON], both[probes.OTHER_CLOTHES] + both[probes.SAME_CLOTHES])
+
+
+def test_without_shared_outfits_no_kind_covers_them(crowd: pd.DataFrame) -> None:
     found = probes.neighbourhood(made_of(crowd, "person"), crowd.person, crowd.clothes, 5)
     assert probes.SAME_OUTFIT not in found.table().kind.tolist()
     with pytest.raises(InputError, match="nested in people"):
@@ -99,7 +107,7 @@ def test_without_shared_outfits_nothing_is_said_of_them(crowd: pd.DataFrame) -> 
     [
         ({"person": 0}, "images of 1 person"),
         ({"clothes": -1}, "no clothes label"),
-        ({"k": 192}, "k = 192 neighbours asked of 192 images"),
+        ({"k": 192}, "k = 192 neighbours of 192 images"),
     ],
 )
 def test_a_neighbourhood_refuses_what_has_no_answer(crowd, change, message) -> None:
@@ -116,7 +124,7 @@ def test_a_map_puts_images_of_a_person_together_and_is_the_same_again(crowd: pd.
     far = np.linalg.norm(placed[:, None] - placed, axis=-1)
     same = crowd.person.to_numpy()[:, None] == crowd.person.to_numpy()
     assert far[same].mean() < 0.5 * far[~same].mean()
-    with pytest.raises(InputError, match="perplexity 200 asked of 192"):
+    with pytest.raises(InputError, match="perplexity 200 for 192"):
         probes.flat_map(features, 200)
 
 
@@ -232,7 +240,7 @@ def test_the_share_of_clothes_is_none_for_person_features_all_for_outfit_feature
 
 
 def test_clothes_that_nobody_changes_are_refused(crowd: pd.DataFrame) -> None:
-    with pytest.raises(InputError, match="nobody wears two outfits"):
+    with pytest.raises(InputError, match="no person has two outfits"):
         probes.similarities(made_of(crowd, "person"), crowd.person, crowd.person, crowd.camera)
 
 
@@ -310,9 +318,9 @@ def test_a_row_holds_every_feature_that_is_compared(tiny_benchmark: Benchmark) -
     parts, reported = found.parts(embeddings), found.reported(embeddings)
     assert list(reported) == [probes.CLOTHING_PART, retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY]
     assert set(parts) == {
-        probes.CLOTHING_PART, "f", "f, clothing out", "f, person only", "z12", "descriptor [z12; f]",
+        probes.CLOTHING_PART, probes.JOINT, f"{probes.JOINT}, clothing out", f"{probes.JOINT}, person only", "z12",
+        probes.WHOLE,
     }  # fmt: skip
-    assert torch.allclose(parts[probes.CLOTHING_PART] + parts["f, clothing out"], embeddings.f, atol=1e-5)
-    assert (
-        torch.linalg.matrix_rank(parts["f, person only"].double(), rtol=1e-5) <= found.descriptors["person only"].rank
-    )
+    assert torch.allclose(parts[probes.CLOTHING_PART] + parts[f"{probes.JOINT}, clothing out"], embeddings.f, atol=1e-5)
+    kept = torch.linalg.matrix_rank(parts[f"{probes.JOINT}, person only"].double(), rtol=1e-5)
+    assert kept <= found.descriptors["person only"].rank

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from csgn_lib import records, runs
 from csgn_lib.records import InputError, Run, write_json
-from csgn_lib.runs import answers, folders, machine, notebooks, sweeps
+from csgn_lib.runs import answers, execution, folders, machine, notebooks, sweeps
 from csgn_lib.runs import plan as plan_room
 from csgn_lib.runs.plan import Outcome, Step, forecast, pace
 
@@ -299,6 +300,8 @@ def test_a_run_whose_process_is_gone_or_silent_has_died(tmp_path):
     assert runs.state(run) == "running"  # this process lives
     run.set_status("running", heartbeat=time.time(), pid=2**22 + 1)
     assert runs.state(run) == "died"
+    run.set_status("running", heartbeat=time.time(), process_start=5.0)
+    assert runs.state(run) == "died"  # another process has this number now
     run.set_status("queued")
     assert runs.state(run) == "queued"
     run.set_status("queued", pid=2**22 + 1)
@@ -309,15 +312,53 @@ def test_a_run_whose_process_is_gone_or_silent_has_died(tmp_path):
     assert runs.state(run) == "died"
 
 
-def test_the_table_survives_a_damaged_folder(home):
-    Run(home / "reports/runs/good").set_status("done", parameters={"beta": 0.5}, seconds=2.0)
-    write_json(home / "reports/runs/good/results.json", {"plain": {"general": {"mean_ap": 0.5, "interval": [0, 1]}}})
-    (home / "reports/runs/bad").mkdir()
-    (home / "reports/runs/bad/status.json").write_text("{")
+DAMAGE = {
+    "status.json": [b"{", b"null", b"[1]", b"\xff", b"3", b'{"state": "done"}', b'{"state": "running", "time": "x"}'],
+    "results.json": [b"[1]", b"null", b"\xff\xfe", b"{"],
+    "config.json": [b"[1]", b"{"],
+    "metrics.jsonl": [b"\xff\xfe\n", b"[1]\n", b"{\n"],
+}
+
+
+@pytest.mark.parametrize(("file", "damage"), [(file, damage) for file, kinds in DAMAGE.items() for damage in kinds])
+def test_the_table_shows_all_runs_and_names_the_damaged_file_of_one(home, file, damage):
+    for name in ("good", "bad"):
+        Run(home / "reports/runs" / name).set_status("done", parameters={"beta": 0.5}, seconds=2.0)
+        results = {"plain": {"general": {"mean_ap": 0.5, "interval": [0, 1]}}}
+        write_json(home / "reports/runs" / name / "results.json", results)
+    (home / "reports/runs/bad" / file).write_bytes(damage)
     table = runs.table().set_index("run")
     assert table["state"].to_dict() == {"good": "done", "bad": "damaged"}
     assert table.loc["good", "beta"] == 0.5 and table.loc["good", "plain.general.mean_ap"] == 0.5
-    assert "status.json is not valid JSON" in table.loc["bad", "error"]
+    assert file in table.loc["bad", "error"] and len(runs.listing()) == 3
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["state", "time", "pid", "started", "parameters", "cell", "x"]), inner)
+        ),
+        max_leaves=6,
+    )
+)
+def test_any_json_in_a_status_leaves_the_listing_whole(tmp_path_factory, value):
+    folder = tmp_path_factory.mktemp("runs")
+    Run(folder / "good").set_status("done")
+    (folder / "bad").mkdir()
+    (folder / "bad/status.json").write_text(json.dumps(value))
+    assert len(runs.listing(folder)) == 3 and "good" in runs.table(folder)["run"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("named", "used"),
+    [("0,-1,1", ["0"]), ("0, 2", ["0", "2"]), ("-1", []), ("", []), ("GPU-8f2,MIG-1", ["GPU-8f2", "MIG-1"])],
+)
+def test_the_gpus_are_those_before_the_first_invalid_one_as_for_cuda(monkeypatch, named, used):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert machine.gpus() == used
 
 
 def test_the_table_of_nothing_has_its_columns(home):
@@ -353,14 +394,82 @@ def test_a_status_that_cannot_be_written_hides_nothing_that_failed_before_it(tmp
             patch.setattr(records.tempfile, "mkstemp", full)
 
 
-def test_a_folder_of_another_library_is_refused_and_keeps_its_record(tmp_path):
-    run = Run(tmp_path / "r")
-    run.set_status("done")
-    write_json(run.path("environment.json"), {"library": "00000000"})
+DECIDE = [
+    "losses.py", "batches/sampling.py", "datasets/protocols.py", "backbones/weights/csgn-tiny.safetensors",
+    "statistics/intervals.py", "config.py",
+]  # fmt: skip
+DECIDE_NOT = [
+    "figures/plots.py",
+    "panels/board.py",
+    "runs/sweeps.py",
+    "__main__.py",
+    "style.mplstyle",
+    "models/opening.py",
+]
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Files with the names of the library's, which a test may edit; returns a function that appends to one of them."""
+    for name in DECIDE + DECIDE_NOT:
+        assert (machine.LIBRARY / name).is_file()
+        (tmp_path / "csgn_lib" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "csgn_lib" / name).write_text("value = 1\n")
+    monkeypatch.setattr(machine, "LIBRARY", tmp_path / "csgn_lib")
+    monkeypatch.setattr(machine, "_git", lambda: None)
+
+    def edit(name):
+        with (tmp_path / "csgn_lib" / name).open("a") as file:
+            file.write("edited = 1\n")
+
+    return edit
+
+
+@pytest.mark.parametrize(("files", "decides"), [(DECIDE, True), (DECIDE_NOT, False)])
+def test_a_key_covers_the_core_and_not_the_workbench(home, library, files, decides):
+    notebook = write_notebook(home / "a.ipynb", "1")
+    for file in files:
+        key, recorded = folders.key(notebook, {}), machine.environment()
+        library(file)
+        now = machine.environment()
+        assert (folders.key(notebook, {}) != key) == decides, file
+        assert (now["core"] != recorded["core"]) == decides and now["library"] != recorded["library"], file
+
+
+@pytest.mark.parametrize("begin", ["csgn train", "csgn run"])
+def test_a_training_resumes_after_a_changed_figure_and_not_after_a_changed_loss(home, library, begin):
+    run = Run(home / "run")
+    notebook = write_notebook(home / "a.ipynb", "1")
+    given = notebooks.checked(notebook, {})
+
+    def resume():
+        if begin == "csgn run":
+            return execution._refuse_other(run, notebook, given)
+        with runs.recorded(run):
+            return None
+
+    with runs.recorded(run, notebook="a.ipynb", parameters=given):
+        run.append_metrics({"stage": 1, "epoch": 1})
+    for file in DECIDE_NOT:
+        library(file)
+    resume()
+    library("losses.py")
     before = run.path("status.json").read_bytes()
-    with pytest.raises(InputError, match="begun by library 00000000"), runs.recorded(run):
-        pytest.fail("the block ran")
+    with pytest.raises(InputError, match="was trained by other core code .*now "):
+        resume()
     assert run.path("status.json").read_bytes() == before
+    run.path("metrics.jsonl").unlink()
+    resume()  # nothing was trained there yet
+
+
+def test_a_key_covers_the_content_of_files_that_parameters_name(home):
+    notebook, plugin = write_notebook(home / "a.ipynb", "1"), home / "idea.py"
+    plugin.write_text("weight = 1")
+    values = {"more": {"plugin": str(plugin)}, "name": "x" * 5000, "layers": ["\0"]}
+    key = folders.key(notebook, values)
+    assert folders.key(notebook, values) == key and folders.key(None, values) != key
+    plugin.write_text("weight = 2.0")
+    assert folders.key(notebook, values) != key
 
 
 def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
@@ -568,6 +677,25 @@ def test_an_answer_is_the_last_one_shown_and_replaces_the_one_before(tmp_path):
         assert answer == "*Last answer:* forty two (`csgn run asks`)"
         assert cost == "*Cost:* 12 s, 2.0 GiB, 2 cores of A Processor."
         assert rest == document["cells"][1:]
+
+
+def test_an_answer_may_be_a_list_and_its_picture_is_the_runs_figure(tmp_path):
+    notebook = write_notebook(tmp_path / "notebooks" / "asks.ipynb", "1")
+    document = json.loads(notebook.read_text())
+    picture = '![Curves](../reports/asks.png "curves")'
+    head = {"cell_type": "markdown", "metadata": {}, "source": f"# Why?\n\n{picture}\n\n*Last answer:* x"}
+    notebook.write_text(json.dumps(document | {"cells": [head, *document["cells"]]}))
+    run = finished_run(tmp_path / "run", "**Answer.**\n\n- forty\n  two\n- and more")
+    run.path("figures").mkdir()
+    Image.new("RGB", (1800, 90), "red").save(run.path("figures", "curves.png"))
+    (tmp_path / "reports").mkdir()
+    assert runs.keep_answer(run, notebook, "csgn run asks") == "- forty two\n- and more"
+    first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+    assert first.startswith(
+        f"# Why?\n\n{picture}\n\n*Last answer:* (`csgn run asks`)\n\n- forty two\n- and more\n\n*Cost:*"
+    )
+    with Image.open(tmp_path / "reports" / "asks.png") as kept:
+        assert kept.size == (900, 45) and kept.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

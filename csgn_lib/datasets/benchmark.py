@@ -15,6 +15,7 @@ from csgn_lib.datasets import frames as fr
 from csgn_lib.datasets.duplicates import NEAR
 from csgn_lib.datasets.integrity import Report, check
 from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, resolve
+from csgn_lib.datasets.tables import read_table
 from csgn_lib.records import InputError, write_text
 
 _TRACKLETS = {"ccvid"}  # ranked by tracklet, not by image
@@ -119,7 +120,7 @@ class Benchmark:
         Training people and clothes are numbered afresh, so that they stay contiguous.
 
         Raises:
-            InputError: no reason, or a path that is in no split.
+            InputError: no reason, a path that is in no split, or no image left.
         """
         dropped = sorted(set(paths))
         if not reason.strip():
@@ -129,6 +130,8 @@ class Benchmark:
             if path not in present:
                 raise InputError(f"{path!r} is in no split of {self.name}; paths are relative to {self.root}")
         kept = self._keep(set(dropped))
+        if not any(True for _ in kept.frames()):
+            raise InputError(f"this leaves no image of {self.name}; keep some")
         return replace(kept, omissions=self.omissions + tuple(Omission(path, reason.strip()) for path in dropped))
 
     def save_omissions(self) -> Path:
@@ -147,16 +150,13 @@ class Benchmark:
     def obey_omissions(self) -> Benchmark:
         """This benchmark less what LEFT_OUT in ``root`` lists, on record; itself if there is no such file.
 
-        Raises InputError naming the file: it is no such table, or lists (the rows are named) a path that is in no
-        split or has no reason.
+        Raises InputError naming the file: it is no such table, or lists (the lines are named) a path that is in no
+        split or has no reason, or leaves no image.
         """
         file = self.root / LEFT_OUT
         if not file.is_file():
             return self
-        try:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} cannot be read as a comma-separated UTF-8 file: {error}") from None
+        table = read_table(file, ("path", "reason"), free_text=True)
         if list(table.columns) != ["path", "reason"]:
             raise InputError(f"{file}: expected the columns path, reason; found {', '.join(table.columns)}")
         left = self
@@ -164,7 +164,7 @@ class Benchmark:
             try:
                 left = left.without(rows["path"], reason)
             except InputError as error:
-                raise InputError(f"{file}, rows {rows.index[0] + 1} to {rows.index[-1] + 1}: {error}") from None
+                raise InputError(f"{file}, lines {rows.index[0]} to {rows.index[-1]}: {error}") from None
         return left
 
     def _keep(self, dropped: set[str]) -> Benchmark:

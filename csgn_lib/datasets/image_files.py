@@ -49,10 +49,15 @@ def open_image(
     name = name or str(file)
     try:
         return decode(file, largest, formats)
-    except FileNotFoundError:
-        raise InputError(f"{name} does not exist; check the benchmark's root, or extract its images again") from None
     except Exception as error:  # decoders raise what they like on damaged bytes
-        raise InputError(f"{name} cannot be read as an image ({failure(error)}); replace it, or take it out") from error
+        raise unopened(name, error) from error
+
+
+def unopened(name: object, error: Exception) -> InputError:
+    """The error to raise for an image that could not be opened or decoded."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{name} does not exist; check the benchmark's root, or extract its images again")
+    return InputError(f"{name} cannot be read as an image ({failure(error)}); replace it, or take it out")
 
 
 def decode(file: str | Path | BinaryIO, largest: int = LARGEST, formats: Sequence[str] | None = None) -> Image.Image:

@@ -16,7 +16,7 @@ _NAMED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | _NAMED)  # what LaTeX would read otherwise, as it prints it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """One table, three times: plain ``text``, an ``html`` element, ``latex`` for booktabs."""
 
@@ -26,6 +26,8 @@ class Table:
 
     def __str__(self) -> str:
         return self.text
+
+    __repr__ = __str__  # what Jupyter keeps beside the HTML
 
     def _repr_html_(self) -> str:
         return self.html

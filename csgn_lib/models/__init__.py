@@ -8,8 +8,9 @@ model.safetensors, and nothing here needs the network. Everything compares the p
 from csgn_lib.models.cards import write_card
 from csgn_lib.models.exporting import Exported, export
 from csgn_lib.models.galleries import Gallery, embed_folder, list_images, read_gallery, search
-from csgn_lib.models.opening import Model, describe, model_digest, open_model
+from csgn_lib.models.opening import Model, describe, open_model
 from csgn_lib.models.programs import TOLERANCE, DescriptorProgram, difference, export_onnx, export_program
+from csgn_lib.retrieval.recording import model_digest
 
 __all__ = [
     "TOLERANCE",

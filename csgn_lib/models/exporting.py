@@ -10,9 +10,10 @@ from pathlib import Path, PurePath
 
 from csgn_lib.config import Experiment
 from csgn_lib.models.cards import BENCHMARK, RESULTS, write_card
-from csgn_lib.models.opening import CONFIG, WEIGHTS, Model, model_digest, open_model
+from csgn_lib.models.opening import Model, open_model
 from csgn_lib.models.programs import export_onnx, export_program, missing_packages
 from csgn_lib.records import InputError, Run, write_json
+from csgn_lib.retrieval.recording import CONFIG, VERIFICATION, WEIGHTS, model_digest
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
 
@@ -31,8 +32,8 @@ def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
     """Make a folder that ``training.load_encoder(Run(folder))`` reads and huggingface_hub can push.
 
     It holds config.json (without the paths of the machine it was trained on), model.safetensors, README.md (the
-    card), model.pt2, model.onnx where ONNX is installed, and results.json and benchmark.json if ``model_dir`` has
-    them. Nothing is sent anywhere; to publish it:
+    card), model.pt2, model.onnx where ONNX is installed, and results.json, verification.json and benchmark.json if
+    ``model_dir`` has them. Nothing is sent anywhere; to publish it:
     ``huggingface_hub.upload_folder(repo_id="you/name", folder_path=folder)``.
 
     Args:
@@ -58,7 +59,7 @@ def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
 
 
 def _fill(model: Model, folder: Path) -> tuple[dict[str, float], list[str]]:
-    for name in (WEIGHTS, RESULTS, BENCHMARK):
+    for name in (WEIGHTS, RESULTS, VERIFICATION, BENCHMARK):
         if model.run.path(name).exists():
             shutil.copyfile(model.run.path(name), folder / name)
     write_json(folder / CONFIG, _without_paths(model.experiment).model_dump(mode="json"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from csgn_lib.datasets.files import walk
 from csgn_lib.models.opening import Model, describe
 from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.retrieval import neighbours
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-IGNORED = "__MACOSX"  # a zip's folder of files that are named like images and are none
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES = "features"
 
 
@@ -44,21 +45,24 @@ class Gallery:
 
 
 def list_images(folder: str | Path) -> list[str]:
-    """Every image file below ``folder``, at any depth, relative to it; sorted. Hidden files are passed over.
+    """Every image file below ``folder``, at any depth, relative to it; sorted. Links to folders are followed.
+
+    Hidden files and system folders are passed over; a warning counts other files by their suffix.
 
     Raises:
-        InputError: no such folder, or no image in it.
+        InputError: no such folder, no image in it, a sub-folder that cannot be listed, a name that is not UTF-8.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder; give the one that holds the images")
-    found = []
-    for top, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and name != IGNORED]
-        names = [name for name in files if name[0] != "." and name.lower().endswith(SUFFIXES)]
-        found += [Path(top, name).relative_to(folder).as_posix() for name in names]
+    files = sorted(walk(folder))
+    found = [file for file in files if file.lower().endswith(SUFFIXES)]
     if not found:
         raise InputError(f"{folder} holds no image at any depth; a name must end in {', '.join(SUFFIXES)}")
-    return sorted(found)
+    if len(found) < len(files):
+        kinds = Counter(Path(file).suffix.lower() or "no suffix" for file in set(files) - set(found))
+        names = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
+        warnings.warn(f"{folder}: skipped files that are not {', '.join(SUFFIXES)}: {names}", stacklevel=2)
+    return found
 
 
 def embed_folder(

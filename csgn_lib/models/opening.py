@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,9 @@ from numpy.typing import NDArray
 from csgn_lib.batches import iterate
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run
+from csgn_lib.retrieval.recording import CONFIG, model_digest
 from csgn_lib.training import load_encoder
 from csgn_lib.vss import DESCRIPTOR, VisualEncoder
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SHAPING = ("vss", "clip_model", "resnet_model", "image_height", "image_width")
 
 
 @dataclass(frozen=True)
@@ -111,18 +107,6 @@ def describe(
         if report is not None:
             report(len(batch.index))
     return made
-
-
-def model_digest(run: Run) -> str:
-    """64 hexadecimal digits of a folder's weights and of what else makes an embedding of them.
-
-    ViT-B-16 and its quickgelu twin, say, hold tensors of the same shapes.
-    """
-    shaping = {name: getattr(_experiment(run), name) for name in SHAPING}
-    with run.path(WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(json.dumps(shaping).encode())
-    return digest.hexdigest()
 
 
 def _experiment(run: Run) -> Experiment:

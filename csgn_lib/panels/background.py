@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -19,7 +17,7 @@ from typing import Any
 from csgn_lib import runs
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run, home, writing
-from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, InUse, claimed
+from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, claimed
 from csgn_lib.runs.machine import LIBRARY
 
 CONSOLE = "console.txt"  # what the process prints, in the run's folder
@@ -76,39 +74,6 @@ def go_on(run: Run) -> Run:
     return run
 
 
-def stop(run: Run) -> str:
-    """Ask the run's process to end (SIGTERM); training saves its state after the step under way. What was done, said.
-
-    Asked is the process that holds the folder now, on this machine, and only if it is one of ``csgn``: a number
-    that was given to another process since, a notebook's kernel and a sweep's process are left alone.
-
-    Raises:
-        InputError: why it is not asked.
-    """
-    state = runs.state(run)
-    if state not in ("running", "queued"):
-        raise InputError(f"{run.dir.name} is {state}: there is nothing to stop")
-    status = run.status
-    pid, host = status["pid"], status.get("host")
-    if host != socket.gethostname():
-        raise InputError(f"{run.dir.name} runs on {host}: stop it there, with kill {pid}")
-    if state == "queued" and not status.get("launched"):
-        raise InputError(f"{run.dir.name} waits for its sweep (pid {pid}): stop the sweep, with Ctrl-C or kill {pid}")
-    if state == "running" and not _held(run):
-        raise InputError(f"no process holds {run.dir.name} any more: pid {pid} may be another's by now")
-    words = _command_line(pid)
-    if "csgn" not in words:
-        raise InputError(f"pid {pid} is no csgn command but {words[:80]!r}, such as a notebook's kernel: end it there")
-    if others := _others(run, pid):
-        raise InputError(
-            f"{run.dir.name} is a cell of a sweep: pid {pid} works on {', '.join(others)} too; stop the sweep, with "
-            f"Ctrl-C or kill {pid}"
-        )
-    os.kill(pid, signal.SIGTERM)
-    then = "it ends now and goes on from its last saved state" if "notebook" in status else "it saves its state"
-    return f"{run.dir.name}: pid {pid} was asked to stop; {then} after the step under way."
-
-
 def reap() -> None:
     """Let processes that were started here and have ended be gone."""
     _STARTED[:] = [child for child in _STARTED if child.poll() is None]
@@ -161,30 +126,3 @@ def _near(folder: Path) -> str:
     with suppress(ValueError):
         return str(folder.resolve().relative_to(home().resolve()))
     return str(folder)
-
-
-def _held(run: Run) -> bool:
-    """Whether a living process has the folder: its lock, where there are locks, else its heartbeat."""
-    try:
-        with claimed(run):
-            return False
-    except InUse:
-        return True
-
-
-def _command_line(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    asked = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True)
-    return asked.stdout.strip()
-
-
-def _others(run: Run, pid: int) -> list[str]:
-    """Runs beside this one that the same process works on, or will."""
-    found = []
-    for path in run.dir.parent.glob("*/status.json"):
-        other = Run(path.parent)
-        with suppress(InputError, KeyError, TypeError):
-            if other.dir != run.dir and other.status["pid"] == pid and runs.state(other) in ("running", "queued"):
-                found.append(other.dir.name)
-    return found

@@ -136,7 +136,7 @@ class TrainingDashboard:
         self.following = ipywidgets.ToggleButton(description="Follow", icon="eye", value=False)
         self.said, self.table, self.note = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", display="none"))
-        self.stop.on_click(lambda button: self._act(button, background.stop))
+        self.stop.on_click(lambda button: self._act(button, runs.stop))
         self.resume.on_click(lambda button: self._act(button, lambda run: f"{background.go_on(run).dir.name} goes on."))
         self.again.on_click(lambda button: self.refresh())
         self.following.observe(lambda change: self.follow() if change["new"] else self.close(), "value")

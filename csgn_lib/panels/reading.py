@@ -116,7 +116,7 @@ def read(run: Run) -> Reading:
     config = _object(run, "config.json", remarks)
     records = _records(run, remarks)
     mean_ap, protocol, validation = _scores(_object(run, "results.json", remarks), remarks)
-    if state == "interrupted" and str(status.get("error", "")).startswith("KeyboardInterrupt"):
+    if state == "interrupted" and str(status.get("error", "")) == runs.folders.STOPPED:
         remarks.append("it was stopped; it can go on from its last saved state")
     elif status.get("error"):
         remarks.append(" ".join(str(status["error"]).split()))

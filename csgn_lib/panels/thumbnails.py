@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from csgn_lib.datasets.image_files import open_image
 from csgn_lib.datasets.portrait import picture
-from csgn_lib.records import InputError
 
 HEIGHT = 128  # pixels of a thumbnail
 KEPT = 2000  # thumbnails in memory, some 3 kB each
@@ -77,24 +76,9 @@ def lettered(text: str, size: tuple[int, int] = (256, 512)) -> Image.Image:
 
 
 def decode_upload(content: bytes, name: str = "the file", largest: int = LARGEST) -> Image.Image:
-    """An uploaded image, RGB, rotated by its EXIF orientation. Its size is checked before it is decoded.
+    """An uploaded image, as ``datasets.image_files.open_image`` reads it: RGB, upright. Its size is checked first.
 
     Raises:
-        InputError: not an image of a known format, a truncated one, or one of more than ``largest`` pixels.
+        InputError: not an image of one of FORMATS, a damaged one, or one of more than ``largest`` pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the stricter bound
-            with Image.open(io.BytesIO(content), formats=FORMATS) as file:
-                if file.width * file.height > largest:
-                    raise InputError(
-                        f"{name} has {file.width * file.height / 1e6:.0f} megapixels, more than {largest / 1e6:.0f}; "
-                        "make it smaller"
-                    )
-                return ImageOps.exif_transpose(file).convert("RGB")
-    except Image.DecompressionBombError:
-        raise InputError(f"{name} has more than {largest / 1e6:.0f} megapixels; make it smaller") from None
-    except InputError:
-        raise
-    except Exception:  # a damaged EXIF raises TypeError, struct.error and more
-        raise InputError(f"{name} is not a readable image; give a {', '.join(FORMATS)} file") from None
+    return open_image(io.BytesIO(content), name, largest, FORMATS)

@@ -11,7 +11,7 @@ from csgn_lib.runs import executors
 from csgn_lib.runs.answers import answer, collect, keep_answer
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.explain import Explanation, explain, origin
-from csgn_lib.runs.folders import current, flat, locate, open_run, recorded, runs_folder, state, table
+from csgn_lib.runs.folders import current, flat, key, locate, open_run, recorded, runs_folder, state, stop, table
 from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
@@ -43,6 +43,7 @@ __all__ = [
     "flat",
     "from_text",
     "keep_answer",
+    "key",
     "label",
     "listing",
     "locate",
@@ -53,6 +54,7 @@ __all__ = [
     "recorded",
     "runs_folder",
     "state",
+    "stop",
     "sweep",
     "swept",
     "table",

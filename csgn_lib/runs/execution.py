@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from csgn_lib.records import InputError, Run, read_json, write_json, write_text
+from csgn_lib.records import InputError, Run, read_json, stops_on_sigterm, write_json, write_text
 from csgn_lib.runs import folders, notebooks
 from csgn_lib.runs.answers import answered
 from csgn_lib.runs.machine import LIBRARY, environment, resident
@@ -106,6 +106,7 @@ class _Job:
             "key": folders.key(self.notebook, self.values),  # of the code as it was when the run began
             "cells": len(code) + bool(self.given),
             "command": self.command,
+            "stops_on_sigterm": stops_on_sigterm(),
         }
         if self.run.path("metrics.jsonl").exists() and self.run.path("status.json").exists():
             self.before = self.run.status  # of the training that is now continued
@@ -129,9 +130,10 @@ class _Job:
 
 
 def _refuse_other(run: Run, notebook: Path, values: Mapping[str, Any]) -> None:
-    """A folder never mixes two experiments: its checkpoint would be continued with other parameters."""
+    """Raise InputError if the folder holds a run of other parameters or of other core code."""
     if not run.path("status.json").exists():
         return
+    folders.refuse_other_core(run)
     status = run.status
     before = {"notebook": Path(status.get("notebook", notebook)).name} | status.get("parameters", values)
     now = {"notebook": notebook.name, **values}
