@@ -42,7 +42,8 @@ lint: $(STAMP)  ## mend the style where a machine can
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a token
 	@$(RUN) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
+	  --LabApp.app_settings_dir="$(CURDIR)/csgn_lib/panels/jupyterlab"
 
 first-result: demo  ## the demo, and its table and pictures kept under reports/first-result for the README
 	@mkdir -p reports/first-result

@@ -438,7 +438,9 @@ class TestPanel:
         panel.query.value = panel.query.options[3][1]
         assert panel.strip.value != before
         panel.camera.value = panel.camera.options[1][1]
-        wanted = panel.explorer.queries("first", RULE, Filter(camera=panel.camera.value)).row.tolist()
+        wanted = panel.explorer.queries("first", RULE, panel.filter()).row.tolist()
+        cameras = panel.explorer.scored("first", RULE).set_index("row").camera
+        assert set(cameras[wanted]) == {panel.camera.value}
         assert [value[0] for _, value in panel.query.options] == wanted
 
     def test_two_models_are_shown_below_one_another(self, panel):

@@ -90,7 +90,7 @@ def maps_figure(
     with figures.styled():
         figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.5))
         above, below = figure.subfigures(2, 1, height_ratios=[3, 1.1])
-        for axes, (name, points) in zip(above.subplots(1, len(places)), places.items(), strict=True):
+        for axes, (name, points) in zip(np.atleast_1d(above.subplots(1, len(places))), places.items(), strict=True):
             for mark in reversed(MARKS):
                 colour, size = MARKS[mark]
                 if (here := marks == mark).any():

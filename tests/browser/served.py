@@ -49,6 +49,7 @@ def serving(folder: Path, home: Path) -> Iterator[str]:
     options += [
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.news_url=None",
+        f"--LabApp.app_settings_dir={HOME / 'csgn_lib/panels/jupyterlab'}",
     ]  # as make lab
     own = {
         "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data"), "JUPYTER_TOKEN": token,
