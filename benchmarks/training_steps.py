@@ -30,11 +30,12 @@ from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.training import accelerator_for, build_learner, load_towers
 from csgn_lib.training.cuda_graphs import WARM, CudaGraphStep, adam
-from csgn_lib.training.estimate import count_flops, kept_bytes, matrix_rate, without_data
+from csgn_lib.training.encoders import without_data
+from csgn_lib.training.estimate import count_flops, matrix_rate, saved_bytes
 from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, stage1_batches
 from csgn_lib.training.stage2 import encoder_step
 from csgn_lib.training.steps import LossMeter, Stage2Targets
-from csgn_lib.vss import WITH_RESNET, parameter_groups
+from csgn_lib.vss import parameter_groups, uses_resnet
 
 IDENTITIES = 751  # Market-1501's
 IMAGES, PEOPLE = 17_896, 150  # PRCC's training split
@@ -109,7 +110,7 @@ def full_towers() -> tuple[ClipTower, ResNetTower]:
 def towers(experiment: Experiment) -> tuple[ClipTower, ResNetTower | None]:
     """Copies of what the experiment needs of them."""
     clip, resnet = full_towers()
-    return copy.deepcopy(clip), copy.deepcopy(resnet) if experiment.vss in WITH_RESNET else None
+    return copy.deepcopy(clip), copy.deepcopy(resnet) if uses_resnet(experiment) else None
 
 
 def random_images(count: int, each: int = 4) -> ImageSet:
@@ -163,7 +164,7 @@ def step_bytes(images: ImageSet) -> float:
     learner = build_learner(experiment, *towers(experiment), IDENTITIES, Stage2Targets()).to(device).train()
     weights = sum(value.numel() for value in learner.parameters())
     with accelerator_for("bf16").autocast():
-        kept = kept_bytes(learner, torch.rand(len(images), 3, 256, 128, device=device))
+        kept = saved_bytes(learner, torch.rand(len(images), 3, 256, 128, device=device))
     return 2 * kept + 28 * weights
 
 

@@ -1,6 +1,6 @@
 """CSGN Workbench: clothes-changing person re-identification with CLIP.
 
-Import a package by name (``from csgn_lib import retrieval``); importing ``csgn_lib`` alone loads nothing else.
+Import the package you need (``from csgn_lib import retrieval``); ``import csgn_lib`` alone loads nothing else.
 
 Notation of the method files (``mdg``, ``vss``, ``hsf``, ``losses``, ``vocabulary``)::
 
@@ -24,4 +24,11 @@ Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of
 [O] our choice.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+# Packages that decide a run's result, in import order: their code and weights are part of every run's key
+# (runs.machine.core_digest). The other packages, the workbench, may change without making finished runs stale.
+CORE = (
+    "records", "progress", "registry", "plugins", "statistics", "config", "images", "backbones", "vocabulary", "mdg",
+    "hsf", "losses", "vss", "datasets", "batches", "training", "retrieval", "synthetic",
+)  # fmt: skip

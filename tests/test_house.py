@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from csgn_lib import CORE
+
 HOME = Path(__file__).resolve().parents[1]
 LIBRARY = HOME / "csgn_lib"
 # Each package imports only from packages before it. The core decides a run's result; the workbench is built on it.
-CORE = (
-    "records progress statistics config images backbones vocabulary mdg hsf losses vss "
-    "datasets batches training retrieval synthetic"
-).split()
 WORKBENCH = "analysis runs figures models panels __main__".split()
-ORDER = CORE + WORKBENCH
+ORDER = [*CORE, *WORKBENCH]
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
 
@@ -128,12 +126,21 @@ class TestNotebook:
         first = json.loads(notebook.read_text())["cells"][0]
         assert first["cell_type"] == "markdown" and "?" in "".join(first["source"]).splitlines()[0]
 
-    def test_it_says_what_it_found_last_with_the_command_and_the_cost(self, notebook):
+    def test_its_first_cell_has_the_last_answer_with_command_and_cost(self, notebook):
         first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
-        assert re.search(
-            r"^\*Last answer:\* .+\(`(csgn run|make) [^`]+`\)\n\n\*Cost:\* \d+ s, .+\.$", first, re.M | re.S
-        )
-        assert any("**Answer.** " in cell["source"] for cell in _cells(notebook))
+        command = r"\(`(csgn run|make) [^`]+`\)"
+        answer = rf"(\*Last answer:\* {command}\n\n(- .+\n)+\n|\*Last answer:\* .+ {command}\n\n)"  # a list, or a line
+        assert re.search(rf"^{answer}\*Cost:\* \d+ s, .+\.$", first, re.M)
+        assert any("**Answer.**" in cell["source"] for cell in _cells(notebook))
+
+    def test_the_picture_in_its_first_cell_exists(self, notebook):
+        first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+        for path in re.findall(r"!\[[^]]+\]\((\S+)", first):
+            assert (notebook.parent / path).is_file(), path
+
+    def test_at_most_three_code_cells_in_a_row_have_no_text_between_them(self, notebook):
+        kinds = "".join(cell["cell_type"][0] for cell in json.loads(notebook.read_text())["cells"])
+        assert "cccc" not in kinds or notebook.stem in ("40_ablation_sweep", "90_paper_figures")
 
 
 def _texts() -> list[Path]:
@@ -150,3 +157,10 @@ def test_no_path_of_anyones_machine_is_committed():
     machine = re.compile(r"(?<![\w.])/(?:work|root|Users/\w+|home/\w+)/")
     found = [path for path in _texts() if machine.search(path.read_text(encoding="utf-8", errors="replace"))]
     assert not [path for path in found if path != Path(__file__).resolve()]
+
+
+@pytest.mark.parametrize("name", ["mdg", "vss", "hsf", "losses", "vocabulary"])
+def test_a_method_file_opens_with_its_equations_and_the_legend_of_origin_marks(name):
+    text = ast.get_docstring(ast.parse((LIBRARY / f"{name}.py").read_text()))
+    legend = "Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention"
+    assert legend in text and re.search(r"^    \S.* = .*$", text, re.M)

@@ -1,7 +1,7 @@
-"""A step of training recorded once, as a CUDA graph, and replayed.
+"""A training step captured once as a CUDA graph, then replayed; and Adam in a form that can be captured.
 
-A step of ViT-B/16 and ResNet-50 is some 2,500 kernels of 15 microseconds each; to start one from Python takes a
-processor as long or longer, so that the GPU waits. A recorded step is started at once.
+A step of ViT-B/16 and ResNet-50 launches some 2,500 kernels of 15 microseconds each. Launching them from Python takes
+as long or longer, so that the GPU waits; a captured step is launched at once.
 """
 
 from __future__ import annotations
@@ -16,104 +16,105 @@ from torch import Tensor
 from csgn_lib.config import Experiment
 from csgn_lib.training.distributed import BatchShard
 
-WARM = 2  # steps that are run, not recorded: they choose kernels and make the optimiser's state
+WARM = 2  # steps that run eagerly before the capture: they select kernels and create the optimizer's state
 
 Step = Callable[..., dict[str, Tensor]]
 
 
 class CudaGraphStep:
-    """``step`` as it was, or its recording: one for each shape of its inputs, all in one pool of memory.
+    """``step``, replayed from a CUDA graph on a GPU: one graph per input shapes, all in one memory pool.
 
     Args:
-        step: tensors on the device to named tensors there. What it does between must depend on shapes only: no value
-            is looked at, and nothing comes from the CPU. Modules and optimisers that it changes keep their places.
-        device: where it works; on another device than a GPU it is only called.
-        wanted: False where the step does what cannot be recorded.
+        step: tensors on the device to named tensors on the device. It must not read a value on the CPU nor take
+        anything
+            from it; modules and optimizers that it changes must stay where they are in memory.
+        device: on another device than a GPU the step is only called.
+        wanted: False if the step cannot be captured.
     """
 
     def __init__(self, step: Step, device: torch.device, wanted: bool = True) -> None:
-        self.step, self.seen = step, {}
+        self.step, self.graphs = step, {}
         self.stream = torch.cuda.Stream(device) if wanted and device.type == "cuda" else None
         self.pool = torch.cuda.graph_pool_handle() if self.stream is not None else None
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """One step. What it returns is read before the next one, which writes to the same places."""
+        """One step. Read its outputs before the next call, which overwrites them."""
         if self.stream is None:
             return self.step(*inputs)
         shapes = tuple(value.shape for value in inputs)
-        known = self.seen.get(shapes, 0)
+        known = self.graphs.get(shapes, 0)  # a graph, or the number of eager steps so far
         if known == WARM:
-            known = self.seen[shapes] = self._capture(inputs)
+            known = self.graphs[shapes] = self._capture(inputs)
         if isinstance(known, _CapturedGraph):
             return known.replay(inputs)
-        self.seen[shapes] = known + 1
-        return self._aside(lambda: self.step(*inputs))
+        self.graphs[shapes] = known + 1
+        return self._on_side_stream(lambda: self.step(*inputs))
 
-    def _aside(self, work: Callable[[], Any]) -> Any:
-        """On the stream that records: gradients must not have been made on another one."""
+    def _on_side_stream(self, work: Callable[[], Any]) -> Any:
+        """Run on the capturing stream: gradients must have been created there."""
         if self.stream is None:
             return work()
-        here = torch.cuda.current_stream()
-        self.stream.wait_stream(here)
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
-            made = work()
-        here.wait_stream(self.stream)
-        return made
+            result = work()
+        current.wait_stream(self.stream)
+        return result
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> _CapturedGraph | int:
-        """Nothing is computed yet: a recording is made, then replayed for this step as for others."""
-        places, graph = tuple(value.clone() for value in inputs), torch.cuda.CUDAGraph()
+        """Capture the step without computing it; the caller then replays it."""
+        static, graph = tuple(value.clone() for value in inputs), torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-                outputs = self.step(*places)
+                outputs = self.step(*static)
         except RuntimeError as error:
-            warnings.warn(f"this step cannot be recorded as a CUDA graph ({error}); it goes on as it is", stacklevel=3)
+            warnings.warn(f"this step cannot be captured as a CUDA graph ({error}); it runs eagerly", stacklevel=3)
             self.stream = None
-            self.seen.clear()  # their memory, if that was what there was too little of
+            self.graphs.clear()  # frees their memory, in case there was too little of it
             return 0
-        return _CapturedGraph(graph, places, {name: value.detach() for name, value in outputs.items()})
+        return _CapturedGraph(graph, static, {name: value.detach() for name, value in outputs.items()})
 
 
 class _CapturedGraph:
-    def __init__(self, graph: torch.cuda.CUDAGraph, places: tuple[Tensor, ...], outputs: dict[str, Tensor]) -> None:
-        self.graph, self.places, self.outputs = graph, places, outputs
+    def __init__(self, graph: torch.cuda.CUDAGraph, static: tuple[Tensor, ...], outputs: dict[str, Tensor]) -> None:
+        self.graph, self.static, self.outputs = graph, static, outputs
 
     def replay(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        for place, value in zip(self.places, inputs, strict=True):
-            place.copy_(value)
+        for target, value in zip(self.static, inputs, strict=True):
+            target.copy_(value)
         self.graph.replay()
         return self.outputs
 
 
 def can_capture(experiment: Experiment, shard: BatchShard) -> bool:
-    """Whether a step of stage 2 may be recorded: not what is computed twice, nor what several processes share."""
-    return shard.world_size == 1 and experiment.batch_parts == 1 and not experiment.gradient_checkpointing
+    """Whether a step of stage 2 can be captured: no recomputation, one process, and no code of plugins."""
+    plain = experiment.batch_parts == 1 and not experiment.gradient_checkpointing
+    return plain and shard.world_size == 1 and not experiment.loaded
 
 
 def adam(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
-    """Adam [C]; on a GPU all weights in one kernel, its rates and counts there, where a recorded step finds them.
+    """Adam [C]. On a GPU fused and capturable, its learning rates and counts on the device; a saved state moves freely.
 
-    On a CPU the one kernel would round otherwise, and save a hundredth. A state goes on wherever it was kept.
+    On a CPU the fused kernel rounds differently and saves a hundredth of the time, so it is not used there.
     """
-    there = device.type == "cuda"
-    optimizer = torch.optim.Adam(groups, fused=there, capturable=there)
+    on_gpu = device.type == "cuda"
+    optimizer = torch.optim.Adam(groups, fused=on_gpu, capturable=on_gpu)
 
-    def at_home(group: dict[str, Any]) -> dict[str, Any]:
+    def placed(group: dict[str, Any]) -> dict[str, Any]:
         rate = float(group["lr"])
-        return group | {
-            "lr": torch.tensor(rate, device=device) if there else rate, "fused": there, "capturable": there
-        }  # fmt: skip
+        rate = torch.tensor(rate, device=device) if on_gpu else rate
+        return group | {"lr": rate, "fused": on_gpu, "capturable": on_gpu}
 
     for group in optimizer.param_groups:
-        group |= at_home(group)
+        group |= placed(group)
     optimizer.register_load_state_dict_pre_hook(
-        lambda _, state: state | {"param_groups": [at_home(group) for group in state["param_groups"]]}
+        lambda _, state: state | {"param_groups": [placed(group) for group in state["param_groups"]]}
     )
     return optimizer
 
 
 def set_lr(group: dict[str, Any], rate: float) -> None:
-    """Give one of ``adam``'s groups its rate, in place."""
+    """Set the learning rate of one of ``adam``'s groups, in place."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:

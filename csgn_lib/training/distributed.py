@@ -1,8 +1,8 @@
-"""One batch, several processes: each embeds its share, and every loss sees the whole.
+"""One batch over several processes: each embeds its shard, and every loss sees the whole batch.
 
-Peers give each process a batch of its own, so that more cards mean another batch, another hardest negative and
-another batch norm. Here the batch is the experiment's, whatever the number of processes: whole identities are dealt
-out, embeddings are gathered, and batch statistics are over all of it.
+In most codebases each process has a batch of its own, so that more GPUs change the batch size, the hardest negatives
+and the batch norm. Here the batch is the experiment's, whatever the number of processes: whole identities are split
+over them, embeddings are gathered, and batch statistics are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from csgn_lib.vss import Embeddings
 
 
 class BatchShard:
-    """This process's part of every batch: ``rank`` of ``count``."""
+    """This process's part of every batch: ``rank`` of ``world_size``.
+
+    Raises:
+        InputError: the number of processes does not divide ``batch_persons``.
+    """
 
     def __init__(self, accelerator: Accelerator, batch_persons: int) -> None:
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
@@ -28,23 +32,23 @@ class BatchShard:
         if batch_persons % self.world_size:
             raise InputError(
                 f"batch_persons={batch_persons} cannot be split over {self.world_size} processes in whole identities; "
-                f"launch a number of processes that divides it, or set another batch_persons"
+                "launch a number of processes that divides it, or set another batch_persons"
             )
 
     def rows(self, size: int) -> slice:
-        """Which of a batch's ``size`` images are this process's: whole identities, in the batch's order."""
+        """This process's rows of a batch of ``size`` images: whole identities, in the batch's order."""
         part = size // self.world_size
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def gather(self, embeddings: Embeddings) -> Embeddings:
-        """Everybody's embeddings, in the batch's order; each process descends its own through them."""
+        """The embeddings of all processes, in the batch's order; gradients reach this process's own rows."""
         if self.world_size == 1:
             return embeddings
         whole = {name: _Gather.apply(value, self.rank, self.world_size) for name, value in embeddings.parts().items()}
         return Embeddings(**{name: whole.get(name) for name in ("z11", "z12", "f", "c")})
 
     def wrap_ddp(self, module: nn.Module) -> Callable:
-        """The module as all processes train it: gradients averaged, batch norm of maps over the whole batch."""
+        """The module in DistributedDataParallel, its 2-D batch norms over all processes; itself for one process."""
         if self.world_size == 1:
             return module
         use_shared_batch_norm(module)
@@ -52,23 +56,23 @@ class BatchShard:
         return DistributedDataParallel(module, device_ids=devices)
 
 
-def sync_resume_point(accelerator: Accelerator, place: tuple[int, int]) -> tuple[int, int]:
-    """The epoch and step that every process goes on from; none writes before all have read.
+def sync_resume_point(accelerator: Accelerator, point: tuple[int, int]) -> tuple[int, int]:
+    """The (epoch, step) from which all processes resume; a barrier before any of them writes.
 
     Raises:
-        InputError: they found different states.
+        InputError: they found different checkpoints.
     """
-    found = accelerator.gather(torch.tensor([place], device=accelerator.device)).tolist()
-    if any(tuple(other) != place for other in found):
-        raise InputError(f"processes found checkpoints of different steps ({found}); all must see the same folder")
-    return place
+    points = accelerator.gather(torch.tensor([point], device=accelerator.device)).tolist()
+    if any(tuple(other) != point for other in points):
+        raise InputError(f"processes found checkpoints of different steps ({points}); all must see the same folder")
+    return point
 
 
 class _Gather(torch.autograd.Function):
-    """Own rows (b, D) of each process to all (B, D).
+    """All processes' rows (b, width) to (B, width).
 
-    Every process computes the whole loss, so the gradient of its own rows is complete without another word; it is
-    multiplied by the number of processes, since the gradients of weights will be averaged, not added.
+    Every process computes the whole loss, so the gradient of its own rows is complete without communication; it is
+    multiplied by the number of processes, since DDP averages the gradients of weights.
     """
 
     @staticmethod
@@ -84,7 +88,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over processes, in both directions."""
+    """The sum of a tensor over processes, forward and backward."""
 
     @staticmethod
     def forward(ctx: object, own: Tensor) -> Tensor:
@@ -100,10 +104,10 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over all processes' maps. torch's own SyncBatchNorm does not run on a CPU, where this is tested."""
+    """Batch norm over the maps of all processes. torch's SyncBatchNorm does not run on a CPU, where this is tested."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """maps (b, C, h, w) to the same shape, by the mean and variance of all processes' maps."""
+        """maps (b, channels, h, w) to the same shape, normalised by mean and variance over all processes."""
         if not self.training:
             return super().forward(maps)
         wide = maps.float()
@@ -121,10 +125,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def use_shared_batch_norm(module: nn.Module) -> None:
-    """Make every BatchNorm2d of a module a SyncBatchNorm2d, with the weights it has.
+    """Replace every BatchNorm2d of a module by a SyncBatchNorm2d with the same weights.
 
     Raises:
-        InputError: one that does more, or other, than a plain BatchNorm2d.
+        InputError: a subclass of BatchNorm2d, or one without momentum or weights.
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
