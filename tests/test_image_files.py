@@ -25,9 +25,7 @@ STORED = {
 def write(file, pixels, orientation=1):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(pixels)).save(
-        file, exif=exif, **({"quality": 100} if ".jpg" in str(file) else {})
-    )
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, exif=exif, quality=95)
     return file
 
 
