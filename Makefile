@@ -112,7 +112,8 @@ method-figure: $(STAMP)  ## draw docs/images/method.svg
 
 docs: $(STAMP)  ## build the documentation site: build/site/index.html
 	@$(RUN) -c 'import material, mkdocstrings' 2>/dev/null || { echo "installing mkdocs into $(VENV)"; $(call INSTALL,docs); }
-	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && echo "build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && \
+	  echo "build/site/index.html (with search: python3 -m http.server --directory build/site)"
 
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(RUN) -m torch.distributed.run --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)

@@ -54,19 +54,25 @@ def train(
     preset: Annotated[str, typer.Option(help="the preset that provides all other parameters")] = "demo",
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeatable")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option()] = 0,
-    plugin: Annotated[list[str], typer.Option(help="a Python file or an installed plugin; repeatable")] = [],  # noqa: B006
     run_dir: Annotated[Path | None, typer.Option(help="the run's folder or name; the same one again resumes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the parameters and the cost, and stop")] = False,
+    plugin: Annotated[
+        list[str], typer.Option(metavar="FILE", help="a Python file or installed plugin; repeatable")
+    ] = [],  # noqa: B006
 ) -> None:
     """Train both stages and score the result, on a GPU if available; on several with accelerate launch -m csgn_lib."""
     from csgn_lib import runs
     from csgn_lib.config import Experiment, with_plugins
 
-    fields = with_plugins(plugin).model_fields  # with the plugins' own parameters
+    named = list(plugin)
+    for text in (text for name, text in _pairs(set_) if name == "plugin"):
+        value = _value(Any, text, "plugin")  # a name, or a list of them
+        named += value if isinstance(value, list) else [text]
+    fields = with_plugins(named).model_fields
     given = {
         name: _value(fields[name].annotation if name in fields else Any, text, name) for name, text in _pairs(set_)
     }
-    given |= {"plugin": plugin} if plugin else {}
+    given |= {"plugin": tuple(named)} if named else {}
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
     named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
     folder = runs.locate(run_dir) if run_dir else runs.runs_folder() / named
@@ -80,7 +86,7 @@ def train(
         if not dry_run:
             training.fit(experiment, benchmark, folder, cache_dir=cache())
         return
-    _announce(experiment, benchmark)
+    _announce(experiment, benchmark, images=dry_run)  # otherwise training opens them
     if dry_run:
         return
     resumed = _saved_state(Run(folder))
@@ -273,16 +279,22 @@ _MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder or na
 @app.command()
 def embed(
     model_dir: Annotated[Path, _MODEL],
-    folder: Annotated[Path, typer.Argument(help="every image below it is embedded")],
-    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn search reads")],
+    folder: Annotated[list[Path], typer.Argument(help="every image below it is embedded; may be several")],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="the index that csgn search reads")],
+    add: Annotated[bool, typer.Option("--add", help="update the index: embed only new and changed images")] = False,
 ) -> None:
-    """Embed a folder of images into one file, on the GPU if there is one."""
+    """Embed folders of images into one index, on the GPU if there is one."""
     from csgn_lib import models
 
-    count, started = len(models.list_images(folder)), time.time()
+    started = time.time()
+    for name in folder:
+        models.list_images(name)
     model = models.open_model(_folder(model_dir))
-    with typer.progressbar(length=count, label="embedding", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        made = models.embed_folder(model, folder, out, report=bar.update)
+    if add:
+        made, changes = models.update_gallery(model, folder, out)
+        typer.echo(str(changes))
+    else:
+        made = models.embed_folder(model, folder, out)
     typer.echo(f"{made.features.shape[0]} images, {made.descriptor} of {model.width} numbers, by {made.model[:12]}")
     typer.echo(f"{time.time() - started:.1f} s on {model.device}")
     typer.echo(out)
@@ -291,18 +303,36 @@ def embed(
 @app.command()
 def search(
     model_dir: Annotated[Path, _MODEL],
-    image: Annotated[Path, typer.Argument(help="one person, as in the gallery")],
-    gallery: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn embed wrote")],
+    image: Annotated[Path | None, typer.Argument(help="one person, as in the gallery; or a folder of them")] = None,
+    gallery: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn embed wrote")] = ...,
     k: Annotated[int, typer.Option("-k", "--top", min=1, help="neighbours to list")] = 10,
+    text: Annotated[str | None, typer.Option(help="words, alone or with an image: 'a tall woman'")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(metavar="auto|NUMBER|FILE", help="answer only below this distance; else: nobody")
+    ] = None,
+    error_rate: Annotated[float, typer.Option(help="for auto: of searches for absent people that may answer")] = 0.1,
+    save: Annotated[Path | None, typer.Option(metavar="strip.png", help="the answers as a picture")] = None,
 ) -> None:
-    """List the gallery images nearest to one image: rank, distance (1 - cosine), path."""
+    """List the gallery images nearest to an image, or to words: rank, distance (1 - cosine), path."""
     from csgn_lib import models
 
-    read = models.read_gallery(gallery)
-    found = models.search(models.open_model(_folder(model_dir)), image, read, k)
-    typer.echo("rank  distance  path")
-    for row in found.itertuples():
-        typer.echo(f"{row.rank:>4}  {row.distance:>8.4f}  {row.path}")
+    models.refuse_search(image, text, threshold, save)
+    read, model = models.read_gallery(gallery), models.open_model(_folder(model_dir))
+    limit = models.parse_threshold(model, threshold, error_rate)
+    if limit is not None:
+        typer.echo(limit)
+    queries = models.query_paths(image) if image is not None else [text]
+    if text is not None:
+        words = models.open_words(model)
+        if words.note:
+            typer.echo(f"csgn: {words.note}", err=True)
+        found = models.search_words(model, read, models.text_feature(words, text), k, image=image)
+    else:
+        found = models.search(model, queries, read, k, threshold=limit.value if limit else None)
+    typer.echo(models.answers_text(found, queries))
+    if save is not None:
+        models.save_strip(found, queries, save, k)
+        typer.echo(save)
 
 
 @app.command()
@@ -405,12 +435,12 @@ def _value(type_: Any, text: str, name: str) -> Any:
     return runs.from_text(type_, text, name)
 
 
-def _announce(experiment: Any, benchmark: Any) -> None:
-    """Print the parameters and the least memory and time of their training. Raises InputError if it cannot run."""
+def _announce(experiment: Any, benchmark: Any, images: bool) -> None:
+    """Print the resolved parameters and the least cost. Raises InputError if training would fail; opens ``images``."""
     from csgn_lib import training
     from csgn_lib.training.estimate import estimate
 
-    training.check(experiment, benchmark)
+    training.check(experiment, benchmark, images=images)
     typer.echo(f"{experiment.table()}\n\n{estimate(experiment, benchmark.train)}\n")
 
 

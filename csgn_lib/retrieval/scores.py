@@ -72,7 +72,7 @@ class Scores:
 
     @property
     def dropped(self) -> int:
-        """Queries that were asked and have no match left: they are in no mean."""
+        """Queries of the protocol that have no match left: they are in no mean."""
         return int(self.per_query["row"].nunique()) - self.counted
 
     def _over_draws(self, column: str) -> float:
@@ -177,7 +177,7 @@ def score(
     """Scores of one protocol from the ranks of all same-person pairs.
 
     Args:
-        protocol: decides which queries are asked and which pairs are junk.
+        protocol: decides which queries there are and which pairs are junk.
         query, gallery: the frames that the pairs' positions mean.
         draws: the ranked pairs of each of the protocol's galleries; they may hold further queries.
         ranks: length of the CMC curve.
@@ -190,9 +190,9 @@ def score(
     frames = []
     for draw, pairs in enumerate(draws):
         kept = np.isin(pairs.query, rows)
-        asked, found, rank = pairs.query[kept], pairs.gallery[kept], pairs.rank[kept]
-        junk = protocol.is_junk(query, gallery, asked, found)
-        measured = per_query(np.searchsorted(rows, asked), rank, junk, len(rows), protocol.ap)
+        query_row, rank = pairs.query[kept], pairs.rank[kept]
+        junk = protocol.is_junk(query, gallery, query_row, pairs.gallery[kept])
+        measured = per_query(np.searchsorted(rows, query_row), rank, junk, len(rows), protocol.ap)
         frames.append(pd.concat([pd.DataFrame({"row": rows, "draw": draw}), labels, measured], axis=1))
     frame = pd.concat(frames, ignore_index=True)
     if not frame["valid"].any():

@@ -12,11 +12,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from csgn_lib import plugins
 from csgn_lib.records import InputError, Run, read_json, stops_on_sigterm, write_json, write_text
 from csgn_lib.runs import folders, notebooks
 from csgn_lib.runs.answers import answered
@@ -61,10 +62,12 @@ def execute(
             folder that is in use or belongs to other parameters.
         KeyboardInterrupt: passed on, once the status says `interrupted`.
     """
-    path = notebooks.find(notebook)
-    values = notebooks.checked(path, parameters or {})
-    run = Run(Path(run_dir) if run_dir else folders.folder_for(name or path.stem, path, values))
-    with folders.claimed(run):
+    with ExitStack() as held:
+        held.enter_context(plugins.copies_in(run_dir))  # where a worker finds the plugins of its cell
+        path = notebooks.find(notebook)
+        values = notebooks.checked(path, parameters or {})
+        run = Run(Path(run_dir) if run_dir else folders.folder_for(name or path.stem, path, values))
+        held.enter_context(folders.claimed(run))
         _refuse_other(run, path, values)
         given = {name: values[name] for name in parameters or {}}
         job = _Job(run, path, values, given, timeout, threads, stop or threading.Event(), echo, variables or {})

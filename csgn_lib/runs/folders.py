@@ -111,7 +111,10 @@ def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
     """
     code = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"] if notebook else []
     values = {name: value for name, value in parameters.items() if name not in RECORDED}
-    text = json.dumps([values, named_files(values), plugin_digests(parameters), core_digest(), code], sort_keys=True)
+    if isinstance(more := values.get("more"), Mapping):
+        values["more"] = {name: value for name, value in more.items() if name not in RECORDED}
+    contents = [named_files(values), sorted(plugin_digests(parameters).values())]
+    text = json.dumps([values, contents, core_digest(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -24,6 +24,8 @@ from typing import Any, TextIO
 
 import pandas as pd
 
+from csgn_lib import plugins
+from csgn_lib.config import plugins_of
 from csgn_lib.records import InputError, Run, writing
 from csgn_lib.runs import executors, folders, notebooks
 from csgn_lib.runs.execution import GRACE, execute
@@ -213,6 +215,7 @@ def run_cells(
     futures: dict[Future[None], Cell] = {}
     try:
         for one in (cell for cell in cells if not cell.done):
+            plugins.keep_copies(plugins_of(one.values), one.run.dir)  # for workers that do not have the files
             job = (one.notebook, one.given, one.run.dir, one.key, *limits, stop)
             try:
                 futures[pool.submit(_run_cell, *job)] = one

@@ -49,6 +49,14 @@ def public_names(package: str) -> list[tuple[str, str]]:
     return [(name, path) for name, path in _own(module).items() if not name.startswith("_")]
 
 
+def overview() -> str:
+    """The library's own docstring with the table of symbols, and a line for each package."""
+    hidden = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
+    lines = ["# The library's reference", f"::: csgn_lib\n    options: {hidden}", "## Packages"]
+    rows = [f"| [`csgn_lib.{name}`]({name}.md) | {_first_line(name)} |" for name in packages()]
+    return "\n\n".join(lines) + "\n\n| package | content |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
 def package(name: str) -> str:
     """The page of one package: its docstring, then every public name by mkdocstrings."""
     parts = [
@@ -142,6 +150,11 @@ def _own(module: griffe.Module) -> dict[str, str]:
     return {
         name: member.path for name, member in module.members.items() if not member.is_alias and not member.is_module
     }
+
+
+def _first_line(name: str) -> str:
+    docstring = _library()[name].docstring
+    return _escaped(docstring.value.partition("\n")[0]) if docstring else ""
 
 
 def _definition(package: griffe.Module, name: str) -> str:
