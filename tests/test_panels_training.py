@@ -247,6 +247,7 @@ class TestDashboard:
         assert "No run is chosen" in panel.table.value and "<img" not in panel.curves.value
 
     def test_curves_are_drawn_at_the_width_of_the_widget_and_a_fixed_height(self, tmp_path):
+        before = plt.get_fignums()
         panel = panels.TrainingDashboard([_recorded(tmp_path / "one")], folder=tmp_path)
         for width in (0, 640, 1200):
             panel.curves.width = width
@@ -256,7 +257,7 @@ class TestDashboard:
             assert float(inches[1]) / float(inches[2]) == pytest.approx((width or 900) / 430, rel=0.01)
         panel.runs.value = ()
         assert "min-height:430px" in panel.curves.value and "<img" not in panel.curves.value
-        assert not plt.get_fignums()
+        assert plt.get_fignums() == before
 
 
 def test_a_panel_is_displayed_with_a_note_for_readers_without_a_kernel(capsys, monkeypatch):
@@ -341,8 +342,8 @@ class TestStop:
             runs.stop(_recorded(tmp_path / "far", "running", host="elsewhere", heartbeat=time.time()))
         with pytest.raises(InputError, match="waits for its sweep"):
             runs.stop(_recorded(tmp_path / "waits", "queued", pid=os.getpid(), host=socket.gethostname()))
-        with pytest.raises(InputError, match="only a run that has ended"):
-            background.go_on(Run(tmp_path / "done"))
+        with pytest.raises(InputError, match="only a run that ended"):
+            background.resume(Run(tmp_path / "done"))
 
 
 def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root, tmp_path, monkeypatch, request):

@@ -1,9 +1,9 @@
 """Notebook widgets. Each is displayed below a static figure or table that a notebook shows without it.
 
 Queries: an `Explorer` ranks and `panel` shows it; `linked_maps` are two maps with one selection. Runs:
-`TrainingDashboard` follows them, `Board` lists all, `ParameterPanel` starts one (`start`, `stop`, `go_on`, `command`
-without a widget); `read` and `summary`, `run_table` are their contents. `show` displays a widget
-with a note for readers without a kernel.
+`TrainingDashboard` follows them, `Board` lists all, `ParameterPanel` starts one (`start`, `resume`, `command`
+without a widget); `read`, `summary` and `run_table` are their contents. `show` displays a widget with a note for
+readers without a kernel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {  # imported on first use: each needs its own of torch, ipywidgets, jupyter-scatter
-    "background": ("command", "go_on", "start", "stop"),
+    "background": ("command", "resume", "start"),
     "board": ("Board", "board_frame", "run_table"),
     "dashboard": ("TrainingDashboard", "epochs", "summary", "summary_table", "training_curves"),
     "explorer": ("Explorer",),

@@ -34,7 +34,7 @@ def board_frame(folder: str | Path | None = None) -> pd.DataFrame:
         rows.append({
             "run": name, "kind": Path(seen.status.get("notebook", "train")).stem, "state": seen.state, "at": seen.where,
             "metric": seen.last_metric, "age": seen.age, "seconds": seconds, "error": "; ".join(seen.remarks),
-            "again": background.again(seen.run) if seen.state in _ENDED else "",
+            "again": background.command_again(seen.run) if seen.state in _ENDED else "",
         })  # fmt: skip
     columns = ["run", "kind", "state", "at", "metric", "age", "seconds", "error", "again"]
     return pd.DataFrame(rows, columns=columns)

@@ -230,7 +230,7 @@ class TrainingDashboard:
     def _draw(self, seen: Sequence[Reading]) -> None:
         """The curves at the widget's width; the height is fixed, so that nothing below moves."""
         figure, width = training_curves(seen), self.curves.width or WIDTH
-        shown = "<p>No epoch is recorded yet.</p>" if seen else ""
+        shown = "The training curves appear here after the first epoch."
         if figure is not None:
             figure.set_size_inches(width / DPI, HEIGHT / DPI)
             with io.BytesIO() as buffer:
@@ -238,7 +238,8 @@ class TrainingDashboard:
                 url = f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
             plt.close(figure)
             shown = f'<img src="{url}" width="{width}" height="{HEIGHT}" alt="training curves" style="max-width:none">'
-        self.curves.value = f'<div style="min-height:{HEIGHT}px">{shown}</div>'
+        border = "" if figure else ";border:1px dashed #bbb;box-sizing:border-box;padding:12px"
+        self.curves.value = f'<div style="min-height:{HEIGHT}px{border}">{shown}</div>'
 
     def _find(self) -> None:
         """Look for new runs; a run's benchmark is read once."""
@@ -276,7 +277,7 @@ class TrainingDashboard:
 
 
 def _resume(run: Run) -> str:
-    return f"{background.go_on(run).dir.name} continues."
+    return f"{background.resume(run).dir.name} continues."
 
 
 def _has_curves(folder: Path) -> bool:

@@ -117,6 +117,7 @@ class ExplorerPanel(Controls):
                 with self._silent():
                     self.model.value = change["old"]
                 raise
+            self.gallery_row = None  # a row of the other model's benchmark
             self._suggest()
             self._list()
 

@@ -135,7 +135,7 @@ def open_source(folder: str | Path) -> Source:
     _same_data(run, benchmark)
     chosen, note = _defaults(sides[1], experiment), ""
     try:
-        chosen |= chosen_descriptors(run)
+        chosen |= {name: one for name, one in chosen_descriptors(run).items() if one.form is None}
     except InputError as error:
         note = f"{error}. Until then: {', '.join(map(str, chosen.values()))}."
     size = (experiment.image_height, experiment.image_width)

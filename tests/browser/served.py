@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page
 
 HOME = Path(__file__).resolve().parents[2]
-PATIENCE = 300_000  # milliseconds: the machine may be busy
+PATIENCE = 600_000  # milliseconds: the machine may be busy
 Lab = Callable[[Path, Path], str]
 
 

@@ -30,36 +30,38 @@ class Place:
     """A camera's full frame without people: linear light of the sky and of the sun, and what is level ground."""
 
     layers: Sequence[Tensor]  # (1, 7, h, w) each half the size of the one before
+    coarse: int  # frame pixels across a pixel of the first layer
     ground: Tensor  # (3,) albedo
 
     def sample(self, x: Tensor, y: Tensor, step: float) -> Tensor:
         """(7, H, W) at frame columns x (W,) and rows y (H,), which lie ``step`` frame pixels apart."""
-        level = min(len(self.layers) - 1, max(0, round(float(np.log2(max(step, 1e-3))))))
+        level = min(len(self.layers) - 1, max(0, round(float(np.log2(max(step / self.coarse, 1e-3))))))
         grid = torch.stack([(x / FRAME[1] * 2 - 1).expand(len(y), -1), (y / FRAME[0] * 2 - 1)[:, None].expand(-1, len(x))], 2)
         layer = self.layers[level]
         return functional.grid_sample(layer, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
 @functools.lru_cache(maxsize=64)
-def backdrop(camera: Camera, device: torch.device | str = "cpu") -> Place:
-    """The place behind a camera's people; the same camera always gives the same."""
+def backdrop(camera: Camera, device: torch.device | str = "cpu", coarse: int = 1) -> Place:
+    """The place behind a camera's people, at every ``coarse``-th pixel of its frame; the same camera gives the same."""
     rng = np.random.default_rng(camera.seed)
     ground, things = build(rng, camera)
-    frame = cast(camera, ground, things, torch.device(device), int(rng.integers(1 << 16)))
+    frame = cast(camera, ground, things, torch.device(device), int(rng.integers(1 << 16)), coarse)
     if camera.softness > 0:
-        frame = _softened(frame, camera.softness)
+        frame = _softened(frame, camera.softness, coarse)
     layers = [frame]
-    while layers[-1].shape[2] > FRAME[0] // 3:
+    while layers[-1].shape[2] > FRAME[0] // 5:
         layers.append(functional.avg_pool2d(layers[-1], 2))
-    return Place(layers, torch.tensor(ground.colour, device=device) * 0.8)
+    return Place(layers, coarse, torch.tensor(ground.colour, device=device) * 0.8)
 
 
-def _softened(frame: Tensor, strength: float) -> Tensor:
+def _softened(frame: Tensor, strength: float, coarse: int) -> Tensor:
     """Out of focus and of lower contrast behind the ground on which people stand."""
     light, level = frame[:, :6], frame[:, 6:]
     blurred = light
     for _ in range(2):
-        blurred = functional.avg_pool2d(blurred, 5, 1, 2, count_include_pad=False)
+        width = 5 if coarse == 1 else 3
+        blurred = functional.avg_pool2d(blurred, width, 1, width // 2, count_include_pad=False)
     share = strength * (1 - 0.5 * level)
     light = light + share * (blurred - light)
     mean = light.mean((2, 3), keepdim=True)

@@ -60,16 +60,18 @@ class Noise:
         return total / (1 - 0.5**octaves)
 
 
-def cast(camera: Camera, ground: Ground, things: Sequence[Thing], device: torch.device, seed: int) -> Tensor:
-    """(1, 7, H, W): linear light of the sky (3) and of the sun (3), and 1 where level ground is seen."""
+def cast(
+    camera: Camera, ground: Ground, things: Sequence[Thing], device: torch.device, seed: int, coarse: int = 1
+) -> Tensor:
+    """(1, 7, H, W) of FRAME over ``coarse``: linear light of the sky (3) and of the sun (3), and 1 where level ground is seen."""
     origin = torch.tensor([0.0, 0.0, camera.height], device=device)
-    rays = _rays(camera, device)
+    rays = _rays(camera, device, coarse)
     reach, owner, axis = _nearest(origin, rays, things)
     points = origin + rays * reach[:, None]
     noise = Noise(seed, device)
     colour, facing = torch.zeros_like(points), torch.zeros_like(points)
     level = (owner == -1).nonzero()[:, 0]
-    colour[level] = _ground_colour(ground, points[level], reach[level] / camera.focal, noise, camera)
+    colour[level] = _ground_colour(ground, points[level], reach[level] * coarse / camera.focal, noise, camera)
     facing[level, 2] = 1.0
     glow = torch.zeros_like(reach)
     for number, thing in enumerate(things):
@@ -84,14 +86,14 @@ def cast(camera: Camera, ground: Ground, things: Sequence[Thing], device: torch.
     fog = ((reach - 12) / 70).clamp(0, 0.3)[:, None] * hit[:, None] * (0.0 if camera.place in INDOOR else 1.0)
     haze = torch.tensor(camera.sky_colour, device=device) * 0.8
     frame = torch.cat([ambient * (1 - fog) + fog * haze, sunlit * (1 - fog), (owner == -1).float()[:, None]], 1)
-    return frame.T.reshape(1, 7, *FRAME).contiguous()
+    return frame.T.reshape(1, 7, FRAME[0] // coarse, FRAME[1] // coarse).contiguous()
 
 
-def _rays(camera: Camera, device: torch.device) -> Tensor:
+def _rays(camera: Camera, device: torch.device, coarse: int) -> Tensor:
     """(H * W, 3), of length 1 along the camera's axis."""
     axes = camera.axes(device)
-    x = (torch.arange(FRAME[1], device=device) + 0.5 - FRAME[1] / 2) / camera.focal
-    y = (FRAME[0] / 2 - torch.arange(FRAME[0], device=device) - 0.5) / camera.focal
+    x = ((torch.arange(FRAME[1] // coarse, device=device) + 0.5) * coarse - FRAME[1] / 2) / camera.focal
+    y = (FRAME[0] / 2 - (torch.arange(FRAME[0] // coarse, device=device) + 0.5) * coarse) / camera.focal
     return (x[None, :, None] * axes[0] + y[:, None, None] * axes[1] + axes[2]).reshape(-1, 3)
 
 

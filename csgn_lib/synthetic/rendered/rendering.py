@@ -23,6 +23,7 @@ from csgn_lib.synthetic.rendered.rasteriser import Fragments, Triangles, rasteri
 from csgn_lib.synthetic.rendered.shading import Shadows, hollows, illuminate, wrinkled
 
 SAMPLES = 2  # per pixel and axis
+FINE = 160  # pixels: higher pictures show the places at full resolution
 GROUND_LINE = 0.06  # of the crop's height: where the feet stand above its lower edge
 
 
@@ -58,7 +59,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class _Posed:
+class Posed:
     """The triangles of all shots in the world. N vertices, T faces."""
 
     vertices: Tensor  # (N, 3)
@@ -69,19 +70,21 @@ class _Posed:
     material: Tensor  # (T,)
     cut: Tensor  # (N,)
     two_sided: Tensor  # (T,)
+    grounds: Tensor  # (B,) how far each figure was lifted to stand on the ground
 
 
 def render(body: Body, shots: Sequence[Shot], height: int = 128) -> list[Picture]:
     """Render shots as pictures of ``height`` x ``height // 2`` pixels, on the device of the figures."""
     shape = (len(shots), height, height // 2)
     device = shots[0].figure.vertices.device
-    posed = _pose(body, shots)
+    posed = pose(body, shots)
     cameras = [shot.camera for shot in shots]
     lights = Lights.of(cameras, [shot.moment.exposure for shot in shots], device)
-    places = [backdrop(camera, device) for camera in cameras]
-    corners, scales = _crops(shots, height, device)
+    coarse_frame = 1 if height > FINE else 2
+    places = [backdrop(camera, device, coarse_frame) for camera in cameras]
+    corners, scales = crops(shots, height, device)
     fine = (shape[0], shape[1] * SAMPLES, shape[2] * SAMPLES)
-    fragments = rasterise(_projected(posed, shots, corners, scales * SAMPLES), fine)
+    fragments = rasterise(projected(posed, shots, corners, scales * SAMPLES), fine)
     centre = torch.tensor([(*shot.moment.position, 0.9) for shot in shots], device=device)
     shadows = Shadows.cast(posed.vertices, posed.faces, posed.picture, posed.vertex_picture, posed.cut, lights, centre)
     coarse = _coarse(fragments.pixel, fine)
@@ -95,14 +98,14 @@ def render(body: Body, shots: Sequence[Shot], height: int = 128) -> list[Picture
     return [Picture(i, m) for i, m in zip(image, mask.cpu().numpy(), strict=True)]
 
 
-def _pose(body: Body, shots: Sequence[Shot]) -> _Posed:
+def pose(body: Body, shots: Sequence[Shot]) -> Posed:
     """Skin every figure, turn it to its heading and stand it on the ground; add the occluders."""
     figures = [shot.figure for shot in shots]
     joints = torch.stack([figure.joints for figure in figures])
     bones = skinning(body, joints, [f.person.gait for f in figures], [shot.moment.pose for shot in shots])
     bones = _turned(bones, [shot.moment.heading for shot in shots])
     columns: list[list[Tensor]] = [[] for _ in range(8)]
-    count = 0
+    count, grounds = 0, []
     for number, (shot, figure, transform) in enumerate(zip(shots, figures, bones, strict=True)):
         moved = (figure.weights @ transform.flatten(1)).view(-1, 3, 4)
         place = torch.bmm(moved[:, :, :3], figure.vertices[:, :, None])[..., 0] + moved[:, :, 3]
@@ -110,6 +113,7 @@ def _pose(body: Body, shots: Sequence[Shot]) -> _Posed:
         ground = place[:, 2].min()
         stand = torch.tensor([*shot.moment.position, 0.0], device=place.device)
         stand[2] = -ground
+        grounds.append(-ground)
         place = place + stand
         meshes = [(place, facing, figure.template, figure.arm, figure.cut, figure.faces, figure.material, figure.two_sided)]
         if shot.moment.occluder is not None:
@@ -121,7 +125,7 @@ def _pose(body: Body, shots: Sequence[Shot]) -> _Posed:
                                      strict=True):  # fmt: skip
                 column.append(value)
             count += len(place)
-    return _Posed(*(torch.cat(column) for column in columns))
+    return Posed(*(torch.cat(column) for column in columns), torch.stack(grounds))
 
 
 def _turned(bones: Tensor, headings: Sequence[float]) -> Tensor:
@@ -131,7 +135,7 @@ def _turned(bones: Tensor, headings: Sequence[float]) -> Tensor:
     return turns[:, None] @ bones
 
 
-def _crops(shots: Sequence[Shot], height: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def crops(shots: Sequence[Shot], height: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Upper left corners (B, 2) in the full frame and scales (B,) in picture pixels a frame pixel.
 
     They depend on where the skeleton's root stands, never on the body's or the clothes' outline.
@@ -148,7 +152,8 @@ def _crops(shots: Sequence[Shot], height: int, device: torch.device) -> tuple[Te
     return torch.tensor(corners, device=device), torch.tensor(scales, device=device)
 
 
-def _projected(posed: _Posed, shots: Sequence[Shot], corners: Tensor, scales: Tensor) -> Triangles:
+def projected(posed: Posed, shots: Sequence[Shot], corners: Tensor, scales: Tensor) -> Triangles:
+    """The triangles in pixels of the crops at ``corners`` (B, 2) and ``scales`` (B,)."""
     axes = torch.stack([shot.camera.axes(posed.vertices.device) for shot in shots])
     camera = torch.tensor([[0.0, 0.0, shot.camera.height] for shot in shots], device=axes.device)
     focal = torch.tensor([shot.camera.focal for shot in shots], device=axes.device)
@@ -170,7 +175,7 @@ def _coarse(pixel: Tensor, fine: tuple[int, int, int]) -> Tensor:
     return (row // SAMPLES) * (width // SAMPLES) + column // SAMPLES
 
 
-def _shade(posed: _Posed, fragments: Fragments, coarse: Tensor, shots: Sequence[Shot], lights: Lights,
+def _shade(posed: Posed, fragments: Fragments, coarse: Tensor, shots: Sequence[Shot], lights: Lights,
            places: Sequence[Place], shadows: Shadows, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:  # fmt: skip
     """sRGB (P, 3) and part (P,) of every fragment."""
     values = fragments.interpolate(posed.attributes, posed.faces)
@@ -194,7 +199,7 @@ def _shade(posed: _Posed, fragments: Fragments, coarse: Tensor, shots: Sequence[
     return lights.expose(light, picture), part
 
 
-def _background(shots: Sequence[Shot], places: Sequence[Place], lights: Lights, shadows: Shadows, posed: _Posed,
+def _background(shots: Sequence[Shot], places: Sequence[Place], lights: Lights, shadows: Shadows, posed: Posed,
                 corners: Tensor, scales: Tensor, shape: tuple[int, int, int]) -> Tensor:  # fmt: skip
     """sRGB (B * H * W, 3) of the place behind each person, with the person's shadow on the ground."""
     count, height, width = shape
@@ -229,7 +234,7 @@ def _on_ground(camera: Camera, x: Tensor, y: Tensor) -> Tensor:
     return ray * reach + ray.new_tensor([0.0, 0.0, camera.height])
 
 
-def _open_sky(points: Tensor, picture: Tensor, posed: _Posed) -> Tensor:
+def _open_sky(points: Tensor, picture: Tensor, posed: Posed) -> Tensor:
     """(n,) share of the sky's light on the ground near feet: the lowest point of each figure's soles darkens it."""
     low = (posed.vertices[:, 2] < 0.06).nonzero()[:, 0]
     owner = posed.vertex_picture[low]
