@@ -8,6 +8,7 @@ import operator
 import re
 import subprocess
 import sys
+import types
 import typing
 from contextlib import suppress
 from functools import cache
@@ -203,10 +204,15 @@ def _collected(path: str) -> bool:
 
 
 def _type(annotation: Any) -> str:
+    """The values that a parameter takes, or its type: ``none``, ``"dot"``, ``tuple[str, ...]``."""
+    if annotation is type(None):
+        return "`none`"
+    arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Literal:
-        return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
-    name = str(annotation) if typing.get_args(annotation) else getattr(annotation, "__name__", str(annotation))
-    return f"`{_escaped(name)}`"
+        return ", ".join(f"`{value}`" for value in arguments)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return ", ".join(map(_type, arguments))
+    return f"`{annotation if arguments else getattr(annotation, '__name__', annotation)}`"
 
 
 def _shown(value: Any) -> str:
