@@ -10,14 +10,14 @@ Everything random is a function of (seed, epoch, step): a run that resumes in th
 sees the batches and crops that it would have seen.
 """
 
-from csgn_lib.batches.ahead import Ahead
 from csgn_lib.batches.augmentation import Augmentation, AugmentationDraw, random_stream
 from csgn_lib.batches.pixels import Batch, ImageSet, iterate, open_images
+from csgn_lib.batches.prefetching import Prefetcher
 from csgn_lib.batches.sampling import IdentitySampler
 from csgn_lib.images import to_float, to_gray
 
 __all__ = [
-    "Ahead",
+    "Prefetcher",
     "Augmentation",
     "AugmentationDraw",
     "Batch",

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from csgn_lib import progress
-from csgn_lib.batches.ahead import Movable
+from csgn_lib.batches.prefetching import Movable
 from csgn_lib.datasets.image_files import open_image, unopened
 from csgn_lib.records import InputError, atomic_path, clear_killed
 
