@@ -96,6 +96,9 @@ def test_only_commands_that_work_are_there():
         "embed",
         "search",
         "export",
+        "world",
+        "score",
+        "evaluate",
     }
 
 
