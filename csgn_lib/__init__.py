@@ -24,7 +24,7 @@ Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of
 [O] our choice.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Packages that decide a run's result, in import order: their code and weights are part of every run's key
 # (runs.machine.core_digest). The other packages, the workbench, may change without making finished runs stale.

@@ -181,5 +181,5 @@ def colour_subspace(text_rgb: Tensor, text_gray: Tensor, rank: int) -> Tensor:
 
 
 def orthogonal_penalty(f: Tensor, basis: Tensor) -> Tensor:
-    """L_orth = mean_i |Q_g^T f_i|^2 / |f_i|^2, in [0, 1] [O]. f (B, D), basis Q_g (D, K)."""
+    """L_orth = mean_i |Q_g^T f_i|^2 / |f_i|^2 [O], in [0, 1]. f (B, D), basis Q_g (D, K)."""
     return vocabulary.penalty(f, basis)

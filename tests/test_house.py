@@ -126,12 +126,21 @@ class TestNotebook:
         first = json.loads(notebook.read_text())["cells"][0]
         assert first["cell_type"] == "markdown" and "?" in "".join(first["source"]).splitlines()[0]
 
-    def test_it_says_what_it_found_last_with_the_command_and_the_cost(self, notebook):
+    def test_its_first_cell_has_the_last_answer_with_command_and_cost(self, notebook):
         first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
-        assert re.search(
-            r"^\*Last answer:\* .+\(`(csgn run|make) [^`]+`\)\n\n\*Cost:\* \d+ s, .+\.$", first, re.M | re.S
-        )
-        assert any("**Answer.** " in cell["source"] for cell in _cells(notebook))
+        command = r"\(`(csgn run|make) [^`]+`\)"
+        answer = rf"(\*Last answer:\* {command}\n\n(- .+\n)+\n|\*Last answer:\* .+ {command}\n\n)"  # a list, or a line
+        assert re.search(rf"^{answer}\*Cost:\* \d+ s, .+\.$", first, re.M)
+        assert any("**Answer.**" in cell["source"] for cell in _cells(notebook))
+
+    def test_the_picture_in_its_first_cell_exists(self, notebook):
+        first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+        for path in re.findall(r"!\[[^]]+\]\((\S+)", first):
+            assert (notebook.parent / path).is_file(), path
+
+    def test_at_most_three_code_cells_in_a_row_have_no_text_between_them(self, notebook):
+        kinds = "".join(cell["cell_type"][0] for cell in json.loads(notebook.read_text())["cells"])
+        assert "cccc" not in kinds or notebook.stem in ("40_ablation_sweep", "90_paper_figures")
 
 
 def _texts() -> list[Path]:

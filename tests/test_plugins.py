@@ -18,7 +18,7 @@ import trees
 from small_runs import small, told
 from test_runs import write_notebook
 
-from csgn_lib import datasets, models, registry, retrieval, runs, training
+from csgn_lib import datasets, figures, models, registry, retrieval, runs, training
 from csgn_lib import plugins as plugin_files
 from csgn_lib.__main__ import main
 from csgn_lib.config import Experiment, plugin_digests, with_plugins
@@ -176,7 +176,7 @@ def test_a_plugins_parameters_are_the_experiments(capsys, tiny_root):
     panel = parameters.ParameterPanel(experiment)
     assert panel.experiment == experiment and panel.widgets["pull_weight"].value == 0.3
     assert panel.fields[-1].group == "Plugins" and "weight of the pull" in panel.help["pull_weight"].value
-    assert "pull_weight" in parameters.experiment_html(experiment, changed_only=True)
+    assert list(figures.parameter_table(experiment).changed.index) == ["pull_weight", "plugin"]
 
     words = ["train", "--dry-run", "--set", f"root={tiny_root}", "--set", "batch_persons=4"]
     status, out, _ = call(capsys, *words, "--plugin", PULL, "--set", "pull_weight=0.25")

@@ -3,14 +3,15 @@
 Nothing here computes a score or imports torch.
 """
 
-from csgn_lib.figures.attention import ExplainedPair, attention_heads, attention_pairs, attention_shares
+from csgn_lib.figures.attention import TILT, ExplainedPair, attention_heads, attention_pairs, attention_shares
+from csgn_lib.figures.errors import error_rates
 from csgn_lib.figures.forest import dots, forest, tradeoff
 from csgn_lib.figures.latex import ALPHA, latex_float, latex_table, macro_name, number_macros
 from csgn_lib.figures.maps import LabelMap, evenly_spaced, label_maps, picture_map
 from csgn_lib.figures.page import write_page
 from csgn_lib.figures.parameters import ParameterTable, parameter_table
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
-from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, use_style
+from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, subplots, use_style
 from csgn_lib.figures.strips import rank_strip, rank_strips, strip_frame
 from csgn_lib.figures.tables import Table, results_table
 
@@ -22,12 +23,14 @@ __all__ = [
     "ParameterTable",
     "STYLE",
     "TEXT_WIDTH",
+    "TILT",
     "Table",
     "attention_heads",
     "attention_pairs",
     "attention_shares",
     "curves",
     "dots",
+    "error_rates",
     "evenly_spaced",
     "forest",
     "label_maps",
@@ -45,6 +48,7 @@ __all__ = [
     "save",
     "strip_frame",
     "styled",
+    "subplots",
     "tradeoff",
     "use_style",
     "write_page",

@@ -102,7 +102,7 @@ def _place_picture(
     small = np.asarray(picture.resize((96, 192)))
     frame = {"edgecolor": colour or "0.75", "lw": 1.8 if colour else 0.5, "boxstyle": "square,pad=0.12"}
     line = {"arrowstyle": "-", "color": colour or "0.6", "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
-    image = OffsetImage(small, zoom=0.2, dpi_cor=True)
+    image = OffsetImage(small, zoom=0.31, dpi_cor=True)
     axes.add_artist(
         AnnotationBbox(image, point, cell, xycoords="data", boxcoords="data", pad=0, bboxprops=frame, arrowprops=line)
     )

@@ -33,7 +33,18 @@ _METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None, "Creator":
 
 def use_style() -> None:
     """Use the library's style for every figure drawn from now on."""
+    _load_backend()
     plt.style.use(STYLE)
+
+
+def subplots(rows: int = 1, columns: int = 1, height: float = 2.4, **options: Any) -> tuple[Figure, Any]:
+    """``plt.subplots`` at the width of a page, for a figure that several cells of a notebook draw.
+
+    The notebook displays it when it is saved, not at the end of the cell that created it.
+    """
+    _load_backend()
+    with plt.ioff():
+        return plt.subplots(rows, columns, figsize=(TEXT_WIDTH, height), **options)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from csgn_lib.retrieval import CLOTHING_OUT, features_of
 from csgn_lib.vocabulary import coordinates
 
 LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
-PREVIEWS = 2000  # images with a tooltip; with more, the image under the pointer is shown below the maps instead
+ON_TOP = 100  # marked points that are drawn once more, above all others
 SHOWN = 24  # images of a selection
 EDGES = (-1.08, 1.08)  # axis limits of the maps, so that no point lies on the border
 MARKS = {  # colour and size of a point, by what it is; drawn in this order in the legend
@@ -90,7 +90,7 @@ def maps_figure(
     with figures.styled():
         figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.5))
         above, below = figure.subfigures(2, 1, height_ratios=[3, 1.1])
-        for axes, (name, points) in zip(above.subplots(1, len(places)), places.items(), strict=True):
+        for axes, (name, points) in zip(np.atleast_1d(above.subplots(1, len(places))), places.items(), strict=True):
             for mark in reversed(MARKS):
                 colour, size = MARKS[mark]
                 if (here := marks == mark).any():
@@ -131,7 +131,7 @@ class LinkedMaps:
     """Maps with one selection: a lasso in one map also selects in the other, and fills ``strip``.
 
     Attributes:
-        scatters: jscatter's, by the names of ``places``; their ``widget.selection`` are rows of ``frame``.
+        scatters: jscatter's, by the names of ``places``; points are rows of ``frame``, then the marked ones again.
         strip: the selected images (HTML); preview: the image under the pointer (HTML).
     """
 
@@ -140,28 +140,23 @@ class LinkedMaps:
         import jscatter
 
         self.frame, self.thumbnails = frame, thumbnails
-        data = frame[["path", "person", "camera", "clothes"]].reset_index(drop=True)
+        self._rows = np.concatenate([np.arange(len(frame)), np.zeros(ON_TOP, np.int64)])  # of each point's image
+        data = pd.DataFrame({"mark": pd.Categorical(["other image"] * len(self._rows), categories=list(MARKS))})
         for name, points in places.items():
-            data[f"{name} x"], data[f"{name} y"] = points.T
-        if len(data) <= PREVIEWS:
-            data["picture"] = [data_url(thumbnails.jpeg(path)) for path in data["path"]]
-        data["mark"] = pd.Categorical(["other image"] * len(data), categories=list(MARKS))
+            data[f"{name} x"], data[f"{name} y"] = points[self._rows].T
         colours, sizes = zip(*MARKS.values(), strict=True)
         self.strip, self.preview = ipywidgets.HTML(), ipywidgets.HTML(layout={"height": "140px"})
         self.scatters: dict[str, Any] = {}
         for name in places:
             scatter = jscatter.Scatter(
                 data=data, x=f"{name} x", y=f"{name} y", color_by="mark", color_map=list(colours), size_by="mark",
-                size_map=list(sizes), opacity=0.8, height=360, x_scale=EDGES, y_scale=EDGES,
+                size_map=list(sizes), opacity=0.8, height=350, x_scale=EDGES, y_scale=EDGES,
             )  # fmt: skip
             scatter.axes(False)
             scatter.mouse("lasso")  # jscatter's other lasso, Shift and a drag, selects cells in JupyterLab
-            if "picture" in data:
-                scatter.tooltip(True, properties=["person", "camera", "clothes"], preview="picture",
-                                preview_type="image", preview_image_height=112)  # fmt: skip
             self.scatters[name] = scatter
         linked = [(scatter, f"by {name}") for name, scatter in self.scatters.items()]
-        maps = jscatter.compose(linked, sync_selection=True, sync_hover=True, rows=1, row_height=400)
+        maps = jscatter.compose(linked, sync_selection=True, sync_hover=True, rows=1, row_height=430)
         for scatter in self.scatters.values():
             scatter.widget.observe(lambda change: self.show(change["new"]), names="selection")
             scatter.widget.observe(lambda change: self._hover(change["new"]), names="hovering")
@@ -172,14 +167,17 @@ class LinkedMaps:
     def mark(self, answer: Answer, top: pd.DataFrame) -> None:
         """Mark a query and its answers in every map."""
         codes = pd.Categorical(marks_of(answer, top, self.frame), categories=list(MARKS)).codes
+        order = np.argsort(-codes, kind="stable")[-ON_TOP:]  # the most important mark is drawn last
+        self._rows[len(self.frame) :] = np.resize(order, ON_TOP)
         for scatter in self.scatters.values():
-            points = np.array(scatter.widget.points)
-            points[:, 2] = codes  # x, y, category: a new data frame would be prepared for 0.1 s
+            points = np.array(scatter.widget.points)  # x, y, category: a new data frame would cost 0.1 s
+            points[:] = points[self._rows]
+            points[:, 2] = codes[self._rows]
             scatter.widget.points = points
 
     def show(self, rows: Sequence[int]) -> None:
         """Show the first few of the selected rows, or how to select."""
-        rows = [int(row) for row in ([] if rows is None else rows)]
+        rows = [] if rows is None else list(dict.fromkeys(self._rows[np.asarray(rows, dtype=np.int64)].tolist()))
         if not rows:
             self.strip.value = (
                 "Drag around points in either map to select them; the wheel zooms. The cross in a map's bar lets a "
@@ -194,7 +192,7 @@ class LinkedMaps:
         self.strip.value = f'<b>{counts}{more}</b><div style="display:flex;flex-wrap:wrap;gap:4px">{images}</div>'
 
     def _hover(self, row: int | None) -> None:
-        self.preview.value = "" if row is None or row < 0 else self._image(int(row))
+        self.preview.value = "" if row is None or row < 0 else self._image(int(self._rows[int(row)]))
 
     def _image(self, row: int) -> str:
         one = self.frame.iloc[row]

@@ -1,10 +1,9 @@
-"""Images to maps: where a feature looks, how far such a map can be believed, and which parts it lies on.
+"""Attribution maps of the similarity of two images, and checks of these maps.
 
-A map is not an explanation until it has passed a check, so each kind of map goes with three: a network of
-random weights should give another map, taking away what a map marks should cost similarity faster than
-taking away something else, and a map's share of a part means nothing but beside the part's share of the image.
+Three checks: a network with shuffled weights should give another map; removing the pixels that a map marks should
+reduce the similarity faster than removing others; a map's share on a part is compared with the part's share of pixels.
 
-Maps are (B, H, W), at the image's size, non-negative, and sum to one; a map that found nothing is all zero.
+Maps are (B, H, W), at the size of the images, non-negative, and sum to one. A map without any relevance is all zero.
 """
 
 from csgn_lib.analysis.attribution.attention import heads, rollout
@@ -20,12 +19,13 @@ from csgn_lib.analysis.attribution.images import Read, whole
 from csgn_lib.analysis.attribution.maps import all_maps
 from csgn_lib.analysis.attribution.occluding import occlusion
 from csgn_lib.analysis.attribution.pairs import grad_cam, pair_similarity
-from csgn_lib.analysis.attribution.parts import coarse, share_on
+from csgn_lib.analysis.attribution.parts import cell_size, coarse, share_on
 
 __all__ = [
     "Curves",
     "Read",
     "all_maps",
+    "cell_size",
     "coarse",
     "deletion_insertion",
     "depth",

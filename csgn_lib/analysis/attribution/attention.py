@@ -1,4 +1,4 @@
-"""Attention of the ViT's class token: rolled out through the blocks, and head by head."""
+"""Attention of the ViT's class token: rollout through all blocks, and the heads of the last block."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from csgn_lib.vss import VisualEncoder
 
 
 def rollout(encoder: VisualEncoder, images: Tensor, batch_size: int = 32) -> Tensor:
-    """Attention rollout (Abnar and Zuidema, ACL 2020): which patches the class token's feature was mixed from.
+    """Attention rollout (Abnar and Zuidema, ACL 2020): the patches that the class token's feature is mixed from.
 
-    R = A'_L ... A'_1 with A' = (A + I) / 2, A the mean over heads; the class token's row, its own share left out.
-    It knows nothing of values, MLPs or the ResNet, nor of any other image.
+    R = A'_L ... A'_1 with A' = (A + I) / 2, A the mean over heads; the class token's row without its own entry. It
+    ignores values, MLPs, the ResNet and the other image.
 
     Args:
         images: (B, 3, H, W), RGB, uint8 or float in [0, 1].
@@ -37,7 +37,7 @@ def rollout(encoder: VisualEncoder, images: Tensor, batch_size: int = 32) -> Ten
 
 
 def heads(encoder: VisualEncoder, images: Tensor, batch_size: int = 32) -> Tensor:
-    """What each head of the last block shows the class token: maps (B, heads, H, W), each of unit sum.
+    """Attention of the class token in each head of the last block: maps (B, heads, H, W), each of unit sum.
 
     Arguments and errors as for ``rollout``.
     """

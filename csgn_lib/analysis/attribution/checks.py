@@ -1,4 +1,4 @@
-"""How far a map can be believed: random weights (Adebayo 2018), deletion and insertion (Petsiuk 2018)."""
+"""Checks of attribution maps: shuffled weights (Adebayo 2018), deletion and insertion (Petsiuk 2018)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from csgn_lib.vss import VisualEncoder
 
 
 def depth(encoder: VisualEncoder) -> int:
-    """Layers of the deepest tower as ``randomised`` counts them: embeddings or stem, blocks or stages, ViT's head."""
+    """Number of layers of the deepest tower for ``randomised``: embeddings or stem, blocks or stages, ViT's head."""
     return max(len(layers) for layers in _towers(encoder))
 
 
 def randomised(encoder: VisualEncoder, generator: torch.Generator, top: int | None = None) -> VisualEncoder:
-    """A copy whose upper layers know nothing any more: the sanity check of Adebayo et al. (NeurIPS 2018).
+    """A copy with shuffled weights in the upper layers: the sanity check of Adebayo et al. (NeurIPS 2018).
 
-    A map that stays the same is a map of the image, not of what was learned. Each weight tensor has its entries
-    shuffled, which keeps their size as no fresh draw would [O]; numbers alone (a gate, gamma) and batch norm's running
-    statistics stay.
+    A map that stays the same depends on the image, not on what was learned. The entries of each weight tensor are
+    permuted, which keeps their distribution, unlike a new initialisation [O]; scalars (a gate, gamma) and batch norm's
+    running statistics stay.
 
     Args:
-        generator: on the CPU; the same one, begun anew, shuffles the top layers alike for every ``top``.
-        top: how many layers of each tower, from the output down (and the layer that joins them); None: all.
+        generator: on the CPU; with the same seed it shuffles the top layers identically for every ``top``.
+        top: number of layers of each tower, from the output down (and the layer that joins them); None: all.
 
     Raises:
-        InputError: fewer layers than one, or more than there are.
+        InputError: ``top`` is not between 1 and ``depth(encoder)``.
     """
     most = depth(encoder)
     if top is not None and not 1 <= top <= most:
@@ -78,9 +78,9 @@ def rank_correlation(maps: Tensor, others: Tensor) -> NDArray[np.float64]:
 
 
 def random_maps(encoder: VisualEncoder, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Maps (B, H, W) as coarse as the encoder's own, that know nothing: uniform on the ViT's grid, unit sum.
+    """Random maps (B, H, W) as coarse as the encoder's own: uniform noise on the ViT's grid, unit sum.
 
-    Without a ViT the grid has a cell for 8 x 8 pixels. ``generator`` lies on the CPU.
+    Without a ViT the grid has one cell for 8 x 8 pixels. ``generator`` is on the CPU.
     """
     size = tuple(images.shape[-2:])
     grid = vit_grid(encoder.vit)[1] if encoder.vit is not None else tuple(side // 8 for side in size)
@@ -89,9 +89,10 @@ def random_maps(encoder: VisualEncoder, images: Tensor, generator: torch.Generat
 
 @dataclass(frozen=True)
 class Curves:
-    """A pair's cosine while its image's pixels go, or come, by decreasing relevance.
+    """The cosine of a pair while pixels of its image are grayed, or shown, by decreasing relevance.
 
-    deletion, insertion (B, S + 1): after 0, 1/S, ... of the pixels were grayed, or shown on gray.
+    Attributes:
+        deletion, insertion: (B, S + 1), after 0, 1/S, ... of the pixels were grayed, or shown on gray.
     """
 
     deletion: Tensor
@@ -99,12 +100,12 @@ class Curves:
 
     @property
     def deletion_area(self) -> Tensor:
-        """Area under the curve (B,): the less, the earlier the map names what the similarity needs."""
+        """Area under the curve (B,): small if the map marks first what the similarity depends on."""
         return torch.trapezoid(self.deletion, dx=1 / (self.deletion.shape[1] - 1))
 
     @property
     def insertion_area(self) -> Tensor:
-        """Area under the curve (B,): the more, the earlier the map names what is enough."""
+        """Area under the curve (B,): large if the map marks first what is enough for the similarity."""
         return torch.trapezoid(self.insertion, dx=1 / (self.insertion.shape[1] - 1))
 
 
@@ -121,12 +122,12 @@ def deletion_insertion(
     """Deletion and insertion (Petsiuk et al., BMVC 2018) of a pair's cosine; gray in place of a pixel, both ways [O].
 
     Args:
-        images, others: (B, 3, H, W); pixels of ``images`` go, ``others`` stay whole.
-        maps: (B, H, W), the order in which they go; equal pixels go row by row.
-        steps: S, how many equal portions.
+        images, others: (B, 3, H, W); pixels of ``images`` are grayed or shown, ``others`` stay as they are.
+        maps: (B, H, W), the order of the pixels; pixels of equal relevance are ordered row by row.
+        steps: S, the number of equal portions.
 
     Returns:
-        Curves; beside those of ``random_maps`` they say whether a map is better than chance.
+        Curves. Compared with those of ``random_maps`` they show whether a map is better than chance.
 
     Raises:
         InputError: no steps, maps or images that do not fit.

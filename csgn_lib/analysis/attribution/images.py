@@ -1,4 +1,4 @@
-"""What every map needs: images that fit the encoder, and cells of a grid as pixels of a map."""
+"""Checks of images and maps, and interpolation of a grid's cells to pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Read = Callable[[Embeddings], Tensor]  # what is compared: Embeddings to (B, D)
 
 
 def whole(embeddings: Embeddings) -> Tensor:
-    """The plain test descriptor [z12; f; c], those that there are [C]: (B, D)."""
+    """The test descriptor: the parts of [z12; f; c] that the encoder has [C]: (B, D)."""
     return embeddings.descriptor()
 
 
@@ -55,12 +55,12 @@ def checked_maps(maps: Tensor, images: Tensor) -> None:
 
 
 def to_pixels(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cells of a grid (B, h, w) to maps (B, H, W): negative ones to 0, bilinear, unit sum."""
+    """Cells of a grid (B, h, w) to maps (B, H, W): clamped at 0, bilinear, unit sum."""
     pixels = F.interpolate(cells[:, None].clamp(min=0), size=size, mode="bilinear", align_corners=False)[:, 0]
     return unit_sum(pixels)
 
 
 def unit_sum(maps: Tensor) -> Tensor:
-    """Non-negative maps (..., H, W) that sum to one each; one that is all zero stays so."""
+    """Scale non-negative maps (..., H, W) to a sum of one each; a zero map stays zero."""
     total = maps.sum(dim=(-2, -1), keepdim=True)
     return maps / torch.where(total > 0, total, torch.ones_like(total))

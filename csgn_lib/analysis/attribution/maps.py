@@ -1,4 +1,4 @@
-"""Every kind of map that an encoder allows, by name."""
+"""All kinds of map that an encoder allows, by name."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def all_maps(
     patch: int = 16,
     stride: int = 8,
 ) -> dict[str, Tensor]:
-    """Rollout, Grad-CAM of each tower, occlusion: name -> maps (B, H, W) of ``images``; those that there are.
+    """Rollout, Grad-CAM of each tower, occlusion: name -> maps (B, H, W) of ``images``.
 
     A method that the encoder does not allow (rollout of a ResNet, Grad-CAM of a tower that ``read`` does not depend
-    on) is left out. ``patch`` and ``stride`` as for ``occlusion``, which ``occlude=False`` leaves out.
+    on) is omitted. ``patch`` and ``stride`` as for ``occlusion``, which ``occlude=False`` omits.
 
     Raises:
         InputError: images that do not fit, a patch that does not fit.

@@ -1,4 +1,4 @@
-"""Occlusion: what a pair's similarity loses when a gray patch hides a place."""
+"""Occlusion: the drop of a pair's similarity when a gray patch hides a place."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from csgn_lib.analysis.attribution.pairs import features
 from csgn_lib.records import InputError
 from csgn_lib.vss import VisualEncoder
 
-GRAY = 0.5  # of [0, 1]: what stands where pixels were taken away
-ROUNDING = 1e-6  # of a float32 cosine: less is no drop, and must not fill a map that has no other
+GRAY = 0.5  # of [0, 1]: the value of hidden pixels
+ROUNDING = 1e-6  # of a float32 cosine: smaller drops are rounding errors, which would fill an otherwise empty map
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def occlusion(
         patch, stride: side of the square and its step, in pixels; the last step ends at the border.
 
     Returns:
-        maps (B, H, W) of unit sum; 0 where hiding makes the pair no less alike.
+        maps (B, H, W) of unit sum; 0 where hiding does not reduce the similarity.
 
     Raises:
         InputError: a patch that does not fit into the image, a stride that leaves gaps, images that do not fit.
@@ -64,5 +64,5 @@ def check_patch(images: Tensor, patch: int, stride: int) -> None:
 
 
 def places(side: int, patch: int, stride: int) -> list[int]:
-    """Where patches begin along a side, in pixels; the last one ends at the border."""
+    """Start positions of the patches along a side, in pixels; the last patch ends at the border."""
     return sorted({*range(0, side - patch + 1, stride), side - patch})

@@ -1,4 +1,4 @@
-"""What makes two images alike: the cosine of a pair, and its gradient (Grad-CAM)."""
+"""The cosine similarity of a pair of images, and its gradient (Grad-CAM)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOWERS = ("vit", "resnet")
 def pair_similarity(
     encoder: VisualEncoder, images: Tensor, others: Tensor, read: Read = whole, batch_size: int = 64
 ) -> Tensor:
-    """Cosine of each image (B, 3, H, W) with the other of its row, by what ``read`` compares: (B,) in [-1, 1].
+    """Cosine of each image (B, 3, H, W) with the other image of its row, of the features ``read``: (B,) in [-1, 1].
 
     Raises InputError for images that do not fit.
     """
@@ -28,7 +28,7 @@ def pair_similarity(
 
 @torch.no_grad()
 def features(encoder: VisualEncoder, images: Tensor, read: Read, batch_size: int) -> Tensor:
-    """What ``read`` compares of images (B, 3, H, W): (B, D)."""
+    """The features ``read`` of images (B, 3, H, W): (B, D)."""
     return torch.cat([read(encoder(batch)) for batch in images.split(batch_size)])
 
 
@@ -42,17 +42,17 @@ def grad_cam(
 ) -> Tensor:
     """Grad-CAM (Selvaraju et al., ICCV 2017) towards a pair's cosine instead of a class [O].
 
-    ReLU(sum_k a_k A_k), a_k the mean over cells of d cosine / d A_k: what in the image would make the pair more
-    alike. A is, of the ViT, what enters the last block's attention (its patches after the block no longer reach the
-    class token); of the ResNet, the map of its last stage.
+    ReLU(sum_k a_k A_k), a_k the mean over cells of d cosine / d A_k: where the image would make the pair more similar.
+    A is the input of the last block's attention for the ViT (patches after the block no longer reach the class token),
+    and the feature map of the last stage for the ResNet.
 
     Args:
-        images, others: (B, 3, H, W), RGB, uint8 or float in [0, 1]; the map is of ``images``, ``others`` are fixed.
-        read: Embeddings to what is compared (B, D), such as ``lambda e: e.f``.
-        tower: vit or resnet. Of a steered f both have one, and so has the whole descriptor.
+        images, others: (B, 3, H, W), RGB, uint8 or float in [0, 1]; the maps are of ``images``, ``others`` are fixed.
+        read: Embeddings to the compared features (B, D), such as ``lambda e: e.f``.
+        tower: vit or resnet. A steered f and the whole descriptor depend on both.
 
     Returns:
-        maps (B, H, W) of unit sum, all zero where every cell makes the pair less alike.
+        maps (B, H, W) of unit sum, all zero where every cell makes the pair less similar.
 
     Raises:
         InputError: a tower that the encoder lacks or that ``read`` does not depend on, images that do not fit.
@@ -61,7 +61,7 @@ def grad_cam(
         raise InputError(f"unknown tower {tower!r}; one of {', '.join(TOWERS)}")
     if getattr(encoder, tower) is None:
         there = [name for name in TOWERS if getattr(encoder, name) is not None]
-        raise InputError(f"vss={encoder.variant} has no {tower} to look into; it has {', '.join(there)}")
+        raise InputError(f"vss={encoder.variant} has no {tower}; it has {', '.join(there)}")
     images, others = checked(encoder, images, others), checked(encoder, others)
     size, found = tuple(images.shape[-2:]), []
     for batch, other in zip(images.split(batch_size), others.split(batch_size), strict=True):
@@ -84,7 +84,7 @@ def _cam(encoder: VisualEncoder, images: Tensor, towards: Tensor, read: Read, to
         handle.remove()
         encoder.recompute = recompute
     if slope is None:
-        raise InputError(f"what is compared does not depend on the {tower}; name the other tower, or another part")
+        raise InputError(f"the compared features do not depend on the {tower}; choose the other tower, or another part")
     activation, slope = kept[0].detach().float(), slope.float()
     if tower == "resnet":
         return (slope.mean(dim=(2, 3), keepdim=True) * activation).sum(dim=1)

@@ -1,4 +1,4 @@
-"""How much of a map lies on which part of the picture."""
+"""Shares of a map on the parts that an image shows."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from csgn_lib.analysis.attribution.images import to_pixels
+from csgn_lib.backbones import vit_grid
 from csgn_lib.records import InputError
+from csgn_lib.vss import VisualEncoder
 
 
 def coarse(weights: Tensor, cell: int) -> Tensor:
-    """What is left of a map (B, H, W) seen in cells of ``cell`` x ``cell`` pixels, bilinear between them, unit sum.
+    """A map (B, H, W) averaged over cells of ``cell`` x ``cell`` pixels, bilinear between them, unit sum.
 
-    A grid's map spills over edges, from thin parts more than from broad ones: so a control must be as coarse.
+    A coarse map spills over edges, from thin parts more than from broad ones, so a control must be equally coarse.
 
-    Raises InputError for cells that are not 1 pixel at least, or larger than the map.
+    Raises:
+        InputError: cells smaller than a pixel or larger than the map.
     """
     height, width = weights.shape[-2:]
     if not 1 <= cell <= min(height, width):
@@ -31,8 +34,14 @@ def coarse(weights: Tensor, cell: int) -> Tensor:
     return to_pixels(cells, (height, width))
 
 
+def cell_size(encoder: VisualEncoder, size: tuple[int, int]) -> int:
+    """Side in pixels of a cell of the encoder's maps: a patch of the ViT, or a cell of the ResNet's last stage."""
+    rows = vit_grid(encoder.vit)[1][0] if encoder.vit is not None else size[0] // 8
+    return round(size[0] / rows)
+
+
 def share_on(maps: Tensor, masks: ArrayLike, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
-    """The mass of each map on each group of parts; a uniform map gives the groups' shares of the pixels.
+    """The sum of each map on each group of parts; a uniform map gives the groups' shares of the pixels.
 
     Args:
         maps: (B, H, W) of unit sum; one that is all zero gives 0 everywhere.

@@ -1,8 +1,8 @@
-"""Embeddings and pictures to numbers: what moves a feature, what a subspace holds, what a text says.
+"""Probes of embeddings: which changes of an image move a feature, and what a subspace or a text feature contains.
 
-Every number comes with an interval over people: pictures of one person are alike, so people, not
-pictures, are drawn again. Every number also has its control beside it: another person for another
-colour, a random subspace for a worded one, shuffled labels for a reading.
+Every number has a confidence interval from a bootstrap over people, because images of one person are not independent.
+Every number also has a control: another person for another colour, a random subspace for a text subspace, shuffled
+labels for a linear classifier.
 """
 
 from csgn_lib.analysis.probes.clothes import (
@@ -10,6 +10,7 @@ from csgn_lib.analysis.probes.clothes import (
     OTHERS,
     SAME_CLOTHES,
     SAME_OUTFIT,
+    SAME_PERSON,
     Neighbourhood,
     clothes_share,
     first_answers,
@@ -20,7 +21,7 @@ from csgn_lib.analysis.probes.clothes import (
     worn,
 )
 from csgn_lib.analysis.probes.colour import record_sensitivity
-from csgn_lib.analysis.probes.compared import CLOTHING_PART, JOINT, Compared, Row, embed_row, rows_of
+from csgn_lib.analysis.probes.compared import CLOTHING_PART, JOINT, WHOLE, Compared, Row, embed_row, rows_of
 from csgn_lib.analysis.probes.descriptions import (
     attribute_sentences,
     names_its_identity,
@@ -76,6 +77,8 @@ __all__ = [
     "Row",
     "SAME_CLOTHES",
     "SAME_OUTFIT",
+    "SAME_PERSON",
+    "WHOLE",
     "attribute_sentences",
     "centred",
     "clothes_share",

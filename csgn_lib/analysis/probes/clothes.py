@@ -1,7 +1,7 @@
-"""Clothes in an embedding: who stands beside whom, and how far a change of clothes pulls a person apart.
+"""Clothes in an embedding: the nearest neighbours of an image, and the similarity of a person in different clothes.
 
-Clothes labels are nested in people, so that telling them apart is telling people apart. What is compared is
-therefore one person in several outfits, and, where the benchmark says who shares one, people in the same outfit.
+Clothes labels are nested in people: a classifier of outfits is also a classifier of people. The comparisons are
+therefore within a person in several outfits, and, where the benchmark says who shares an outfit, across people in it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from csgn_lib.retrieval.features import unit_rows
 from csgn_lib.statistics.intervals import Interval, over_people
 
 OTHER_CLOTHES, SAME_CLOTHES = "same person, other clothes", "same person, same clothes"
-SAME_OUTFIT, OTHERS = "other person, same outfit", "other person"
+SAME_OUTFIT, OTHERS, SAME_PERSON = "other person, same outfit", "other person", "same person"
 
 
 def worn(benchmark: Benchmark, frame: pd.DataFrame, attributes: Sequence[str] = ()) -> pd.DataFrame | None:
-    """The true attributes of a frame's images, row by row, as text, and ``outfit``: the garments, whoever wears them.
+    """The true attributes of a frame's images, as text, and ``outfit``, the number of the garments worn.
 
-    Outfits are numbered over the whole benchmark: two people in one outfit have the same number, which clothes
-    labels, nested in people, do not say.
+    Outfits are numbered over the whole benchmark: two people in the same garments have the same number, which clothes
+    labels, nested in people, cannot express.
 
     Returns:
-        A frame of N rows; None for a benchmark that has no attributes.csv, as none but the embedded one has.
+        A frame of N rows; None for a benchmark without attributes.csv. Only the embedded one has it.
 
     Raises:
         InputError: an embedded world without attributes.csv; a column that it lacks; an image that it lacks.
@@ -60,15 +60,15 @@ def worn(benchmark: Benchmark, frame: pd.DataFrame, attributes: Sequence[str] = 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Who the k nearest images of each image are: shares (N rows, a column a kind), and the same for random ones."""
+    """Kinds of the k nearest images of each image: ``shares`` (N rows, one column per kind) and their chance level."""
 
     shares: pd.DataFrame
     chance: pd.DataFrame
     person: NDArray[np.int64]
 
     def table(self, **options: Any) -> pd.DataFrame:
-        """A row per kind: kind, value, low, high (a share, 95 % interval over people), chance, and times chance
-        with its interval: times, times_low, times_high. Options as for ``over_people``."""
+        """One row per kind: kind, value, low, high (a share, 95 % interval over people), chance, and the share as a
+        multiple of chance with its interval: times, times_low, times_high. Options as for ``over_people``."""
         rows = []
         for kind in self.shares:
             share = over_people(self.shares[kind], self.person, **options)
@@ -78,49 +78,60 @@ class Neighbourhood:
         return pd.DataFrame(rows)
 
     def person_over_outfit(self, **options: Any) -> Interval:
-        """Times chance of the person in other clothes, less times chance of another person in the same outfit.
+        """Multiple of chance of the person in other clothes, minus that of another person in the same outfit.
 
-        Above 0 the neighbourhood gathers by person, below 0 by clothes. Raises InputError where nobody's outfit
-        is known to be shared.
+        Above 0, neighbours are grouped by person; below 0, by clothes.
+
+        Raises:
+            InputError: it is not known who shares an outfit.
         """
         if SAME_OUTFIT not in self.shares:
-            raise InputError("this benchmark's clothes labels are nested in people: nobody is known to share an outfit")
+            raise InputError("clothes labels are nested in people here: it is not known who shares an outfit")
         scaled = [self.shares[kind] / self.chance[kind].mean() for kind in (OTHER_CLOTHES, SAME_OUTFIT)]
         return over_people(scaled[0] - scaled[1], self.person, **options)
 
 
 def neighbourhood(
-    features: ArrayLike, person: ArrayLike, clothes: ArrayLike, k: int = 10, outfit: ArrayLike | None = None
+    features: ArrayLike,
+    person: ArrayLike,
+    clothes: ArrayLike | None = None,
+    k: int = 10,
+    outfit: ArrayLike | None = None,
+    on_map: bool = False,
 ) -> Neighbourhood:
-    """Who the k nearest other images of each image are, by cosine, in the full space of the features.
+    """Kinds of the k nearest other images of each image, by cosine in the full feature space.
 
-    Chance is exact: the share of all other images that are of the kind.
+    The chance level is exact: the share of all other images that are of the kind.
 
     Args:
-        features: (N, D), any scale. person, clothes: (N,), clothes nested in people.
-        k: neighbours looked at. outfit: (N,) as from ``worn``; without it nobody is known to share an outfit.
+        features: (N, D), any scale.
+        person: (N,).
+        clothes: (N,), nested in people; None without labels: then the only kind is the same person.
+        k: number of neighbours.
+        outfit: (N,) as from ``worn``; without it no kind covers a shared outfit.
+        on_map: features are places on a map (N, 2), compared by Euclidean distance.
 
     Raises:
-        InputError: fewer than two people, fewer than k + 1 images, no clothes labels, a zero or non-finite row.
+        InputError: fewer than two people, fewer than k + 1 images, an image without a clothes label, a zero or
+            non-finite row.
 
-    Example: of two people in one outfit, each nearest to the other.
+    Example: two people in the same outfit, each nearest to the other.
 
         >>> found = neighbourhood([[1, 0], [1, 0.1], [0, 1]], [1, 2, 1], [0, 1, 2], k=1, outfit=[5, 5, 6])
         >>> found.shares["other person, same outfit"].tolist()
         [1.0, 1.0, 0.0]
     """
-    rows = unit_rows(features, "features")
-    person, clothes = _labels(rows, person, clothes)
+    rows = np.asarray(features) if on_map else unit_rows(features, "features")
+    person, labels = _labels(rows, person, np.zeros(len(rows), int) if clothes is None else clothes)
     if not 0 < k < len(rows):
-        raise InputError(f"k = {k} neighbours asked of {len(rows)} images; choose between 1 and {len(rows) - 1}")
+        raise InputError(f"k = {k} neighbours of {len(rows)} images; choose between 1 and {len(rows) - 1}")
     near = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors(return_distance=False)  # (N, k)
-    of_person, of_clothes = _count(person) - 1, _count(clothes) - 1
-    same = person[near] == person[:, None]
-    shares = {
-        OTHER_CLOTHES: (same & (clothes[near] != clothes[:, None])).mean(axis=1),
-        SAME_CLOTHES: (same & (clothes[near] == clothes[:, None])).mean(axis=1),
-    }
-    chance = {OTHER_CLOTHES: of_person - of_clothes, SAME_CLOTHES: of_clothes}
+    of_person, same = _count(person) - 1, person[near] == person[:, None]
+    shares, chance = {SAME_PERSON: same.mean(axis=1)}, {SAME_PERSON: of_person}
+    if clothes is not None:
+        alike, of_clothes = labels[near] == labels[:, None], _count(labels) - 1
+        shares = {OTHER_CLOTHES: (same & ~alike).mean(axis=1), SAME_CLOTHES: (same & alike).mean(axis=1)}
+        chance = {OTHER_CLOTHES: of_person - of_clothes, SAME_CLOTHES: of_clothes}
     if outfit is not None:
         outfit = np.asarray(outfit)
         shares[SAME_OUTFIT] = (~same & (outfit[near] == outfit[:, None])).mean(axis=1)
@@ -132,16 +143,16 @@ def neighbourhood(
 def flat_map(
     features: ArrayLike, perplexity: float = 30, seed: int = 0, components: int = 30, iterations: int = 1000
 ) -> NDArray[np.float32]:
-    """t-SNE of unit rows (N, D), after a PCA: (N, 2). It shows who is near whom; distances and sizes mean nothing.
+    """t-SNE of unit rows (N, D), after a PCA: (N, 2). Only neighbourhoods mean something, not distances or sizes.
 
-    Starts from the two first components, and with any other ``seed`` than 0 from chance, so that seeds differ.
+    Seed 0 starts from the first two principal components, other seeds from random places.
 
     Raises:
         InputError: a perplexity that is not between 1 and N.
     """
     rows = unit_rows(features, "features")
     if not 1 <= perplexity < len(rows):
-        raise InputError(f"perplexity {perplexity} asked of {len(rows)} images; choose between 1 and {len(rows) - 1}")
+        raise InputError(f"perplexity {perplexity} for {len(rows)} images; choose between 1 and {len(rows) - 1}")
     short = PCA(min(components, *rows.shape), random_state=0).fit_transform(rows)
     start = "random" if seed else "pca"
     return TSNE(perplexity=perplexity, init=start, random_state=seed, max_iter=iterations).fit_transform(short)
@@ -158,11 +169,11 @@ def similarities(
     outfit: ArrayLike | None = None,
     block: int = 1024,
 ) -> pd.DataFrame:
-    """Mean cosine of each image with the images of each kind, N rows, NaN where there are none of the kind.
+    """Mean cosine of each image with the images of each kind: N rows, NaN where there is no image of the kind.
 
-    Kinds: same person in the same clothes, same person in other clothes, other person, and with ``outfit`` the other
-    person in the same outfit; then "other person" is in another one. Only images of other cameras are looked at,
-    since a camera makes its own images alike; all others where all have one camera (or none is known).
+    Kinds: same person in the same clothes, same person in other clothes, other person; with ``outfit`` also the other
+    person in the same outfit, and "other person" then wears another one. Only images of other cameras are compared,
+    because images of one camera are similar anyway; all images where there is one camera, or none is known.
 
     Raises:
         InputError: as ``neighbourhood``; no person of two outfits.
@@ -171,7 +182,7 @@ def similarities(
     person, clothes = _labels(rows, person, clothes)
     camera = np.asarray(camera)
     if len(np.unique(clothes)) == len(np.unique(person)):
-        raise InputError("nobody wears two outfits: there is no difference that clothes could make within a person")
+        raise InputError("no person has two outfits, so images of a person in other clothes cannot be compared")
     far, made = len(np.unique(camera)) > 1, []
     for start in range(0, len(rows), block):
         here = np.arange(start, min(start + block, len(rows)))[:, None]
@@ -189,10 +200,10 @@ def similarities(
 
 
 def clothes_share(similar: pd.DataFrame, person: ArrayLike, **options: Any) -> Interval:
-    """Which part of what makes a person's images in one outfit alike is lost when the outfit changes.
+    """The share of a person's similarity to themselves that is lost when their clothes change.
 
     (same clothes - other clothes) / (same clothes - other person), cosines from ``similarities``. 0: clothes make
-    no difference. 1: in other clothes a person is no more alike than a stranger. Options as for ``over_people``.
+    no difference. 1: in other clothes a person is no more similar than another person. Options as for ``over_people``.
     """
     known = similar[[SAME_CLOTHES, OTHER_CLOTHES, OTHERS]].notna().all(axis=1).to_numpy()
     kept, person = similar[known], np.asarray(person)[known]
@@ -201,7 +212,7 @@ def clothes_share(similar: pd.DataFrame, person: ArrayLike, **options: Any) -> I
 
 
 def shuffled_within(person: ArrayLike, clothes: ArrayLike, seed: int = 0) -> NDArray[np.int64]:
-    """Clothes labels exchanged among each person's own images: the control in which clothes mean nothing. (N,)"""
+    """Clothes labels permuted within each person: the control in which clothes carry no information. (N,)"""
     person, mixed, rng = np.asarray(person), np.array(clothes), np.random.default_rng((seed, 6))
     for one in np.unique(person):
         mixed[person == one] = rng.permutation(mixed[person == one])
@@ -217,13 +228,14 @@ def first_answers(
     colours: tuple[NDArray[Any], NDArray[Any]],
     outfits: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> pd.DataFrame:
-    """The first answer to each query, and how alike in clothes it is among all images of other people.
+    """The first answer to each query, and how similar its clothes are, compared with all images of other people.
 
-    Wearing alike: cosine of colour histograms, as a percentile among the gallery's images of other people.
+    Similarity of clothes: cosine of colour histograms, as a percentile among the gallery's images of other people.
 
     Args:
-        rows: of the query frame, those that are counted. colours: histograms of query and gallery images.
-        outfits: of query and gallery images, where it is known who shares one.
+        rows: rows of the query frame that the protocol counts.
+        colours: histograms of query and gallery images.
+        outfits: outfits of query and gallery images, where it is known who shares one.
 
     Returns:
         row, person, right, answer (gallery row), percentile (0 to 100) and, with outfits, same_outfit and its chance:
@@ -247,9 +259,9 @@ def first_answers(
 def _labels(rows: NDArray[Any], person: ArrayLike, clothes: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     person, clothes = np.asarray(person), np.asarray(clothes)
     if not len(rows) == len(person) == len(clothes):
-        raise InputError(f"{len(rows)} features, {len(person)} people, {len(clothes)} clothes: give one of each a row")
+        raise InputError(f"{len(rows)} features, {len(person)} people, {len(clothes)} clothes: give one label per row")
     if len(np.unique(person)) < 2:
-        raise InputError(f"images of {len(np.unique(person))} person; give two people at least, there is nobody else")
+        raise InputError(f"images of {len(np.unique(person))} person; give images of two people or more")
     if (clothes < 0).any():
         raise InputError(
             f"{int((clothes < 0).sum())} images have no clothes label (-1); choose a benchmark that has them"
@@ -258,6 +270,6 @@ def _labels(rows: NDArray[Any], person: ArrayLike, clothes: ArrayLike) -> tuple[
 
 
 def _count(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """How many rows have each row's label: (N,)."""
+    """The number of rows that share each row's label: (N,)."""
     _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
     return count[place]

@@ -1,4 +1,4 @@
-"""The colour sensitivity of a trained run, beside its scores."""
+"""The colour sensitivity of a trained run, recorded with its scores."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from csgn_lib.training import load_encoder, load_towers
 
 
 def record_sensitivity(run: Run, per_person: int = 4, seed: int = 0, **options: Any) -> dict[str, Interval]:
-    """The colour sensitivity of a scored run's descriptors, on test people of its embedded world, and record it.
+    """Measure and record the colour sensitivity of a scored run's descriptors on test people of the embedded benchmark.
 
-    See ``colour_sensitivity``. Writes each as ``colour_sensitivity`` (value, low, high) into its descriptor's
-    entry of results.json. Pictures of other benchmarks have no counterfactual: nothing is measured, or written.
+    See ``colour_sensitivity``. Each is written as ``colour_sensitivity`` (value, low, high) into its descriptor's entry
+    of results.json. Images of other benchmarks cannot be rendered again, so nothing is measured or written for them.
 
     Args:
-        per_person: pictures of each test person; each is drawn again recoloured, and with another person in it.
-        seed: of the new colours and of who is exchanged for whom; options: as for ``over_people``.
+        per_person: images of each test person; each is rendered again recoloured, and with another person.
+        seed: of the new colours and of the other person.
+        options: as for ``over_people``.
 
     Returns:
-        {descriptor: interval over people}, empty where the run is not of an embedded world.
+        {descriptor: interval over people}; empty if the run is not on the embedded benchmark.
 
     Raises:
         InputError: a run that is not scored.

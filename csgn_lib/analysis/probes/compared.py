@@ -1,4 +1,4 @@
-"""Models side by side on the same people, and every feature of theirs that a probe may compare."""
+"""Models to compare on the same benchmark, and the features of each that a probe may read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from csgn_lib.retrieval import (
 from csgn_lib.training import load_encoder, load_towers
 from csgn_lib.vss import Embeddings, VisualEncoder
 
-CLOTHING_PART, JOINT = "clothing part of f", "f"
+JOINT, CLOTHING_PART, WHOLE = "joint embedding", "clothing part of the joint embedding", "whole descriptor"
 FROZEN = "frozen CLIP"
 
 
@@ -40,10 +40,21 @@ class Row:
     experiment: Experiment
     run: Run | None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the model's images in pixels."""
+        return self.experiment.image_height, self.experiment.image_width
+
+    def encoder(self) -> VisualEncoder:
+        """The run's trained encoder, or the frozen CLIP's, in evaluation mode."""
+        if self.run:
+            return load_encoder(self.run).eval()
+        return VisualEncoder(load_towers(self.experiment)[0], None, "none", torch.Generator()).eval()
+
 
 @dataclass(frozen=True)
 class Compared:
-    """A row's test and validation people, embedded, with the descriptors that it is reported with."""
+    """The embeddings of a row's test and validation people, and the descriptors that the row is reported with."""
 
     row: Row
     test: Embedded
@@ -53,7 +64,7 @@ class Compared:
 
     @property
     def clothing_rank(self) -> int:
-        """Directions of the clothing subspace: as many as the reported descriptor takes out."""
+        """Dimension of the clothing subspace: the rank that the reported descriptor removes."""
         return self.descriptors[CLOTHING_OUT].rank
 
     def reported(self, embeddings: Embeddings) -> dict[str, Tensor]:
@@ -62,38 +73,46 @@ class Compared:
         return {CLOTHING_PART: self._clothing(embeddings)} | own
 
     def parts(self, embeddings: Embeddings) -> dict[str, Tensor]:
-        """The clothing part of f, f, f with words out or kept, other branches, the plain descriptor: (B, D) each."""
+        """The clothing part of f, f, f with words removed or kept, the other branches, the descriptor: (B, D) each."""
         found = {CLOTHING_PART: self._clothing(embeddings), JOINT: embeddings.f}
         for kind in (CLOTHING_OUT, PERSON_ONLY):
-            found[f"f, {kind}"] = self.words.map(kind, self.descriptors[kind].rank)(embeddings.f)
+            found[f"{JOINT}, {kind}"] = self.words.map(kind, self.descriptors[kind].rank)(embeddings.f)
         found |= {name: value for name, value in embeddings.parts().items() if name in ("z12", "c")}
-        return found | {f"descriptor {self.descriptors[PLAIN]}": features_of(self.descriptors[PLAIN])(embeddings)}
+        return found | {WHOLE: features_of(self.descriptors[PLAIN])(embeddings)}
 
     def _clothing(self, embeddings: Embeddings) -> Tensor:
         return vocabulary.keep(embeddings.f, self.words.basis(CLOTHING_OUT, self.clothing_rank))
 
 
-def rows_of(runs: Mapping[str, str | Path], preset: str = "demo", world: int = 0) -> list[Row]:
+def rows_of(
+    runs: Mapping[str, Run | str | Path],
+    preset: str = "demo",
+    world: int = 0,
+    benchmark: str = "",
+    root: str = "",
+    joint: bool = True,
+) -> list[Row]:
     """The rows of a comparison, read and checked before any work.
 
     Args:
-        runs: row's name -> folder of a finished run; none: the frozen CLIP of ``preset`` in the embedded ``world``.
+        runs: row's name -> a finished run, or its folder. Without runs the row is the frozen CLIP of ``preset`` on
+            ``benchmark`` in ``root``; empty: the preset's own, which is the embedded benchmark of ``world`` for demo.
+        joint: every row needs a joint embedding f.
 
     Raises:
         InputError: a folder without a finished run; a run without a joint embedding; runs on different benchmarks.
     """
     if not runs:
-        return [Row(FROZEN, Experiment.from_parameters(preset=preset, world=world, vss="none"), None)]
+        data = {name: value for name, value in (("benchmark", benchmark), ("root", root)) if value}
+        return [Row(FROZEN, Experiment.from_parameters(preset=preset, world=world, vss="none", **data), None)]
     rows = []
-    for name, folder in runs.items():
-        run = Run(Path(folder))
+    for name, given in runs.items():
+        run = given if isinstance(given, Run) else Run(Path(given))
         for file in ("config.json", "model.safetensors"):
             if not run.path(file).exists():
-                raise InputError(
-                    f"{name}: {run.path(file)} does not exist; give the folder of a finished run of 12_train"
-                )
+                raise InputError(f"{name}: {run.path(file)} does not exist; give a finished run of 12_train")
         experiment = Experiment.from_parameters(**run.config)
-        if experiment.vss == "resnet":
+        if joint and experiment.vss == "resnet":
             raise InputError(f"{name}: {run.dir} has no joint embedding f (vss=resnet); give a run that has a ViT")
         rows.append(Row(str(name), experiment, run))
     first = rows[0]
@@ -110,13 +129,12 @@ def rows_of(runs: Mapping[str, str | Path], preset: str = "demo", world: int = 0
 def embed_row(row: Row, benchmark: Benchmark) -> Compared:
     """Embed a benchmark's test and validation people with a row's model.
 
-    A scored run is read with the parts and ranks that it was reported with; any other model with those that
-    validation people choose, as ``descriptors_for`` does.
+    The descriptors are those that a scored run was reported with, and otherwise those that ``descriptors_for``
+    chooses on validation people.
     """
     clip, _ = load_towers(row.experiment)
-    encoder = load_encoder(row.run) if row.run else VisualEncoder(clip, None, "none", torch.Generator())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder, size = encoder.to(device), (row.experiment.image_height, row.experiment.image_width)
+    encoder, size = row.encoder().to(device), row.size
     test = embed_benchmark(encoder, benchmark, size, device=device)
     other = benchmark.validation
     validation = None if other is None else embed_benchmark(encoder, other, size, device=device)
@@ -129,7 +147,7 @@ def embed_row(row: Row, benchmark: Benchmark) -> Compared:
 
 
 def _own_descriptors(run: Run | None) -> dict[str, Descriptor]:
-    """Those that a run was scored with; none for no run, or one that is not scored (or by an older version)."""
+    """The descriptors that a run was scored with; empty without a run, or for one that is not scored."""
     try:
         return chosen_descriptors(run) if run else {}
     except InputError:

@@ -1,4 +1,4 @@
-"""What a learned description says: its identity, its attributes, its nearest words."""
+"""What a learned description contains: its identity, its attributes, its nearest phrases and words."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def names_its_identity(images: Tensor, texts: Tensor, person: Tensor, similarity
 
 
 def attribute_sentences() -> dict[str, dict[str, list[str]]]:
-    """Each attribute of attributes.csv: value -> the sentences that say it, whatever else they say."""
+    """For each attribute of attributes.csv: value -> the sentences that express it, with any other values."""
     found: dict[str, dict[str, list[str]]] = {}
     for names, prompts in attribute_prompts().items():
         parts = names.split("*")
         for i, name in enumerate(parts):
             if len(parts) == 1:
-                found[name] = {}  # an attribute that is asked for itself needs no mean over others
+                found[name] = {}  # an attribute with prompts of its own needs no mean over others
             for values, sentence in prompts.items():
                 found.setdefault(name, {}).setdefault(values.split("*")[i], []).append(sentence)
     return found
 
 
 def true_values(attributes: pd.DataFrame, person: ArrayLike) -> dict[str, list[set[str]]]:
-    """Attribute -> for each identity 0 .. Y-1 the values that are true of any of its images (rows, as text)."""
+    """Attribute -> for each identity 0 .. Y-1 the values of its images (rows of text)."""
     names = [name for name in attribute_sentences() if name in attributes]
     grouped = attributes.groupby(np.asarray(person))
     return {name: [set(values) for _, values in grouped[name]] for name in names}
@@ -51,14 +51,14 @@ def true_values(attributes: pd.DataFrame, person: ArrayLike) -> dict[str, list[s
 def read_attributes(
     clip: ClipTower, features: Tensor, truth: Mapping[str, Sequence[set[str]]], **options: Any
 ) -> pd.DataFrame:
-    """What features (Y, P) of identities say, asked in words: is the nearest value of an attribute a true one?
+    """Zero-shot classification of attributes: is the value whose sentence is nearest to a feature (Y, P) a true one?
 
-    Both sides are centred first, since a learned prompt sits off the plain ones by the same step for
-    every identity. ``chance`` is the same answers against the truth of a random identity, exactly.
-    Identities without a value (the hair colour of a bald head) are not asked.
+    Both sides are centred, because a learned prompt differs from a plain one by the same offset for every identity.
+    ``chance`` is the exact accuracy of the same answers for a random identity. Identities without a value (the hair
+    colour of a bald head) are not tested.
 
     Returns:
-        A row per attribute: attribute, about, value, low, high (share right), chance, asked.
+        One row per attribute: attribute, about, value, low, high (share right), chance, asked (number tested).
     """
     rows, centre = [], centred(features)
     for name, sentences in ((name, found) for name, found in attribute_sentences().items() if name in truth):
@@ -76,9 +76,9 @@ def read_attributes(
 
 
 def nearest_phrases(features: Tensor, phrases: Tensor, said: Sequence[Phrase], top: int = 3) -> list[list[str]]:
-    """The phrases nearest to each feature (Y, P) among (M, P), both centred, the nearest first: Y lists of texts.
+    """The phrases (M, P) nearest to each feature (Y, P), both centred, the nearest first: Y lists of texts.
 
-    The best of each factor only, so that "tall" and "very tall" do not take two places; ``top`` factors.
+    Only the best phrase of each factor, so that "tall" and "very tall" do not both appear; ``top`` factors.
     """
     cosines = F.normalize(centred(features), dim=-1) @ F.normalize(centred(phrases), dim=-1).T
     found = []
@@ -93,17 +93,19 @@ def nearest_phrases(features: Tensor, phrases: Tensor, said: Sequence[Phrase], t
 def nearest_words(
     learned: Tensor, words: Sequence[str], table: Tensor, top: int = 3, sample: int = 2000
 ) -> tuple[pd.DataFrame, float]:
-    """The words whose embeddings lie nearest to learned ones, by Euclidean distance (as CoOp's authors read theirs).
+    """The words whose embeddings are nearest to learned vectors, by Euclidean distance (as in CoOp, Zhou et al. 2022).
 
-    Nearest is not near: a learned word lies somewhere in a space that words fill thinly. So each distance stands beside
-    how far a word lies from its own nearest other word.
+    The nearest word need not be near: compare the distance with that of a word to its own nearest other word.
 
     Args:
-        learned: (M, Wt). words: V of them. table: (V, Wt) their embeddings. top: how many are named.
-        sample: of so many words at most, at even steps, the distance to the nearest other is taken.
+        learned: (M, Wt).
+        words: V words.
+        table: (V, Wt), their embeddings.
+        top: number of words to name.
+        sample: at most so many words, evenly spaced, give the distance of a word to its nearest other word.
 
     Returns:
-        A row for each learned word: ``nearest`` (``top`` words, the nearest first), ``distance`` (to the nearest); and
+        One row per learned vector: ``nearest`` (``top`` words, the nearest first), ``distance`` (to the nearest); and
         the median distance of a word to its nearest other word.
     """
     learned, table = learned.double().cpu(), table.double().cpu()

@@ -1,4 +1,4 @@
-"""What moves an image's feature: counterfactual pictures, and the colour sensitivity."""
+"""Images that differ in one respect, the movement of their features, and the colour sensitivity."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _SMALLEST_TURN = 1 / 6  # of the circle of hues, either way: red becomes at leas
 def counterfactuals(
     scenes: Sequence[Scene], seed: int = 0, changes: Sequence[str] = (RECOLOURED, OTHER_PERSON, AGAIN, GRAY)
 ) -> dict[str, Tensor]:
-    """Each scene as it is, and once for each of ``changes``, that alone changed: name -> (N, 3, 96, 48), RGB, uint8.
+    """Each scene unchanged, and once for each of ``changes``: name -> (N, 3, 96, 48), RGB, uint8.
 
-    recoloured: other colours of the clothes, every other pixel as it was. gray: luminance in three
-    channels, float in [0, 1]. other person: another of the scenes' people in the same clothes, pose, light
-    and noise. drawn again: the same person, clothes and camera at another moment.
+    recoloured: other colours of the clothes, all other pixels unchanged. gray: luminance in three channels, float in
+    [0, 1]. other person: another of the scenes' people in the same clothes, pose, light and noise. drawn again: the
+    same person, clothes and camera at another moment.
 
     Raises:
-        InputError: scenes of one person only: there is nobody to exchange with.
+        InputError: scenes of fewer than two people.
     """
     who = {scene.person_id: scene.person for scene in scenes}
     if len(who) < 2:
-        raise InputError(f"counterfactuals need scenes of two people at least, given are {len(who)}")
+        raise InputError(f"counterfactuals need scenes of two people or more, not {len(who)}")
     rng = np.random.default_rng((seed, 3))
     others = [who[int(rng.choice([i for i in who if i != scene.person_id]))] for scene in scenes]
     picture = _drawn(scenes)
@@ -54,15 +54,16 @@ def counterfactuals(
 
 
 def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: int = 0) -> dict[str, Tensor]:
-    """What can be changed in pictures that nobody can draw again: name -> (N, 3, H, W), RGB, beside PICTURE itself.
+    """Changes that any image allows: name -> (N, 3, H, W), RGB, with PICTURE itself.
 
-    hue turned: every hue of the *whole* picture, skin and floor too, since nothing tells the clothes apart; by one
-    angle a picture, at least 60 degrees. gray: luminance in three channels. another's picture: another person's,
-    of these, by the same camera; that person's clothes differ too. The first two are float in [0, 1].
+    hue turned: all hues of the image, skin and floor included, because the clothes are not segmented; one angle per
+    image, at least 60 degrees. gray: luminance in three channels. another's picture: an image of another of these
+    people by the same camera, in other clothes. The first two are float in [0, 1].
 
     Args:
-        pictures: (N, 3, H, W), uint8 or float in [0, 1]. people, cameras: (N,), -1 where there is no such label.
-        seed: of the angles, and of whose picture is taken.
+        pictures: (N, 3, H, W), uint8 or float in [0, 1].
+        people, cameras: (N,), -1 without a label.
+        seed: of the angles and of the other person.
 
     Raises:
         InputError: a camera that shows one person only.
@@ -72,7 +73,7 @@ def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: 
     for person, camera in zip(people, cameras, strict=True):
         strangers = np.flatnonzero((cameras == camera) & (people != person))
         if not len(strangers):
-            raise InputError(f"camera {camera} shows person {person} alone; leave it out, or take pictures of others")
+            raise InputError(f"camera {camera} shows person {person} alone; leave it out, or add other people")
         others.append(int(rng.choice(strangers)))
     turns = rng.uniform(_SMALLEST_TURN, 1 - _SMALLEST_TURN, len(pictures))
     turns = np.where(turns > 0.5, turns - 1, turns)  # of the whole circle, in (-1/2, 1/2]
@@ -81,12 +82,12 @@ def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: 
 
 
 def evenly(scenes: Sequence[Scene], per_person: int) -> list[Scene]:
-    """Up to ``per_person`` scenes of each person, at even steps through their own, so that outfits and cameras vary."""
+    """Up to ``per_person`` scenes of each person, evenly spaced, so that outfits and cameras vary."""
     return [scenes[i] for i in even_rows([scene.person_id for scene in scenes], per_person)]
 
 
 def even_rows(people: ArrayLike, per_person: int) -> list[int]:
-    """Up to ``per_person`` rows of each person, at even steps through their own; people as they come first: (N,)."""
+    """Up to ``per_person`` rows of each person, evenly spaced; people in order of first appearance: (N,)."""
     ours: dict[int, list[int]] = {}
     for row, person in enumerate(np.asarray(people).tolist()):
         ours.setdefault(person, []).append(row)
@@ -118,24 +119,24 @@ def cosine_distance(a: Tensor, b: Tensor) -> NDArray[np.float64]:
 
 
 def movements(features: Mapping[str, Tensor]) -> pd.DataFrame:
-    """How far each of CHANGES that is there moves each picture's feature: a cosine distance, N rows."""
+    """Cosine distance that each change moves the feature of each image: N rows, one column per change."""
     there = [name for name in CHANGES if name in features]
     return pd.DataFrame({name: cosine_distance(features[PICTURE], features[name]) for name in there})
 
 
 def colour_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -> Interval:
-    """Movement by recolouring the clothes / movement by exchanging the person; both at the same moment.
+    """Movement by recolouring the clothes / movement by exchanging the person [O].
 
-    0: blind to the clothes' colours. 1: a recoloured coat counts as much as another person. ``moved``
-    as from ``movements``; options as for ``over_people``.
+    0: the colours of clothes have no influence. 1: they count as much as another person. ``moved`` as from
+    ``movements``; options as for ``over_people``.
     """
     return over_people(moved[RECOLOURED], people, moved[OTHER_PERSON], **options)
 
 
 def hue_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -> Interval:
-    """Movement by turning the picture's hue / distance to another person's picture by the same camera.
+    """Movement by turning the hue of the image / distance to another person's image by the same camera [O].
 
-    What real pictures allow, and no colour sensitivity: the hue of skin and floor turns too, grays do not, and the
-    other person wears other clothes, so the denominator is larger. Compare it with itself only.
+    It needs no rendering, but is not the colour sensitivity: the hue of skin and floor turns too, grays do not, and the
+    other person wears other clothes, so the denominator is larger. Compare it only with itself.
     """
     return over_people(moved[HUE], people, moved[BY_CAMERA], **options)

@@ -1,7 +1,8 @@
-"""What a linear reader finds in features: an attribute, named on people and outfits that it never met.
+"""Linear classifiers of attributes, tested on people and outfits that they were not trained on.
 
-Clothes labels are nested in people, so a reader of outfits would read people. What is read here is an attribute
-that many outfits share (a colour, a pattern), or many people (their hair), from images of neither.
+Clothes labels are nested in people, so a classifier of outfits is a classifier of people. The attributes here are
+shared by many outfits (a colour, a pattern) or many people (their hair). No test image shares its outfit or person with
+a training image.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from csgn_lib.records import InputError
 from csgn_lib.retrieval.features import unit_rows
 from csgn_lib.statistics.intervals import over_people
 
-MISSING = ("", "none")  # of an attribute: what is not there has no colour
-Cut = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows to learn from, rows to test on
+MISSING = ("", "none")  # values of an attribute that an image does not have
+Cut = tuple[NDArray[np.int64], NDArray[np.int64]]  # training rows, test rows
 
 
 def crossed_folds(
     person: ArrayLike, outfit: ArrayLike, tested: ArrayLike, folds: int = 2, seed: int = 0
 ) -> Iterator[Cut]:
-    """(rows to learn from, rows to test on), folds^2 times, that share neither a person nor an outfit.
+    """(training rows, test rows), folds^2 times, that share neither a person nor an outfit.
 
-    People and outfits of the ``tested`` rows are both cut into ``folds`` by chance; a test is one part of the people
-    in one part of the outfits, and what has any of either is not learned from. Each tested row is tested once.
+    People and outfits of the ``tested`` rows are both split at random into ``folds``. A test set is one part of the
+    people in one part of the outfits; rows with any of either are not trained on. Each tested row is tested once.
 
     Raises:
         InputError: fewer people or outfits than folds.
@@ -44,7 +45,7 @@ def crossed_folds(
     for name, group in (("people", person), ("outfits", outfit)):
         known = np.unique(group[tested])
         if not 2 <= folds <= len(known):
-            raise InputError(f"folds = {folds}, but {len(known)} {name} are tested; choose from 2 to their number")
+            raise InputError(f"folds = {folds}, but {len(known)} {name} are tested; choose from 2 to {len(known)}")
         part = dict(zip(known.tolist(), rng.permutation(len(known)) % folds, strict=True))
         parts.append(np.array([part.get(value, -1) for value in group.tolist()]))  # -1: never tested
     for i in range(folds):
@@ -68,35 +69,38 @@ def read_linearly(
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, Any]:
-    """How well a linear reader names an attribute from features: balanced accuracy on new people in new outfits.
+    """Balanced accuracy of a linear classifier of an attribute, on new people in new outfits.
 
-    Multinomial logistic regression of standardised unit rows, over ``crossed_folds``. Controls over the same folds:
-    always the commonest value, and labels shuffled over what bears them (outfits for clothes, people for the
-    person), not over images: then each outfit still has one label, and only its meaning is gone.
+    Multinomial logistic regression on standardised unit rows, over ``crossed_folds``. Controls over the same folds:
+    always the most frequent value, and labels shuffled over outfits (clothes) or people (person) instead of images, so
+    that each outfit keeps one label and only its meaning is lost.
 
     Args:
-        features: (N, D). labels: (N,) text; MISSING ones are not asked, nor values that fewer than ``least`` outfits
-            (people) bear. person, outfit: (N,). tested: (N,) rows that are reported; others are only learned from.
-        about: "clothes" or "person": what bears the label. strength: inverse of the L2 penalty, the same for all.
+        features: (N, D).
+        labels: (N,) text; MISSING values are not tested, nor values that fewer than ``least`` outfits (people) have.
+        person, outfit: (N,).
+        tested: (N,) rows that are reported; the others are only trained on.
+        about: "clothes" or "person": whether an outfit or a person has the label.
+        strength: inverse of the L2 penalty.
 
     Returns:
         value, low, high (over people), outfit_low, outfit_high (over outfits), majority, shuffled (mean) and
-        shuffled_high (largest), values (how many are told apart), images.
+        shuffled_high (largest), values (number of classes), images.
 
     Raises:
-        InputError: fewer than two values left, a label that varies within its bearer, too few people or outfits.
+        InputError: fewer than two values left, two labels of one outfit or person, too few people or outfits.
     """
     labels, tested = np.asarray(labels, dtype=str), np.asarray(tested, dtype=bool)
     person, outfit = np.asarray(person), np.asarray(outfit)
     bearer = outfit if about == "clothes" else person
     first = pd.DataFrame({"bearer": bearer, "label": labels}).drop_duplicates()
     if first["bearer"].duplicated().any():
-        raise InputError(f"one bearer of the {about} has two labels; an attribute is one for each outfit or person")
+        raise InputError(f"one outfit or person has two labels of the {about}; give each one label")
     common = first["label"].value_counts()
     common = common[(common >= least) & ~common.index.isin(MISSING)].index
     if len(common) < 2:
         raise InputError(
-            f"{len(common)} values have {least} bearers or more; two are needed to tell apart: lower least"
+            f"{len(common)} values occur in {least} outfits or people or more, and two are needed; lower least"
         )
     asked = np.isin(labels, common)
     x, y, person, outfit, tested = (a[asked] for a in (unit_rows(features, "features"), labels, person, outfit, tested))
@@ -131,14 +135,14 @@ def _answers(
     person: NDArray[Any],
     outfit: NDArray[Any],
 ) -> tuple[NDArray[Any], ...]:
-    """Person, outfit, right or not, and weight of each tested row; a weight is 1 / images of its value."""
+    """Person, outfit, whether right, and weight of each tested row; a weight is 1 / images of its value."""
     rows, right = [], []
     for learned, held in cuts:
         if not len(held):
             continue
-        one = len(set(y[learned])) < 2  # nothing to learn but that it is always the answer
+        one = len(set(y[learned])) < 2  # a single class
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 100 steps are enough to read with
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 100 steps are enough here
             learner = DummyClassifier() if one else reader
             answer = learner.fit(x[learned], y[learned]).predict(x[held])
         rows.append(held), right.append(answer == y[held])

@@ -1,4 +1,4 @@
-"""What moves a sentence's feature: one thing said otherwise."""
+"""Sentences that differ in one respect, and the distance of their text features."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SHAPES = ("shoulders", "hips", "legs", "limbs", "head")
 
 
 def one_word_changes(clip: ClipTower, count: int = 200, seed: int = 0) -> pd.DataFrame:
-    """Sentences about a dressed person, and each again with one thing said otherwise.
+    """Sentences about a dressed person, and each again with one thing changed.
 
-    The values come from ``vocabulary``, those of them that the tower reads. Columns: ``sentence``
+    The values come from ``vocabulary``, restricted to words that the tower's tokenizer knows. Columns: ``sentence``
     (0 .. count - 1), ``change``, ``about`` (clothes, person or photo), ``before``, ``after``.
 
     Raises:
-        InputError: the tower knows fewer than two values of something.
+        InputError: the tower knows fewer than two values of one part.
     """
     rng, known, rows = np.random.default_rng((seed, 4)), _known_words(clip), []
     for number in range(count):
@@ -52,7 +52,7 @@ def _known_words(clip: ClipTower) -> set[str]:
 
 
 def _choices(shape: str, known: set[str]) -> dict[str, list[str]]:
-    """What can be said of each part, in the tower's words; ``shape`` is the body measure spoken of."""
+    """The values of each part in words that the tower knows; ``shape`` is the body measure."""
     said = {
         "clothes colour": vocabulary.COLOURS, "pattern": vocabulary.PATTERNS, "garment": vocabulary.GARMENTS["upper"],
         "stature": vocabulary.BODY["stature"], "body shape": vocabulary.BODY[shape],

@@ -1,4 +1,4 @@
-"""How much of features lies in a subspace, beside random subspaces of the same rank."""
+"""The share of features in a subspace, compared with random subspaces of the same dimension."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from csgn_lib.statistics.intervals import Interval, over_people
 
 
 def centred(features: Tensor) -> Tensor:
-    """Unit rows with their mean taken out, float64: (N, P) to (N, P)."""
+    """Unit rows minus their mean, float64: (N, P) to (N, P)."""
     rows = F.normalize(features.double(), dim=-1)
     return rows - rows.mean(dim=0)
 
@@ -28,8 +28,8 @@ def energy_curve(
 ) -> pd.DataFrame:
     """Share of the features' squared norm that lies in the first k columns of a basis, for k in ``ranks``.
 
-    |B_k^T X|^2 / |X|^2, with an interval over people. Give ``centred`` features for the share of
-    their variance, differences of two features for the share of a movement.
+    |B_k^T X|^2 / |X|^2, with an interval over people. With ``centred`` features it is the share of their variance,
+    with differences of two features the share of a movement.
 
     Args:
         features: (N, P). basis: (P, K), orthonormal, most important column first.
@@ -39,14 +39,14 @@ def energy_curve(
         Columns rank, value, low, high.
     """
     if max(ranks) > basis.shape[1]:
-        raise InputError(f"rank {max(ranks)} asked of a basis of {basis.shape[1]} directions; lower it")
+        raise InputError(f"rank {max(ranks)} exceeds the {basis.shape[1]} directions of the basis; lower it")
     inside = vocabulary.coordinates(features.double(), basis.double()).square().cumsum(dim=1)  # (N, K)
     inside, whole = F.pad(inside, (1, 0)).numpy(), features.double().square().sum(dim=1).numpy()
     return pd.DataFrame([{"rank": k} | over_people(inside[:, k], people, whole, **options).record() for k in ranks])
 
 
 def random_basis(dimensions: int, rank: int, generator: Generator) -> Tensor:
-    """An orthonormal basis (dimensions, rank) of a subspace drawn uniformly: what a worded one is held against."""
+    """An orthonormal basis (dimensions, rank) of a uniformly random subspace, the control of a text subspace."""
     return torch.linalg.qr(torch.randn(dimensions, rank, generator=generator, dtype=torch.float64)).Q
 
 

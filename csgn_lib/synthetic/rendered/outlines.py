@@ -1,0 +1,122 @@
+"""Where garments begin and end: signed functions on the template body, negative where the garment covers.
+
+Also what is computed once for a body file: the surfaces that garments are sewn from, their smoothing, and arms'
+coordinates. The helper mesh ``tights`` follows trunk, arms and legs; ``skirt`` is a tube of 20 rings around both legs.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csgn_lib.synthetic.rendered.body import Body
+from csgn_lib.synthetic.rendered.garments import SHOES, Outfit
+from csgn_lib.synthetic.rendered.surfaces import grid_faces, neighbours, smooth
+
+WAIST_TOP = 0.13  # upper edge of trousers and skirts
+SEAM = 0.085  # below it an upper garment is a tube around both legs
+RINGS, COLUMNS = 20, 36  # of the skirt
+_ARM = ("upperarm01", "upperarm02", "lowerarm01", "lowerarm02", "wrist")
+
+
+@dataclass(frozen=True, eq=False)
+class Cloth:
+    """A surface to sew from. n vertices."""
+
+    vertex: Tensor  # (n,) numbers in the body
+    faces: Tensor  # (f, 3)
+    template: Tensor  # (n, 3)
+    arm: Tensor  # (n,) the arm's coordinate, negative elsewhere
+    on_arm: Tensor  # (n,) share of the skinning weights that belongs to an arm
+    weights: Tensor  # (n, J + 2)
+    near: Tensor  # (n, k) neighbours, padded
+    degree: Tensor  # (n, 1)
+
+    def smooth(self, values: Tensor, times: int) -> Tensor:
+        return smooth(values, self.near, self.degree, times)
+
+
+@functools.lru_cache(maxsize=4)
+def cloths(body: Body) -> dict[str, Cloth]:
+    """``skin``, ``tights`` and ``skirt`` of a body."""
+    arm, on_arm = _arm_coordinate(body)
+    weights = torch.cat([body.weights, body.weights.new_zeros(len(body.weights), 2)], 1)
+    found = {}
+    for name, part in (("skin", "body"), ("tights", "tights")):
+        vertex = torch.unique(body.faces[part])
+        number = torch.full((len(body.template),), -1, device=vertex.device)
+        number[vertex] = torch.arange(len(vertex), device=vertex.device)
+        faces = number[body.faces[part]]
+        found[name] = Cloth(vertex, faces, body.template[vertex], arm[vertex], on_arm[vertex], weights[vertex],
+                            *neighbours(len(vertex), faces))  # fmt: skip
+    found["skirt"] = _skirt(body, weights)
+    return found
+
+
+def _skirt(body: Body, weights: Tensor) -> Cloth:
+    """The tube as a grid from the waist down, its weights blurred around so that no leg tears it open."""
+    vertex = torch.unique(body.faces["skirt"])  # ring by ring from the waist down
+    grid = weights[vertex].view(RINGS, COLUMNS, -1)
+    for _ in range(12):
+        grid = 0.5 * grid + 0.25 * (grid.roll(1, 1) + grid.roll(-1, 1))
+    faces = grid_faces(RINGS, COLUMNS, True).to(vertex.device)
+    template = body.template[vertex]
+    none = torch.full_like(template[:, 0], -0.3)
+    return Cloth(vertex, faces, template, none, torch.zeros_like(none), grid.flatten(0, 1), *neighbours(len(vertex), faces))
+
+
+def _arm_coordinate(body: Body) -> tuple[Tensor, Tensor]:
+    shoulder, elbow, wrist = (body.joints[body.bone(f"{name}.L")] for name in ("upperarm01", "lowerarm01", "wrist"))
+    points = body.template.clone()
+    points[:, 0] = points[:, 0].abs()
+    upper, lower = elbow - shoulder, wrist - elbow
+    first = ((points - shoulder) @ upper / (upper @ upper)).clamp(max=1) * upper.norm()
+    second = ((points - elbow) @ lower / (lower @ lower)).clamp(min=0) * lower.norm()
+    along = (first + second) / (upper.norm() + lower.norm())
+    bones = [i for i, bone in enumerate(body.bones) if bone.split(".")[0] in _ARM or bone.startswith("finger")]
+    on_arm = body.weights[:, bones].sum(1)
+    return torch.where(on_arm > 0.5, along, torch.full_like(along, -0.3)), on_arm
+
+
+def upper_outline(outfit: Outfit, template: Tensor, arm: Tensor, neck: float) -> Tensor:
+    """(n,) of the whole upper garment."""
+    x, y, z = template.unbind(1)
+    outline = torch.maximum(arm - outfit.sleeve, outfit.upper_hem - z)
+    outline = torch.maximum(outline, z - (neck + 0.45 * y + 1.3 * (x.abs() - 0.055).clamp(min=0)))
+    if outfit.upper == "tank top" or (outfit.upper == "dress" and outfit.sleeve < 0.9):
+        side = (x.abs() - 0.05).clamp(min=0)
+        scoop = torch.where(y < -0.01, z - (0.505 + 2.2 * side), z - (0.55 + 1.5 * side))
+        outline = torch.maximum(outline, scoop)
+    return outline
+
+
+def lower_outline(outfit: Outfit, template: Tensor, on_arm: Tensor) -> Tensor:
+    """(n,) of trousers and the like, and of skirts; 1 where there is none."""
+    z = template[:, 2]
+    if outfit.lower == "none":
+        return torch.ones_like(z)
+    return torch.maximum(torch.maximum(z - WAIST_TOP, outfit.lower_hem - z), on_arm - 0.3)
+
+
+def shoe_outline(outfit: Outfit, template: Tensor) -> Tensor:
+    return template[:, 2] - SHOES[outfit.shoes][0]
+
+
+def skin_outline(outfit: Outfit, cloth: Cloth, neck: float) -> Tensor:
+    """(n,) of the visible skin: negative where it is drawn, with a seam of 1 to 3 cm below each garment's edge."""
+    z, on_arm = cloth.template[:, 2], cloth.on_arm
+    upper, lower = upper_outline(outfit, cloth.template, cloth.arm, neck), lower_outline(outfit, cloth.template, on_arm)
+    if outfit.upper_hem < -0.1:  # thighs stay, they are seen when a skirt swings
+        upper = torch.maximum(upper, outfit.upper_hem + 0.1 - z)
+    if outfit.lower in ("skirt", "long skirt"):
+        lower = torch.maximum(lower, outfit.lower_hem + 0.1 - z)
+    if outfit.sleeve < 0:  # the two meshes meet differently at an armhole: skin stays under its edge
+        armhole = (cloth.template[:, 0].abs() > 0.11) & (z > 0.42)
+        upper = torch.where(armhole, torch.ones_like(z), upper)
+    covered = torch.minimum(torch.minimum(upper, lower), shoe_outline(outfit, cloth.template))
+    margin = torch.where((z > 0.4) & (on_arm < 0.9), -0.012, -0.02)
+    margin = torch.where(on_arm > 0.5, -0.07, margin)  # in shares of an arm: cuffs shrink where cloth is smoothed
+    return (margin - covered).clamp(max=1)

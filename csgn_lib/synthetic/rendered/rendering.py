@@ -1,0 +1,270 @@
+"""Pictures of dressed people before cameras: B shots at once on one device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from csgn_lib.synthetic.rendered.body import Body
+from csgn_lib.synthetic.rendered.cameras import FRAME, Camera, Lights, sensor_noise, soften, tap
+from csgn_lib.synthetic.rendered.dressing import Figure
+from csgn_lib.synthetic.rendered.gait import Pose, skinning
+from csgn_lib.synthetic.rendered.looks import Surface, Wearers, paint
+from csgn_lib.synthetic.rendered.materials import PART_OF_MATERIAL, PARTS
+from csgn_lib.synthetic.rendered.occluders import Occluder, occluder_mesh
+from csgn_lib.synthetic.rendered.places import Place, backdrop
+from csgn_lib.synthetic.rendered.rasteriser import Fragments, Triangles, rasterise
+from csgn_lib.synthetic.rendered.shading import Shadows, hollows, illuminate, wrinkled
+
+SAMPLES = 2  # per pixel and axis
+FINE = 160  # pixels: higher pictures show the places at full resolution
+GROUND_LINE = 0.06  # of the crop's height: where the feet stand above its lower edge
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything of a picture that is neither person, clothes nor camera."""
+
+    pose: Pose
+    heading: float  # radians; 0 faces the camera
+    position: tuple[float, float]  # metres: to the right of and away from the camera
+    crop: float  # height of the picture in metres at the person's depth
+    shift: tuple[float, float]  # of the crop, as shares of its height
+    exposure: float
+    blur: float  # factor on the camera's
+    occluder: Occluder | None
+    seed: tuple[int, ...]  # of the sensor's noise
+    crop_fixed: bool = True  # whether the crop has the same height for everybody
+
+
+@dataclass(frozen=True)
+class Shot:
+    figure: Figure
+    camera: Camera
+    moment: Moment
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``image`` (H, W, 3) RGB uint8; ``mask`` (H, W) uint8, indices into PARTS."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Posed:
+    """The triangles of all shots in the world. N vertices, T faces."""
+
+    vertices: Tensor  # (N, 3)
+    attributes: Tensor  # (N, 11): normal, world place, template, arm, cut
+    faces: Tensor  # (T, 3)
+    picture: Tensor  # (T,)
+    vertex_picture: Tensor  # (N,)
+    material: Tensor  # (T,)
+    cut: Tensor  # (N,)
+    two_sided: Tensor  # (T,)
+    grounds: Tensor  # (B,) how far each figure was lifted to stand on the ground
+
+
+def render(body: Body, shots: Sequence[Shot], height: int = 128) -> list[Picture]:
+    """Render shots as pictures of ``height`` x ``height // 2`` pixels, on the device of the figures."""
+    shape = (len(shots), height, height // 2)
+    device = shots[0].figure.vertices.device
+    posed = pose(body, shots)
+    cameras = [shot.camera for shot in shots]
+    lights = Lights.of(cameras, [shot.moment.exposure for shot in shots], device)
+    coarse_frame = 1 if height > FINE else 2
+    places = [backdrop(camera, device, coarse_frame) for camera in cameras]
+    corners, scales = crops(shots, height, device)
+    fine = (shape[0], shape[1] * SAMPLES, shape[2] * SAMPLES)
+    fragments = rasterise(projected(posed, shots, corners, scales * SAMPLES), fine)
+    centre = torch.tensor([(*shot.moment.position, 0.9) for shot in shots], device=device)
+    shadows = Shadows.cast(posed.vertices, posed.faces, posed.picture, posed.vertex_picture, posed.cut, lights, centre)
+    coarse = _coarse(fragments.pixel, fine)
+    colour, part = _shade(posed, fragments, coarse, shots, lights, places, shadows, shape)
+    behind = _background(shots, places, lights, shadows, posed, corners, scales, shape)
+    image = _compose(colour, coarse, behind, shape)
+    mask = torch.zeros(math.prod(fine), dtype=torch.uint8, device=device)
+    mask[fragments.pixel] = part
+    mask = mask.view(fine)[:, SAMPLES // 2 :: SAMPLES, SAMPLES // 2 :: SAMPLES]
+    image = _develop(image, shots, height)
+    return [Picture(i, m) for i, m in zip(image, mask.cpu().numpy(), strict=True)]
+
+
+def pose(body: Body, shots: Sequence[Shot]) -> Posed:
+    """Skin every figure, turn it to its heading and stand it on the ground; add the occluders."""
+    figures = [shot.figure for shot in shots]
+    joints = torch.stack([figure.joints for figure in figures])
+    bones = skinning(body, joints, [f.person.gait for f in figures], [shot.moment.pose for shot in shots])
+    bones = _turned(bones, [shot.moment.heading for shot in shots])
+    columns: list[list[Tensor]] = [[] for _ in range(8)]
+    count, grounds = 0, []
+    for number, (shot, figure, transform) in enumerate(zip(shots, figures, bones, strict=True)):
+        moved = (figure.weights @ transform.flatten(1)).view(-1, 3, 4)
+        place = torch.bmm(moved[:, :, :3], figure.vertices[:, :, None])[..., 0] + moved[:, :, 3]
+        facing = torch.bmm(moved[:, :, :3], figure.normals[:, :, None])[..., 0]
+        ground = place[:, 2].min()
+        stand = torch.tensor([*shot.moment.position, 0.0], device=place.device)
+        stand[2] = -ground
+        grounds.append(-ground)
+        place = place + stand
+        meshes = [(place, facing, figure.template, figure.arm, figure.cut, figure.faces, figure.material, figure.two_sided)]
+        if shot.moment.occluder is not None:
+            meshes.append(occluder_mesh(shot.moment.occluder, shot.camera, shot.moment.position, place.device))
+        for place, facing, template, arm, cut, faces, material, two_sided in meshes:
+            attributes = torch.cat([facing, place, template, arm[:, None], cut[:, None]], 1)
+            for column, value in zip(columns, (place, attributes, faces + count, torch.full_like(material, number),
+                                               torch.full_like(arm, number, dtype=torch.long), material, cut, two_sided),
+                                     strict=True):  # fmt: skip
+                column.append(value)
+            count += len(place)
+    return Posed(*(torch.cat(column) for column in columns), torch.stack(grounds))
+
+
+def _turned(bones: Tensor, headings: Sequence[float]) -> Tensor:
+    """Transforms (B, J, 3, 4) followed by a turn about the vertical axis."""
+    turns = torch.tensor([[[math.cos(h), -math.sin(h), 0], [math.sin(h), math.cos(h), 0], [0, 0, 1]] for h in headings],
+                         device=bones.device)  # fmt: skip
+    return turns[:, None] @ bones
+
+
+def crops(shots: Sequence[Shot], height: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Upper left corners (B, 2) in the full frame and scales (B,) in picture pixels a frame pixel.
+
+    They depend on where the skeleton's root stands, never on the body's or the clothes' outline.
+    """
+    corners, scales = [], []
+    for shot in shots:
+        x, y = shot.moment.position
+        anchors, depth = shot.camera.project(torch.tensor([[x, y, 0.0], [x, y, 0.95]]))
+        size = shot.camera.focal * shot.moment.crop / float(depth[1])
+        left = float(anchors[1, 0]) - size / 4 + shot.moment.shift[0] * size
+        top = float(anchors[0, 1]) - size * (1 - GROUND_LINE) + shot.moment.shift[1] * size
+        corners.append((left, top))
+        scales.append(height / size)
+    return torch.tensor(corners, device=device), torch.tensor(scales, device=device)
+
+
+def projected(posed: Posed, shots: Sequence[Shot], corners: Tensor, scales: Tensor) -> Triangles:
+    """The triangles in pixels of the crops at ``corners`` (B, 2) and ``scales`` (B,)."""
+    axes = torch.stack([shot.camera.axes(posed.vertices.device) for shot in shots])
+    camera = torch.tensor([[0.0, 0.0, shot.camera.height] for shot in shots], device=axes.device)
+    focal = torch.tensor([shot.camera.focal for shot in shots], device=axes.device)
+    points, depth = [], []
+    counts = torch.bincount(posed.vertex_picture, minlength=len(shots)).tolist()
+    for number, vertices in enumerate(posed.vertices.split(counts)):
+        seen = (vertices - camera[number]) @ axes[number].T
+        middle = seen.new_tensor([FRAME[1] / 2, FRAME[0] / 2]) - corners[number]
+        flat = seen[:, :2] * seen.new_tensor([1.0, -1.0]) * (focal[number] / seen[:, 2:])
+        points.append((flat + middle) * scales[number])
+        depth.append(seen[:, 2])
+    return Triangles(torch.cat(points), torch.cat(depth), posed.faces, posed.picture, posed.cut, posed.two_sided)
+
+
+def _coarse(pixel: Tensor, fine: tuple[int, int, int]) -> Tensor:
+    """The picture's pixel of each sample."""
+    _, height, width = fine
+    row, column = pixel // width, pixel % width
+    return (row // SAMPLES) * (width // SAMPLES) + column // SAMPLES
+
+
+def _shade(posed: Posed, fragments: Fragments, coarse: Tensor, shots: Sequence[Shot], lights: Lights,
+           places: Sequence[Place], shadows: Shadows, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """sRGB (P, 3) and part (P,) of every fragment."""
+    values = fragments.interpolate(posed.attributes, posed.faces)
+    facing, points, template = (values[:, k : k + 3] for k in (0, 3, 6))
+    picture, material = posed.picture[fragments.triangle], posed.material[fragments.triangle]
+    facing = functional.normalize(facing, dim=1)
+    away = (facing * (lights.position[picture] - points)).sum(1) < 0
+    inside = away & posed.two_sided[fragments.triangle]
+    facing = torch.where(inside[:, None], -facing, facing)
+    surface = Surface(template, values[:, 9], values[:, 10], material, picture, inside)
+    wearers = Wearers.of([shot.figure.person for shot in shots], [shot.figure.outfit for shot in shots],
+                         [shot.moment.occluder.colour if shot.moment.occluder else (0.0,) * 3 for shot in shots],
+                         facing.device)  # fmt: skip
+    look = paint(surface, wearers)
+    facing = wrinkled(surface, look, facing, wearers.shift)
+    shelter = hollows(coarse, fragments.depth, shape)
+    ground = torch.stack([place.ground for place in places])
+    light = illuminate(surface, look, points, facing, shelter, lights, ground, shadows)
+    part = torch.tensor(PART_OF_MATERIAL, dtype=torch.uint8, device=material.device)[material]
+    part[look.strap] = PARTS.index("bag")
+    return lights.expose(light, picture), part
+
+
+def _background(shots: Sequence[Shot], places: Sequence[Place], lights: Lights, shadows: Shadows, posed: Posed,
+                corners: Tensor, scales: Tensor, shape: tuple[int, int, int]) -> Tensor:  # fmt: skip
+    """sRGB (B * H * W, 3) of the place behind each person, with the person's shadow on the ground."""
+    count, height, width = shape
+    rows = torch.arange(height, device=corners.device) + 0.5
+    columns = torch.arange(width, device=corners.device) + 0.5
+    x = corners[:, :1] + columns / scales[:, None]  # (B, W)
+    y = corners[:, 1:] + rows / scales[:, None]  # (B, H)
+    seen = torch.stack([place.sample(x[b], y[b], 1 / float(scales[b])) for b, place in enumerate(places)])
+    ambient, sunlit, level = seen[:, :3], seen[:, 3:6], seen[:, 6]  # (B, 3, H, W), (B, H, W)
+    ground = torch.stack([_on_ground(shot.camera, x[b], y[b]) for b, shot in enumerate(shots)])  # (B, H, W, 3)
+    picture = torch.arange(count, device=x.device).repeat_interleave(height * width)
+    near = (ground[..., :2] - shadows.centre[:, None, None, :2]).norm(dim=3) < 3.0
+    rows_near = ((level > 0) & near).flatten().nonzero()[:, 0]
+    lit, open_sky = torch.ones(2, count * height * width, device=x.device)
+    points = ground.view(-1, 3)[rows_near]
+    lit[rows_near] = shadows.lit(points, picture[rows_near], 0.0)
+    open_sky[rows_near] = _open_sky(points, picture[rows_near], posed)
+    weight = level.flatten()
+    lit, open_sky = 1 - weight * (1 - lit), 1 - weight * (1 - open_sky)
+    ambient, sunlit = (value.permute(0, 2, 3, 1).reshape(-1, 3) for value in (ambient, sunlit))
+    light = ambient * open_sky[:, None] + sunlit * (lit * (0.5 + 0.5 * open_sky))[:, None]
+    return lights.expose(light, picture)
+
+
+def _on_ground(camera: Camera, x: Tensor, y: Tensor) -> Tensor:
+    """(H, W, 3) world points of the ground seen at frame columns x (W,) and rows y (H,); far away above the horizon."""
+    axes = camera.axes(x.device)
+    right = ((x - FRAME[1] / 2) / camera.focal)[None, :, None] * axes[0]
+    up = ((FRAME[0] / 2 - y) / camera.focal)[:, None, None] * axes[1]
+    ray = right + up + axes[2]
+    reach = camera.height / (-ray[..., 2:]).clamp(min=1e-4)
+    return ray * reach + ray.new_tensor([0.0, 0.0, camera.height])
+
+
+def _open_sky(points: Tensor, picture: Tensor, posed: Posed) -> Tensor:
+    """(n,) share of the sky's light on the ground near feet: the lowest point of each figure's soles darkens it."""
+    low = (posed.vertices[:, 2] < 0.06).nonzero()[:, 0]
+    owner = posed.vertex_picture[low]
+    share = torch.ones(len(points), device=points.device)
+    for number in torch.unique(picture).tolist():
+        mine = (picture == number).nonzero()[:, 0]
+        feet = posed.vertices[low[owner == number], :2]
+        if len(feet):
+            distance = torch.cdist(points[mine, :2], feet[:: max(1, len(feet) // 40)]).amin(1)
+            share[mine] = 1 - 0.62 * torch.exp(-((distance / 0.09) ** 2))
+    return share
+
+
+def _compose(colour: Tensor, coarse: Tensor, behind: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(B, 3, H, W): samples averaged over the background."""
+    total = SAMPLES * SAMPLES
+    covered = torch.zeros(len(behind), device=behind.device)
+    covered.index_add_(0, coarse, torch.ones_like(coarse, dtype=covered.dtype))
+    mixed = behind * (1 - covered / total)[:, None]
+    mixed.index_add_(0, coarse, colour / total)
+    return mixed.view(*shape, 3).permute(0, 3, 1, 2).contiguous()
+
+
+def _develop(image: Tensor, shots: Sequence[Shot], height: int) -> np.ndarray:
+    """(B, H, W, 3) uint8: the lens' blur and the sensor's noise."""
+    sigma = [shot.camera.blur * shot.moment.blur * height / 256 for shot in shots]
+    image = soften(image, torch.tensor([tap(s) for s in sigma], device=image.device))
+    noise = torch.stack([sensor_noise(np.random.default_rng(shot.moment.seed), height, height // 2) for shot in shots])
+    strength = torch.tensor([shot.camera.noise for shot in shots], device=image.device).view(-1, 1, 1, 1)
+    image = image + noise.to(image.device) * strength
+    return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+

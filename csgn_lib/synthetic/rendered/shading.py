@@ -1,0 +1,110 @@
+"""Light on what is seen: sun with shadows, sky, light from the ground, gloss, darkening in hollows and near feet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from csgn_lib.synthetic.rendered.cameras import Lights
+from csgn_lib.synthetic.rendered.looks import Look, Surface, fold_relief
+from csgn_lib.synthetic.rendered.materials import MATERIALS
+from csgn_lib.synthetic.rendered.rasteriser import Triangles, depth_map
+from csgn_lib.synthetic.rendered.surfaces import interpolate
+
+CELL = 0.025  # metres of a shadow map's pixel
+MAP = 112  # pixels of a side: 2.8 m around each person
+_EMPTY = 50.0
+_OFFSET = 20.0  # keeps depths positive
+_FOLDS_AT = (-0.8, -0.7, -0.5, -0.38, -0.25, -0.05, 0.05, 0.2, 0.4, 0.6)
+_FOLDS = (0.75, 0.5, 0.35, 0.7, 0.35, 0.6, 0.75, 0.6, 0.4, 0.35)
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """A depth map as seen from each picture's sun."""
+
+    depth: Tensor  # (B, MAP * MAP)
+    axes: Tensor  # (B, 3, 3): rows right, down and towards the sun
+    centre: Tensor  # (B, 3)
+
+    @classmethod
+    def cast(cls, vertices: Tensor, faces: Tensor, picture: Tensor, vertex_picture: Tensor, cut: Tensor, lights: Lights,
+             centre: Tensor) -> Shadows:  # fmt: skip
+        """Of triangles (T, 3) over world vertices (N, 3); ``centre`` (B, 3)."""
+        sun = lights.sun
+        right = functional.normalize(torch.linalg.cross(sun, sun.new_tensor([0.0, 0.0, 1.0]).expand_as(sun)), dim=1)
+        axes = torch.stack([right, torch.linalg.cross(right, sun), sun], 1)
+        empty = cls(sun, axes, centre)
+        points, depth = empty.project(vertices, vertex_picture)
+        both = torch.ones_like(picture, dtype=torch.bool)
+        triangles = Triangles(points, depth, faces, picture, cut, both)
+        nearest = depth_map(triangles, (len(sun), MAP, MAP), _EMPTY)
+        return cls(nearest.flatten(1), axes, centre)
+
+    def project(self, points: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (n, 2) of the map and depths (n,) of world points (n, 3) in pictures (n,)."""
+        seen = torch.bmm(self.axes[picture], (points - self.centre[picture])[..., None])[..., 0]
+        return seen[:, :2] / CELL + MAP / 2, _OFFSET - seen[:, 2]
+
+    def lit(self, points: Tensor, picture: Tensor, bias: float) -> Tensor:
+        """(n,) share of sunlight at world points: 1 lit, 0 in shadow, soft over some centimetres."""
+        place, depth = self.project(points, picture)
+        inside = ((place > 1) & (place < MAP - 1)).all(1)
+        share = torch.zeros_like(depth)
+        for dx in (-0.7, 0.7):
+            for dy in (-0.7, 0.7):
+                column, row = (place[:, 0] + dx).long().clamp(0, MAP - 1), (place[:, 1] + dy).long().clamp(0, MAP - 1)
+                behind = depth - self.depth[picture, row * MAP + column]
+                share += 0.25 * (1 - ((behind - bias) / 0.04).clamp(0, 1))
+        return torch.where(inside, share, torch.ones_like(share))
+
+
+def hollows(pixel: Tensor, depth: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(P,) in [0.4, 1]: darker where a fragment lies behind the mean depth around it; ``shape`` (B, H, W)."""
+    size = shape[0] * shape[1] * shape[2]
+    radius = max(1, shape[1] // 50)
+    sums = torch.zeros(2, size, device=depth.device)
+    sums[0].index_add_(0, pixel, depth)
+    sums[1].index_add_(0, pixel, torch.ones_like(depth))
+    blurred = functional.avg_pool2d(sums.view(2, *shape), (2 * radius + 1, 1), 1, (radius, 0))
+    blurred = functional.avg_pool2d(blurred, (1, 2 * radius + 1), 1, (0, radius)).flatten(1)
+    around = blurred[0][pixel] / blurred[1][pixel].clamp_min(1e-6)
+    return 1 - ((depth - around) / 0.10).clamp(0, 1) * 0.6
+
+
+def wrinkled(surface: Surface, look: Look, facing: Tensor, shift: Tensor) -> Tensor:
+    """Unit normals (P, 3) with the folds of cloth."""
+    rows = (look.relief > 0).nonzero()[:, 0]
+    place = surface.template[rows]
+    strength = look.relief[rows] * interpolate(place[:, 2], _FOLDS_AT, _FOLDS)
+    facing = facing.clone()
+    facing[rows] -= fold_relief(place, shift[surface.picture[rows]]) * strength[:, None]
+    return functional.normalize(facing, dim=1)
+
+
+def illuminate(surface: Surface, look: Look, points: Tensor, facing: Tensor, shelter: Tensor, lights: Lights,
+               ground: Tensor, shadows: Shadows) -> Tensor:  # fmt: skip
+    """Linear light (P, 3) from world points (P, 3).
+
+    Args:
+        facing: (P, 3) unit normals. ``shelter``: (P,) of ``hollows``. ``ground``: (B, 3) albedo of the ground.
+    """
+    picture = surface.picture
+    sun, sun_colour, sky = lights.sun[picture], lights.sun_colour[picture], lights.sky_colour[picture]
+    view = functional.normalize(lights.position[picture] - points, dim=1)
+    direct = (facing * sun).sum(1)
+    wrap = torch.where(surface.material == MATERIALS.index("skin"), 0.25, 0.08)
+    lit = shadows.lit(points + facing * 0.03, picture, 0.02)
+    diffuse = ((direct + wrap) / (1 + wrap)).clamp(0, 1) * lit
+    halfway = functional.normalize(sun + view, dim=1)
+    shine = look.gloss * (facing * halfway).sum(1).clamp(0, 1) ** look.exponent * lit * 2.2
+    toward = (facing * view).sum(1).clamp(0, 1)
+    rim = (1 - toward) ** 4 * 0.05
+    shelter = shelter * (0.72 + 0.28 * (points[:, 2] / 0.9).clamp(0, 1))
+    up = (0.5 + 0.5 * facing[:, 2])[:, None]
+    bounced = (sky * 0.6 + sun_colour * 0.25) * ground[picture] * 1.4
+    ambient = (sky * up + bounced * (1 - up)) * (shelter * (0.85 + 0.15 * toward))[:, None]
+    return look.colour * (ambient + sun_colour * diffuse[:, None]) + shine[:, None] * sun_colour + (rim * shelter)[:, None] * sky
