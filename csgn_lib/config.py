@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -133,6 +134,11 @@ class Experiment(BaseModel):
         (), description="Python files, or names of installed plugins, that add variants and parameters"
     )
 
+    @field_validator("root")
+    @classmethod
+    def _normalised(cls, value: str | None) -> str | None:
+        return os.path.normpath(value) if value else value
+
     @field_validator("plugin", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
@@ -222,10 +228,16 @@ def plugin_digests(experiment: Experiment | Mapping[str, Any]) -> dict[str, str]
 
     A notebook's parameters will do too: their ``plugin``, or that of ``more``. Raises InputError as ``with_plugins``.
     """
+    return {plugin.name: plugin.digest for plugin in plugins_of(experiment)}
+
+
+def plugins_of(experiment: Experiment | Mapping[str, Any]) -> tuple[Plugin, ...]:
+    """The plugins of an experiment, or of a notebook's parameters. Raises InputError as ``with_plugins``."""
     if isinstance(experiment, Experiment):
-        return experiment.plugins
-    named = experiment.get("plugin") or (experiment.get("more") or {}).get("plugin")
-    return {plugin.name: plugin.digest for plugin in with_plugins(named).loaded}
+        return experiment.loaded
+    more = experiment.get("more")
+    named = experiment.get("plugin") or (more.get("plugin") if isinstance(more, Mapping) else None)
+    return with_plugins(named).loaded
 
 
 @lru_cache(maxsize=64)

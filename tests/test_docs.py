@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import trees
 import typer.main
 
 from csgn_lib.__main__ import app
@@ -49,7 +48,8 @@ def test_every_parameter_and_notebook_of_a_command_exists(page):
             for flag, given in zip(rest, rest[1:], strict=False):
                 assert flag != "-p" or given.partition("=")[0] in known, (page.name, rest)
         for flag, given in zip(rest, rest[1:], strict=False):
-            assert flag != "--set" or given.partition("=")[0] in Experiment.model_fields, (page.name, rest)
+            known = Experiment.model_fields if "--plugin" not in rest else {*Experiment.model_fields, "pull_weight"}
+            assert flag != "--set" or given.partition("=")[0] in known, (page.name, rest)
             if flag == "--preset":
                 Experiment.from_parameters(preset=given)
 
@@ -61,21 +61,3 @@ def test_every_make_target_and_link_exists(page):
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= set(targets), page.name
     for link in re.findall(r"\]\(([^)#]+)", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)):
         assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
-
-
-def test_the_examples_of_extending_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    people = {"train": ("001", "002"), "query": ("003", "004"), "gallery": ("003", "004")}
-    trees.images(tmp_path / "mall", [
-        f"{folder}/{pid}-{outfit}-cam{camera}-{number:04d}.jpg"
-        for number, folder in enumerate(people, start=1) for pid in people[folder]
-        for camera, outfit in enumerate(("red", "blue"), start=1)
-    ])  # fmt: skip
-    namespace: dict = {}
-    for block in fences(HOME / "docs" / "extending.md", "python"):
-        exec(compile(block, "extending.md", "exec"), namespace)
-    printed = capsys.readouterr().out
-    assert namespace["data"].protocols[0] == "cloth_changing" and "cloth_changing" in printed
-    assert namespace["found"].c.shape == (2, namespace["encoder"].widths["c"])
-    assert namespace["run"].metrics()[-1]["pull"] > 0

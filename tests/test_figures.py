@@ -10,11 +10,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import trees
 from matplotlib.colors import to_rgb
 from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
 
-from csgn_lib import figures, runs
+from csgn_lib import datasets, figures, runs
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.runs import Outcome, Step
@@ -188,6 +189,20 @@ def test_faces_are_pixelated_if_hide_faces_is_set(strip):
     hidden = figures.rank_strip(query, ranked, root, hide_faces=True).axes[0].images[0].get_array()
     assert np.array_equal(shown, noise) and np.array_equal(hidden[4:], noise[4:])
     assert (hidden[:4] != noise[:4]).any()
+
+
+@pytest.mark.parametrize("name", trees.TREES)
+def test_faces_are_hidden_for_the_benchmarks_whose_terms_require_it(name, tmp_path):
+    root = trees.TREES[name](tmp_path, decodable=False) if name != "csv" else trees.own(tmp_path, decodable=False)
+    assert datasets.load(name, root).hide_faces == (name in ("deepchange", "ccvid"))
+
+
+def test_every_notebook_hides_faces_where_it_draws_images():
+    for notebook in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text())["cells"]
+        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        drawn = re.findall(r"\b(?:figures\.rank_strips|portrait\.pair_sheet|(?<!\.)picture)\(", source)
+        assert len(drawn) <= source.count("hide_faces"), notebook.name
 
 
 def test_without_clothes_labels_a_strip_shows_no_clothes(strip):

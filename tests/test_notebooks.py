@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +19,16 @@ import trees
 
 from csgn_lib import retrieval, runs, synthetic, training
 from csgn_lib.config import Experiment
-from csgn_lib.records import Run
+from csgn_lib.records import Run, write_json
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+SWEEP = {
+    "rows": {"identity + triplet": {"preset": "demo+identity-triplet"}, "CSGN": {}},
+    "every": {"stage1_epochs": 1, "stage2_epochs": 1},
+    "seeds": [0],
+}
 BRIEF = {  # the others run with their defaults
+    "40_ablation_sweep": {"grid": "sweep.yaml"},  # others than the cells of 41's short sweep, which may run beside it
     "12_train": {"stage1_epochs": 1, "stage2_epochs": 1, "seed": 1},  # seed 0 is a cell of the sweep's
     "11_stage1_prompts": {"stage1_epochs": 1},
     "10_colour_bias": {"pictures_per_person": 2, "sentences": 40, "resamples": 100},
@@ -35,16 +43,17 @@ OTHERS = ("12_train", "40_ablation_sweep", "41_ablation_tables", "50_explore", "
 
 @pytest.fixture(scope="session")
 def workbench(tmp_path_factory, worker_id) -> Path:
-    """One home for all, so that the world is drawn once; the sweep finds its template in it."""
+    """One workbench folder for all tests, so that the world is rendered once; the sweep finds its notebook in it."""
     base = tmp_path_factory.getbasetemp()
     home = (base if worker_id == "master" else base.parent) / "workbench"
     home.mkdir(exist_ok=True)
-    with suppress(FileExistsError):  # the other worker was faster
+    with suppress(FileExistsError):  # another worker was faster
         (home / "notebooks").symlink_to(NOTEBOOKS[0].parent)
+    write_json(home / "sweep.yaml", SWEEP)  # JSON is YAML
     return home
 
 
-def _the_sweep_hands_on_the_colour_sensitivity(run: Run) -> None:
+def _the_sweep_records_the_colour_sensitivity(run: Run) -> None:
     written = pd.read_csv(run.path("colours-records.csv"))
     made = pd.read_csv(run.path("runs-records.csv"))
     assert len(written) == 3 * len(made)  # plain, clothing out, person only
@@ -56,10 +65,17 @@ def _the_sweep_hands_on_the_colour_sensitivity(run: Run) -> None:
 
 
 def _the_tables_show_the_colour_sensitivity(run: Run) -> None:
-    records = (pd.read_csv(path) for path in run.dir.parent.glob("40_ablation_sweep-*/colours-records.csv"))
-    [short] = [frame for frame in records if "frozen small CLIP" in set(frame.row)]  # the sweep that 41 ran
-    shown = pd.read_csv(run.path("results.csv")).query("column == 'colour sensitivity'").set_index("row")
-    means = short.query("descriptor == 'plain'").groupby("row").value.mean()
+    short = runs.load_sweep_records("notebooks/short_sweep.yaml")  # the sweep that 41 ran
+    results = pd.read_csv(run.path("results.csv"))
+    shown = results.query("column == 'colour sensitivity'").set_index("row")
+    means = short.colours.set_index("label")["mean"]
+    for metric, name in (("rank1", "rank-1"), ("mean_ap", "mAP")):  # side by side under each protocol
+        own = results[(results.column == name) & (results.group == "cloth-changing")].set_index("row")["mean"]
+        expected = short.of(metric).means.query("protocol == 'cloth_changing'").set_index("label")["mean"]
+        assert own.to_dict() == pytest.approx(expected.to_dict(), rel=1e-5)
+    tex = run.path("results.tex").read_text()
+    assert r" & \multicolumn{2}{c}{cloth-changing} & \multicolumn{2}{c}{general}" in tex and "GiB" not in tex
+    assert "mean and s.d. over runs" in run.path("results-float.tex").read_text()
     assert shown["mean"].to_dict() == pytest.approx(means.to_dict(), rel=1e-5) and (shown.digits == 2).all()
 
 
@@ -80,7 +96,7 @@ def _shows_its_figures_and_no_noise(run: Run, executed: dict) -> None:
 
 
 ALSO = {
-    "40_ablation_sweep": _the_sweep_hands_on_the_colour_sensitivity,
+    "40_ablation_sweep": _the_sweep_records_the_colour_sensitivity,
     "41_ablation_tables": _the_tables_show_the_colour_sensitivity,
 }
 
@@ -152,18 +168,21 @@ def _no_cameras(root: Path) -> Path:
 LAYOUTS = {"market1501": _market, "csv": _no_cameras}
 
 
-@pytest.fixture(scope="module", params=list(LAYOUTS))
-def unlabelled(request, tmp_path_factory) -> tuple[str, Path, Path]:
-    """(benchmark, its folder, the folder of one tiny run trained and scored on it)."""
-    folder = tmp_path_factory.mktemp(request.param)
-    root = LAYOUTS[request.param](folder / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CSGN_HOME", str(folder))
-        experiment = Experiment.from_parameters(preset="demo", benchmark=request.param, root=str(root), **FEW)
+@pytest.fixture(scope="module")
+def trained_on(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
+    """Benchmark -> (its folder, the folder of one tiny run that is trained and scored on it, once)."""
+
+    @cache
+    def folders(benchmark: str) -> tuple[Path, Path]:
+        folder = tmp_path_factory.mktemp(benchmark)
+        root = LAYOUTS[benchmark](folder / "data")
+        experiment = Experiment.from_parameters(preset="demo", benchmark=benchmark, root=str(root), **FEW)
         data = synthetic.benchmark_for(experiment)
         run = training.fit(experiment, data, folder / "run")
         retrieval.score_run(run, data)
-    return request.param, root, run.dir
+        return root, run.dir
+
+    return folders
 
 
 def _wide(notebook: str, benchmark: str):
@@ -171,11 +190,11 @@ def _wide(notebook: str, benchmark: str):
     return pytest.param(notebook, benchmark, marks=marks, id=f"{notebook}-{benchmark}")
 
 
-@pytest.mark.parametrize(
-    ("notebook", "unlabelled"), [_wide(name, kind) for kind in LAYOUTS for name in UNLABELLED], indirect=["unlabelled"]
-)
-def test_a_notebook_works_without_clothes_labels_or_without_cameras(notebook, unlabelled, workbench, monkeypatch):
-    benchmark, root, trained = unlabelled
+@pytest.mark.parametrize(("notebook", "benchmark"), [_wide(name, kind) for kind in LAYOUTS for name in UNLABELLED])
+def test_a_notebook_works_without_clothes_labels_or_without_cameras(
+    notebook, benchmark, trained_on, workbench, monkeypatch
+):
+    root, trained = trained_on(benchmark)
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     path = NOTEBOOKS[0].parent / f"{notebook}.ipynb"
     known = runs.declared(path)
@@ -186,20 +205,21 @@ def test_a_notebook_works_without_clothes_labels_or_without_cameras(notebook, un
     assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
     executed = json.loads(run.path("executed.ipynb").read_text(encoding="utf-8"))
     _shows_its_figures_and_no_noise(run, executed)
-    shown = [
-        "".join(o.get("data", {}).get("text/markdown", "")) for c in executed["cells"] for o in c.get("outputs", [])
-    ]
-    assert sum(text.startswith("**Skipped:**") for text in shown) == SKIPPED[benchmark].get(notebook, 0)
+    outputs = [output.get("data", {}) for cell in executed["cells"] for output in cell.get("outputs", [])]
+    skipped = sum("".join(data.get("text/markdown", "")).startswith("**Skipped:**") for data in outputs)
+    assert skipped == (SKIPPED[benchmark] | WITHOUT_RENDERING).get(notebook, 0)
 
 
-def test_a_sweep_on_another_benchmark_is_read_by_its_own_headline(workbench, tmp_path, monkeypatch):
-    """PRCC's is cross_clothes; no world, no words that a CLIP could hear."""
+def test_a_sweep_on_another_benchmark_reports_its_first_protocol(workbench, tmp_path, monkeypatch):
+    """PRCC's first protocol is cross_clothes; the runs use no text."""
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     every = {
         "benchmark": "prcc", "root": str(trees.prcc(tmp_path / "prcc")), "batch_persons": 2, "batch_images": 2,
         "stage1_epochs": 1, "stage2_epochs": 1, "hsf": "none", "vss": "none",
     }  # fmt: skip
-    given = {"rows": {"plain": {}}, "seeds": [0, 1], "every": every, "out": str(tmp_path / "made")}
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(json.dumps({"rows": {"plain": {}}, "seeds": [0, 1], "every": every}))
+    given = {"grid": str(grid), "out": str(tmp_path / "made")}
     run = runs.execute(NOTEBOOKS[0].parent / "40_ablation_sweep.ipynb", given, threads=1, timeout=600)
     assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
     asked = pd.read_csv(tmp_path / "made" / "per-query.csv.gz")

@@ -14,7 +14,7 @@ import pandas as pd
 from csgn_lib.datasets import frames as fr
 from csgn_lib.datasets.duplicates import NEAR
 from csgn_lib.datasets.integrity import Report, check
-from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, resolve
+from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, of_plugins, resolve
 from csgn_lib.datasets.tables import read_table
 from csgn_lib.records import InputError, write_text
 
@@ -72,7 +72,7 @@ class Benchmark:
     @property
     def protocols(self) -> tuple[str, ...]:
         """Names of the protocols under which somebody can be asked for and found here; the headline first."""
-        meant = BENCHMARK_PROTOCOLS.get(self.name, PROTOCOLS)  # a reader of your own: those of any benchmark
+        meant = BENCHMARK_PROTOCOLS.get(self.name, PROTOCOLS) | of_plugins(self.name)  # else those of any benchmark
         return tuple(name for name, protocol in meant.items() if self._allows(protocol))
 
     def _allows(self, protocol: Protocol) -> bool:

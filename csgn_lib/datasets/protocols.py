@@ -48,6 +48,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from csgn_lib import registry
 from csgn_lib.records import InputError
 
 Term = tuple[str, Literal["same", "different"]]
@@ -330,10 +331,20 @@ def resolve(protocol: str | Protocol, benchmark: str | None = None) -> Protocol:
         return protocol
     if not isinstance(protocol, str):
         raise InputError(f"protocol = {protocol!r}: one name or one Protocol; several go to evaluate_all")
-    known = PROTOCOLS | BENCHMARK_PROTOCOLS.get(benchmark or "", {})
+    known = PROTOCOLS | BENCHMARK_PROTOCOLS.get(benchmark or "", {}) | of_plugins(benchmark)
     if protocol in known:
         return known[protocol]
     raise InputError(f"unknown protocol {protocol!r}{_on(benchmark)}{nearest(protocol, list(known))}")
+
+
+def of_plugins(benchmark: str | None) -> dict[str, Protocol]:
+    """The protocols that loaded plugins add to a benchmark, by name."""
+    added = {name: entry for name, entry in registry.entries("protocol").items() if entry.plugin}
+    return {
+        name: entry.code
+        for name, entry in added.items()
+        if entry.traits.get("benchmarks") is None or benchmark in entry.traits["benchmarks"]
+    }
 
 
 def _on(benchmark: str | None) -> str:

@@ -48,8 +48,8 @@ def label_maps(panels: Sequence[LabelMap], columns: int, coloured: int = 8, size
     """
     rows = -(-len(panels) // columns)
     with styled():
-        width = TEXT_WIDTH / columns
-        shape = (TEXT_WIDTH, 0.3 + rows * (width + 0.3))
+        height = min(TEXT_WIDTH / columns, 2.5) + 0.3
+        shape = (TEXT_WIDTH, 0.3 + rows * height)
         figure, grid = plt.subplots(rows, columns, figsize=shape, squeeze=False)
         for axes, panel in zip(grid.flat, panels, strict=True):
             _plot_labels(axes, panel, coloured, size)
@@ -102,7 +102,7 @@ def _place_picture(
     small = np.asarray(picture.resize((96, 192)))
     frame = {"edgecolor": colour or "0.75", "lw": 1.8 if colour else 0.5, "boxstyle": "square,pad=0.12"}
     line = {"arrowstyle": "-", "color": colour or "0.6", "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
-    image = OffsetImage(small, zoom=0.2, dpi_cor=True)
+    image = OffsetImage(small, zoom=0.31, dpi_cor=True)
     axes.add_artist(
         AnnotationBbox(image, point, cell, xycoords="data", boxcoords="data", pad=0, bboxprops=frame, arrowprops=line)
     )

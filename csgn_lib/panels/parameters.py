@@ -16,7 +16,7 @@ import ipywidgets
 from pydantic import ValidationError
 
 from csgn_lib import datasets, runs
-from csgn_lib.config import METHODS, PRESETS, Experiment
+from csgn_lib.config import METHODS, PRESETS, Experiment, with_plugins
 from csgn_lib.panels import background
 from csgn_lib.panels.views import alert, table_html
 from csgn_lib.records import InputError, Run
@@ -27,6 +27,7 @@ _GROUPS = {
     "stage1_epochs": "Training",
     "image_height": "Images",
     "clip_model": "Towers",
+    "tracker": "Plugins",
 }
 _NUMBERS = {
     "integer": (ipywidgets.IntSlider, ipywidgets.IntText),
@@ -152,7 +153,9 @@ class ParameterPanel:
 
     def __init__(self, experiment: Experiment | None = None, started: Callable[[Run], Any] | None = None) -> None:
         self.started, self.experiment, self._quiet = started, None, False
-        self.fields = [field for field in fields() if field.name != "preset"]
+        self.plugin = experiment.plugin if experiment is not None else ()
+        self.model = with_plugins(self.plugin)
+        self.fields = [field for field in fields(self.model) if field.name not in ("preset", "plugin")]
         self.setting = ipywidgets.Dropdown(options=list(PRESETS), description="setting")
         self.method = ipywidgets.Dropdown(options=list(METHODS), description="method")
         alike, wide = Alike(), ipywidgets.Layout(width="230px")
@@ -171,7 +174,7 @@ class ParameterPanel:
             widget.observe(lambda change: self._changed(), "value")
         self.start.on_click(lambda button: self._start())
         self.estimate.on_click(lambda button: self._estimate())
-        self._base = Experiment.from_parameters(preset="demo")
+        self._base = self._preset("demo")
         self.show(experiment or self._base)
 
     @property
@@ -181,7 +184,7 @@ class ParameterPanel:
 
     def values(self) -> tuple[dict[str, Any], dict[str, str]]:
         """The widgets' values by field, and the errors of those that cannot be read."""
-        values, wrong = {"preset": self.preset}, {}
+        values, wrong = {"preset": self.preset, "plugin": self.plugin}, {}
         for field in self.fields:
             given = self.widgets[field.name].value
             try:
@@ -190,13 +193,16 @@ class ParameterPanel:
                 wrong[field.name] = str(error).split(": ", 1)[-1]
         return values, wrong
 
+    def _preset(self, name: str) -> Experiment:
+        return Experiment.from_parameters(preset=name, plugin=self.plugin)
+
     def show(self, experiment: Experiment) -> None:
         """Set the form to an experiment's values."""
         self._quiet = True
         try:
             setting, _, method = experiment.preset.partition("+")
             self.setting.value, self.method.value = setting, method or "csgn"
-            self._base = Experiment.from_parameters(preset=experiment.preset)
+            self._base = self._preset(experiment.preset)
             for field in self.fields:
                 self._put(field, getattr(experiment, field.name))
         finally:
@@ -215,7 +221,7 @@ class ParameterPanel:
             return given
         if field.nullable and given.strip().lower() in ("", "none"):
             return None
-        value = runs.from_text(Experiment.model_fields[field.name].annotation, given, field.name)
+        value = runs.from_text(self.model.model_fields[field.name].annotation, given, field.name)
         return tuple(value) if isinstance(value, list) else value
 
     def _preset_chosen(self) -> None:
@@ -224,9 +230,9 @@ class ParameterPanel:
         values, wrong = self.values()
         kept = {
             name: value for name, value in values.items()
-            if name != "preset" and name not in wrong and value != getattr(self._base, name)
+            if name not in ("preset", "plugin") and name not in wrong and value != getattr(self._base, name)
         }  # fmt: skip
-        base = Experiment.from_parameters(preset=self.preset)
+        base = self._preset(self.preset)
         try:
             self.show(base.model_validate(base.model_dump() | kept))
         except ValidationError:  # an invalid value is dropped
@@ -239,7 +245,7 @@ class ParameterPanel:
         values, wrong = self.values()
         self.experiment = None
         try:  # with the preset's values for unreadable ones, so that all errors are shown at once
-            checked = Experiment(**self._base.model_dump() | values)
+            checked = self.model(**self._base.model_dump() | values)
             self.experiment = None if wrong else checked
         except ValidationError as error:
             for one in error.errors():
