@@ -560,7 +560,7 @@ def test_query_and_answers_are_marked_in_both_maps(source, explorer):
             tuple(np.round(to_rgba(colour), 2)) for colour, _ in MARKS.values()
         ]
         order = list(dict.fromkeys(marks[drawn.point_order]))
-        assert order == [mark for mark in reversed(MARKS) if mark in order], "the query above all others"
+        assert order == [mark for mark in MARKS if mark in order], "the query above all others"
         for i, image in enumerate(frame.itertuples()):
             mine, place_in = image.person == answer.query.person, i in answer.rows[:6]
             wanted = "other image"

@@ -30,9 +30,9 @@ from csgn_lib.vocabulary import coordinates
 LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
 SHOWN = 24  # images of a selection
 EDGES = (-1.08, 1.08)  # axis limits of the maps, so that no point lies on the border
-MARKS = {  # colour and size of a point, by what it is; drawn in this order in the legend
-    "query": ("#000000", 11), "right answer": ("#009E73", 9), "wrong answer": ("#D55E00", 9), "answer": ("#0072B2", 9),
-    "same person, ranked lower": ("#56B4E9", 6), "other image": ("#B5B5B5", 3),
+MARKS = {  # colour and size of a point, by what it is; later ones are drawn above earlier ones
+    "other image": ("#B5B5B5", 3), "same person, ranked lower": ("#56B4E9", 6), "answer": ("#0072B2", 9),
+    "wrong answer": ("#D55E00", 9), "right answer": ("#009E73", 9), "query": ("#000000", 11),
 }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def maps_figure(
         figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.5))
         above, below = figure.subfigures(2, 1, height_ratios=[3, 1.1])
         for axes, (name, points) in zip(np.atleast_1d(above.subplots(1, len(places))), places.items(), strict=True):
-            for mark in reversed(MARKS):
+            for mark in MARKS:
                 colour, size = MARKS[mark]
                 if (here := marks == mark).any():
                     axes.plot(*points[here].T, "o", color=colour, ms=size / 1.7, mew=0.4, mec="white", label=mark)
@@ -170,7 +170,7 @@ class LinkedMaps:
             points = np.array(scatter.widget.points)  # x, y, category: a new data frame would cost 0.1 s
             points[:, 2] = codes
             scatter.widget.points = points
-            scatter.order(by=np.argsort(-codes, kind="stable"))  # the query is drawn last, above all others
+            scatter.order(by=np.argsort(codes, kind="stable"))
 
     def show(self, rows: Sequence[int]) -> None:
         """Show the first few of the selected rows, or how to select."""
@@ -205,6 +205,6 @@ def _legend() -> str:
     marks = (
         f'<span style="white-space:nowrap"><span style="display:inline-block;width:{size}px;height:{size}px;'
         f'border-radius:50%;background:{colour}"></span> {mark}</span>'
-        for mark, (colour, size) in MARKS.items()
+        for mark, (colour, size) in reversed(MARKS.items())
     )
     return f'<div style="display:flex;gap:18px;align-items:center">{"".join(marks)}</div>'
