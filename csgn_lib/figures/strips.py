@@ -21,18 +21,6 @@ RIGHT, WRONG, INK = "#009E73", "#D55E00", "#262626"
 _UNKNOWN = -1  # the clothes label of a benchmark that has none
 
 
-def rank_strip(
-    query: Mapping[str, Any] | pd.Series,
-    ranked: pd.DataFrame,
-    root: str | Path = ".",
-    top: int = 10,
-    title: str = "",
-    hide_faces: bool = False,
-) -> Figure:
-    """One query and its first ``top`` gallery images; see `rank_strips`."""
-    return rank_strips([(query, ranked)], root, top, [title] if title else None, hide_faces)
-
-
 def rank_strips(
     rows: Sequence[tuple[Mapping[str, Any] | pd.Series, pd.DataFrame]],
     root: str | Path = ".",
