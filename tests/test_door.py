@@ -97,7 +97,6 @@ def test_only_commands_that_work_are_there():
         "embed",
         "search",
         "export",
-        "world",
         "score",
         "evaluate",
     }
