@@ -3,11 +3,15 @@
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+LOG := build/install.log
+# pip writes to the log; a failure shows its end and its name. $(1): the extra of pyproject.toml, such as test.
+INSTALL = { mkdir -p build && $(RUN) -m pip install -e ".[$(1)]" >$(LOG) 2>&1 || { tail -n 3 $(LOG) >&2; \
+	echo "csgn: the installation failed; see $(LOG)" >&2; exit 1; }; }
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 ...` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper test test-browser lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -18,24 +22,28 @@ demo: $(STAMP)  ## train and score CSGN on the embedded benchmark; leaves report
 	@$(RUN) -m csgn_lib demo
 
 test: $(STAMP)  ## check the style and run the tests
-	@$(RUN) -m ruff check csgn_lib tests notebooks
-	@$(RUN) -m ruff format --check csgn_lib tests
+	@$(RUN) -m ruff check csgn_lib benchmarks tests notebooks
+	@$(RUN) -m ruff format --check csgn_lib benchmarks tests
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
 
 # CHROMIUM=/path/to/chromium, or one on PATH, or else playwright's own (downloaded once).
 CHROMIUM ?= $(shell for name in chromium chromium-browser google-chrome chrome; do command -v $$name && break; done)
 test-browser: $(STAMP)  ## try the notebooks' panels in a real JupyterLab with headless Chromium: some minutes
-	@$(RUN) -c 'import playwright' 2>/dev/null || $(RUN) -m pip install --quiet -e ".[browser]"
+	@$(RUN) -c 'import playwright' 2>/dev/null || { echo "installing playwright into $(VENV)"; $(call INSTALL,browser); }
 	@test -n "$(CHROMIUM)" || $(RUN) -m playwright install chromium
 	@CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
 
+test-notebooks: $(STAMP)  ## run every notebook on benchmarks without clothes labels and without cameras: some minutes
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m wide tests/test_notebooks.py
+
 lint: $(STAMP)  ## mend the style where a machine can
-	@$(RUN) -m ruff check --fix csgn_lib tests notebooks
-	@$(RUN) -m ruff format csgn_lib tests
+	@$(RUN) -m ruff check --fix csgn_lib benchmarks tests notebooks
+	@$(RUN) -m ruff format csgn_lib benchmarks tests
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a token
 	@$(RUN) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
+	  --LabApp.app_settings_dir="$(CURDIR)/csgn_lib/panels/jupyterlab"
 
 first-result: demo  ## the demo, and its table and pictures kept under reports/first-result for the README
 	@mkdir -p reports/first-result
@@ -43,33 +51,27 @@ first-result: demo  ## the demo, and its table and pictures kept under reports/f
 	@for f in people strip-worst; do cp "$$(ls -t reports/runs/*/figures/$$f.png | head -1)" reports/first-result/; done
 
 seeds: $(STAMP)  ## the demo's rows, five seeds, each in a world of its own: some 40 minutes on 2 cores; leaves reports/seeds
-	@$(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/seeds/rows.json)" -p seeds '[0, 1, 2, 3, 4]' -p worlds '[0, 1, 2, 3, 4]' \
-	  -p every '{}' -p out reports/seeds --keep-answer "make seeds"
+	@$(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/seeds/grid.yaml -p out reports/seeds --keep-answer "make seeds"
 
-# Rows of 40_ablation_sweep in a folder of reports/ablation, then 41_ablation_tables over its records.
-TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p sweep reports/ablation/$(1) -p out reports/ablation/$(2) -p baseline '$(3)' \
-	  -p descriptors '$(or $(4),$(ALL))'
-SWEPT = $(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/ablation/$(1)/rows.json)" -p every '$(3)' \
-	  -p seeds '$(4)' -p worlds '$(5)' -p out reports/ablation/$(2) && $(call TABLES,$(2),$(2),$(6))
+# A folder of reports/ablation holds a sweep's grid: 40_ablation_sweep runs it, 41_ablation_tables reads its records there.
+TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p grid reports/ablation/$(1) -p out reports/ablation/$(2) \
+	  -p baseline '$(3)' -p descriptors '$(or $(4),$(ALL))'
+SWEEP = $(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/ablation/$(1)/grid.yaml -p out reports/ablation/$(1) && \
+	  $(call TABLES,$(1),$(1),$(2))
 ALL := ["plain", "clothing out", "person only"]
-FIVE := [0, 1, 2, 3, 4]
 , := ,
-THREE := [0, 1, 2]
-THREE_SEEDS := [0, 1, 2, 0, 1, 2, 0, 1, 2]
-THREE_WORLDS := [0, 0, 0, 1, 1, 1, 2, 2, 2]
-SECOND := {"clip_checkpoint": "embedded-1", "resnet_checkpoint": "embedded-1"}
 
 ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: two hours on 2 cores, resumable; leaves reports/ablation
-	@$(call SWEPT,main,main,{},$(FIVE),$(FIVE),identity + triplet)
-	@$(call SWEPT,controls,controls,{},$(THREE),$(THREE),CSGN)
+	@$(call SWEEP,main,identity + triplet)
+	@$(call SWEEP,controls,CSGN)
 
 ablation-variants: $(STAMP)  ## other forms of each part, more controls, three runs of each: 90 minutes on 2 cores, resumable
-	@$(call SWEPT,variants,variants,{},$(THREE),$(THREE),CSGN)
+	@$(call SWEEP,variants,CSGN)
 	@$(call TABLES,variants,variants/over-words,CSGN$(,) clothing out,["clothing out"])
 
 ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
-	@$(call SWEPT,clips,clips/first,{},$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
-	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
+	@$(call SWEEP,clips/first,identity + triplet)
+	@$(call SWEEP,clips/second,identity + triplet)
 	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) && \
 	  $(call TABLES,clips/$$clip,clips/$$clip/over-words,identity + triplet$(,) clothing out) || exit 1; done
 
@@ -102,28 +104,39 @@ paper: $(STAMP)  ## every figure, table and number of reports/paper/paper.tex fr
 	cp $$out/paper.pdf paper.pdf && echo "reports/paper/paper.pdf" || { \
 	  echo "csgn: reports/paper/paper.tex does not compile; see reports/cache/paper/paper.log" >&2; exit 1; }
 
+results: $(STAMP)  ## write the recorded numbers into README and docs/, from the templates in docs/templates
+	@$(RUN) docs/tools/results.py
+
+method-figure: $(STAMP)  ## draw docs/images/method.svg
+	@$(RUN) docs/tools/method_figure.py
+
+docs: $(STAMP)  ## build the documentation site: build/site/index.html
+	@$(RUN) -c 'import material, mkdocstrings' 2>/dev/null || { echo "installing mkdocs into $(VENV)"; $(call INSTALL,docs); }
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && \
+	  echo "build/site/index.html (with search: python3 -m http.server --directory build/site)"
+
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
-	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.pretraining --seed $(or $(SEED),0)
+	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(RUN) -m torch.distributed.run --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
 
 bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
-	@$(RUN) -m csgn_lib.retrieval
+	@$(RUN) -m benchmarks.retrieval
 
 bench-train: $(STAMP)  ## time a training step at full size, and CLIP-ReID's beside it where CLIP_REID holds its path
-	@$(RUN) -m csgn_lib.training $(WITH)
+	@$(RUN) -m benchmarks.training $(WITH)
 
 clean:  ## remove .venv and caches; data and reports stay
 	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build reports/cache
-	find csgn_lib tests -name __pycache__ -prune -exec rm -rf {} +
+	find csgn_lib benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment that has all it needs is reused without the network (--no-index); else pip fetches.
 $(STAMP): pyproject.toml
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
 	  test -n "$(PYTHON)" || { echo "csgn: Python 3.11 or newer was not found; install it, or: make PYTHON=/path/to/python" >&2; exit 1; }; \
-	  echo "making $(VENV) with $$($(PYTHON) --version)"; \
+	  echo "creating $(VENV) with $$($(PYTHON) --version)"; \
 	  $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	    echo "csgn: python -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; }
 	@$(RUN) -m pip install --quiet --no-index --no-build-isolation -e ".[test]" >/dev/null 2>&1 \
-	  || { echo "installing into $(VENV): some 3 GB once, minutes"; $(RUN) -m pip install -e ".[test]"; }
+	  || { echo "installing packages into $(VENV): about 3 GB, some minutes; log: $(LOG)"; $(call INSTALL,test); }
 	@touch $@
 
 .PHONY: world-check world-sheets bench-world

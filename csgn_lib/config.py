@@ -1,107 +1,110 @@
-"""The experiment: one flat, frozen, validated set of parameters, its presets and its digest.
+"""The experiment: one flat, frozen, validated set of parameters, its presets, and the plugins that extend it.
 
-The same names are used by notebooks, ``csgn train --set``, sweep grids and result tables. Origin
-marks: [A] abstract, [P] the paper's opening pages, [C] convention of CLIP-ReID (Li, Sun, Li, AAAI
-2023), [O] our choice. The paper's own hyper-parameters are not public.
+Notebooks, ``csgn train --set``, sweep grids and result tables use the same names. Origin marks: [A] the paper's
+abstract, [P] its opening pages, [C] convention of CLIP-ReID (Li, Sun, Li, AAAI 2023), [O] our choice. The paper's own
+hyper-parameters are not public.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
-from typing import Any, Literal
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator
+from pydantic.fields import FieldInfo
 
+from csgn_lib import plugins as plugin_files
+from csgn_lib import registry
 from csgn_lib.records import InputError
+from csgn_lib.registry import Form, Plugin
 
-ADDED_LATER = {  # at these values, an experiment keeps the digest that it had before
-    "vit_stride": None,
-    "gradient_checkpointing": None,
-    "ema": None,
-    "consistency_weight": 1.0,
-    "penalty_weight": 1.0,
-    "colour_jitter": 0.0,
-    "batch_parts": 1,
-    "compile": None,
-}
+FORMS = ("mdg", "vss", "hsf")  # parameters whose values are names of the registry
+RECORDED = ("seed", "plugin", "tracker")  # in no digest: seed and tracker; plugins count by their content
+Mdg, Vss, Hsf = (Literal[registry.names(kind)] for kind in FORMS)
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class Experiment(BaseModel):
-    """Everything that decides a run's outcome. Build it with ``from_parameters``."""
+    """All parameters of a run. Build it with ``from_parameters``, which also loads its plugins."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    loaded: ClassVar[tuple[Plugin, ...]] = ()
 
-    preset: str = Field("demo", description="the preset that the other values started from")
+    preset: str = Field("demo", description="the preset that supplies the other values")
     benchmark: str = Field("synthetic", description="a name in datasets.NAMES, or csv")
-    root: str | None = Field(None, description="folder of the benchmark; none: the embedded one is rendered")
-    world: int = Field(0, ge=0, lt=10**6, description="which draw of the embedded benchmark (only if root is none)")
-    seed: int = Field(0, ge=0, description="seed of initialisation, sampling and augmentation")
-    validation_people: int = Field(0, ge=0, description="training people held out; the embedded world brings its own")
-
-    mdg: Literal["separate", "cross", "mutual", "second_rgb", "random"] = Field(
-        "mutual", description="stage 1 [A, form O]; second_rgb and random are controls in place of gray and of text"
+    root: str | None = Field(None, description="folder of the benchmark; none: the embedded benchmark is rendered")
+    world: int = Field(0, ge=0, lt=10**6, description="random draw of the embedded benchmark; for root=none")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of initialisation, sampling and augmentation")
+    validation_people: int = Field(
+        0, ge=0, description="training people held out for validation; the embedded benchmark has its own"
     )
-    mdg_modality: Literal["word", "same", "token"] = Field("word", description="how a prompt says gray [O]")
+
+    mdg: Mdg = Field("mutual", description="form of stage 1 [A, form O]; second_rgb and random are controls")
+    mdg_modality: Literal["word", "same", "token"] = Field("word", description="how the second prompt says gray [O]")
     mdg_cross_weight: float = Field(0.5, ge=0, description="lx of the cross terms, used by mdg=cross [O]")
     mdg_mutual_weight: float = Field(1.0, ge=0, description="lm of the mutual term, used by mdg=mutual [O]")
-    prompt_tokens: int = Field(4, ge=1, le=16, description="learned tokens per identity and set [C]")
-    vss: Literal["steer", "concat", "cross_attention", "two_vits", "none", "resnet"] = Field(
-        "steer",
-        description="how ViT and ResNet join [A, form O]; two_vits: a control, steered by a second ViT; none: ViT "
-        "alone, resnet: alone",
-    )
-    hsf: Literal["convex", "sum", "text", "logit", "consistent", "orthogonal", "none"] = Field(
-        "convex", description="the text loss of stage 2 [A, form O]; none: identity + triplet only"
-    )
-    beta: float = Field(0.5, ge=0, le=1, description="weight of the gray description [O]; 0 is CLIP-ReID")
+    prompt_tokens: int = Field(4, ge=1, le=16, description="learned tokens per identity and prompt, M [C]")
+    vss: Vss = Field("steer", description="how ViT and ResNet join [A, form O]; two_vits: a control; none: ViT alone")
+    hsf: Hsf = Field("convex", description="text loss of stage 2 [A, form O]; none: identity + triplet only")
+    beta: float = Field(0.5, ge=0, le=1, description="weight of the grayscale description [O]; 0 is CLIP-ReID")
     hsf_weight: float = Field(1.0, ge=0, description="weight of the text loss [C]")
     orthogonal_weight: float = Field(0.5, ge=0, description="weight of the colour penalty, hsf=orthogonal [O]")
-    consistency_weight: float = Field(1.0, ge=0, description="lc, weight of agreement, hsf=consistent [O]")
+    consistency_weight: float = Field(1.0, ge=0, description="lc of the agreement term, hsf=consistent [O]")
     similarity: Literal["dot", "cosine"] = Field("dot", description="dot: raw [C]; cosine: x 100 [P]")
     vocabulary_train: Literal["none", "head", "targets", "penalty"] = Field(
-        "none", description="clothing phrases out of the head, text read through person phrases, or a penalty [O]"
+        "none",
+        description="heads without the clothing subspace, text in the person subspace, or a penalty [O]",
     )
     penalty_weight: float = Field(1.0, ge=0, description="weight of vocabulary_train=penalty [O]")
-    clothing_rank: int = Field(16, ge=0, description="directions that clothing phrases span, K [O]")
-    person_rank: int = Field(8, ge=1, description="directions that person phrases span, K [O]")
+    clothing_rank: int = Field(16, ge=0, description="rank K of the clothing subspace [O]")
+    person_rank: int = Field(8, ge=1, description="rank K of the person subspace [O]")
 
-    stage1_epochs: int = Field(120, ge=0, description="[C]")
-    stage1_batch: int = Field(64, ge=2, description="images [C]")
-    stage1_lr: float = Field(3.5e-4, gt=0, description="[C]")
-    stage1_warmup: int = Field(5, ge=0, description="epochs [C]")
-    stage2_epochs: int = Field(60, ge=0, description="[C]")
-    stage2_warmup: int = Field(10, ge=0, description="epochs, from 0.1 of the rate [C]")
-    stage2_milestones: tuple[int, ...] = Field((30, 50), description="epochs at which the rate falls to a tenth [C]")
-    lr_vit: float = Field(5e-6, ge=0, description="[C]")
-    lr_resnet: float = Field(3.5e-4, ge=0, description="[O]")
+    stage1_epochs: int = Field(120, ge=0, description="epochs of stage 1 [C]")
+    stage1_batch: int = Field(64, ge=2, description="images in a batch of stage 1 [C]")
+    stage1_lr: float = Field(3.5e-4, gt=0, description="learning rate of the prompts [C]")
+    stage1_warmup: int = Field(5, ge=0, description="warm-up epochs of stage 1 [C]")
+    stage2_epochs: int = Field(60, ge=0, description="epochs of stage 2 [C]")
+    stage2_warmup: int = Field(10, ge=0, description="epochs, from 0.1 of the learning rate [C]")
+    stage2_milestones: tuple[int, ...] = Field((30, 50), description="epochs that divide the learning rate by 10 [C]")
+    lr_vit: float = Field(5e-6, ge=0, description="learning rate of the ViT [C]")
+    lr_resnet: float = Field(3.5e-4, ge=0, description="learning rate of the ResNet [O]")
     lr_heads: float = Field(3.5e-4, ge=0, description="BNNecks, classifiers, steering [O]; CLIP-ReID: lr_vit")
     ema: float | None = Field(
-        None, gt=0, lt=1, description="decay a step of the averaged weights that are kept; none: the last weights"
+        None,
+        gt=0,
+        lt=1,
+        description="decay per step of an average of the weights, which is saved; none: last weights",
     )
-    weight_decay: float = Field(1e-4, ge=0, description="[C]")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay [C]")
     batch_persons: int = Field(16, ge=2, description="identities in a batch [C]")
     batch_images: int = Field(4, ge=2, description="images of each identity in a batch [C]")
     batch_parts: int = Field(
         1,
         ge=1,
-        description="parts that a batch is embedded in, losses over all of it: less memory, more time",
+        description="parts in which a batch is embedded, with losses over all of it: less memory, more time",
     )
-    sampler: Literal["identity", "clothes"] = Field("identity", description="clothes: two outfits a person [O]")
-    id_weight_vit: float = Field(0.25, ge=0, description="weight of the identity loss on the ViT's heads [C]")
-    id_weight_resnet: float = Field(1.0, ge=0, description="the same on the ResNet's head [C]")
-    triplet_weight: float = Field(1.0, ge=0, description="[C]")
-    triplet_margin: float = Field(0.3, ge=0, description="Euclidean [C]")
+    sampler: Literal["identity", "clothes"] = Field(
+        "identity", description="clothes: two outfits per person in a batch [O]"
+    )
+    id_weight_vit: float = Field(0.25, ge=0, description="weight of the identity loss on z12 and f [C]")
+    id_weight_resnet: float = Field(1.0, ge=0, description="weight of the identity loss on the ResNet's c [C]")
+    triplet_weight: float = Field(1.0, ge=0, description="weight of the triplet loss [C]")
+    triplet_margin: float = Field(0.3, ge=0, description="margin of the triplet loss, Euclidean [C]")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="identity and text losses [C]")
-    clothes_adversarial_weight: float = Field(0.0, ge=0, description="CAL, Gu et al., CVPR 2022")
+    clothes_adversarial_weight: float = Field(0.0, ge=0, description="weight of CAL, Gu et al., CVPR 2022")
 
-    image_height: int = Field(256, ge=16, description="pixels")
-    image_width: int = Field(128, ge=16, description="pixels")
-    flip: float = Field(0.5, ge=0, le=1, description="probability [C]")
-    padding: int = Field(10, ge=0, description="pixels, then a random crop [C]")
-    erasing: float = Field(0.5, ge=0, le=1, description="probability [C]")
-    gray_probability: float = Field(0.0, ge=0, le=1, description="share of gray training images in stage 2")
+    image_height: int = Field(256, ge=16, description="height of the images in pixels")
+    image_width: int = Field(128, ge=16, description="width of the images in pixels")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip [C]")
+    padding: int = Field(10, ge=0, description="pixels of padding before a random crop [C]")
+    erasing: float = Field(0.5, ge=0, le=1, description="probability of random erasing [C]")
+    gray_probability: float = Field(0.0, ge=0, le=1, description="share of grayscale training images in stage 2")
     colour_jitter: float = Field(0.0, ge=0, le=1, description="share of colour-jittered training images in stage 2 [O]")
 
     clip_model: str = Field("ViT-B-16-quickgelu", description="an open_clip name")
@@ -109,52 +112,85 @@ class Experiment(BaseModel):
     vit_stride: int | None = Field(
         None,
         ge=8,
-        description="pixels from one patch to the next; less than a patch: they overlap [C: 12]; none: a patch",
+        description="pixels from one patch to the next, overlapping if below the patch size [C: 12]; none: patch size",
     )
-    resnet_model: str = Field("resnet50", description="a timm name; resnet50_clip is CLIP's RN50")
+    resnet_model: str = Field("resnet50", description="a timm name, or a plugin's tower; resnet50_clip: CLIP's RN50")
     resnet_checkpoint: str | None = Field(
-        "timm", description="embedded, embedded-1, timm (its own), a file; none: from scratch"
+        "timm", description="embedded, embedded-1, timm (its default), a file; none: from scratch"
     )
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="precision of autocast")
     compile: bool | None = Field(
         None,
-        description="torch.compile of the encoder's blocks in stage 2: a minute once, faster steps on a GPU; none: off",
+        description="torch.compile of the encoder's blocks in stage 2: a minute once, faster steps on a GPU; none: no",
     )
     gradient_checkpointing: bool | None = Field(
-        None, description="the ViT's blocks are computed again backward: less memory, a third more time; none: off"
+        None, description="recompute the ViT's blocks in the backward pass: less memory, a third more time; none: no"
     )
+
+    tracker: Tracker | None = Field(
+        None, description="also report metrics to tensorboard, wandb, mlflow or trackio, offline; none: metrics.jsonl"
+    )
+    plugin: str | tuple[str, ...] = Field(
+        (), description="Python files, or names of installed plugins, that add variants and parameters"
+    )
+
+    @field_validator("root")
+    @classmethod
+    def _normalised(cls, value: str | None) -> str | None:
+        return os.path.normpath(value) if value else value
+
+    @field_validator("plugin", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(filter(None, [value])) if isinstance(value, str) else tuple(value or ())
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Experiment:
         """A preset's values with ``parameters`` over them; ``prcc-paper+cal`` is a setting with a method over it.
 
-        Raises InputError naming an unknown parameter or preset (with the nearest names), or the
-        value that has the wrong type or is out of range.
+        Raises InputError naming an unknown parameter or preset (with the nearest names), the value that has the wrong
+        type or is out of range, or a plugin that cannot be loaded.
         """
+        model = with_plugins(parameters.get("plugin"))
         preset = parameters.get("preset", "demo")
         values = preset_values(preset)
         for name in parameters:
-            if name not in cls.model_fields:
-                raise InputError(f"unknown parameter {name!r}{_nearest(name, cls.model_fields)}")
+            if name not in model.model_fields:
+                raise InputError(f"unknown parameter {name!r}{_nearest(name, model.model_fields)}")
         values |= parameters | {"preset": preset}
-        if isinstance(values.get("stage2_milestones"), list):  # JSON and papermill know no tuples
+        if isinstance(values.get("stage2_milestones"), list):  # JSON and papermill have no tuples
             values["stage2_milestones"] = tuple(values["stage2_milestones"])
         try:
-            return cls(**values)
+            return model(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            name, value = ".".join(map(str, first["loc"])), first["input"]
+            name, value = str(first["loc"][0]), values[str(first["loc"][0])]
             raise InputError(f"parameter {name} = {value!r}: {first['msg']}") from None
 
+    def form(self, kind: str) -> Form:
+        """The variant that a parameter of FORMS names, with this experiment's values of its parameters."""
+        return registry.form(kind, getattr(self, kind), self, self.loaded)
+
+    def added(self, kind: str) -> dict[str, Form]:
+        """The variants of a kind that the experiment's plugins add, with this experiment's values, by name."""
+        return {name: entry.bind(self) for name, entry in registry.entries(kind, self.loaded).items() if entry.plugin}
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """SHA-256 of each plugin's content, by the plugin's name."""
+        return {plugin.name: plugin.digest for plugin in self.loaded}
+
     def digest(self) -> str:
-        """Eight hexadecimal digits that name everything but the seed."""
-        left_out = {"seed"} | {name for name, value in ADDED_LATER.items() if getattr(self, name) == value}
-        text = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        """Eight hexadecimal digits of all parameters that decide the result except the seed, and of the plugins."""
+        values = self.model_dump(mode="json", exclude=set(RECORDED)) | {"plugins": sorted(self.plugins.values())}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.model_dump(),)  # a class with plugins has no name to be pickled by
 
     def table(self) -> str:
-        """One line a parameter, aligned; a star where it is not the preset's, and what the preset has."""
-        changed, base = self.difference(), type(self).from_parameters(preset=self.preset)
+        """One aligned line per parameter; a star and the preset's value where the two differ."""
+        changed, base = self.difference(), self._preset()
         texts = {name: _written(value) for name, value in self}
         wide = max(map(len, texts)), max((len(texts[name]) for name in changed), default=0)
         lines = []
@@ -166,18 +202,117 @@ class Experiment(BaseModel):
 
     def difference(self) -> dict[str, Any]:
         """The parameters that differ from this experiment's preset."""
-        base = type(self).from_parameters(preset=self.preset)
+        base = self._preset()
         return {name: value for name, value in self if value != getattr(base, name)}
+
+    def _preset(self) -> Experiment:
+        """The preset's own values, in the same class, without a plugin."""
+        base = type(self).from_parameters(preset=self.preset, plugin=self.plugin)
+        return base.model_copy(update={"plugin": ()})
+
+
+def with_plugins(references: str | Sequence[str] | None) -> type[Experiment]:
+    """The Experiment class that has the parameters and variants of these plugins too; for none, Experiment.
+
+    Raises:
+        InputError: a plugin that cannot be loaded; two that register one name; a parameter without type, description or
+            default, or that exists already.
+    """
+    references = [references] if isinstance(references, str) else references or ()
+    plugins = tuple(dict.fromkeys(plugin_files.load(reference) for reference in references if reference))
+    return _extended(plugins) if plugins else Experiment
+
+
+def plugin_digests(experiment: Experiment | Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the content of an experiment's plugins, by name: part of what identifies a run.
+
+    A notebook's parameters will do too: their ``plugin``, or that of ``more``. Raises InputError as ``with_plugins``.
+    """
+    return {plugin.name: plugin.digest for plugin in plugins_of(experiment)}
+
+
+def plugins_of(experiment: Experiment | Mapping[str, Any]) -> tuple[Plugin, ...]:
+    """The plugins of an experiment, or of a notebook's parameters. Raises InputError as ``with_plugins``."""
+    if isinstance(experiment, Experiment):
+        return experiment.loaded
+    more = experiment.get("more")
+    named = experiment.get("plugin") or (more.get("plugin") if isinstance(more, Mapping) else None)
+    return with_plugins(named).loaded
+
+
+@lru_cache(maxsize=64)
+def _extended(plugins: tuple[Plugin, ...]) -> type[Experiment]:
+    _refuse_namesakes(plugins)
+    fields: dict[str, Any] = {}
+    for kind in registry.TRAITS:
+        entries = registry.entries(kind, plugins)  # refuses a name that is registered twice
+        if kind in FORMS:
+            fields[kind] = (Literal[tuple(entries)], Experiment.model_fields[kind])
+        for entry in entries.values():
+            if entry.plugin:
+                fields |= _own_fields(entry, fields)
+    model = create_model("Experiment", __base__=Experiment, __doc__=Experiment.__doc__, **fields)
+    model.loaded = plugins
+    for kind in registry.TRAITS:
+        for entry in registry.entries(kind, plugins).values():
+            if entry.plugin:
+                _refuse_unknown_parameters(entry, model)
+    return model
+
+
+def _refuse_namesakes(plugins: Sequence[Plugin]) -> None:
+    names = [plugin.name for plugin in plugins]
+    for plugin in plugins:
+        if names.count(plugin.name) > 1:
+            raise InputError(f"two plugins are called {plugin.name}, such as {plugin.source}; rename one of the files")
+
+
+def _own_fields(entry: registry.Entry, known: Iterable[str]) -> dict[str, Any]:
+    """The experiment's fields that a plugin's variant adds: its keyword-only parameters that carry a Field."""
+    fields = {}
+    for name, parameter in entry.parameters.items():
+        annotation, default = parameter.annotation, parameter.default
+        info = next((part for part in getattr(annotation, "__metadata__", ()) if isinstance(part, FieldInfo)), None)
+        if info is None:
+            continue
+        if name in Experiment.model_fields or name in known:
+            raise InputError(f"parameter {name} of {entry} exists already; remove its Field to read it, or rename it")
+        if not info.description or default is inspect.Parameter.empty:
+            lacks = "default" if info.description else "description"
+            raise InputError(f"parameter {name} of {entry} has no {lacks}; {_declaration(name)}")
+        try:
+            TypeAdapter(annotation).validate_python(default, strict=True)
+            TypeAdapter(annotation).json_schema()
+        except Exception as error:  # pydantic raises several kinds for types that it does not know
+            raise InputError(
+                f"parameter {name} of {entry} = {default!r}: {' '.join(str(error).split())[:200]}"
+            ) from None
+        fields[name] = (annotation, default)
+    return fields
+
+
+def _refuse_unknown_parameters(entry: registry.Entry, model: type[Experiment]) -> None:
+    for name in entry.parameters:
+        if name not in model.model_fields:
+            raise InputError(f"parameter {name} of {entry} has no type and description; {_declaration(name)}")
+
+
+def _declaration(name: str) -> str:
+    return f'write {name}: Annotated[float, Field(ge=0, description="what it is")] = 0.1'
+
+
+def _rebuilt(values: dict[str, Any]) -> Experiment:
+    return Experiment.from_parameters(**values)
 
 
 def preset_values(preset: object) -> dict[str, Any]:
-    """The values of ``demo`` or ``demo+cal``: a setting of PRESETS, and a method of METHODS over it, if one is named.
+    """The values of ``demo`` or ``demo+cal``: a setting of PRESETS, with a method of METHODS over it if one is named.
 
-    Raises InputError naming what is unknown, with the nearest names.
+    Raises InputError naming an unknown setting or method, with the nearest names.
     """
     setting, plus, method = preset.partition("+") if isinstance(preset, str) else (preset, "", "")
     if setting in METHODS:
-        raise InputError(f"preset {preset!r} is a method; name the setting that it is run in: demo+{setting}")
+        raise InputError(f"preset {preset!r} is a method; name the setting before it: demo+{setting}")
     if setting not in PRESETS:
         raise InputError(f"unknown preset {setting!r}{_nearest(setting, PRESETS)}; one of {', '.join(PRESETS)}")
     if plus and method not in METHODS:
@@ -197,8 +332,8 @@ def _nearest(name: object, names: Any) -> str:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Chosen on validation people of the embedded world. Towers of a hundredth of the size and a few hundred
-    # steps bear higher rates, need no erasing, and want the identity loss at full weight on the ViT too.
+    # Chosen on validation people of the embedded benchmark. Towers of a hundredth of the size and a few hundred steps
+    # allow higher learning rates and need no erasing; the identity loss has full weight on the ViT too.
     "demo": {
         "clip_model": "csgn-tiny", "clip_checkpoint": "embedded",
         "resnet_model": "csgn_tiny_resnet", "resnet_checkpoint": "embedded",
@@ -217,7 +352,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# What CSGN is compared with, in the same harness: the same towers, batches, rates and epochs.
+# Baselines and controls, trained with the same towers, batches, learning rates and epochs.
 METHODS: dict[str, dict[str, Any]] = {
     "csgn": {},
     "identity-triplet": {"hsf": "none", "vss": "none"},  # the plain baseline: ViT alone, no text
@@ -226,9 +361,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "colour-jitter": {"hsf": "none", "vss": "none", "colour_jitter": 0.5},
     "gray-images": {"hsf": "none", "vss": "none", "gray_probability": 0.2},
     "vit": {"vss": "none"},  # CSGN without its ResNet
-    "resnet": {"hsf": "none", "vss": "resnet"},  # the other branch alone, which meets no text
-    # control: does the ResNet matter, or the parameters? A step takes 1.2 times the arithmetic of ViT + ResNet in the
-    # demo, 1.5 times at full size; no other ViT is nearer
+    "resnet": {"hsf": "none", "vss": "resnet"},  # the other branch alone, without text
+    # control: does the ResNet matter, or the parameters? A step takes 1.2 times the FLOPs of ViT + ResNet in the demo,
+    # 1.5 times at full size; no other ViT is closer
     "two-vits": {"vss": "two_vits"},
     "second-rgb": {"mdg": "second_rgb"},  # control: does gray matter, or two prompts?
     "random-text": {"mdg": "random"},  # control: does text matter, or fixed targets?

@@ -1,18 +1,20 @@
-"""Losses on labels: identity, triplet and clothes-adversarial. Their weights live in ``training``.
+"""Losses on labels: identity, triplet and clothes-adversarial. Their weights are parameters of the experiment.
 
-    L_id  = H(q, softmax(logits)),  q smoothed by 0.1                                                [C]
-    L_tri = mean_i max(0, margin + max_{p: y_p = y_i} |x_i - x_p| - min_{n: y_n != y_i} |x_i - x_n|)  [C]
+    L_id  = H(q, softmax(logits)),  q smoothed by eps = 0.1                                                    [C]
+    L_tri = mean_i max(0, margin + max_{j: y_j = y_i} |x_i - x_j| - min_{j: y_j != y_i} |x_i - x_j|)           [C]
 
-The clothes-adversarial loss (CAL) is that of Gu et al., "Clothes-Changing Person Re-identification with
-RGB Modality Only", CVPR 2022, here from its equations. With phi_c the weight of clothes class c,
-cos(f, phi_c) / tau as logits l_c, c_i the image's clothes, S+_i all clothes of its person, K = |S+_i|,
-S-_i everyone else's clothes:
+The clothes-adversarial loss (CAL) follows the equations of Gu et al., "Clothes-Changing Person Re-identification with
+RGB Modality Only", CVPR 2022. phi_o is the weight vector of outfit o = 1 .. O, l_o = cos(f, phi_o) / tau its logit,
+o_i the outfit of image i, S+_i all outfits of its identity, S-_i the outfits of all other identities:
 
-    L_C  = -mean_i log softmax(l_i)[c_i]                               learns phi, f detached
-    L_CA = -mean_i sum_{c in S+_i} q_i(c) log( e^{l_c} / (e^{l_c} + sum_{j in S-_i} e^{l_j}) )
-           q_i(c) = (1 - eps) [c = c_i] + eps / K                      learns f, phi fixed
+    L_C  = -mean_i log softmax(l_i)[o_i]                               trains phi, f detached
+    L_CA = -mean_i sum_{o in S+_i} q_i(o) log( e^{l_o} / (e^{l_o} + sum_{j in S-_i} e^{l_j}) )
+           q_i(o) = (1 - eps) [o = o_i] + eps / |S+_i|                 trains f, phi fixed
 
-A positive competes with other people's clothes only, never with another outfit of the same person.
+A positive competes with the outfits of other identities only, never with another outfit of the same identity.
+
+Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
+(Li, Sun, Li, AAAI 2023), [O] our choice.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ def identity_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1)
 def triplet_loss(features: Tensor, persons: Tensor, margin: float = 0.3) -> Tensor:
     """L_tri over a batch, hardest positive and negative of every anchor, plain Euclidean [C].
 
-    The hinge with a margin, not the soft-margin form; the mean runs over all anchors, satisfied ones included. An
-    anchor alone in its identity, or without another identity, is left out. No step waits for the device, as
-    libraries that pick triplets by index do.
+    Hinge with a margin, not the soft-margin form; the mean is over all anchors, also those with a loss of 0. An anchor
+    without a positive or without a negative is left out. Nothing synchronises the device, unlike in libraries that
+    select triplets by index.
 
     Args:
         features: (B, D), not normalised.
@@ -51,7 +53,7 @@ def triplet_loss(features: Tensor, persons: Tensor, margin: float = 0.3) -> Tens
         farthest = distance.masked_fill(~positive, -torch.inf).max(dim=1)
         nearest = distance.masked_fill(same, torch.inf).min(dim=1)
         counted = positive.any(dim=1) & ~same.all(dim=1)
-        # read by index: the gradient of max and min themselves would be shared by equal distances
+        # by index: max and min would split the gradient among equal distances
         hinge = (_at(distance, farthest.indices) - _at(distance, nearest.indices) + margin).relu()
         return hinge.where(counted, 0).sum() / counted.sum().clamp(min=1)
 
@@ -61,18 +63,18 @@ def _at(matrix: Tensor, column: Tensor) -> Tensor:
 
 
 class ClothesClassifier(nn.Module):
-    """Cosine classifier of C clothes: features (B, D) to logits cos(f, phi_c) / tau, (B, C)."""
+    """Cosine classifier of O outfits: features (B, width) to logits cos(f, phi_o) / tau, (B, O)."""
 
     def __init__(
         self, dim: int, clothes: int, temperature: float = CLOTHES_TEMPERATURE, *, generator: Generator
     ) -> None:
         super().__init__()
         self.temperature = temperature
-        # only directions count; short vectors turn within a few steps of Adam, as in CAL's own code
+        # only directions matter; short vectors rotate within a few steps of Adam, as in CAL's own code
         self.weight = nn.Parameter(torch.randn((clothes, dim), generator=generator) * 0.001)
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
-        """``frozen``: no gradient reaches phi, only the features."""
+        """Logits (B, O). ``frozen``: gradients reach the features and not phi."""
         weight = self.weight.detach() if frozen else self.weight
         with torch.autocast(features.device.type, enabled=False):
             features = F.normalize(_wide(features), dim=-1)
@@ -80,7 +82,9 @@ class ClothesClassifier(nn.Module):
 
 
 def clothes_by_person(person: Tensor, clothes: Tensor) -> Tensor:
-    """Which clothes are whose: (M,) labels of the training images to a mask (N, C) bool; ``mask[persons]`` is S+.
+    """Which outfits belong to which identity: labels (n,) of n training images to a mask (N, O) bool.
+
+    ``mask[persons]`` is S+ of the images of a batch.
 
     Raises:
         InputError: clothes or persons that are unlabelled (-1), or clothes shared by two persons.
@@ -97,7 +101,7 @@ def clothes_by_person(person: Tensor, clothes: Tensor) -> Tensor:
 
 
 def clothes_loss(classifier: ClothesClassifier, features: Tensor, clothes: Tensor) -> Tensor:
-    """L_C: teaches the classifier to see clothes; nothing flows into the features. (B, D), (B,) to a scalar."""
+    """L_C, a scalar: trains the classifier on detached features (B, width) and outfits (B,)."""
     return F.cross_entropy(classifier(features.detach()), clothes)
 
 
@@ -108,16 +112,16 @@ def clothes_adversarial_loss(
     own: Tensor,
     epsilon: float = CLOTHES_EPSILON,
 ) -> Tensor:
-    """L_CA: teaches the features to confuse one person's outfits; nothing flows into the classifier.
+    """L_CA, a scalar: trains the features to confuse the outfits of one person; the classifier is fixed.
 
     Args:
-        features: (B, D). clothes: (B,) int64, c_i.
-        own: (B, C) bool, S+: all clothes of each image's person, ``clothes_by_person(...)[persons]``.
-        epsilon: share of q that is spread over S+.
+        features: (B, width). clothes: (B,) int64, o_i.
+        own: (B, O) bool, S+: all outfits of each image's person, ``clothes_by_person(...)[persons]``.
+        epsilon: share of q that is distributed over S+.
     """
-    logits = classifier(features, frozen=True)  # (B, C)
+    logits = classifier(features, frozen=True)  # (B, O)
     others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)  # over S-, (B, 1)
-    log_p = logits - torch.logaddexp(logits, others)  # right on S+, read there only
+    log_p = logits - torch.logaddexp(logits, others)  # valid on S+, where it is read
     q = epsilon * own.to(logits) / own.sum(dim=1, keepdim=True)
     q = q.scatter_add(1, clothes[:, None], torch.full_like(q[:, :1], 1 - epsilon))
     return -(q * log_p).sum(dim=1).mean()

@@ -1,12 +1,17 @@
-"""Stage 1, the Multi-Description Generator: two learned descriptions of every identity.
+"""Stage 1, the Multi-Description Generator (MDG): two learned text descriptions of every training identity.
 
-Both encoders of CLIP stay frozen; only a few word embeddings per identity are learned [P]. One set
-describes the person as CLIP sees the RGB crop, the other as it sees the gray one [A + P]. For
-y in 1 .. N and m in {r, g}:
+Both encoders of CLIP are frozen; only a few word embeddings per identity are learned [P]. One set of tokens is matched
+with the RGB images, the other with their grayscale versions [A + P]. For identities y = 1 .. N and m in {r, g}:
 
-    t^r_y = T("A photo of a [U^r_y] person.")            U^m_y: 4 x width, init N(0, 0.02)   [C]
-    t^g_y = T("A grayscale photo of a [U^g_y] person.")                                      [O]
-    L_MDG = sum_m (L_i2t^m + L_t2i^m) + lx * (four cross terms) + lm * L_mut                 [A; form O]
+    t^r_y   = T("A photo of a [U^r_y] person.")             U^m_y: M x E, initialised N(0, 0.02), M = 4      [C]
+    t^g_y   = T("A grayscale photo of a [U^g_y] person.")                                                    [O]
+    L_i2t^m = -mean_i 1/|P(i)| sum_{j in P(i)} log softmax_j s(v^m_i, t^m_{y_j}),  P(i) = {j: y_j = y_i}     [C]
+    L_t2i^m = the same with texts as anchors and images as references                                        [C]
+    L_mut   = (KL(p^r || sg p^g) + KL(p^g || sg p^r)) / 2,  p^m = softmax_y s(v^m, t^m_y)                    [A; form O]
+    L_MDG   = sum_m (L_i2t^m + L_t2i^m) + lx * (four cross terms) + lm * L_mut                               [A; form O]
+
+Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
+(Li, Sun, Li, AAAI 2023), [O] our choice.
 """
 
 from __future__ import annotations
@@ -21,10 +26,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from csgn_lib import registry
 from csgn_lib.backbones import ClipTower
 from csgn_lib.records import InputError
+from csgn_lib.registry import Form
 
-VARIANTS = ("separate", "cross", "mutual", "second_rgb")
 MODALITIES = ("word", "same", "token")
 SIMILARITIES = ("dot", "cosine")
 INIT_STD = 0.02  # [C]
@@ -33,9 +39,9 @@ COSINE_SCALE = 100.0  # [P], CLIP's own inverse temperature after training
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Two descriptions of each of N identities in CLIP's joint space: rgb (N, P), gray (N, P), not normalised.
+    """Two descriptions of each of N identities in CLIP's joint space: rgb (N, D), gray (N, D), not normalised.
 
-    words_rgb, words_gray (N, T, Wt): the learned words they were made of; None where there are none.
+    words_rgb, words_gray (N, M, E): the learned tokens; None where there are none.
     """
 
     rgb: Tensor
@@ -44,15 +50,15 @@ class TextFeatures:
     words_gray: Tensor | None = None
 
     def parts(self) -> dict[str, Tensor]:
-        """The tensors that there are, by name."""
+        """The tensors that are not None, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-class Persons(NamedTuple):
-    """Who is in a batch of B images of U different identities, int64.
+class BatchIdentities(NamedTuple):
+    """The identities of a batch of B images, Y of them different; int64.
 
-    person (B,): each image's. unique (U,): the different ones, sorted. row (B,): which of them an image shows.
-    first (U,): an image that shows it, the first.
+    person (B,): identity of each image. unique (Y,): the different identities, sorted. row (B,): index of each image's
+    identity in ``unique``. first (Y,): index of the first image of each.
     """
 
     person: Tensor
@@ -61,8 +67,8 @@ class Persons(NamedTuple):
     first: Tensor
 
     @classmethod
-    def of(cls, person: Tensor) -> Persons:
-        """Count them, best on the CPU: a GPU would have to be waited for."""
+    def of(cls, person: Tensor) -> BatchIdentities:
+        """From identities (B,). Call it on the CPU: on a GPU, ``torch.unique`` synchronises."""
         unique, row = torch.unique(person, return_inverse=True)
         order = torch.arange(len(person), device=person.device)
         first = torch.full_like(unique, len(person)).scatter_reduce(0, row, order, "amin")
@@ -70,13 +76,13 @@ class Persons(NamedTuple):
 
 
 def pairwise_similarity(a: Tensor, b: Tensor, kind: str = "dot") -> Tensor:
-    """s(a, b): (A, P) and (R, P) to (A, R), float32 or wider even under autocast.
+    """s(a, b) for all pairs: (n, D) and (m, D) to (n, m), float32 or wider even under autocast.
 
     dot: a . b, CLIP-ReID's raw product [C]. cosine: 100 cos(a, b) [P].
     """
     if kind not in SIMILARITIES:
         raise InputError(f"unknown similarity {kind!r}; one of {', '.join(SIMILARITIES)}")
-    with torch.autocast(a.device.type, enabled=False):  # raw products reach hundreds; bf16 would round them to 0.5
+    with torch.autocast(a.device.type, enabled=False):  # dot products reach hundreds, where bf16 rounds to 0.5
         a, b = (x if x.dtype == torch.float64 else x.float() for x in (a, b))
         if kind == "cosine":
             return COSINE_SCALE * F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
@@ -85,9 +91,9 @@ def pairwise_similarity(a: Tensor, b: Tensor, kind: str = "dot") -> Tensor:
 
 @dataclass(frozen=True)
 class _Template:
-    """A prompt before its learned words are put in, up to end-of-text.
+    """A prompt without its learned tokens, up to end-of-text.
 
-    embeddings (L, Wt); starts: where each run of learned words begins; end: L - 1.
+    embeddings (L, E); starts: the first position of each run of learned tokens; end: L - 1.
     """
 
     embeddings: Tensor
@@ -96,24 +102,23 @@ class _Template:
 
 
 class PromptBank(nn.Module):
-    """Two sets of learned words per identity, and the prompts they stand in.
+    """Two sets of learned tokens per identity, U^r and U^g, and the prompts that contain them.
 
-    The CLIP is used, not owned: it is no submodule, so ``state_dict`` holds the learned words only and
-    an optimiser cannot reach the encoders through ``parameters()``. Freeze it (``requires_grad_(False)``).
+    The CLIP is not a submodule: ``state_dict`` and ``parameters()`` hold the learned tokens only, so that an optimizer
+    cannot reach the encoders. Freeze it (``requires_grad_(False)``).
 
     Args:
         clip: the frozen text encoder.
         identities: N, training identities numbered 0 .. N-1.
-        tokens: learned words per identity and set [C: 4].
-        variant: separate, cross, mutual: the second set is gray. second_rgb: it has the RGB template, as a
-            control (two prompts, no gray).
-        modality: how the second prompt says gray [O]. word: "grayscale"; same: not at all; token: one
-            learned word, shared by all identities, in its place.
-        generator: CPU generator of the initial words; the RGB set is drawn first, so it is the same for
-            every variant.
+        tokens: M, learned tokens per identity and set [C: 4].
+        variant: an ``mdg`` form of the registry, or its name. With ``gray=False`` (second_rgb) both sets use the RGB
+            template: a control with two prompts and no grayscale.
+        modality: how the second prompt says gray [O]. word: "grayscale"; same: not at all; token: one learned token,
+            shared by all identities, in the word's place.
+        generator: CPU generator of the initial tokens; the RGB set is drawn first, so it is the same for every form.
 
     Raises:
-        InputError: an unknown variant or modality, no identity or token, a prompt that does not fit the context.
+        InputError: an unknown form or modality, no identity or token, a prompt that does not fit the context.
     """
 
     def __init__(
@@ -121,56 +126,57 @@ class PromptBank(nn.Module):
         clip: ClipTower,
         identities: int,
         tokens: int = 4,
-        variant: str = "mutual",
+        variant: str | Form = "mutual",
         modality: str = "word",
         *,
         generator: Generator,
     ) -> None:
         super().__init__()
-        _check(variant, modality, identities, tokens)
-        self._clip = (clip,)  # in a tuple: nn.Module would register it
+        form = _learned(variant)
+        _check(modality, identities, tokens)
+        self._clip = (clip,)  # in a tuple, so that nn.Module does not register it
         self.identities, self.tokens = identities, tokens
         rgb = _template(clip, ("A photo of a", tokens, "person."))
-        gray = rgb if variant == "second_rgb" else _template(clip, _second(modality, tokens))
+        gray = _template(clip, _second(modality, tokens)) if form.trait("gray") else rgb
         self._starts = rgb.starts, gray.starts
-        both = pad_sequence([rgb.embeddings, gray.embeddings], batch_first=True)  # (2, L, Wt)
+        both = pad_sequence([rgb.embeddings, gray.embeddings], batch_first=True)  # (2, L, E)
         self.register_buffer("templates", both, persistent=False)
         self.register_buffer("ends", torch.tensor([rgb.end, gray.end], device=both.device), persistent=False)
         shape = (identities, tokens, rgb.embeddings.shape[-1])
         self.words_rgb = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
         self.words_gray = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
-        learns_modality = variant != "second_rgb" and modality == "token"
+        learns_modality = form.trait("gray") and modality == "token"
         self.word_modality = (
             nn.Parameter(_draw((1, shape[-1]), generator).to(self.words_rgb)) if learns_modality else None
         )
 
-    def forward(self, persons: Tensor | Persons) -> TextFeatures:
-        """Identities (B,) int64, repeats allowed, to TextFeatures of B rows; every identity is encoded once.
+    def forward(self, persons: Tensor | BatchIdentities) -> TextFeatures:
+        """Identities (B,) int64, repeats allowed, to TextFeatures of B rows; each identity is encoded once.
 
         Raises:
             InputError: a person below 0 or not below N.
         """
-        if not isinstance(persons, Persons):
+        if not isinstance(persons, BatchIdentities):
             if len(persons) and not (0 <= int(persons.min()) and int(persons.max()) < self.identities):
                 raise InputError(f"persons run from {int(persons.min())} to {int(persons.max())}, the bank has 0 to "
                                  f"{self.identities - 1}; number the training identities 0 .. N-1")  # fmt: skip
-            persons = Persons.of(persons)
+            persons = BatchIdentities.of(persons)
         unique, row = persons.unique, persons.row
         words = [self.words_rgb[unique]], [self.words_gray[unique]]
         if self.word_modality is not None:
             words[1].insert(0, self.word_modality.expand(len(unique), 1, -1))
-        prompts = self.templates[:, None].repeat(1, len(unique), 1, 1)  # (2, U, L, Wt)
+        prompts = self.templates[:, None].repeat(1, len(unique), 1, 1)  # (2, Y, L, E)
         for i, starts in enumerate(self._starts):
             for start, learned in zip(starts, words[i], strict=True):
                 prompts[i, :, start : start + learned.shape[1]] = learned
         ends = self.ends[:, None].expand(-1, len(unique))
-        # one pass through the tower for both: on a GPU the number of kernels is what takes time
+        # one forward pass for both sets: on a GPU the number of kernels decides the time
         rgb, gray = self._clip[0].prompt_features(prompts.flatten(0, 1), ends.flatten()).unflatten(0, (2, len(unique)))
         return TextFeatures(rgb[row], gray[row])
 
     @torch.no_grad()
     def all_text_features(self, chunk: int = 256) -> TextFeatures:
-        """Both descriptions of all N identities and their words, without gradients; ``chunk`` identities at a time."""
+        """Both descriptions of all N identities and their tokens, without gradients, ``chunk`` identities at a time."""
         device = self.words_rgb.device
         parts = [self(persons) for persons in torch.arange(self.identities, device=device).split(chunk)]
         described = [torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "gray")]
@@ -178,11 +184,10 @@ class PromptBank(nn.Module):
 
 
 def random_text_features(identities: int, reference: Tensor, generator: Generator) -> TextFeatures:
-    """The control mdg=random: fixed random directions in place of text; stage 1 is then skipped [O].
+    """The control mdg=random: fixed random vectors in place of text; stage 1 is skipped [O].
 
-    Two independent isotropic draws (N, P), every row as long as the mean row of ``reference`` (M, P),
-    the real text features. Norms match; the large part that all real texts share does not exist
-    here, so random identities lie further apart than described ones.
+    Two independent isotropic draws (N, D), each row with the mean norm of ``reference`` (n, D), the real text features.
+    The component that all real texts share is absent, so random identities lie further apart than described ones.
     """
     norm = reference.float().norm(dim=-1).mean()
     shape = (identities, reference.shape[-1])
@@ -193,89 +198,128 @@ def random_text_features(identities: int, reference: Tensor, generator: Generato
 def supervised_contrastive(
     anchors: Tensor, references: Tensor, anchor_labels: Tensor, reference_labels: Tensor, similarity: str = "dot"
 ) -> Tensor:
-    """Per anchor, minus the mean log-probability of its positives among all references: (A,) [C].
+    """Supervised-contrastive loss of each anchor: (n,) [C].
 
-    l_i = -1/|P(i)| sum_{j in P(i)} log softmax_j s(a_i, b_j), with P(i) every reference of i's label.
-    An anchor's own text counts as a positive. An anchor without a positive gives 0.
+    l_i = -1/|P(i)| sum_{j in P(i)} log softmax_j s(a_i, b_j), where P(i) are the references with i's label, an anchor's
+    own text included. An anchor without a positive gives 0.
+
+    Args:
+        anchors, references: (n, D), (m, D).
+        anchor_labels, reference_labels: (n,), (m,) int64.
+        similarity: dot or cosine.
     """
-    positive = anchor_labels[:, None] == reference_labels[None, :]  # (A, R)
+    positive = anchor_labels[:, None] == reference_labels[None, :]  # (n, m)
     log_p = pairwise_similarity(anchors, references, similarity).log_softmax(dim=1)
     return -(log_p * positive).sum(dim=1) / positive.sum(dim=1).clamp_min(1)
 
 
 def mutual_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """(KL(p || sg q) + KL(q || sg p)) / 2 per image: (B, N) log-probabilities to (B,) [O].
+    """(KL(p || sg q) + KL(q || sg p)) / 2 per image: log-probabilities (B, N) to (B,) [O].
 
-    sg stops the gradient: each description is drawn to the other's prediction as it stands.
+    Stop-gradient: each prediction is pulled to the other one, which counts as a constant.
     """
     forward = (log_p.exp() * (log_p - log_q.detach())).sum(dim=1)
     backward = (log_q.exp() * (log_q - log_p.detach())).sum(dim=1)
     return (forward + backward) / 2
 
 
+@dataclass(frozen=True)
+class MdgBatch:
+    """What an ``mdg`` form reads of one batch of stage 1.
+
+    Attributes:
+        v_rgb, v_gray: (B, D) image features of the RGB images and of their grayscale versions, from the frozen CLIP.
+        text: B rows, the descriptions of each image's identity.
+        identities: who the B images show.
+        similarity: dot [C] or cosine [P].
+        bank: descriptions (N, D) of all identities, for p^m over all of them; None: over those of the batch, which
+            saves encoding every prompt at every step.
+    """
+
+    v_rgb: Tensor
+    v_gray: Tensor
+    text: TextFeatures
+    identities: BatchIdentities
+    similarity: str = "dot"
+    bank: TextFeatures | None = None
+
+    def contrast(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """L_i2t and L_t2i of image features and texts (B, D): two scalars."""
+        who = self.identities.person
+        i2t = supervised_contrastive(images, texts, who, who, self.similarity).mean()
+        return i2t, supervised_contrastive(texts, images, who, who, self.similarity).mean()
+
+
+def separate(batch: MdgBatch) -> dict[str, Tensor]:
+    """L_i2t and L_t2i of each modality: CLIP-ReID's stage 1, twice [C]."""
+    terms = dict(zip(("i2t_rgb", "t2i_rgb"), batch.contrast(batch.v_rgb, batch.text.rgb), strict=True))
+    return terms | dict(zip(("i2t_gray", "t2i_gray"), batch.contrast(batch.v_gray, batch.text.gray), strict=True))
+
+
+def cross(batch: MdgBatch, *, mdg_cross_weight: float) -> dict[str, Tensor]:
+    """``separate``, and lx times images of one modality against texts of the other [O]."""
+    terms = separate(batch)
+    to_gray = zip(("i2t_rgb_to_gray", "t2i_gray_to_rgb"), batch.contrast(batch.v_rgb, batch.text.gray), strict=True)
+    to_rgb = zip(("i2t_gray_to_rgb", "t2i_rgb_to_gray"), batch.contrast(batch.v_gray, batch.text.rgb), strict=True)
+    return terms | {name: mdg_cross_weight * value for name, value in (*to_gray, *to_rgb)}
+
+
+def mutual(batch: MdgBatch, *, mdg_mutual_weight: float) -> dict[str, Tensor]:
+    """``separate``, and lm L_mut [A, form O]."""
+    terms = separate(batch)
+    bank = batch.bank or _one_row_each(batch.text, batch.identities)
+    log_r = pairwise_similarity(batch.v_rgb, bank.rgb, batch.similarity).log_softmax(dim=1)
+    log_g = pairwise_similarity(batch.v_gray, bank.gray, batch.similarity).log_softmax(dim=1)
+    return terms | {"mutual": mdg_mutual_weight * mutual_divergence(log_r, log_g).mean()}
+
+
 def mdg_loss(
     v_rgb: Tensor,
     v_gray: Tensor,
     text: TextFeatures,
-    persons: Tensor | Persons,
+    persons: Tensor | BatchIdentities,
     *,
-    variant: str = "mutual",
+    variant: str | Form = "mutual",
     cross_weight: float = 0.5,
     mutual_weight: float = 1.0,
     similarity: str = "dot",
     bank: TextFeatures | None = None,
 ) -> dict[str, Tensor]:
-    """L_MDG as named terms, already weighted: their sum is the loss of stage 1.
+    """L_MDG as named scalars, already weighted: their sum is the loss of stage 1.
 
     Args:
-        v_rgb, v_gray: (B, P) frozen image features of the RGB crops and of their gray versions.
-        text: B rows, the descriptions of each image's identity: ``bank(persons)``.
+        v_rgb, v_gray, text, similarity, bank: see ``MdgBatch``. A form with ``gray=False`` (second_rgb) reads ``v_rgb``
+            in place of ``v_gray``.
         persons: (B,) int64.
-        variant: separate: i2t and t2i of each modality. cross [O]: also image of one against text of the
-            other, weight lx = ``cross_weight``. mutual [O]: also lm = ``mutual_weight`` times
-            L_mut = (KL(P_r || sg P_g) + KL(P_g || sg P_r)) / 2, P_m = softmax_y s(v^m, t^m_y).
-            second_rgb: the terms of mutual, the second set seeing the RGB features too (v_gray is not read).
-        similarity: dot [C] or cosine [P], see pairwise_similarity.
-        bank: all identities (N, P), for P_m over all of them; without it, over the batch's identities,
-            which spares encoding every prompt at every step.
+        variant: the name of a built-in form, or a form of the registry whose parameters are bound.
+        cross_weight, mutual_weight: lx and lm, for a form that is given by name.
 
     Raises:
-        InputError: an unknown variant or similarity; mdg=random, which has no stage 1.
+        InputError: an unknown form or similarity; mdg=random, which has no stage 1.
     """
-    if variant not in VARIANTS:
-        cure = "it has no stage 1: use random_text_features" if variant == "random" else f"one of {', '.join(VARIANTS)}"
-        raise InputError(f"mdg {variant!r} has no stage-1 loss; {cure}")
-    v_gray = v_rgb if variant == "second_rgb" else v_gray
-
-    persons = persons if isinstance(persons, Persons) else Persons.of(persons)
-    here = persons.person
-
-    def pair(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        i2t = supervised_contrastive(images, texts, here, here, similarity).mean()
-        return i2t, supervised_contrastive(texts, images, here, here, similarity).mean()
-
-    terms = dict(zip(("i2t_rgb", "t2i_rgb"), pair(v_rgb, text.rgb), strict=True))
-    terms |= zip(("i2t_gray", "t2i_gray"), pair(v_gray, text.gray), strict=True)
-    if variant == "cross":
-        terms |= zip(("i2t_rgb_to_gray", "t2i_gray_to_rgb"), pair(v_rgb, text.gray), strict=True)
-        terms |= zip(("i2t_gray_to_rgb", "t2i_rgb_to_gray"), pair(v_gray, text.rgb), strict=True)
-        terms |= {name: cross_weight * value for name, value in terms.items() if "_to_" in name}
-    if variant in ("mutual", "second_rgb"):
-        bank = bank or _one_row_each(text, persons)
-        log_r = pairwise_similarity(v_rgb, bank.rgb, similarity).log_softmax(dim=1)
-        log_g = pairwise_similarity(v_gray, bank.gray, similarity).log_softmax(dim=1)
-        terms["mutual"] = mutual_weight * mutual_divergence(log_r, log_g).mean()
-    return terms
+    form = _learned(variant, mdg_cross_weight=cross_weight, mdg_mutual_weight=mutual_weight)
+    identities = persons if isinstance(persons, BatchIdentities) else BatchIdentities.of(persons)
+    return form(MdgBatch(v_rgb, v_gray if form.trait("gray") else v_rgb, text, identities, similarity, bank))
 
 
-def _one_row_each(text: TextFeatures, persons: Persons) -> TextFeatures:
-    """The batch's identities once each: repeated rows would count an identity by its images."""
+def _learned(variant: str | Form, **values: float) -> Form:
+    """The form, if it is one that learns prompts."""
+    weights = {"mdg_cross_weight": 0.5, "mdg_mutual_weight": 1.0}
+    form = variant if isinstance(variant, Form) else None
+    if form is None and variant != "random":
+        form = registry.form("mdg", variant, weights | values)
+    if form is None or not form.trait("learned"):
+        raise InputError(f"mdg {form.name if form else variant!r} learns no prompts: it has no stage 1; "
+                         "use random_text_features")  # fmt: skip
+    return form
+
+
+def _one_row_each(text: TextFeatures, persons: BatchIdentities) -> TextFeatures:
+    """Each identity of the batch once; repeated rows would weight an identity by its number of images."""
     return TextFeatures(text.rgb[persons.first], text.gray[persons.first])
 
 
-def _check(variant: str, modality: str, identities: int, tokens: int) -> None:
-    if variant not in VARIANTS:
-        raise InputError(f"mdg {variant!r} learns no prompts; one of {', '.join(VARIANTS)}")
+def _check(modality: str, identities: int, tokens: int) -> None:
     if modality not in MODALITIES:
         raise InputError(f"unknown mdg_modality {modality!r}; one of {', '.join(MODALITIES)}")
     if identities < 1 or tokens < 1:
@@ -290,16 +334,16 @@ def _second(modality: str, tokens: int) -> tuple[str | int, ...]:
 
 @torch.no_grad()
 def _template(clip: ClipTower, parts: Sequence[str | int]) -> _Template:
-    """Tokenise a prompt whose integers stand for that many learned words; find where they go.
+    """Tokenise a prompt whose integers stand for that many learned tokens, and find their positions.
 
-    Places are held by the word "a", which every tokenizer of English reads as one token, and found by
-    tokenising what stands before them. End-of-text has the highest id, as in CLIP.
+    The word "a", one token in every English tokenizer, is a placeholder for a learned token; positions are found by
+    tokenising the text before them. End-of-text has the highest id, as in CLIP.
     """
     held = [part if isinstance(part, str) else " ".join(["a"] * part) for part in parts]
     text = " ".join(held)
 
     def end_of(words: str) -> int:
-        return int(clip.tokenize([words]).argmax())  # start-of-text is at 0, so the words' count plus 1
+        return int(clip.tokenize([words]).argmax())  # start-of-text is at 0: number of tokens plus 1
 
     ends = [1] + [end_of(" ".join(held[: i + 1])) for i in range(len(held))]
     sizes = [part if isinstance(part, int) else end_of(part) - 1 for part in parts]
@@ -307,7 +351,7 @@ def _template(clip: ClipTower, parts: Sequence[str | int]) -> _Template:
         raise InputError(f"{text!r} does not fit the text encoder's {clip.context_length} tokens; lower prompt_tokens")
     starts = tuple(start for part, start in zip(parts, ends[:-1], strict=True) if isinstance(part, int))
     embeddings = clip.embed_tokens(clip.tokenize([text]))[0]
-    return _Template(embeddings[: ends[-1] + 1], starts, ends[-1])  # what follows end-of-text is never read
+    return _Template(embeddings[: ends[-1] + 1], starts, ends[-1])  # positions after end-of-text are not used
 
 
 def _draw(shape: tuple[int, ...], generator: Generator) -> Tensor:

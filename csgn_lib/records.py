@@ -1,43 +1,47 @@
-"""What is written to disk: errors that name the cure, atomic files, and a run's folder.
+"""Files on disk: input errors, atomic writes, JSON, and a run's folder.
 
-The leftmost room. Nothing here knows about tensors, figures or notebooks, so every other room can
-write through it. A file appears whole or not at all: it is written beside its target and moved
-into place with ``os.replace``.
+Every other package may import this one; it imports none of them. Writes are atomic: a temporary file beside the target
+is moved into place with ``os.replace``, so that a reader sees the old file or the new one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-# what a record of metrics.jsonl may say besides loss terms
+import psutil
+
+# fields of a metrics.jsonl record that are not loss terms
 BOOKS = frozenset({"stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "waiting", "memory_mib"})
-BACK = "bring the file back, or remove the folder"  # the cure where it alone says what a run was trained with
+BACK = "bring the file back, or remove the folder"  # where no other file has this information
 STATES = ("queued", "running", "done", "failed", "died", "timed_out", "interrupted")
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. The message names the file or value, and the cure."""
+    """User input cannot be used. The message names the file or value, and a cure."""
 
 
 class DiskError(InputError, OSError):
-    """A file cannot be written. The message names it, and the cure."""
+    """A file cannot be written. The message names the file, and a cure."""
 
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path in ``target``'s folder; move it to ``target`` if the block succeeds.
 
-    Parent folders are made. On an exception the temporary file is removed and ``target`` is left
-    exactly as it was. After a power cut there is the old file or the new one, whole.
+    Parent folders are created. On an exception the temporary file is removed and ``target`` is unchanged. After a
+    power failure either the old or the new content is complete.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a report is to be read
+        temporary.chmod(0o666 & ~umask)  # mkstemp creates files that only their owner can read
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         move(temporary, target)
@@ -57,9 +61,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 def clear_killed(target: str | Path) -> None:
-    """Remove what ``atomic_path`` of ``target`` could not, in processes that were killed; for the only one that writes.
+    """Remove temporary files that killed processes left of ``atomic_path(target)``; only the sole writer may call it.
 
-    It begins as ``target`` does: what was to be ``new-1.txt`` goes with ``new.txt`` too.
+    Temporary files are recognized by the target's stem: those of ``new-1.txt`` are removed with those of ``new.txt``.
     """
     target = Path(target)
     for killed in target.parent.glob(f".{target.stem}-*{target.suffix}"):
@@ -68,9 +72,9 @@ def clear_killed(target: str | Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename in place of what was there, and for good: a folder, too, reaches the disk only when it is asked to."""
+    """Rename ``source`` over ``target``, and flush the folder so that the rename survives a power failure."""
     os.replace(source, target)
-    with suppress(OSError):  # not every system lets a folder be opened
+    with suppress(OSError):  # some systems cannot open folders
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -80,7 +84,7 @@ def move(source: Path, target: Path) -> None:
 
 @contextmanager
 def writing(target: str | Path) -> Iterator[None]:
-    """Inside, what the disk refuses becomes a DiskError that names ``target``."""
+    """Convert an OSError of the block to a DiskError that names ``target``."""
     try:
         yield
     except DiskError:
@@ -109,22 +113,61 @@ def read_json(path: str | Path, cure: str = "remove it and run again") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, an integer of too many digits
         raise InputError(f"{path} is not valid JSON ({error}); {cure}") from None
+
+
+def read_record(path: str | Path, cure: str = "remove it and run again") -> dict[str, Any]:
+    """Read a JSON object. Raises InputError as `read_json`, and for a list, a number, a text or null."""
+    record = read_json(path, cure)
+    if not isinstance(record, dict):
+        raise InputError(f"{path} holds {str(record)[:40]!r} in place of a JSON object; {cure}")
+    return record
+
+
+def process_start(pid: object) -> float | None:
+    """When a process of this machine started, in seconds after boot; None if there is none, or it has ended.
+
+    With its number it identifies a process: numbers are used again, and the wall clock may be set.
+    """
+    try:
+        process = psutil.Process(pid)  # type: ignore[arg-type]  # of a file that may be damaged
+        if process.status() == psutil.STATUS_ZOMBIE:  # killed, and not yet collected by its parent
+            return None
+        return round(process.create_time() - psutil.boot_time(), 2)
+    except (psutil.Error, TypeError, ValueError, OverflowError):
+        return None
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM raises KeyboardInterrupt here, as Ctrl-C does. Has no effect outside the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _raise_interrupt)
+
+
+def stops_on_sigterm() -> bool:
+    """Whether SIGTERM ends what this process does as Ctrl-C would; recorded in a run's status when it starts."""
+    return signal.getsignal(signal.SIGTERM) is _raise_interrupt
+
+
+def _raise_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder: everything that later steps read, and nothing else.
+    """A run's folder: everything that later steps read.
 
     ``config.json benchmark.json towers.json status.json environment.json metrics.jsonl results.json per_query.csv
-    embeddings.safetensors checkpoint/ figures/ executed.ipynb log.txt model.safetensors``
+    embeddings.safetensors checkpoint/ plugins/ figures/ executed.ipynb log.txt model.safetensors``
     """
 
     dir: Path
 
     def path(self, *parts: str) -> Path:
-        """The path of a file of this run; nothing is created."""
+        """The path of a file of this run. Creates nothing."""
         return Path(self.dir, *parts)
 
     @property
@@ -132,46 +175,60 @@ class Run:
         """The experiment's parameters, as written when the run began. Raises InputError where there is no run."""
         if not self.path("config.json").exists():
             raise InputError(f"{self.path('config.json')} does not exist; give the folder of a training run")
-        return read_json(self.path("config.json"), BACK)
+        config = read_record(self.path("config.json"), BACK)
+        if isinstance(named := config.get("plugin"), list):  # the copies in this folder, wherever it lies now
+            copies = {name: self.path("plugins", str(name)) for name in named}
+            config["plugin"] = [str(copy) if copy.exists() else name for name, copy in copies.items()]
+        return config
 
     @property
     def results(self) -> dict[str, Any]:
-        """Scores per descriptor and protocol; written once the run has been evaluated."""
-        return read_json(self.path("results.json"))
+        """Scores by descriptor and protocol, written by the evaluation."""
+        return read_record(self.path("results.json"))
 
     @property
     def status(self) -> dict[str, Any]:
         """The last status written: ``state`` is one of STATES."""
-        return read_json(self.path("status.json"))
+        return read_record(self.path("status.json"))
 
     def set_status(self, state: str, **fields: Any) -> None:
-        """Replace status.json: the state, this process and the time (seconds since 1970)."""
+        """Replace status.json: the state, the process (this one, unless ``pid`` names another) and the time.
+
+        Times are in seconds since 1970, ``process_start`` in seconds after boot (see `process_start`).
+        """
         if state not in STATES:
             raise InputError(f"unknown state {state!r}; one of {', '.join(STATES)}")
-        record = {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-        write_json(self.path("status.json"), record | fields)
+        pid = fields.get("pid", os.getpid())
+        process = {"pid": pid, "process_start": process_start(pid), "host": socket.gethostname()}
+        write_json(self.path("status.json"), {"state": state} | process | {"time": time.time()} | fields)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Append one record (one epoch) to metrics.jsonl as one line, safe from a power cut. Raises DiskError."""
+        """Append the record of one epoch to metrics.jsonl as one line and flush it to the disk. Raises DiskError."""
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         with writing(self.path("metrics.jsonl")):
             self.path().mkdir(parents=True, exist_ok=True)
             with self.path("metrics.jsonl").open("a+b") as file:
                 file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)  # else a line that a crash cut off would spoil this one
+                file.truncate(file.read().rfind(b"\n") + 1)  # remove a line that a crash cut off
                 file.write(line)
                 file.flush()
-                os.fsync(file.fileno())  # the next checkpoint says that this epoch is done
+                os.fsync(file.fileno())  # the next checkpoint counts on this record
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records of metrics.jsonl, oldest first; a last line cut off by a crash is left out."""
+        """All records of metrics.jsonl, oldest first. A last line that a crash cut off is left out.
+
+        Raises InputError that names the file if it is damaged.
+        """
         path = self.path("metrics.jsonl")
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
         try:
-            return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is unfinished
-        except json.JSONDecodeError as error:
+            lines = path.read_text(encoding="utf-8").split("\n")
+            records = [json.loads(line) for line in lines[:-1]]  # what follows the last newline is incomplete
+            if not all(isinstance(record, dict) for record in records):
+                raise ValueError("a line is no JSON object")
+            return records
+        except (OSError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); remove the line that is no JSON, or the run") from error
 
     def log(self, line: str) -> None:
@@ -185,7 +242,7 @@ class Run:
 def home() -> Path:
     """The workbench's folder, which holds data/, notebooks/ and reports/.
 
-    ``CSGN_HOME`` if set; else the checkout that this library is installed from; else here.
+    ``CSGN_HOME`` if set; else the checkout that contains this library; else the working folder.
     """
     if os.environ.get("CSGN_HOME"):
         return Path(os.environ["CSGN_HOME"])
@@ -194,5 +251,5 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """The folder of what can be made again, such as decoded pixels; ``make clean`` removes it."""
+    """The folder of cached files, such as decoded pixels; ``make clean`` removes it."""
     return home() / "reports" / "cache"

@@ -1,4 +1,4 @@
-"""Maps of where a feature looks: each against a slow twin, and what checks them against maps that know nothing."""
+"""Attribution maps, each against a slow implementation, and their checks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from scipy.stats import spearmanr
 from small_eva import EVA
 from torch import Tensor, nn
 
-from csgn_lib import attribution, backbones
-from csgn_lib.attribution import pairs
-from csgn_lib.attribution.occluding import places
+from csgn_lib import backbones
+from csgn_lib.analysis import attribution
+from csgn_lib.analysis.attribution import pairs
+from csgn_lib.analysis.attribution.occluding import places
 from csgn_lib.backbones import ClipTower, CompactTokenizer, ResNetTower, attention_weights, load_resnet, tiny_words
 from csgn_lib.records import InputError
 from csgn_lib.vss import VARIANTS, Embeddings, VisualEncoder
@@ -68,7 +69,7 @@ def is_a_map(maps: Tensor, size: tuple[int, int] = SIZE) -> None:
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "resnet"])
-def test_looking_at_attention_leaves_every_embedding_as_it_was(encoder, variant) -> None:
+def test_reading_attention_does_not_change_embeddings(encoder, variant) -> None:
     model, images = encoder(variant), pictures(1)
     with torch.no_grad():
         before = model(images).parts()
@@ -113,11 +114,11 @@ def test_rollout_equals_a_product_of_matrices_image_by_image(encoder) -> None:
         torch.testing.assert_close(found[i], expected / expected.sum(), rtol=1e-4, atol=1e-8)
 
 
-def test_a_class_token_that_looks_at_one_patch_is_drawn_there(encoder, monkeypatch) -> None:
+def test_attention_to_one_patch_gives_a_map_at_that_patch(encoder, monkeypatch) -> None:
     model = encoder("none")
     weights = torch.eye(73).expand(1, 2, 73, 73).clone()
     weights[:, :, 0] = F.one_hot(torch.tensor(1 + 6 * 9 + 4), 73).float()  # the patch of row 9, column 4
-    monkeypatch.setattr("csgn_lib.attribution.attention._attention", lambda *_: [[weights] * 4])
+    monkeypatch.setattr("csgn_lib.analysis.attribution.attention._attention", lambda *_: [[weights] * 4])
     for found in (attribution.rollout(model, pictures(1, 1))[0], attribution.heads(model, pictures(1, 1))[0, 1]):
         row, column = divmod(int(found.argmax()), 48)
         assert (row // 8, column // 8) == (9, 4)
@@ -135,7 +136,7 @@ def test_heads_are_the_last_blocks_rows_of_the_class_token(encoder) -> None:
     torch.testing.assert_close(found[1, 1], expected / expected.sum())
 
 
-def test_eva_shows_its_attention_too_and_is_left_as_it_was(eva) -> None:
+def test_reading_the_attention_of_eva_does_not_change_it(eva) -> None:
     images = pictures(3, size=(32, 32))
     kinds = [block.attn.fused_attn for block in eva.vit.trunk.blocks]
     with torch.no_grad():
@@ -150,7 +151,7 @@ def test_eva_shows_its_attention_too_and_is_left_as_it_was(eva) -> None:
     assert attribution.all_maps(eva, images, images.flip(0)).keys() == {"rollout", "Grad-CAM (ViT)", "occlusion"}
 
 
-def test_attention_that_cannot_be_read_is_refused(encoder) -> None:
+def test_unreadable_attention_is_refused(encoder) -> None:
     model = encoder("none")
     for block in model.vit.transformer.resblocks:
         block.attn = nn.Identity()
@@ -162,7 +163,7 @@ def test_attention_that_cannot_be_read_is_refused(encoder) -> None:
 
 
 @pytest.mark.parametrize(("part", "tower"), [("f", "vit"), ("f", "resnet"), ("c", "resnet"), ("z12", "vit")])
-def test_the_slopes_of_grad_cam_equal_differences_of_the_cosine(encoder, part, tower) -> None:
+def test_grad_cam_gradients_equal_finite_differences(encoder, part, tower) -> None:
     model, images, others = encoder("steer"), pictures(4, 1), pictures(5, 1)
     module = model.resnet if tower == "resnet" else model.vit.transformer.resblocks[-1].ln_1
     read, change = READ[part], {}
@@ -230,7 +231,7 @@ def test_grad_cam_is_the_weighted_sum_of_activations(encoder, part, tower) -> No
         torch.testing.assert_close(found[i], expected / expected.sum(), rtol=1e-3, atol=1e-7)
 
 
-def test_the_last_blocks_output_would_have_no_slope_at_its_patches(encoder) -> None:
+def test_the_output_of_the_last_block_has_zero_gradient_at_patches(encoder) -> None:
     model, images, kept = encoder("none"), pictures(4).requires_grad_(), []
     for module in (model.vit.transformer.resblocks[-1], model.vit.transformer.resblocks[-1].ln_1):
         module.register_forward_hook(lambda _, given, made: kept.append(made))
@@ -289,7 +290,7 @@ class Corner(nn.Module):
         return Embeddings(None, None, None, torch.cat([corner, torch.full_like(corner[:, :1], 0.3)], dim=1))
 
 
-def test_occlusion_and_deletion_find_the_one_place_that_counts() -> None:
+def test_occlusion_and_deletion_find_the_only_relevant_region() -> None:
     model, image = Corner().eval(), torch.full((1, 3, 96, 48), 0.5)
     image[:, 0, :16, :16] = 1.0
     found = attribution.occlusion(model, image, image, READ["c"], patch=16, stride=16)
@@ -405,7 +406,7 @@ def test_a_part_belongs_to_exactly_one_group(groups) -> None:
 # ---------------------------------------------------------------- what is refused
 
 
-def test_an_encoder_without_a_vit_has_no_rollout_and_all_maps_leaves_it_out(encoder) -> None:
+def test_an_encoder_without_a_vit_has_no_rollout_and_all_maps_omits_it(encoder) -> None:
     model = encoder("resnet")
     for method in (attribution.rollout, attribution.heads):
         with pytest.raises(InputError, match="vss=resnet; use grad_cam or occlusion"):
@@ -442,7 +443,7 @@ def test_images_that_do_not_fit_are_refused_before_the_encoder_runs(encoder, ima
             call()
 
 
-def test_other_wrong_calls_are_refused_with_the_cure(encoder) -> None:
+def test_wrong_arguments_are_refused_with_a_cure(encoder) -> None:
     model, images = encoder("none"), pictures(1)
     for said, call in {
         "call encoder.eval": lambda: attribution.rollout(copy.deepcopy(model).train(), images),
@@ -464,7 +465,7 @@ def test_other_wrong_calls_are_refused_with_the_cure(encoder) -> None:
             call()
 
 
-# ---------------------------------------------------------------- a second opinion
+# ---------------------------------------------------------------- an independent implementation
 
 
 def test_captum_agrees_on_occlusion_and_grad_cam(encoder) -> None:

@@ -27,7 +27,7 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.training import checkpoints as places
 from csgn_lib.training import steps
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.replay import adam, set_rate
+from csgn_lib.training.cuda_graphs import adam, set_lr
 
 small = partial(small_run, clothes_adversarial_weight=0.1)
 
@@ -46,14 +46,14 @@ def counted(monkeypatch, at: int, act: Callable[[], None]) -> list[int]:
     """Call ``act`` right after the ``at``-th step of descent, of both stages together; what was counted."""
     seen = [0]
 
-    def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        steps.descend(loss, optimizer)
+    def optimizer_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        steps.optimizer_step(loss, optimizer)
         seen[0] += 1
         if seen[0] == at:
             act()
 
     for stage in (training.stage1, training.stage2):
-        monkeypatch.setattr(stage, "descend", descend)
+        monkeypatch.setattr(stage, "optimizer_step", optimizer_step)
     return seen
 
 
@@ -80,10 +80,10 @@ def test_an_optimisers_state_goes_on_wherever_it_was_kept():
     assert (group["lr"], group["fused"], group["capturable"]) == (0.25, False, False)
     group["params"][0].grad = torch.ones(2)
     home.step()
-    set_rate(group, 0.125)
+    set_lr(group, 0.125)
     assert group["lr"] == 0.125
     held = {"lr": torch.tensor(0.5)}
-    set_rate(held, 0.125)
+    set_lr(held, 0.125)
     assert isinstance(held["lr"], torch.Tensor) and float(held["lr"]) == 0.125
 
 
@@ -318,7 +318,7 @@ def test_a_last_step_that_spoils_the_weights_leaves_no_file(people, tmp_path, mo
 def test_an_exported_folder_is_not_trained_over(people, whole, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes(whole.path(name).read_bytes())
-    with pytest.raises(InputError, match="holds a run with another seed"):
+    with pytest.raises(InputError, match="holds a run with another seed: 0, and now 5"):
         training.fit(small(seed=5), people, tmp_path)
 
 
@@ -383,10 +383,10 @@ def test_a_loss_that_is_not_finite_names_its_images_and_keeps_the_last_good_stat
 ):
     count, terms_of = [0], training.stage2.stage2_terms
 
-    def poisoned(experiment: Experiment, embeddings: Any, outputs: Any, batch: Any, guides: Any) -> dict[str, Any]:
+    def poisoned(experiment: Experiment, embeddings: Any, outputs: Any, batch: Any, targets: Any) -> dict[str, Any]:
         count[0] += 1
         named.append([people.train["path"][int(i)] for i in batch.index])
-        terms = terms_of(experiment, embeddings, outputs, batch, guides)
+        terms = terms_of(experiment, embeddings, outputs, batch, targets)
         return terms | {"id_f": terms["id_f"] * (float("nan") if count[0] == 2 else 1.0)}
 
     named: list[list[str]] = []
@@ -405,9 +405,9 @@ def test_a_bad_step_is_found_again_when_it_is_looked_for_later(people, tmp_path,
     monkeypatch.setattr(places, "SHARE", 0.0)
     count, terms_of = [0], training.stage2.stage2_terms
 
-    def poisoned(experiment: Experiment, embeddings: Any, outputs: Any, batch: Any, guides: Any) -> dict[str, Any]:
+    def poisoned(experiment: Experiment, embeddings: Any, outputs: Any, batch: Any, targets: Any) -> dict[str, Any]:
         count[0] += 1
-        terms = terms_of(experiment, embeddings, outputs, batch, guides)
+        terms = terms_of(experiment, embeddings, outputs, batch, targets)
         return terms | {"extra": torch.tensor(float("inf") if count[0] >= 2 else 1.0)}
 
     monkeypatch.setattr(training.stage2, "stage2_terms", poisoned)

@@ -10,7 +10,7 @@ import trees
 from PIL import Image
 
 from csgn_lib import datasets
-from csgn_lib.datasets import duplicates, integrity
+from csgn_lib.datasets import duplicates, integrity, published
 from csgn_lib.datasets.published import MARKS, PUBLISHED, Count
 from csgn_lib.synthetic import World, scenes_of
 
@@ -66,7 +66,7 @@ def test_counts_are_compared_and_unverified_ones_are_said_to_be(tmp_path):
 
 def test_a_count_that_agrees_says_so(tmp_path, monkeypatch):
     published = (Count("train", "images", 6, "T"), Count("train", "outfits", 4, "M"))
-    monkeypatch.setitem(integrity.PUBLISHED, "ltcc", published)
+    monkeypatch.setitem(PUBLISHED, "ltcc", published)
     report = datasets.load("ltcc", trees.ltcc(tmp_path, decodable=False)).check(images=False)
     assert report.counts["agrees"].tolist()[:2] == ["yes", "yes, unverified"]
     assert not [problem for problem in report.problems if problem.kind == "count"]
@@ -92,7 +92,7 @@ def test_a_count_that_agrees_says_so(tmp_path, monkeypatch):
 )
 def test_what_is_counted(name, count, found, tmp_path):
     b = datasets.load(name, trees.TREES[name](tmp_path, decodable=False))
-    assert integrity.found_count(b, count) == found
+    assert published.found_count(b, count) == found
 
 
 def test_every_published_number_has_a_mark_and_adds_up():
@@ -257,3 +257,52 @@ def test_the_difference_hash_is_the_one_written_out():
             gray = [0.299 * r + 0.587 * g + 0.114 * b for r, g, b in row]
             bits += "".join("1" if gray[c + 1] > gray[c] else "0" for c in range(8))
         assert int(bits, 2) == int(code)
+
+
+def test_a_benchmark_that_can_be_trained_and_scored_is_ready(synthetic):
+    assert datasets.readiness(datasets.load("synthetic", synthetic), workers=1) == []
+
+
+@pytest.mark.parametrize("split", ["train", "query", "gallery"])
+def test_an_unreadable_image_of_any_split_is_known_before_training(split, synthetic):
+    b = datasets.load("synthetic", synthetic)
+    path = getattr(b, split)["path"][0]
+    (b.root / path).write_bytes((b.root / path).read_bytes()[:60])
+    (problem,) = datasets.readiness(b, workers=1)
+    assert (problem.kind, problem.severity, problem.paths) == ("undecodable", "error", (path,))
+    assert path in problem.text
+    assert datasets.readiness(b, images=False) == []
+    (b.root / path).unlink()
+    assert [problem.kind for problem in datasets.readiness(b, images=False)] == ["missing"]
+
+
+def _own(root, rows):
+    trees.images(root, [row.split(",")[0] for row in rows])
+    (root / "people.csv").write_text("\n".join(["path,person,camera,clothes,split", *rows]) + "\n")
+    return datasets.load("csv", root)
+
+
+TRAINABLE = ["t/1.jpg,1,1,red,train", "t/2.jpg,2,1,red,train"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [
+        (["q/1.jpg,7,1,red,query", "g/1.jpg,7,2,blue,gallery"], []),
+        (["q/1.jpg,7,1,red,query", "g/1.jpg,7,1,red,gallery"], ["nobody_to_find"]),
+        (["q/1.jpg,7,1,red,query", "g/1.jpg,8,2,red,gallery"], ["nobody_to_find"]),
+        (["q/1.jpg,7,1,red,query"], ["empty_split"]),
+        (["g/1.jpg,7,1,red,gallery"], ["empty_split"]),
+        ([], ["empty_split", "empty_split"]),
+        (["q/1.jpg,1.0,1,red,query", "g/1.jpg,01,2,blue,gallery"], ["people_in_train_and_test"]),
+    ],
+)
+def test_what_could_not_be_scored_is_known_before_training_and_to_check(rows, kinds, tmp_path):
+    b = _own(tmp_path, TRAINABLE + rows)
+    assert [problem.kind for problem in datasets.readiness(b, workers=1)] == kinds
+    assert set(kinds) <= {problem.kind for problem in b.check(images=False).errors}
+
+
+def test_one_training_person_is_too_few(tmp_path):
+    b = _own(tmp_path, ["t/1.jpg,1,1,red,train", "q/1.jpg,7,1,red,query", "g/1.jpg,7,2,blue,gallery"])
+    assert [problem.kind for problem in datasets.readiness(b, images=False)] == ["training_people"]

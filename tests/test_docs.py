@@ -1,19 +1,22 @@
-"""The documents' code runs, their commands exist, and their links lead somewhere."""
+"""The documentation's code runs, its commands and parameters exist, its links resolve, its outputs are real."""
 
+import importlib
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
-import trees
 import typer.main
+import yaml
 
+import csgn_lib
 from csgn_lib.__main__ import app
 from csgn_lib.config import Experiment
 
 HOME = Path(__file__).resolve().parents[1]
-PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
+PAGES = [HOME / "README.md", HOME / "CONTRIBUTING.md", HOME / "CHANGELOG.md", *sorted((HOME / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(app).commands
 
 
@@ -21,7 +24,7 @@ def fences(page: Path, kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-def said(page: Path) -> list[list[str]]:
+def commands(page: Path) -> list[list[str]]:
     """Every csgn command of a page, as words: those of its shell blocks and those within its sentences."""
     text = page.read_text(encoding="utf-8")
     lines = [line for block in fences(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
@@ -31,8 +34,8 @@ def said(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_is_one_that_the_door_knows(page):
-    for _, name, *rest in said(page):
+def test_every_command_and_option_exists(page):
+    for _, name, *rest in commands(page):
         assert name in COMMANDS, (page.name, name)
         options = {flag for option in COMMANDS[name].params for flag in (*option.opts, *option.secondary_opts)}
         for word in rest:
@@ -41,7 +44,7 @@ def test_every_command_is_one_that_the_door_knows(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_parameter_and_notebook_of_a_command_exists(page):
-    for _, name, *rest in said(page):
+    for _, name, *rest in commands(page):
         if name in ("run",) and rest:
             notebook = json.loads((HOME / "notebooks" / f"{rest[0]}.ipynb").read_text(encoding="utf-8"))
             (cell,) = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
@@ -49,7 +52,8 @@ def test_every_parameter_and_notebook_of_a_command_exists(page):
             for flag, given in zip(rest, rest[1:], strict=False):
                 assert flag != "-p" or given.partition("=")[0] in known, (page.name, rest)
         for flag, given in zip(rest, rest[1:], strict=False):
-            assert flag != "--set" or given.partition("=")[0] in Experiment.model_fields, (page.name, rest)
+            known = Experiment.model_fields if "--plugin" not in rest else {*Experiment.model_fields, "pull_weight"}
+            assert flag != "--set" or given.partition("=")[0] in known, (page.name, rest)
             if flag == "--preset":
                 Experiment.from_parameters(preset=given)
 
@@ -59,23 +63,31 @@ def test_every_make_target_and_link_exists(page):
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"^([a-z-]+):", (HOME / "Makefile").read_text(encoding="utf-8"), re.M)
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= set(targets), page.name
-    for link in re.findall(r"\]\(([^)#]+)", text):
+    for link in re.findall(r"\]\(([^)#]+)", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)):
         assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
 
 
-def test_the_examples_of_extending_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    people = {"train": ("001", "002"), "query": ("003", "004"), "gallery": ("003", "004")}
-    trees.images(tmp_path / "mall", [
-        f"{folder}/{pid}-{outfit}-cam{camera}-{number:04d}.jpg"
-        for number, folder in enumerate(people, start=1) for pid in people[folder]
-        for camera, outfit in enumerate(("red", "blue"), start=1)
-    ])  # fmt: skip
-    namespace: dict = {}
-    for block in fences(HOME / "docs" / "extending.md", "python"):
-        exec(compile(block, "extending.md", "exec"), namespace)
-    printed = capsys.readouterr().out
-    assert namespace["data"].protocols[0] == "cloth_changing" and "cloth_changing" in printed
-    assert namespace["found"].c.shape == (2, namespace["encoder"].widths["c"])
-    assert namespace["run"].metrics()[-1]["pull"] > 0
+def test_every_name_on_the_map_of_the_library_exists():
+    lines = re.findall(
+        r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", (HOME / "docs" / "library.md").read_text(encoding="utf-8"), re.M
+    )
+    named = {name for places, _ in lines for name in re.findall(r"`(\w+)(?:\.py|/)`", places)}
+    names = {
+        path.stem for path in (HOME / "csgn_lib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    low = {"__init__", "__main__", "images", "progress", "records", "statistics"}  # what the others are made with
+    assert names - low <= named, names - low - named
+    for places, shown in lines:
+        first = re.match(r"`(\w+)", places)[1]
+        for name in re.findall(r"`([\w.]+)`", shown):
+            package, _, last = name.rpartition(".")
+            assert hasattr(importlib.import_module(f"csgn_lib.{package or first}"), last), name
+
+
+def test_one_version_everywhere_and_a_citation_of_software_and_paper():
+    citation = yaml.safe_load((HOME / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert csgn_lib.__version__ == project["version"] == citation["version"]
+    assert f"## {csgn_lib.__version__}\n" in (HOME / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation["license"] == project["license"] and citation["preferred-citation"]["doi"].startswith("10.1016/")
+    assert {"message", "title", "authors", "type"} <= set(citation)

@@ -1,4 +1,4 @@
-"""The door: every mistake is one line and status 2; what ran says where it is; nothing is only a stub."""
+"""Command-line interface: an input error is one line and status 2; a command prints where its result is."""
 
 import json
 import signal
@@ -57,6 +57,9 @@ def call(capsys, *arguments):
         (["train", "--preset", "dmo"], "unknown preset 'dmo' (did you mean 'demo'?)"),
         (["train", "--set", "hfs=none"], "unknown parameter 'hfs' (did you mean 'hsf'?)"),
         (["train", "--set", "beta=2"], "beta = 2"),
+        (["train", "--set", "beta=0.1", "--set", "beta=0.2"], "'beta' is given twice, as '0.1' and as '0.2'"),
+        (["run", "12_train", "-p", "beta", "0.1", "-p", "beta", "0.1"], "'beta' is given twice"),
+        (["status", "--folder", "no/such/folder"], "no/such/folder is not a folder"),
         (["train", "--set", "benchmark=ltc", "--set", "root=x"], "'ltc'"),
         (["check", "ltc", "."], "'ltc'"),
         (["check", "ltcc", "no/such/folder"], "no/such/folder"),
@@ -94,6 +97,8 @@ def test_only_commands_that_work_are_there():
         "embed",
         "search",
         "export",
+        "score",
+        "evaluate",
     }
 
 
@@ -233,13 +238,16 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     run.append_metrics({"stage": 1, "epoch": 4, "epochs": 8})
     begun = Experiment.from_parameters(seed=3, beta=0.25, hsf="sum")
     write_json(run.path("config.json"), begun.model_dump(mode="json"))
-    status, out, err = call(
-        capsys, "train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=sum", "--run-dir", str(run.dir)
-    )
-    assert status == 130 and f"goes on after stage 1  epoch 4/8, in {run.dir}" in out
-    assert (
-        err == f"csgn: interrupted; the same command goes on with {run.dir}\n" and run.status["state"] == "interrupted"
-    )
+    for name in ("1-0008-000003-ab", "2-0001-000007-cd"):  # resumes from the newest state, not the last whole epoch
+        run.path("checkpoint").mkdir(exist_ok=True)
+        run.path("checkpoint", f"{name}.pt").touch()
+    again = ["train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=sum", "--run-dir", str(run.dir)]
+    status, out, err = call(capsys, *again)
+    assert status == 130 and f"resumes in {run.dir} after stage 2  epoch 1  step 7" in out
+    assert "stage 2  epoch 1/2  1.5 s since step 7  rate 0.1" in out
+    assert err == f"csgn: interrupted; the same command continues {run.dir}\n"
+    assert (run.status["state"], run.status["error"]) == ("interrupted", runs.folders.STOPPED)
+    assert run.status["key"] == runs.key(None, begun.model_dump(mode="json")) and len(run.status["key"]) == 8
     with pytest.raises(RuntimeError):  # a defect keeps its traceback, and status 1
         main(["train", "--seed", "3", "--set", "beta=0.25", "--set", "hsf=none", "--run-dir", str(home / "other")])
     assert Run(home / "other").status["state"] == "failed"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
+from test_models import call
 
 from csgn_lib import retrieval, training, vocabulary
 from csgn_lib.config import Experiment
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, Run, write_json
+from csgn_lib.retrieval import score_files
 from csgn_lib.vss import Embeddings, VisualEncoder
 
 SIZE = (96, 48)
@@ -65,12 +69,18 @@ def test_choice_is_the_best_on_validation_people_and_a_default_without_them(froz
     assert (untuned.rank, nothing) == (16, None)
 
 
-def test_a_run_is_scored_and_recorded_whole(tiny_benchmark, tmp_path):
+@pytest.fixture(scope="module")
+def scored(tiny_benchmark, tmp_path_factory):
+    """A run of one epoch and its scores; not to be written to."""
     experiment = Experiment.from_parameters(
         clip_checkpoint=None, resnet_checkpoint=None, hsf="none", stage2_epochs=1, batch_persons=4, batch_images=2
     )
-    run = training.fit(experiment, tiny_benchmark, tmp_path / "run")
-    scores = retrieval.score_run(run, tiny_benchmark)
+    run = training.fit(experiment, tiny_benchmark, tmp_path_factory.mktemp("scored") / "run")
+    return run, retrieval.score_run(run, tiny_benchmark)
+
+
+def test_a_run_is_scored_and_recorded_whole(tiny_benchmark, scored):
+    run, scores = scored
     recorded = json.loads(run.path("results.json").read_text())
     assert set(recorded) == {retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY}
     hard = recorded["plain"]["protocols"]["cloth_changing"]
@@ -92,6 +102,65 @@ def test_a_run_is_scored_and_recorded_whole(tiny_benchmark, tmp_path):
     )
 
 
+def test_thresholds_are_recorded_with_the_model_and_data_they_are_of(tiny_benchmark, scored):
+    recorded = json.loads(scored[0].path("verification.json").read_text())
+    assert recorded["model"] == retrieval.model_digest(scored[0]) and recorded["manifest"] == tiny_benchmark.manifest()
+    saved = load_file(scored[0].path("embeddings.safetensors"))
+    frames = tiny_benchmark.query, tiny_benchmark.gallery
+    expected = retrieval.verify(saved["query"], saved["gallery"], *frames, ["cloth_changing"])["cloth_changing"]
+    assert recorded["protocols"]["cloth_changing"] == expected.record()
+    with safe_open(scored[0].path("embeddings.safetensors"), framework="numpy") as file:
+        assert json.loads(file.metadata()["query_paths"]) == list(tiny_benchmark.query.path)
+
+
+def test_a_run_is_not_scored_over_with_another_benchmark(tiny_benchmark, scored):
+    run, before = scored[0], scored[0].path("results.json").read_bytes()
+    other = tiny_benchmark.without(tiny_benchmark.query.path[:1], "another data set")
+    with pytest.raises(InputError, match="was trained on synthetic, and these are other data.*csgn evaluate"):
+        retrieval.score_run(run, other)
+    assert run.path("results.json").read_bytes() == before
+
+
+def test_a_run_is_scored_on_another_benchmark_in_a_folder_of_its_own(tiny_benchmark, scored, tmp_path):
+    run, scores = scored
+    other = tiny_benchmark.without(tiny_benchmark.query.path[:1], "another data set")
+    held = {path: path.stat().st_mtime_ns for path in run.dir.rglob("*")}
+    found = retrieval.score_model(run.dir, other, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in run.dir.rglob("*")} == held
+    assert set(found) == set(scores)  # the ranks that were chosen for the run, none chosen anew
+    assert retrieval.chosen_descriptors(Run(tmp_path / "out")) == retrieval.chosen_descriptors(run)
+    saved = load_file(tmp_path / "out" / "embeddings.safetensors")
+    again = retrieval.evaluate(saved["query"], saved["gallery"], other.query, other.gallery)
+    assert found["plain"]["cloth_changing"].mean_ap == pytest.approx(again.mean_ap)
+    assert json.loads((tmp_path / "out" / "benchmark.json").read_text()) == other.record()
+    retrieval.score_model(run.dir, other, tmp_path / "out")  # the same again
+    for out, words in ((run.dir, "the model's own folder"), (tmp_path / "out", "holds something else")):
+        with pytest.raises(InputError, match=words):
+            retrieval.score_model(run.dir, tiny_benchmark, out)
+
+
+def test_without_its_text_encoder_a_model_is_scored_by_its_plain_descriptor_and_says_why(
+    tiny_benchmark, scored, tmp_path
+):
+    folder = tmp_path / "exported"
+    shutil.copytree(scored[0].dir, folder)
+    write_json(folder / "config.json", scored[0].config | {"clip_checkpoint": "ViT.pt"})
+    found = retrieval.score_model(folder, tiny_benchmark, tmp_path / "out")
+    assert list(found) == ["plain"]
+    assert found["plain"]["general"].mean_ap == pytest.approx(scored[1]["plain"]["general"].mean_ap)
+    left_out = json.loads((tmp_path / "out" / "evaluated.json").read_text())["left_out"]
+    assert set(left_out) == {retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY} and "ViT.pt" in left_out["person only"]
+
+
+def test_csgn_evaluate_prints_every_protocol_of_the_other_benchmark(capsys, tiny_benchmark, scored, tmp_path):
+    command = ["evaluate", scored[0].dir, "synthetic", tiny_benchmark.root, "--out", tmp_path / "e"]
+    status, out, err = call(capsys, *command)
+    assert status == 0 and err == "" and out.endswith(f"{tmp_path / 'e'}\n")
+    for name in tiny_benchmark.protocols:
+        assert out.count(f"  {name}: {tiny_benchmark.protocol(name).description}") == 3  # descriptors
+    assert "TAR at FAR 0.1: " in out and "FNIR at FPIR 0.1: " in out
+
+
 def test_validation_people_without_clothes_labels_choose_under_their_own_headline(frozen, random_clip, tiny_benchmark):
     validation = retrieval.embed_benchmark(frozen, tiny_benchmark.validation, (96, 48))
     blind = [part.assign(clothes=-1) for part in (tiny_benchmark.validation.query, tiny_benchmark.validation.gallery)]
@@ -109,7 +178,7 @@ def test_one_person_alone_is_recorded_without_an_interval(tiny_benchmark):
     asked = tiny_benchmark.query[one].reset_index(drop=True)
     asked.attrs = tiny_benchmark.query.attrs
     sides = [np.random.default_rng(0).standard_normal((len(f), 4)) for f in (asked, tiny_benchmark.gallery)]
-    recorded = retrieval.embedding.record(retrieval.evaluate(*sides, asked, tiny_benchmark.gallery))
+    recorded = score_files.record(retrieval.evaluate(*sides, asked, tiny_benchmark.gallery))
     assert recorded["mean_ap_interval"] == [None, None] and 0 <= recorded["mean_ap"] <= 1
 
 

@@ -11,7 +11,7 @@ from csgn_lib import synthetic, training
 from csgn_lib.config import Experiment
 from csgn_lib.training import estimate as counting
 from csgn_lib.training.estimate import Estimate, estimate, matrix_rate
-from csgn_lib.training.steps import Guides
+from csgn_lib.training.steps import Stage2Targets
 from csgn_lib.vss import parameter_groups
 
 HEIGHT, WIDTH, PATCH = 96, 48, 8
@@ -33,7 +33,7 @@ def test_bytes_are_those_that_torch_holds_after_a_step(tiny_benchmark, vss):
     clip, resnet = training.load_towers(experiment)
     if clip is not None:
         clip.requires_grad_(False)
-    learner = training.build_learner(experiment, clip, resnet, 8, Guides())
+    learner = training.build_learner(experiment, clip, resnet, 8, Stage2Targets())
     trained = [
         value for group in parameter_groups(learner.encoder, learner.heads, experiment) for value in group["params"]
     ]
@@ -56,7 +56,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_torch_then_keeps(tiny_benchm
     """Against a real pass of eight images: no more than it keeps, and nearly all of it."""
     changes = {"precision": precision, "vss": vss, "clip_checkpoint": None, "resnet_checkpoint": None}
     experiment = Experiment.from_parameters(**changes)
-    learner = training.build_learner(experiment, *training.load_towers(experiment), 8, Guides()).train()
+    learner = training.build_learner(experiment, *training.load_towers(experiment), 8, Stage2Targets()).train()
     weights = {value.untyped_storage().data_ptr() for value in (*learner.parameters(), *learner.buffers())}
     held: dict[int, torch.Tensor] = {}
 
@@ -69,15 +69,18 @@ def test_what_is_kept_for_the_backward_pass_is_what_torch_then_keeps(tiny_benchm
             learner(images)
     kept = sum(v.untyped_storage().nbytes() for place, v in held.items() if place not in weights)
     needed = count(tiny_benchmark.train, precision=precision, vss=vss)
-    assert needed.together == 8 and 0.75 * kept < needed.kept_bytes <= kept
-    assert f"kept of 8 images for the backward pass, {needed.kept / 2**20:.1f} MiB each" in str(needed)
+    assert needed.images_at_once == 8 and 0.75 * kept < needed.kept_bytes <= kept
+    assert f"activations of 8 images for the backward pass, {needed.activation_bytes / 2**20:.1f} MiB each" in str(
+        needed
+    )
 
 
 def test_a_batch_in_parts_keeps_a_part_and_an_average_is_counted(tiny_benchmark):
     whole, parts = (count(tiny_benchmark.train, batch_parts=n, ema=0.9) for n in (1, 4))
-    assert (whole.together, parts.together) == (8, 2) and whole.kept == parts.kept
+    assert (whole.images_at_once, parts.images_at_once) == (8, 2)
+    assert whole.activation_bytes == parts.activation_bytes
     assert whole.averaged == sum(v.numel() for v in training.build_learner(
-        Experiment.from_parameters(), *training.load_towers(Experiment.from_parameters()), 8, Guides()
+        Experiment.from_parameters(), *training.load_towers(Experiment.from_parameters()), 8, Stage2Targets()
     ).encoder.parameters())  # fmt: skip
     assert "the average of the weights" in str(whole) and count(tiny_benchmark.train).averaged == 0
 
@@ -104,7 +107,7 @@ def test_arithmetic_grows_with_epochs_images_and_patches_and_time_with_arithmeti
     assert min(once.flops) > 0 and twice.flops[1] == 2 * once.flops[1]
     reading = once.features * once.vit_flops  # of frozen features: once, however many epochs
     assert once.features == 2 * len(train) and twice.flops[0] - reading == 2 * (once.flops[0] - reading)
-    assert once.flops[1] == 3 * once.seen * once.image_flops and once.seen <= len(train)
+    assert once.flops[1] == 3 * once.stage2_images * once.image_flops and once.stage2_images <= len(train)
     assert once.seconds == sum(once.flops) / 2e9
     assert count(train, image_height=192).vit_flops > 1.9 * once.vit_flops
     assert once.image_flops > once.vit_flops  # the ResNet and the heads

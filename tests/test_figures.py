@@ -1,4 +1,4 @@
-"""Figures: the same bytes each time, marks that read without colour, tables by hand, a page that stands alone."""
+"""Figures: reproducible bytes, marks that can be read without colour, tables worked by hand, a self-contained page."""
 
 import json
 import re
@@ -10,10 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import trees
 from matplotlib.colors import to_rgb
+from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
 
-from csgn_lib import figures
+from csgn_lib import datasets, figures, runs
+from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.runs import Outcome, Step
 
@@ -35,7 +38,7 @@ def _plot(width=figures.COLUMN_WIDTH):
 # ---- save
 
 
-def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
+def test_save_writes_four_files_with_the_same_bytes_each_time(tmp_path):
     run = Run(tmp_path / "run")
     run.set_status("done", key="12345678")
     data = {"x": np.array([1, 2, 3]), "y": [0.1, 0.4, 1 / 3]}
@@ -54,8 +57,8 @@ def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
     ]
 
 
-def test_a_figure_that_cannot_be_saved_leaves_none_of_its_files(tmp_path):
-    with pytest.raises(InputError, match="data of figure 'plot' is no table"):
+def test_a_failed_save_leaves_no_files(tmp_path):
+    with pytest.raises(InputError, match="data of figure 'plot' is not a table"):
         figures.save(_plot(), tmp_path / "a" / "plot", {"x": [1, 2], "y": [1, 2, 3]})
     figure = _plot()
     figure.savefig = lambda *arguments, format, **options: 1 / 0 if format == "png" else None
@@ -64,12 +67,34 @@ def test_a_figure_that_cannot_be_saved_leaves_none_of_its_files(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_bare_name_lies_with_the_run_or_with_the_reports(tmp_path, monkeypatch):
+def test_a_name_without_a_folder_is_saved_in_the_run_or_in_reports(tmp_path, monkeypatch):
     assert figures.save(_plot(), "plot", {"x": [1]}) == tmp_path / "reports/figures/plot"
     monkeypatch.setenv("CSGN_RUN_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("CSGN_COMMAND", "csgn run 20_evaluate")
     assert figures.save(_plot(), "plot.v2", {"x": [1]}) == tmp_path / "run/figures/plot.v2"
     assert json.loads((tmp_path / "run/figures/plot.v2.json").read_text())["command"] == "csgn run 20_evaluate"
+
+
+def test_figures_of_a_live_notebook_are_saved_in_its_run_under_the_name_of_the_run_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr("csgn_lib.runs.folders._live", None)
+    runs.current("20_evaluate")
+    folder = tmp_path / "reports/runs/20_evaluate-live/figures"
+    assert figures.save(_plot(), "cmc", {"x": [1]}) == folder / "cmc"
+    assert figures.save(_plot(), "cmc", {"x": [1]}, runs=[_run(tmp_path, "a")]) == folder / "a" / "cmc"
+
+
+def test_a_figure_of_other_runs_is_never_overwritten(tmp_path):
+    a, b, c = (_run(tmp_path, name) for name in "abc")
+    names = [
+        figures.save(_plot(), tmp_path / "f" / "cmc", {"x": [1]}, runs=of).name for of in ([a], [b], [a], [c], [b])
+    ]
+    assert names == ["cmc", "cmc-2", "cmc", "cmc-3", "cmc-2"]
+
+
+def _run(tmp_path, name):
+    run = Run(tmp_path / "runs" / name)
+    run.set_status("done", key="12345678")
+    return run
 
 
 def test_named_frames_are_stacked(tmp_path):
@@ -78,7 +103,7 @@ def test_named_frames_are_stacked(tmp_path):
     assert written.to_dict("list") == {"part": ["a", "a", "b"], "x": [1, 2, 3]}
 
 
-def test_a_pdf_is_as_wide_as_its_column_and_its_text_is_type_the_reader_can_search(tmp_path):
+def test_a_pdf_has_the_width_of_a_column_and_embedded_truetype_text(tmp_path):
     figures.use_style()
     figure = _plot()
     figure.axes[0].set(xlabel="✓ right, ± s.d.", ylabel=r"$\beta$")
@@ -89,16 +114,16 @@ def test_a_pdf_is_as_wide_as_its_column_and_its_text_is_type_the_reader_can_sear
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_a_paper_would_not_print_is_said(tmp_path):
+def test_save_warns_of_odd_widths_and_of_unnamed_intervals(tmp_path):
     for width in (figures.COLUMN_WIDTH, figures.TEXT_WIDTH):
         figures.save(_plot(width), tmp_path / "plot", {"x": [1]})
-    with pytest.warns(UserWarning, match="'plot': 5.00 inches wide; give COLUMN_WIDTH = 3.35 or TEXT_WIDTH"):
+    with pytest.warns(UserWarning, match="'plot': 5.00 inches wide; use COLUMN_WIDTH = 3.35 or TEXT_WIDTH"):
         figures.save(_plot(5), tmp_path / "plot", {"x": [1]})
     bars, band = _plot(), _plot()
     bars.axes[0].errorbar([1], [2], yerr=[[0.1], [0.2]])
     band.axes[0].fill_between([1, 2], [0, 1], [1, 2])
     for figure in (bars, band):
-        with pytest.warns(UserWarning, match="let the caption name their interval"):
+        with pytest.warns(UserWarning, match="name their interval"):
             figures.save(figure, tmp_path / "plot", {"x": [1]}, "Means.")
         figures.save(figure, tmp_path / "plot", {"x": [1]}, "Mean and 95 % interval over people.")
 
@@ -111,7 +136,7 @@ MACHADO = {  # Machado et al., TVCG 2009, severity 1, on linear RGB
 
 
 @pytest.mark.parametrize("eye", MACHADO)
-def test_two_lines_differ_in_dashes_or_in_colours_that_every_eye_tells_apart(eye):
+def test_lines_differ_in_dashes_or_in_colours_for_all_kinds_of_colour_vision(eye):
     with plt.style.context(figures.STYLE):
         cycle = list(plt.rcParams["axes.prop_cycle"])
     assert len(cycle) == 6
@@ -141,53 +166,68 @@ def strip(tmp_path):
     return _strip(tmp_path)
 
 
-def test_a_strip_tells_right_from_wrong_and_changed_from_same(strip):
+def test_a_strip_marks_right_and_wrong_answers_and_changed_clothes(strip):
     query, ranked, root = strip
     frame = figures.strip_frame(query, ranked)
     assert frame["rank"].tolist() == [0, 1, 2, 3, 4]
     assert frame["right"].tolist() == [True, True, False, True, False]
     assert frame["clothes"].tolist() == ["", "changed", "", "same", ""]
-    axes = figures.rank_strip(query, ranked, root, title="person 7").axes
+    axes = figures.rank_strips([(query, ranked)], root, titles=["person 7"]).axes
     assert [a.get_xlabel() for a in axes] == ["query", "✓ changed", "✗", "✓ same", "✗"]
     assert axes[0].get_title(loc="left") == "person 7"
-    right, wrong = axes[1].spines["left"], axes[2].spines["left"]
-    assert right.get_linestyle() != wrong.get_linestyle()  # told apart without colour, too
+    [right], [wrong] = axes[1].patches, axes[2].patches
+    assert right.get_linestyle() != wrong.get_linestyle()  # distinct without colour, too
+    assert not any(spine.get_visible() for spine in axes[1].spines.values())  # one closed frame, so no notches
     assert np.array_equal(np.unique(axes[3].images[0].get_array()), [120])  # the third answer's own pixels
 
 
-def test_faces_are_hidden_where_that_is_asked_for(strip):
+def test_faces_are_pixelated_if_hide_faces_is_set(strip):
     query, ranked, root = strip
     noise = np.random.default_rng(0).integers(0, 256, (16, 8, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "0.png")
-    shown = figures.rank_strip(query, ranked, root).axes[0].images[0].get_array()
-    hidden = figures.rank_strip(query, ranked, root, hide_faces=True).axes[0].images[0].get_array()
+    shown = figures.rank_strips([(query, ranked)], root).axes[0].images[0].get_array()
+    hidden = figures.rank_strips([(query, ranked)], root, hide_faces=True).axes[0].images[0].get_array()
     assert np.array_equal(shown, noise) and np.array_equal(hidden[4:], noise[4:])
     assert (hidden[:4] != noise[:4]).any()
 
 
-def test_a_benchmark_without_clothes_labels_marks_no_clothes(strip):
+@pytest.mark.parametrize("name", trees.TREES)
+def test_faces_are_hidden_for_the_benchmarks_whose_terms_require_it(name, tmp_path):
+    root = trees.TREES[name](tmp_path, decodable=False) if name != "csv" else trees.own(tmp_path, decodable=False)
+    assert datasets.load(name, root).hide_faces == (name in ("deepchange", "ccvid"))
+
+
+def test_every_notebook_hides_faces_where_it_draws_images():
+    for notebook in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text())["cells"]
+        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        drawn = re.findall(r"\b(?:figures\.rank_strips|portrait\.pair_sheet|(?<!\.)picture)\(", source)
+        assert len(drawn) <= source.count("hide_faces"), notebook.name
+
+
+def test_without_clothes_labels_a_strip_shows_no_clothes(strip):
     query, ranked, _ = strip
     frame = figures.strip_frame(query.replace(70, -1), ranked.assign(clothes=-1))
     assert set(frame["clothes"]) == {""}
 
 
-def test_several_strips_stand_below_each_other_cut_to_the_top(strip):
+def test_several_strips_are_stacked_and_cut_to_the_top(strip):
     query, ranked, root = strip
     figure = figures.rank_strips([(query, ranked), (query, ranked[::-1])], root, top=2, titles=["one", "two"])
     assert [a.get_xlabel() for a in figure.axes] == ["query", "✓ changed", "✗", "query", "✗", "✓ same"]
     assert [a.get_title(loc="left") for a in figure.axes] == ["one", "", "", "two", "", ""]
 
 
-def test_a_strip_names_the_image_or_column_that_is_missing(strip):
+def test_a_strip_error_names_the_missing_image_or_column(strip):
     query, ranked, root = strip
     (root / "2.png").write_text("no image")
     with pytest.raises(InputError, match=r"2\.png cannot be read"):
-        figures.rank_strip(query, ranked, root)
+        figures.rank_strips([(query, ranked)], root)
     (root / "1.png").unlink()
     with pytest.raises(InputError, match=r"1\.png does not exist"):
-        figures.rank_strip(query, ranked, root)
+        figures.rank_strips([(query, ranked)], root)
     with pytest.raises(InputError, match="missing: clothes"):
-        figures.rank_strip(query, ranked.drop(columns="clothes"), root)
+        figures.rank_strips([(query, ranked.drop(columns="clothes"))], root)
 
 
 # ---- curves
@@ -204,7 +244,7 @@ def _metrics(tmp_path):
     return figures.metrics_frame({"csgn": run, "plain": plain})
 
 
-def test_loss_terms_are_grouped_so_that_variants_can_be_compared(tmp_path):
+def test_loss_terms_are_grouped(tmp_path):
     losses = figures.loss_frame(_metrics(tmp_path))
     by = losses.set_index(["run", "stage", "epoch"])
     assert by.loc[("csgn", 1, 1), "description loss"] == 3.5 and np.isnan(by.loc[("csgn", 1, 1), "identity loss"])
@@ -212,7 +252,7 @@ def test_loss_terms_are_grouped_so_that_variants_can_be_compared(tmp_path):
     assert by.loc[("plain", 2, 1), "identity loss"] == 4.0 and np.isnan(by.loc[("plain", 2, 1), "text loss"])
 
 
-def test_curves_draw_a_panel_a_term_and_stage_and_a_line_a_run(tmp_path):
+def test_curves_have_a_panel_per_term_and_stage_and_a_line_per_run(tmp_path):
     figure = figures.curves(figures.loss_frame(_metrics(tmp_path)))
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels) == [
@@ -226,11 +266,78 @@ def test_curves_draw_a_panel_a_term_and_stage_and_a_line_a_run(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["csgn", "plain"]
 
 
-def test_curves_of_a_column_that_is_not_there_are_refused(tmp_path):
+def test_curves_refuse_a_missing_column(tmp_path):
     with pytest.raises(InputError, match="no column nothing"):
         figures.curves(_metrics(tmp_path), ["nothing"])
     with pytest.raises(InputError, match="no column to draw"):
         figures.curves(pd.DataFrame({"epoch": [1]}))
+
+
+# ---- parameters
+
+
+def test_the_parameter_table_shows_differences_first_and_collapses_the_rest():
+    plain, other = (Experiment.from_parameters(preset="demo", vss="none", **more) for more in ({}, {"seed": 7}))
+    table = figures.parameter_table(plain)
+    assert list(table.changed.index) == ["vss"] and "vss" in str(table) and "Preset demo" in str(table)
+    page = table._repr_html_()
+    assert page.index("<td>none</td>") < page.index("<details>") < page.index("batch_persons")
+    assert (
+        str(figures.parameter_table(Experiment.from_parameters(preset="demo"))) == "Preset demo; no parameter differs."
+    )
+    both = figures.parameter_table({"a": plain, "b": other})
+    assert both.changed.loc["seed"].tolist() == ["0", "7"] and list(both.changed.index) == ["seed", "vss"]
+
+
+# ---- maps
+
+
+def test_evenly_spaced_labels_include_both_ends():
+    assert figures.evenly_spaced([5, 3, 3, 9, 7], 2).tolist() == [3, 9]
+    assert figures.evenly_spaced([5, 3], 9).tolist() == [3, 5]
+
+
+def test_images_on_a_map_do_not_overlap_and_are_joined_to_their_points():
+    places = np.random.default_rng(0).normal(size=(60, 2))
+    pictures = {row: Image.new("RGB", (8, 16)) for row in range(50)}
+    figure = figures.picture_map(places, pictures, {0: "C1"}, "a map")
+    figure.canvas.draw()
+    boxes = [box for box in figure.axes[0].artists if isinstance(box, AnnotationBbox)]
+    assert len(boxes) == 50 and all(box.arrow_patch is not None for box in boxes)
+    extents = [box.patch.get_window_extent() for box in boxes]
+    assert not any(one.overlaps(other) for one, other in combinations(extents, 2))
+    assert min(extent.width for extent in extents) > 0.2 * figure.dpi  # inches
+
+
+def test_label_maps_colour_evenly_spaced_labels_only():
+    places, labels = np.arange(20.0).reshape(10, 2), np.repeat(np.arange(5), 2)
+    panels = [figures.LabelMap(places, labels, f"panel {i}") for i in range(2)]
+    axes = figures.label_maps(panels, columns=2, coloured=3).axes
+    assert [a.get_title(loc="left") for a in axes] == ["panel 0", "panel 1"]
+    assert [len(line.get_xdata()) for line in axes[0].lines] == [10, 2, 2, 2]  # all points in gray, then three labels
+
+
+# ---- attribution
+
+
+def test_a_pair_is_drawn_with_each_map_of_both_images():
+    image, maps = Image.new("RGB", (8, 16)), {"rollout": np.ones((2, 16, 8)), "occlusion": np.zeros((2, 16, 8))}
+    pair = figures.ExplainedPair((image, image), ("query", "right answer"), maps)
+    drawn = [a for a in figures.attention_pairs([pair, pair]).axes if a.images]
+    assert len(drawn) == 2 * 2 * 3
+    assert [a.get_xlabel() for a in drawn if a.get_xlabel()] == ["query", "right answer"] * 2
+    assert len(figures.attention_heads([image], np.ones((1, 4, 16, 8))).axes) == 5
+
+
+def test_the_shares_of_a_map_are_drawn_whole_with_their_legend():
+    rows = [
+        {"row": row, "part": part, "method": method, "weights": weights, "value": 0.5, "low": 0.4, "high": 0.6}
+        for part in ("body", "tilt to the body")
+        for row, method, weights in (("every pixel alike", "area", "none"), ("a", "rollout", "own"))
+    ]
+    figure = figures.attention_shares(pd.DataFrame(rows), ["rollout"])
+    assert [a.get_xlabel() for a in figure.axes] == ["share of the map", "beyond the share of pixels"]
+    assert len(figure.legends[0].get_texts()) == 4
 
 
 # ---- tables
@@ -245,7 +352,7 @@ RESULTS = pd.DataFrame(
 )
 
 
-def test_the_table_in_a_terminal_by_hand():
+def test_the_text_table_by_hand():
     assert figures.results_table(RESULTS).text.splitlines() == [
         "                                 general                   cloth_changing",
         "row      rank-1     mAP    mINP  queries  rank-1     mAP    mINP  queries",
@@ -255,7 +362,7 @@ def test_the_table_in_a_terminal_by_hand():
     ]
 
 
-def test_the_table_for_a_page_and_a_paper_escapes_and_tells_intervals():
+def test_html_and_latex_tables_escape_names_and_print_intervals():
     table = figures.results_table(RESULTS)
     assert "A &amp; &lt;b&gt;" in table.html and "<b>" not in table.html
     assert "10.0 <small>8.0–12.3</small>" in table.html and table._repr_html_() == table.html
@@ -267,7 +374,7 @@ def test_the_table_for_a_page_and_a_paper_escapes_and_tells_intervals():
     assert lines[7].startswith(r"A \& <b> & 50.0 & 25.0 {\scriptsize [20.0, 30.0]} & 12.5 & 360 & 33.3")
 
 
-def test_results_that_are_no_table_are_refused():
+def test_incomplete_or_duplicate_results_are_refused():
     with pytest.raises(InputError, match="lack the column minp"):
         figures.results_table(RESULTS.drop(columns="minp"))
     with pytest.raises(InputError, match="'chance' under 'general' twice"):
@@ -278,7 +385,7 @@ def test_results_that_are_no_table_are_refused():
 
 
 class _Page(HTMLParser):
-    """Collects what a page asks for, and whether its elements are closed."""
+    """Collects the resources that a page requests, and whether its elements are closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -309,7 +416,7 @@ def page(tmp_path_factory):
         made.set_status(state)
     cells = [{"cell_type": "markdown", "metadata": {}, "source": "# Question <7>?", "id": "a"}]
     write_json(run.path("executed.ipynb"), {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells})
-    figures.save(figures.rank_strip(query, ranked, root), run.path("figures", "strip"), {"x": [1]}, "A <strip>.")
+    figures.save(figures.rank_strips([(query, ranked)], root), run.path("figures", "strip"), {"x": [1]}, "A <strip>.")
     figures.save(_plot(), run.path("figures", "cmc"), {"x": [1]}, "CMC.")
     run.append_metrics({"stage": 2, "epoch": 1, "seconds": 1.0, "id_f": 1.0, "triplet_f": 0.5})
     outcomes = [
@@ -320,7 +427,7 @@ def page(tmp_path_factory):
     return figures.write_page(outcomes, RESULTS, tmp_path / "demo", "make demo", 71.0)
 
 
-def test_the_page_stands_alone_and_is_well_formed(page):
+def test_the_page_is_self_contained_and_well_formed(page):
     parsed = _Page(page.read_text())
     assert parsed.open == []
     links = [value for tag, value in parsed.asked if tag == "a"]
@@ -331,7 +438,7 @@ def test_the_page_stands_alone_and_is_well_formed(page):
     assert "$" not in page.read_text().replace("$(", "")
 
 
-def test_the_page_says_what_was_measured(page):
+def test_the_page_shows_results_and_errors(page):
     text = page.read_text()
     assert text.index("A &lt;strip&gt;.") < text.index('class="results"') < text.index("CMC.")  # pictures first
     assert "33&thinsp;%" in text and "mAP of <b>10.0</b>" in text and "351 queries" in text
@@ -339,14 +446,14 @@ def test_the_page_says_what_was_measured(page):
     pd.testing.assert_frame_equal(pd.read_csv(page.parent / "results.csv"), RESULTS)
 
 
-def test_the_dots_stand_where_their_numbers_are(page):
+def test_the_dots_are_at_the_positions_of_their_values(page):
     # the scale ends at 30, the next ten above 25.0: 25 -> 83.33 %, 10 -> 33.33 %, 3.4 -> 11.33 %
     assert _Page(page.read_text()).dots == [
         ("general", "left:11.33%"), ("general", "left:83.33%"), ("cloth", "left:33.33%"),
     ]  # fmt: skip
 
 
-def test_an_exported_notebook_asks_nothing_of_the_network(page):
+def test_an_exported_notebook_requests_nothing_from_the_network(page):
     text = (page.parent / "notebooks" / "evaluation-more.html").read_text()
     assert "Question &lt;7&gt;?" in text
     assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', text)

@@ -14,11 +14,11 @@ from csgn_lib import mdg, training
 from csgn_lib.batches import Augmentation, open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, Run
-from csgn_lib.training import checkpoints, replay, stage2
-from csgn_lib.training.replay import Replayed, adam
-from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, seen_by
+from csgn_lib.training import checkpoints, cuda_graphs, stage2
+from csgn_lib.training.cuda_graphs import CudaGraphStep, adam
+from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, stage1_batches
 from csgn_lib.training.stage2 import encoder_step
-from csgn_lib.training.steps import Guides, Terms
+from csgn_lib.training.steps import LossMeter, Stage2Targets
 from csgn_lib.vss import parameter_groups
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -61,8 +61,8 @@ def starts(monkeypatch) -> list[dict[str, torch.Tensor]]:
 @pytest.fixture
 def made(monkeypatch) -> list[Any]:
     """What each try to record a step gave."""
-    seen, record = [], Replayed._record
-    monkeypatch.setattr(Replayed, "_record", lambda *given: seen.append(record(*given)) or seen[-1])
+    seen, record = [], CudaGraphStep._capture
+    monkeypatch.setattr(CudaGraphStep, "_capture", lambda *given: seen.append(record(*given)) or seen[-1])
     return seen
 
 
@@ -90,8 +90,8 @@ def assert_close(run: Run, other: Run, start: dict[str, torch.Tensor], share: fl
 def test_recorded_steps_train_as_steps_started_one_by_one(people, tmp_path, monkeypatch, starts, made, changes):
     recorded = training.fit(small(**changes), people, tmp_path / "recorded")
     stages = 2 if "text.safetensors" in {path.name for path in recorded.dir.iterdir()} else 1
-    assert len(made) >= stages and all(isinstance(one, replay._Recording) for one in made)
-    monkeypatch.setattr(replay, "WARM", 10**9)
+    assert len(made) >= stages and all(isinstance(one, cuda_graphs._CapturedGraph) for one in made)
+    monkeypatch.setattr(cuda_graphs, "WARM", 10**9)
     plain = training.fit(small(**changes), people, tmp_path / "plain")
     assert_close(recorded, plain, starts[0], 0.5 if changes.get("precision") == "bf16" else 0.25)
 
@@ -119,15 +119,15 @@ def test_no_step_waits_for_the_gpu(people, stage):
         rgb, gray = torch.randn(2, 8, clip.embed_dim, device=device)
         optimizer = prompts_optimizer(experiment, bank, device)
         step = prompts_step(experiment, bank, rgb, gray, optimizer, accelerator)
-        given = next(seen_by([torch.arange(8)], batch.person.cpu(), device))
+        given = next(stage1_batches([torch.arange(8)], batch.person.cpu(), device))
     else:
         text = mdg.TextFeatures(*torch.randn(2, 8, clip.embed_dim, device=device))
-        learner = training.build_learner(experiment, clip, resnet, 8, Guides(text)).to(device).train()
+        learner = training.build_learner(experiment, clip, resnet, 8, Stage2Targets(text)).to(device).train()
         optimizer = adam(parameter_groups(learner.encoder, learner.heads, experiment), device)
-        step = encoder_step(experiment, learner, Guides(text), optimizer, accelerator)
+        step = encoder_step(experiment, learner, Stage2Targets(text), optimizer, accelerator)
         seen = Augmentation.from_experiment(experiment)(batch.images, random_stream(0, 1))
         given = [seen, batch.person, batch.camera, batch.clothes, batch.index]
-    average, terms = stage2.Average(learner.encoder if stage == 2 else bank, 0.9), Terms()
+    average, terms = stage2.WeightEMA(learner.encoder if stage == 2 else bank, 0.9), LossMeter()
     terms.add(step(*given))
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -159,9 +159,9 @@ def test_a_run_stopped_on_a_gpu_goes_on_there_and_one_stopped_on_a_cpu_too(peopl
 
 
 def test_a_step_that_looks_at_a_value_goes_on_unrecorded():
-    seen = Replayed(lambda x: {"sum": x.sum() if float(x[0]) > 0 else x.sum() * 0}, torch.device("cuda"))
+    seen = CudaGraphStep(lambda x: {"sum": x.sum() if float(x[0]) > 0 else x.sum() * 0}, torch.device("cuda"))
     value = torch.ones(3, device="cuda")
-    found = [float(seen(value)["sum"]) for _ in range(replay.WARM)]
+    found = [float(seen(value)["sum"]) for _ in range(cuda_graphs.WARM)]
     with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph"):
         found.append(float(seen(value)["sum"]))
     found.append(float(seen(value * 2)["sum"]))

@@ -9,43 +9,66 @@ from pathlib import Path
 
 import pytest
 
+from csgn_lib import CORE
+
 HOME = Path(__file__).resolve().parents[1]
 LIBRARY = HOME / "csgn_lib"
-# each room imports only from rooms to its left
-ROOMS = (
-    "records bench intervals config datasets synthetic batches backbones vocabulary mdg vss hsf losses training "
-    "pretraining retrieval models probes attribution runs figures panels __main__"
-).split()
+# Each package imports only from packages before it. The core decides a run's result; the workbench is built on it.
+WORKBENCH = "analysis runs figures models panels __main__".split()
+ORDER = [*CORE, *WORKBENCH]
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
 
 
-def _room(module: Path) -> str:
-    return module.relative_to(LIBRARY).parts[0].removesuffix(".py")
+def _name(module: Path) -> str:
+    parts = module.relative_to(HOME).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imported_rooms(module: Path) -> set[str]:
-    rooms = set()
-    for node in ast.walk(ast.parse(module.read_text())):
+def _package(name: str) -> str:
+    return name.split(".")[1] if "." in name else "__init__"
+
+
+NAMES = {_name(module): module for module in MODULES}
+
+
+def _imports(module: Path, everywhere: bool = True) -> set[str]:
+    """The library's modules that a module imports, in functions too; those for type checking only if ``everywhere``."""
+    tree, found = ast.parse(module.read_text()), set()
+    typing = {id(inner) for node in ast.walk(tree) if _checks_types(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if not everywhere and id(node) in typing:
+            continue
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import; write csgn_lib..."
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        rooms |= {name.split(".")[1] for name in names if name.startswith("csgn_lib.")}
-    return rooms & {_room(path) for path in MODULES}
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in NAMES else node.module for name in full}
+    return found & set(NAMES) - {"csgn_lib"}
+
+
+def _checks_types(node: ast.AST) -> bool:
+    """The block of ``if TYPE_CHECKING``, which runs in no process."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(HOME)))
-def test_a_room_imports_only_from_rooms_to_its_left(module):
-    if (room := _room(module)) == "__init__":
-        assert not _imported_rooms(module)
+def test_a_package_imports_only_from_packages_before_it(module):
+    if (package := _package(_name(module))) == "__init__":
+        assert not _imports(module)
         return
-    assert room in ROOMS, f"{module} is no known room: give it its place in ROOMS"
-    late = [other for other in _imported_rooms(module) if ROOMS.index(other) > ROOMS.index(room)]
-    assert not late, f"{module} imports {late}, to the right of {room}"
+    assert package in ORDER, f"{module} is in no known package: give it a place in ORDER"
+    late = [name for name in _imports(module) if ORDER.index(_package(name)) > ORDER.index(package)]
+    assert not late, f"{module} imports {late}, which come after {package}"
+
+
+def test_no_modules_import_each_other_in_a_cycle():
+    graph = {name: _imports(module, everywhere=False) - {name} for name, module in NAMES.items()}
+    graph = {name: imported for name, imported in graph.items() if _package(name) != "retrieval"}  # device and ranking
+    while leaves := {name for name, imported in graph.items() if not imported & set(graph)}:
+        graph = {name: imported for name, imported in graph.items() if name not in leaves}
+    assert not graph, f"import cycle among {sorted(graph)}"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +76,7 @@ def test_a_room_imports_only_from_rooms_to_its_left(module):
     [
         ("csgn_lib", {"torch", "numpy", "pandas", "matplotlib", "pydantic", "typer"}),
         ("csgn_lib.__main__", {"torch", "numpy", "pandas", "matplotlib", "pydantic"}),
-        ("csgn_lib.runs, csgn_lib.runs.kernel, csgn_lib.figures", {"torch"}),
+        ("csgn_lib.runs, csgn_lib.runs.kernel, csgn_lib.figures, csgn_lib.statistics", {"torch"}),
     ],
 )
 def test_imports_stay_light(modules, heavy):
@@ -103,18 +126,27 @@ class TestNotebook:
         first = json.loads(notebook.read_text())["cells"][0]
         assert first["cell_type"] == "markdown" and "?" in "".join(first["source"]).splitlines()[0]
 
-    def test_it_says_what_it_found_last_with_the_command_and_the_cost(self, notebook):
+    def test_its_first_cell_has_the_last_answer_with_command_and_cost(self, notebook):
         first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
-        assert re.search(
-            r"^\*Last answer:\* .+\(`(csgn run|make) [^`]+`\)\n\n\*Cost:\* \d+ s, .+\.$", first, re.M | re.S
-        )
-        assert any("**Answer.** " in cell["source"] for cell in _cells(notebook))
+        command = r"\(`(csgn run|make) [^`]+`\)"
+        answer = rf"(\*Last answer:\* {command}\n\n(- .+\n)+\n|\*Last answer:\* .+ {command}\n\n)"  # a list, or a line
+        assert re.search(rf"^{answer}\*Cost:\* \d+ s, .+\.$", first, re.M)
+        assert any("**Answer.**" in cell["source"] for cell in _cells(notebook))
+
+    def test_the_picture_in_its_first_cell_exists(self, notebook):
+        first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+        for path in re.findall(r"!\[[^]]+\]\((\S+)", first):
+            assert (notebook.parent / path).is_file(), path
+
+    def test_at_most_three_code_cells_in_a_row_have_no_text_between_them(self, notebook):
+        kinds = "".join(cell["cell_type"][0] for cell in json.loads(notebook.read_text())["cells"])
+        assert "cccc" not in kinds or notebook.stem in ("40_ablation_sweep", "90_paper_figures")
 
 
 def _texts() -> list[Path]:
     kinds = {".py", ".ipynb", ".md", ".toml", ".yml", ".yaml", ".json", ".html", ".mplstyle", ".csv", ""}
     tops = [path for path in HOME.iterdir() if path.is_file() and path.name != ".git"]  # a file in a worktree
-    folders = ["csgn_lib", "tests", "notebooks", "docs", ".ci"]
+    folders = ["csgn_lib", "benchmarks", "tests", "notebooks", "docs", ".ci"]
     made = ("runs", "demo", "cache")  # not committed
     folders += [f"reports/{path.name}" for path in (HOME / "reports").iterdir() if path.name not in made]
     files = [path for name in folders for path in (HOME / name).rglob("*") if path.is_file()]
@@ -125,3 +157,10 @@ def test_no_path_of_anyones_machine_is_committed():
     machine = re.compile(r"(?<![\w.])/(?:work|root|Users/\w+|home/\w+)/")
     found = [path for path in _texts() if machine.search(path.read_text(encoding="utf-8", errors="replace"))]
     assert not [path for path in found if path != Path(__file__).resolve()]
+
+
+@pytest.mark.parametrize("name", ["mdg", "vss", "hsf", "losses", "vocabulary"])
+def test_a_method_file_opens_with_its_equations_and_the_legend_of_origin_marks(name):
+    text = ast.get_docstring(ast.parse((LIBRARY / f"{name}.py").read_text()))
+    legend = "Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention"
+    assert legend in text and re.search(r"^    \S.* = .*$", text, re.M)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csgn_lib import datasets, intervals, runs
+from csgn_lib import datasets, statistics
 from csgn_lib.records import InputError
 from csgn_lib.retrieval import Scores
+from csgn_lib.statistics import intervals
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 5), st.floats(0.1, 5)), min_size=4, max_size=20))
@@ -70,7 +71,7 @@ def test_scores_runs_and_probes_give_one_interval_to_the_bit() -> None:
     scores = Scores(datasets.PROTOCOLS["general"], both)
     assert scores.interval("mean_ap", level=0.9) == expected
     record = both.rename(columns={"row": "query"}).assign(seed=0, world=0)
-    assert runs.people_interval(record, "mean_ap", level=0.9) == expected
+    assert statistics.people_interval(record, "mean_ap", level=0.9) == expected
 
 
 def test_one_person_in_a_world_is_named_with_it() -> None:

@@ -1,25 +1,29 @@
-"""The explorer against naive twins, its panel through its widgets' values, and what it refuses in words."""
+"""The explorer against naive counterparts, its panel through its widgets' values, and its error messages."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 import trees
+from matplotlib.colors import to_rgba
 from PIL import Image
 from safetensors.torch import save_file
 
 from csgn_lib import datasets, panels, retrieval, vocabulary
-from csgn_lib.panels import Filter, Look, Source, thumbnails
+from csgn_lib.panels import Filter, Look, Source, looks, strips, thumbnails
 from csgn_lib.panels import explorer as explorer_module
-from csgn_lib.panels.explorer_widgets import NOBODY
+from csgn_lib.panels.controls import NOBODY
+from csgn_lib.panels.maps import MARKS
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.vss import VisualEncoder
 
@@ -99,7 +103,11 @@ def test_a_vocabulary_changes_both_sides_and_a_text_the_query_alone(explorer, so
         ranked = retrieval.features_of(source.descriptors["plain"])(source.gallery)
         answer = explorer.ranks("first", RULE, row, Look(text=RED, use=use, weight=0.7))
         _check(answer, _naive(source, row, moved, ranked))
-    _check(explorer.ranks("first", RULE, row, Look(text=RED, use="alone")), _naive(source, row, said, g))
+    alone = explorer.ranks("first", RULE, row, Look(text=RED, use="alone"))
+    cosines = F.cosine_similarity(said[None], g, dim=1).numpy()
+    np.testing.assert_array_equal(alone.rows, np.argsort(-cosines, kind="stable"))  # the whole gallery, no junk
+    np.testing.assert_allclose(alone.similarity, np.sort(cosines)[::-1], atol=1e-5)
+    assert np.isnan(alone.ap) and alone.first_hit == 0 and not alone.top(20).right.any()
 
 
 @pytest.mark.parametrize("kind", ["clothing out", "person only"])
@@ -147,6 +155,32 @@ def test_filters_keep_what_a_loop_keeps(explorer):
     assert set(explorer.queries("first", RULE, Filter(clothes=clothes)).clothes) == {clothes}
 
 
+def test_queries_are_found_by_name_and_ordered(explorer):
+    everything = explorer.queries("first", RULE)
+    part = everything.path.iloc[5][-9:].upper()
+    found = explorer.queries("first", RULE, Filter(contains=part)).path
+    assert set(found) == {path for path in everything.path if part.lower() in path.lower()} and len(found)
+    ap = {order: explorer.queries("first", RULE, Filter(order=order)).ap.to_numpy() for order in looks.ORDERS}
+    assert (np.diff(ap[looks.HARDEST]) >= 0).all() and (np.diff(ap[looks.EASIEST]) <= 0).all()
+    typical = explorer.queries("first", RULE, Filter(order=looks.TYPICAL))
+    easy, hard = (part for _, part in typical.groupby(typical.first_hit > 10))
+    assert typical.first_hit.tolist() == [*easy.first_hit, *hard.first_hit], "without a match in ten, last"
+    assert all((np.diff((part.ap - easy.ap.median()).abs()) >= 0).all() for part in (easy, hard))
+    assert explorer.queries("first", RULE, Filter(order=looks.BY_NAME)).path.is_monotonic_increasing
+
+
+def test_a_gallery_image_as_query_has_its_persons_label_and_is_not_its_own_answer(explorer, source):
+    gallery = source.benchmark.gallery
+    with Image.open(source.benchmark.root / gallery.path.iloc[5]) as file:
+        answer = explorer.search("first", file.convert("RGB"), row=5)
+    assert 5 not in answer.rows and len(answer.rows) == len(gallery) - 1 and np.isnan(answer.ap)
+    top = answer.top(len(gallery))
+    np.testing.assert_array_equal(top.right, top.person == gallery.person.iloc[5])
+    data = replace(source.benchmark, name="market1501", gallery=gallery.assign(person=0))
+    nobody = panels.Explorer({"x": replace(source, benchmark=data)}).search("x", Image.new("RGB", (48, 96)), row=5)
+    assert nobody.query.person == -1, "a distractor of Market-1501 has no person"
+
+
 def test_an_answer_says_where_each_image_was_before(explorer):
     before, after = explorer.ranks("first", RULE, 0), explorer.ranks("first", RULE, 0, Look("clothing out", 8))
     for row in after.top(10, before).itertuples():
@@ -164,7 +198,7 @@ def test_a_picture_of_ones_own_finds_itself_and_hides_nobody(explorer, source):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"no picture", "no picture that can be read"), (b"", "no picture that can be read"), ("large", "100 megapixels")],
+    [(b"no picture", "mine.png cannot be read as an image"), (b"", "cannot be read"), ("large", "100 megapixels")],
 )
 def test_an_upload_that_is_no_picture_or_too_large_is_refused_before_it_is_decoded(content, word, monkeypatch):
     if content == "large":
@@ -178,25 +212,21 @@ def test_a_cut_off_upload_is_refused(tmp_path):
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 32, 3), np.uint8)).save(file, "JPEG")
     assert panels.decode_upload(file.getvalue()).size == (32, 64)
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="cut.jpg cannot be read as an image"):
         panels.decode_upload(file.getvalue()[:600], "cut.jpg")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_upload_with_damaged_exif_is_refused():
+def test_an_upload_with_damaged_exif_is_read_or_refused():
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "make"  # to be turned, so that its EXIF is written again
     Image.new("RGB", (16, 24)).save(file, "JPEG", exif=exif)
     content = bytearray(file.getvalue())
-    refused = 0
     for place in range(content.index(b"Exif"), content.index(b"make")):
         for value in (0, 5, 7, 255):
             damaged = content[:place] + bytes([value]) + content[place + 1 :]
-            try:
-                panels.decode_upload(bytes(damaged))
-            except InputError:
-                refused += 1
-    assert refused
+            with contextlib.suppress(InputError):
+                assert sorted(panels.decode_upload(bytes(damaged)).size) == [16, 24]
 
 
 def _png(width: int, height: int) -> bytes:
@@ -224,14 +254,14 @@ def test_thumbnails_are_made_once_and_the_oldest_is_forgotten(source, monkeypatc
         small.jpeg("nothing.png")
 
 
-def test_faces_are_blocked_in_all_that_is_shown_and_in_nothing_that_the_model_sees(source):
+def test_faces_are_pixelated_in_all_that_is_shown_and_in_nothing_that_the_model_sees(source, monkeypatch):
     data = replace(source.benchmark, name="deepchange")
     assert data.hide_faces and not source.benchmark.hide_faces
     seen = []
-    explorer = panels.Explorer(
-        {"open": source, "hidden": replace(source, benchmark=data, name="hidden")},
-        attention=lambda encoder, images: seen.append(images) or torch.zeros(len(images), *SIZE),
+    monkeypatch.setattr(
+        explorer_module, "rollout", lambda encoder, images: seen.append(images) or torch.zeros(len(images), *SIZE)
     )
+    explorer = panels.Explorer({"open": source, "hidden": replace(source, benchmark=data, name="hidden")})
     path = data.gallery.path.iloc[0]
     blocked, whole = (explorer.thumbnails(name) for name in ("hidden", "open"))
     face = np.asarray(blocked.image(path))[: SIZE[0] // 4]
@@ -240,14 +270,18 @@ def test_faces_are_blocked_in_all_that_is_shown_and_in_nothing_that_the_model_se
     linked = panels.linked_maps({"one": np.zeros((len(data.gallery), 2))}, data.gallery, blocked)
     linked.show([0])
     assert thumbnails.data_url(blocked.jpeg(path)) in linked.strip.value
-    assert linked.scatters["one"]._data["picture"][0] == thumbnails.data_url(blocked.jpeg(path))
     panel = panels.panel(explorer, top=3)
+    panel.order.value = "hardest first"  # the first three answers are the same under both benchmarks' protocols
+    panel.query.value = panel.query.options[0][1]
     panel.attention.value = True
     panel.model.value = "hidden"
     torch.testing.assert_close(seen[1], seen[0])  # the same query and answers, as the model gets them
     query = panel.explorer.ranks("hidden", RULE, panel.query.value[0]).query
-    shown = thumbnails.overlaid(blocked.image(query.path), np.zeros(SIZE))
-    assert thumbnails.data_url(thumbnails.jpeg(shown)) in panel.strip.value
+    shown = thumbnails.overlaid(blocked.image(query.path), np.zeros(SIZE), 0.0)
+    assert thumbnails.data_url(thumbnails.jpeg(shown, strips.LARGE)) in panel.strip.value
+    panel.attention.value = False
+    panel._clicked(panel.strip, "query")
+    assert thumbnails.data_url(thumbnails.jpeg(blocked.image(query.path), strips.ENLARGED)) in panel.enlarged.value
 
 
 def _run(folder, source, **files) -> Run:
@@ -317,7 +351,8 @@ class TestPanel:
     @pytest.fixture
     def panel(self, source, second, tmp_path):
         half = _run(tmp_path / "half", source, embeddings__safetensors=None)
-        return panels.panel(panels.Explorer({"first": source, "second": second, "half": half.dir}), top=6)
+        models = panels.Explorer({"first": source, "second": second, "half": half.dir})
+        return panels.panel(models, top=6, folder=tmp_path / "figures")
 
     @staticmethod
     def _alts(strip: str) -> list[str]:
@@ -329,6 +364,65 @@ class TestPanel:
         assert self._alts(panel.strip.value) == [answer.query.path, *answer.top(6).path]
         assert panel.strip.value.count("data:image/jpeg;base64,") == 7
         assert panel.strip.value.count("dashed") == 6 - answer.top(6).right.sum()
+
+    def test_the_first_query_shown_is_a_typical_one(self, panel):
+        scored = panel.explorer.scored("first", RULE).set_index("row")
+        ap, easy = scored.ap, scored.ap[scored.first_hit <= 10]
+        assert abs(ap[panel.query.value[0]] - easy.median()) == pytest.approx((easy - easy.median()).abs().min())
+        panel.order.value = "hardest first"
+        assert panel.query.options[0][1][0] == ap.idxmin()
+
+    def test_the_list_is_searched_by_name_and_reset_brings_everything_back(self, panel):
+        first, everything = panel.strip.value, panel.query.options
+        wanted = everything[7][0].split()[0]
+        panel.search.value = wanted[3:-4]
+        assert [text.split()[0] for text, _ in panel.query.options] == [wanted]
+        panel.vocabulary.value, panel.hue.value, panel.text.value, panel.use.value = "clothing out", 90, RED, "added"
+        assert panel.strip.value != first
+        panel.reset.click()
+        assert (panel.search.value, panel.hue.value, panel.use.value) == ("", 0, "not used")
+        assert panel.look() == Look() and panel.query.options == everything and panel.strip.value == first
+
+    def test_a_text_that_is_not_in_use_is_said_and_a_text_alone_has_no_right_and_wrong(self, panel):
+        panel.text.value = RED
+        assert "not in use" in panel.text_note.value and panel.weight.disabled
+        panel.use.value = "added"
+        assert panel.text_note.value == "" and not panel.weight.disabled and "✓" in panel.strip.value + "✓"
+        panel.use.value = "alone"
+        assert "without right or wrong" in panel.text_note.value and panel.paint.disabled
+        assert not any(mark in panel.strip.value for mark in ("✓", "✗", "dashed", "AP ", "query/"))
+        assert panel.strip.value.count("<img") == 6, "no query image"
+        panel.text.value = ""
+        assert "Type a text" in panel.text_note.value
+
+    def test_a_click_enlarges_an_answer_and_searches_with_it(self, panel, source):
+        row, draw = panel.query.value
+        answer = panel.explorer.ranks("first", RULE, row, draw=draw)
+        chosen = int(answer.rows[2])
+        path = source.benchmark.gallery.path.iloc[chosen]
+        panel._clicked(panel.strip, str(chosen))
+        assert self._alts(panel.enlarged.value) == [answer.query.path, path] and "380px" in panel.enlarged.value
+        panel._clicked(panel.enlarged, "search")
+        assert self._alts(panel.strip.value)[0] == path and path not in self._alts(panel.strip.value)[1:]
+        assert panel.enlarged.value == "" and not panel.back.disabled
+        panel.save.click()
+        assert "only a query of the benchmark can be saved" in panel.says.value
+        panel.back.click()
+        assert self._alts(panel.strip.value)[0] == answer.query.path and panel.back.disabled
+        panel._clicked(panel.strip, "query")
+        assert self._alts(panel.enlarged.value) == [answer.query.path] and "Search with" not in panel.enlarged.value
+        panel._clicked(panel.enlarged, "close")
+        assert panel.enlarged.value == ""
+        panel._clicked(panel.strip, "100000")
+        assert "no longer among the answers" in panel.says.value
+
+    def test_choices_that_a_benchmark_lacks_are_hidden(self, panel, source):
+        assert (panel.camera.layout.display, panel.clothes.layout.display) == (None, None)
+        bare = {side: getattr(source.benchmark, side).assign(clothes=-1, camera=-1) for side in ("query", "gallery")}
+        data = replace(source.benchmark, name="celebreid", **bare)
+        panel = panels.panel(panels.Explorer({"first": replace(source, benchmark=data)}), top=3)
+        assert (panel.camera.layout.display, panel.clothes.layout.display) == ("none", "none")
+        assert "outfit" not in "".join(text for text, _ in panel.query.options) and "<img" in panel.strip.value
 
     def test_each_control_changes_the_strip(self, panel):
         seen = [panel.strip.value]
@@ -347,7 +441,9 @@ class TestPanel:
         panel.query.value = panel.query.options[3][1]
         assert panel.strip.value != before
         panel.camera.value = panel.camera.options[1][1]
-        wanted = panel.explorer.queries("first", RULE, Filter(camera=panel.camera.value)).row.tolist()
+        wanted = panel.explorer.queries("first", RULE, panel.filter()).row.tolist()
+        cameras = panel.explorer.scored("first", RULE).set_index("row").camera
+        assert set(cameras[wanted]) == {panel.camera.value}
         assert [value[0] for _, value in panel.query.options] == wanted
 
     def test_two_models_are_shown_below_one_another(self, panel):
@@ -368,6 +464,8 @@ class TestPanel:
         assert "&lt;" in panel.says.value and "xylophone" in panel.says.value and panel.strip.value == before
         panel.text.value, panel.ap.value = "", (0.999, 0.9995)
         assert "widen" in panel.says.value and panel.strip.value
+        panel.save.click()
+        assert "no query is chosen" in panel.says.value
 
     def test_an_upload_searches_and_a_bad_one_is_refused(self, panel, source):
         def give(name, content):
@@ -381,31 +479,41 @@ class TestPanel:
         give("none.png", b"no picture")
         assert "none.png" in panel.says.value and panel.strip.value == before
         panel.save.click()
-        assert "no part of the benchmark" in panel.says.value
+        assert "only a query of the benchmark can be saved" in panel.says.value
         panel.back.click()
         assert self._alts(panel.strip.value)[0].startswith("query/")
 
-    def test_attention_is_laid_over_the_pictures_or_its_absence_is_said(self, panel, source):
+    def test_attention_maps_are_laid_over_larger_images_with_method_and_scale(self, panel, source, monkeypatch):
         def corner(encoder, images):
             assert encoder is source.encoder and images.dtype == torch.uint8
-            return torch.zeros(images.shape[0], 96, 48).index_fill(1, torch.arange(20), 1.0)
+            return torch.zeros(images.shape[0], 96, 48).index_fill(1, torch.arange(24), 1 / (24 * 48))
 
         plain = panel.strip.value
-        panel.explorer._attention = corner
+        monkeypatch.setattr(explorer_module, "rollout", corner)
         panel.attention.value = True
         assert self._alts(panel.strip.value) == self._alts(plain) and panel.strip.value != plain
-        panel.attention.value, panel.explorer._attention = False, None
-        if not (thumbnails.Path(panels.__file__).parents[1] / "attribution").exists():
-            panel.attention.value = True
-            assert "csgn_lib.attribution" in panel.says.value
+        assert "height:224px" in panel.strip.value and "height:112px" not in panel.strip.value
+        assert "Attention rollout" in panel.scale.value and "4.0 times the mean" in panel.scale.value
+        panel.attention.value = False
+        assert panel.strip.value == plain and panel.scale.value == ""
 
-    def test_a_figure_is_saved_from_the_panel(self, panel, tmp_path):
-        panel.file.value = str(tmp_path / "mine")
+    def test_a_figure_is_saved_under_a_free_name_and_none_is_overwritten(self, panel, tmp_path):
+        assert panel.file.value == "explore-first-1"
+        panel.vocabulary.value = "clothing out"
         panel.save.click()
-        assert (tmp_path / "mine.pdf").exists() and "saved" in panel.says.value
+        first = tmp_path / "figures" / "explore-first-1.pdf"
+        assert first.exists() and "saved in" in panel.says.value and panel.file.value == "explore-first-2"
+        assert not plt.get_fignums() and panel.save.description == "Save figure" and not panel.save.disabled
+        before, panel.file.value = first.read_bytes(), "explore-first-1"
+        panel.save.click()
+        assert "exists; choose another name" in panel.says.value and first.read_bytes() == before
         panel.file.value = " "
         panel.save.click()
         assert "no name" in panel.says.value
+        panel.text.value, panel.use.value, panel.file.value = RED, "alone", "words"
+        panel.save.click()
+        table = pd.read_csv(tmp_path / "figures" / "words.csv")
+        assert len(table) == 7 and not table.right[1:].any() and table.look.str.contains("alone").all()
 
 
 def test_a_missing_image_is_a_gray_box_with_its_name(source):
@@ -413,7 +521,7 @@ def test_a_missing_image_is_a_gray_box_with_its_name(source):
     frame["path"] = [f"gone/{i}.png" for i in range(len(frame))]
     explorer = panels.Explorer({"x": replace(source, benchmark=replace(source.benchmark, gallery=frame))})
     answer = explorer.ranks("x", RULE, 0)
-    strip = panels.strip_html("", answer, answer.top(5), explorer.thumbnails("x"))
+    strip = panels.strip_html("", panels.strip_cells(answer, answer.top(5), explorer.thumbnails("x")))
     assert strip.count("no image") == 5 and "does not exist" in strip
 
 
@@ -427,12 +535,49 @@ def test_tracklets_are_asked_and_shown_by_their_first_frame(random_clip, source,
     assert "session1/007_01/00001.jpg" in panel.strip.value and "session3/007_03/00001.jpg" in panel.strip.value
 
 
-def test_the_two_sides_are_the_clothing_coordinates_and_what_is_left(source):
-    side = panels.sides(source, 0)
-    basis = vocabulary.subspace(source.words.features["clothing out"], 8)
-    f = F.normalize(source.gallery.f, dim=1)
-    np.testing.assert_allclose(side["clothes"], ((f - f.mean(0)) @ basis).numpy(), atol=1e-5)
-    assert np.abs(side["identity"] @ basis.numpy()).max() < 1e-5
+def test_the_two_sides_are_the_clothing_coordinates_and_the_rest(source):
+    for rank in (0, 5):
+        side = panels.sides(source, rank)
+        basis = vocabulary.subspace(source.words.features["clothing out"], rank or 8)
+        gallery, query = (F.normalize(part.f, dim=1) for part in (source.gallery, source.query))
+        wanted = (torch.cat([gallery, query]) - gallery.mean(0)) @ basis
+        np.testing.assert_allclose(side["clothes"], wanted.numpy(), atol=1e-5)
+        assert np.abs(side["identity"] @ basis.numpy()).max() < 1e-5 and len(side["identity"]) == len(wanted)
+
+
+def test_query_and_answers_are_marked_in_both_maps(source, explorer):
+    frame = panels.placed(source.benchmark)
+    points = np.random.default_rng(0).uniform(-1, 1, (2, len(frame), 2)).astype(np.float32)
+    maps = panels.linked_maps(
+        {"clothes": points[0], "identity": points[1]}, frame, thumbnails.Thumbnails(source.benchmark.root)
+    )
+    panel = panels.panel(explorer, top=6, maps=maps)
+    answer = explorer.ranks("first", RULE, panel.query.value[0])
+    for name, place in (("clothes", 0), ("identity", 1)):
+        drawn = maps.scatters[name].widget
+        marks = np.array(list(MARKS))[drawn.points[:, 2].astype(int)]
+        assert [tuple(np.round(colour, 2)) for colour in drawn.color] == [
+            tuple(np.round(to_rgba(colour), 2)) for colour, _ in MARKS.values()
+        ]
+        order = list(dict.fromkeys(marks[drawn.point_order]))
+        assert order == [mark for mark in MARKS if mark in order], "the query above all others"
+        for i, image in enumerate(frame.itertuples()):
+            mine, place_in = image.person == answer.query.person, i in answer.rows[:6]
+            wanted = "other image"
+            if i >= len(source.benchmark.gallery):
+                wanted = "query" if image.path == answer.query.path else wanted
+            elif place_in:
+                wanted = "right answer" if mine else "wrong answer"
+            elif mine:
+                wanted = "same person, ranked lower"
+            assert marks[i] == wanted, image
+        assert np.ptp(drawn.points[:, 0]) > 1.5 and place in (0, 1)
+    panel.text.value, panel.use.value = RED, "alone"
+    marks = np.array(list(MARKS))[maps.scatters["clothes"].widget.points[:, 2].astype(int)]
+    assert set(marks) == {"answer", "other image"} and (marks == "answer").sum() == 6
+    figure = panels.maps_figure({"a": points[0]}, marks, [0, 3], frame, thumbnails.Thumbnails(source.benchmark.root))
+    assert {text.get_text() for text in figure.subfigs[0].legends[0].get_texts()} == {"answer", "other image"}
+    plt.close(figure)
 
 
 def test_a_layout_keeps_clusters_apart():

@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from csgn_lib import pretraining
 from csgn_lib.backbones import load_clip, load_resnet
-from csgn_lib.pretraining import IGNORED, Pairs, Questions
 from csgn_lib.records import InputError
-from csgn_lib.synthetic import people
+from csgn_lib.synthetic import people, pretraining
+from csgn_lib.synthetic.pretraining import IGNORED, Pairs, Questions
 
 NAMES = list(people.attribute_prompts())
 OWN = len(people.BODY) + 3  # body measures, hair style, hair colour, skin

@@ -1,4 +1,4 @@
-"""Probes: intervals over people, counterfactual pictures, sentences, subspaces, readings."""
+"""Probes: counterfactual images, sentences, subspaces, descriptions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csgn_lib import probes, retrieval, training, vocabulary
+from csgn_lib import retrieval, training, vocabulary
+from csgn_lib.analysis import probes
 from csgn_lib.backbones import ClipTower, CompactTokenizer, tiny_words
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
@@ -64,7 +65,7 @@ def test_recolouring_changes_the_clothes_and_no_pixel_away_from_them(scenes: lis
         assert (changed & clothes).sum() > 0.5 * clothes.sum()
 
 
-def test_the_other_counterfactuals_change_what_they_say(scenes: list[Scene]) -> None:
+def test_the_other_counterfactuals_change_only_what_they_name(scenes: list[Scene]) -> None:
     drawn = probes.counterfactuals(scenes, seed=5)
     plain = drawn[probes.PICTURE]
     assert torch.equal(plain[2], torch.from_numpy(scenes[2].draw()[0]).permute(2, 0, 1))
@@ -80,7 +81,7 @@ def test_the_other_counterfactuals_change_what_they_say(scenes: list[Scene]) -> 
     assert all(torch.equal(drawn[name], again[name]) for name in drawn)
 
 
-def test_one_person_has_nobody_to_be_exchanged_with(scenes: list[Scene]) -> None:
+def test_counterfactuals_refuse_scenes_of_one_person(scenes: list[Scene]) -> None:
     with pytest.raises(InputError, match="two people"):
         probes.counterfactuals([scene for scene in scenes if scene.person_id == scenes[0].person_id])
 
@@ -111,7 +112,7 @@ def test_colour_sensitivity_by_hand() -> None:
     assert probes.colour_sensitivity(moved, [0, 1, 2]).value == pytest.approx(0.5)
 
 
-def test_real_pictures_change_as_they_say() -> None:
+def test_changes_of_real_images() -> None:
     """Against colorsys, pixel by pixel: one hue angle a picture, saturation and value kept."""
     pictures = torch.randint(0, 256, (6, 3, 4, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     people, cameras = np.array([1, 2, 3, 1, 2, 3]), np.array([0, 0, 0, 5, 5, 0])
@@ -141,7 +142,7 @@ def test_hue_sensitivity_by_hand() -> None:
     assert probes.hue_sensitivity(moved, [0, 0, 1, 1]).value == pytest.approx(0.8 / 2.0)
 
 
-def test_scenes_are_taken_at_even_steps_through_each_person_s_own(scenes: list[Scene]) -> None:
+def test_scenes_are_evenly_spaced_within_each_person(scenes: list[Scene]) -> None:
     mixed = scenes[::2] + scenes[1::2]
     found = probes.evenly(mixed, 3)
     for who in {scene.person_id for scene in scenes}:
@@ -172,7 +173,7 @@ def copied(run: Run, folder: Path, **config: object) -> Run:
     return Run(folder)
 
 
-def test_the_sensitivity_of_a_run_is_that_of_its_descriptors_picture_by_picture(
+def test_the_recorded_sensitivity_equals_that_of_each_descriptor(
     scored: Run, tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copied(scored, tmp_path / "run")
@@ -211,15 +212,13 @@ def test_the_sensitivity_of_a_run_is_that_of_its_descriptors_picture_by_picture(
 
 
 @pytest.mark.parametrize("config", [{"benchmark": "ltcc"}, {"root": "elsewhere"}])
-def test_a_run_of_real_pictures_has_no_counterfactual_and_is_left_alone(
-    scored: Run, tmp_path: Path, config: dict
-) -> None:
+def test_a_run_on_real_images_gets_no_sensitivity(scored: Run, tmp_path: Path, config: dict) -> None:
     run = copied(scored, tmp_path / "run", **config)
     before = run.path("results.json").read_bytes()
     assert probes.record_sensitivity(run) == {} and run.path("results.json").read_bytes() == before
 
 
-def test_a_run_that_is_not_scored_has_no_sensitivity_and_says_so(scored: Run, tmp_path: Path) -> None:
+def test_an_unscored_run_is_refused(scored: Run, tmp_path: Path) -> None:
     run = copied(scored, tmp_path / "run")
     write_json(run.path("results.json"), {"plain": {"descriptor": "[f]"}})
     with pytest.raises(InputError, match="does not say what was compared.*score the run again"):
@@ -254,7 +253,7 @@ def test_a_changed_sentence_differs_in_the_named_words_only(clip: ClipTower) -> 
     pd.testing.assert_frame_equal(changes, probes.one_word_changes(clip, 40))
 
 
-def test_a_tower_that_knows_hardly_a_word_is_refused() -> None:
+def test_a_tower_with_too_few_known_words_is_refused() -> None:
     known = tuple("a photo of person wearing red blue shirt tall and trousers".split())
     with pytest.raises(InputError, match="two are needed"):
         probes.one_word_changes(small_clip(known), 2)
@@ -284,7 +283,7 @@ def test_energy_curve_equals_the_plain_projection_and_ends_at_one() -> None:
         probes.energy_curve(rows, basis, [7], people)
 
 
-def test_random_subspaces_hold_their_share_and_no_more() -> None:
+def test_random_subspaces_hold_rank_over_dimension() -> None:
     rows = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
     basis = probes.random_basis(20, 4, torch.Generator().manual_seed(1))
     assert torch.allclose(basis.T @ basis, torch.eye(4, dtype=torch.float64))
@@ -295,7 +294,7 @@ def test_random_subspaces_hold_their_share_and_no_more() -> None:
 # ---------------------------------------------------------------- descriptions
 
 
-def test_naming_by_a_loop() -> None:
+def test_names_its_identity_equals_a_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     images, texts = torch.randn(9, 4, generator=generator), torch.randn(3, 4, generator=generator)
     person = torch.tensor([0, 0, 1, 1, 1, 2, 2, 0, 2])
@@ -304,7 +303,7 @@ def test_naming_by_a_loop() -> None:
     assert probes.names_its_identity(images, texts, person).tolist() == expected
 
 
-def test_every_value_of_an_attribute_has_the_sentences_that_say_it() -> None:
+def test_every_value_of_an_attribute_has_its_sentences() -> None:
     found = probes.attribute_sentences()
     assert len(found["upper_colour"]["red"]) == 7 and all(" red " in text for text in found["upper_colour"]["red"])
     assert found["bag"] == {value: [text] for value, text in attribute_prompts()["bag"].items()}
@@ -323,7 +322,7 @@ class Orthogonal:
         return F.one_hot(torch.tensor(rows), 600).float()
 
 
-def test_what_is_written_into_a_feature_is_read_from_it_and_chance_is_exact() -> None:
+def test_attributes_written_into_features_are_read_and_chance_is_exact() -> None:
     clip, sentences = Orthogonal(), probes.attribute_sentences()
     skins = ["pale", "dark", "tan", "pale"]
     truth = {"skin": [{s} for s in skins], "upper_colour": [{"red", "blue"}, {"red"}, {"green"}, {"none"}]}
@@ -341,14 +340,14 @@ def test_what_is_written_into_a_feature_is_read_from_it_and_chance_is_exact() ->
     assert found.chance["upper_colour"] == pytest.approx((1 + 2 + 2) / 9)
 
 
-def test_true_values_gather_all_outfits_of_an_identity() -> None:
+def test_true_values_cover_all_outfits_of_an_identity() -> None:
     table = pd.DataFrame({"skin": ["tan", "tan", "pale"], "upper_colour": ["red", "blue", "red"]})
     assert probes.true_values(table, [0, 0, 1]) == {
         "skin": [{"tan"}, {"pale"}], "upper_colour": [{"red", "blue"}, {"red"}],
     }  # fmt: skip
 
 
-def test_the_nearest_phrase_of_each_factor_comes_in_the_order_of_its_cosine() -> None:
+def test_nearest_phrases_are_ordered_by_cosine_one_per_factor() -> None:
     said = [Phrase(text, factor, ()) for text, factor in
             (("tall", "stature"), ("short", "stature"), ("red hair", "hair"), ("pale", "skin"))]  # fmt: skip
     generator = torch.Generator().manual_seed(1)
@@ -365,7 +364,7 @@ def test_the_nearest_phrase_of_each_factor_comes_in_the_order_of_its_cosine() ->
     assert probes.nearest_phrases(features, phrases, said, top=2) == expected
 
 
-def test_nearest_words_are_those_of_a_plain_loop() -> None:
+def test_nearest_words_equal_a_loop() -> None:
     random = torch.Generator().manual_seed(5)
     table, learned = torch.randn(9, 4, generator=random), torch.randn(3, 4, generator=random)
     words = [f"w{i}" for i in range(9)]
@@ -378,7 +377,7 @@ def test_nearest_words_are_those_of_a_plain_loop() -> None:
     assert spacing == pytest.approx(sorted(nearest)[4], rel=1e-5)
 
 
-def test_whole_words_are_the_tokens_that_a_text_is_made_of(clip: ClipTower) -> None:
+def test_whole_words_are_the_tokens_of_a_text(clip: ClipTower) -> None:
     words, table = clip.whole_words()
     assert {"tall", "person", "red"} <= set(words) and all(word.isalpha() for word in words)
     place = words.index("tall")

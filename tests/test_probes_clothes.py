@@ -1,4 +1,4 @@
-"""Clothes in an embedding: neighbours, the linear reader, similarity within a person, first answers, bad input."""
+"""Clothes in an embedding: neighbours, linear classifiers, similarity within a person, first answers, bad input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from csgn_lib import probes, retrieval
+from csgn_lib import retrieval
+from csgn_lib.analysis import probes
 from csgn_lib.backbones import load_clip
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
@@ -55,7 +56,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- neighbours
 
 
-def test_neighbours_and_their_chance_are_what_counting_pairs_gives(crowd: pd.DataFrame) -> None:
+def test_shares_of_neighbours_and_chance_equal_counted_pairs(crowd: pd.DataFrame) -> None:
     features = made_of(crowd, "person", "outfit")
     found = probes.neighbourhood(features, crowd.person, crowd.clothes, 5, crowd.outfit)
     cosine = unit(features) @ unit(features).T
@@ -76,7 +77,7 @@ def test_neighbours_and_their_chance_are_what_counting_pairs_gives(crowd: pd.Dat
 
 
 @pytest.mark.parametrize(("columns", "sign"), [(("person",), 1), (("outfit",), -1), ((), 0)])
-def test_a_neighbourhood_gathers_by_what_the_features_are_made_of(crowd, columns, sign) -> None:
+def test_neighbours_are_grouped_by_the_content_of_the_features(crowd, columns, sign) -> None:
     found = probes.neighbourhood(made_of(crowd, *columns), crowd.person, crowd.clothes, 5, crowd.outfit)
     verdict = found.person_over_outfit(resamples=200)
     assert (verdict.low > 0) - (verdict.high < 0) == sign
@@ -86,7 +87,15 @@ def test_a_neighbourhood_gathers_by_what_the_features_are_made_of(crowd, columns
     assert list(table.index) == [probes.OTHER_CLOTHES, probes.SAME_CLOTHES, probes.SAME_OUTFIT]
 
 
-def test_without_shared_outfits_nothing_is_said_of_them(crowd: pd.DataFrame) -> None:
+def test_without_clothes_labels_only_the_person_is_counted(crowd: pd.DataFrame) -> None:
+    features = made_of(crowd, "person")
+    both = probes.neighbourhood(features, crowd.person, crowd.clothes, 5).shares
+    shares = probes.neighbourhood(features, crowd.person, k=5).shares
+    assert list(shares) == [probes.SAME_PERSON]
+    assert np.allclose(shares[probes.SAME_PERSON], both[probes.OTHER_CLOTHES] + both[probes.SAME_CLOTHES])
+
+
+def test_without_shared_outfits_no_kind_covers_them(crowd: pd.DataFrame) -> None:
     found = probes.neighbourhood(made_of(crowd, "person"), crowd.person, crowd.clothes, 5)
     assert probes.SAME_OUTFIT not in found.table().kind.tolist()
     with pytest.raises(InputError, match="nested in people"):
@@ -98,16 +107,16 @@ def test_without_shared_outfits_nothing_is_said_of_them(crowd: pd.DataFrame) -> 
     [
         ({"person": 0}, "images of 1 person"),
         ({"clothes": -1}, "no clothes label"),
-        ({"k": 192}, "k = 192 neighbours asked of 192 images"),
+        ({"k": 192}, "k = 192 neighbours of 192 images"),
     ],
 )
-def test_a_neighbourhood_refuses_what_has_no_answer(crowd, change, message) -> None:
+def test_neighbourhood_refuses_invalid_input(crowd, change, message) -> None:
     frame, k = crowd.assign(**{n: v for n, v in change.items() if n != "k"}), change.get("k", 5)
     with pytest.raises(InputError, match=message):
         probes.neighbourhood(made_of(crowd, "person"), frame.person, frame.clothes, k)
 
 
-def test_a_map_puts_images_of_a_person_together_and_is_the_same_again(crowd: pd.DataFrame) -> None:
+def test_flat_map_keeps_people_together_and_is_deterministic(crowd: pd.DataFrame) -> None:
     features = made_of(crowd, "person", noise=0.05)
     placed = probes.flat_map(features, 10, iterations=300)
     assert placed.shape == (len(crowd), 2)
@@ -115,7 +124,7 @@ def test_a_map_puts_images_of_a_person_together_and_is_the_same_again(crowd: pd.
     far = np.linalg.norm(placed[:, None] - placed, axis=-1)
     same = crowd.person.to_numpy()[:, None] == crowd.person.to_numpy()
     assert far[same].mean() < 0.5 * far[~same].mean()
-    with pytest.raises(InputError, match="perplexity 200 asked of 192"):
+    with pytest.raises(InputError, match="perplexity 200 for 192"):
         probes.flat_map(features, 200)
 
 
@@ -141,20 +150,20 @@ def read(crowd: pd.DataFrame, features: np.ndarray, column: str, about: str, **o
     )
 
 
-def test_a_reader_finds_a_colour_that_is_there_and_not_one_that_is_not(crowd: pd.DataFrame) -> None:
+def test_a_linear_classifier_reads_a_colour_only_if_it_is_present(crowd: pd.DataFrame) -> None:
     there = read(crowd, made_of(crowd, "colour", "person"), "colour", "clothes")
     assert there["value"] > 0.95 and there["shuffled"] < 0.85 and there["majority"] <= 0.5
     absent = read(crowd, made_of(crowd, "person"), "colour", "clothes")
     assert 0.3 < absent["value"] < 0.7
 
 
-def test_a_reader_that_knows_each_outfit_but_no_colour_gains_nothing(crowd: pd.DataFrame) -> None:
+def test_recognising_outfits_does_not_count_as_reading_colours(crowd: pd.DataFrame) -> None:
     """Outfits are perfectly told apart, yet their colours are arbitrary: memory of outfits must not help."""
     found = [read(crowd, made_of(crowd, "outfit", noise=0.01, seed=s), "colour", "clothes")["value"] for s in range(6)]
     assert np.mean(found) < 0.75
 
 
-def test_its_balanced_accuracy_is_sklearns(crowd: pd.DataFrame) -> None:
+def test_balanced_accuracy_equals_sklearn(crowd: pd.DataFrame) -> None:
     features = made_of(crowd, "hair", noise=3)
     found = read(crowd, features, "hair", "person", shuffles=0)
     from sklearn.linear_model import LogisticRegression
@@ -175,7 +184,7 @@ def test_its_balanced_accuracy_is_sklearns(crowd: pd.DataFrame) -> None:
     assert found["images"] == len(crowd) and found["values"] == 2
 
 
-def test_a_reader_refuses_labels_that_it_cannot_ask(crowd: pd.DataFrame) -> None:
+def test_read_linearly_refuses_unusable_labels(crowd: pd.DataFrame) -> None:
     features = made_of(crowd, "person")
     with pytest.raises(InputError, match="two labels"):
         read(crowd.assign(colour=crowd.hair), features, "colour", "clothes")
@@ -188,7 +197,7 @@ def test_a_reader_refuses_labels_that_it_cannot_ask(crowd: pd.DataFrame) -> None
 # ---------------------------------------------------------------- similarity within a person
 
 
-def test_similarities_are_what_a_loop_over_pairs_gives(crowd: pd.DataFrame) -> None:
+def test_similarities_equal_a_loop_over_pairs(crowd: pd.DataFrame) -> None:
     features = made_of(crowd, "person", "outfit")
     found = probes.similarities(features, crowd.person, crowd.clothes, crowd.camera, crowd.outfit, block=50)
     cosine = unit(features) @ unit(features).T
@@ -215,7 +224,7 @@ def test_with_one_camera_all_other_images_are_compared(crowd: pd.DataFrame) -> N
     )
 
 
-def test_the_share_of_clothes_is_none_for_person_features_all_for_outfit_features(crowd: pd.DataFrame) -> None:
+def test_clothes_share_is_0_for_person_features_and_1_for_outfit_features(crowd: pd.DataFrame) -> None:
     def share(columns: tuple[str, ...], clothes: np.ndarray):
         features = made_of(crowd, *columns, noise=0.05)
         similar = probes.similarities(features, crowd.person, clothes, crowd.camera, crowd.outfit)
@@ -230,15 +239,15 @@ def test_the_share_of_clothes_is_none_for_person_features_all_for_outfit_feature
     assert (pd.Series(mixed).groupby(crowd.person).nunique() == WORN).all() and not np.array_equal(mixed, clothes)
 
 
-def test_clothes_that_nobody_changes_are_refused(crowd: pd.DataFrame) -> None:
-    with pytest.raises(InputError, match="nobody wears two outfits"):
+def test_similarities_refuse_people_with_one_outfit(crowd: pd.DataFrame) -> None:
+    with pytest.raises(InputError, match="no person has two outfits"):
         probes.similarities(made_of(crowd, "person"), crowd.person, crowd.person, crowd.camera)
 
 
 # ---------------------------------------------------------------- on the embedded world
 
 
-def test_first_answers_are_those_of_a_loop(tiny_benchmark: Benchmark) -> None:
+def test_first_answers_equal_a_loop(tiny_benchmark: Benchmark) -> None:
     data, rng = tiny_benchmark, np.random.default_rng(0)
     sides = [rng.normal(size=(len(f), 8)) for f in (data.query, data.gallery)]
     colours = [rng.random((len(f), 6)) for f in (data.query, data.gallery)]
@@ -261,7 +270,7 @@ def test_first_answers_are_those_of_a_loop(tiny_benchmark: Benchmark) -> None:
         assert one.same_outfit_chance == pytest.approx(np.mean(outfits[1][strangers] == outfits[0][one.row]))
 
 
-def test_outfits_are_numbered_over_people_and_apart_between_splits(tiny_benchmark: Benchmark) -> None:
+def test_outfits_are_numbered_across_people_and_separately_per_split(tiny_benchmark: Benchmark) -> None:
     truth = pd.read_csv(tiny_benchmark.root / "attributes.csv").set_index("path")
     frames = [tiny_benchmark.query, tiny_benchmark.gallery, tiny_benchmark.validation.gallery]
     worn = pd.concat([probes.worn(tiny_benchmark, f, ["upper_colour"]) for f in frames], ignore_index=True)
@@ -272,7 +281,7 @@ def test_outfits_are_numbered_over_people_and_apart_between_splits(tiny_benchmar
     assert worn.upper_colour.tolist() == truth.loc[paths, "upper_colour"].tolist()
 
 
-def test_a_world_without_its_truth_is_refused_and_a_real_benchmark_has_none(tiny_benchmark, tmp_path: Path) -> None:
+def test_a_missing_attributes_file_is_refused_for_the_embedded_benchmark_only(tiny_benchmark, tmp_path: Path) -> None:
     moved = replace(tiny_benchmark, root=tmp_path)
     with pytest.raises(InputError, match="does not exist; remove"):
         probes.worn(moved, moved.query)
@@ -284,7 +293,7 @@ def test_a_world_without_its_truth_is_refused_and_a_real_benchmark_has_none(tiny
         probes.worn(moved, moved.query.assign(path="x.png"))
 
 
-def test_rows_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_invalid_rows_are_refused_before_any_work(tmp_path: Path) -> None:
     def folder(name: str, **values) -> str:
         run = Run(tmp_path / name)
         run.dir.mkdir()
@@ -301,7 +310,7 @@ def test_rows_are_refused_before_any_work(tmp_path: Path) -> None:
         probes.rows_of({"A": folder("a"), "B": folder("b", world=1)})
 
 
-def test_a_row_holds_every_feature_that_is_compared(tiny_benchmark: Benchmark) -> None:
+def test_an_embedded_row_has_every_compared_feature(tiny_benchmark: Benchmark) -> None:
     (row,) = probes.rows_of({})
     assert load_clip(row.experiment.clip_model, row.experiment.clip_checkpoint, (96, 48)).embed_dim == 128
     found = probes.embed_row(row, tiny_benchmark)
@@ -309,9 +318,10 @@ def test_a_row_holds_every_feature_that_is_compared(tiny_benchmark: Benchmark) -
     parts, reported = found.parts(embeddings), found.reported(embeddings)
     assert list(reported) == [probes.CLOTHING_PART, retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY]
     assert set(parts) == {
-        probes.CLOTHING_PART, "f", "f, clothing out", "f, person only", "z12", "descriptor [z12; f]",
+        probes.CLOTHING_PART, probes.JOINT, f"{probes.JOINT}, clothing out", f"{probes.JOINT}, person only",
+        "ViT output z12",
+        probes.WHOLE,
     }  # fmt: skip
-    assert torch.allclose(parts[probes.CLOTHING_PART] + parts["f, clothing out"], embeddings.f, atol=1e-5)
-    assert (
-        torch.linalg.matrix_rank(parts["f, person only"].double(), rtol=1e-5) <= found.descriptors["person only"].rank
-    )
+    assert torch.allclose(parts[probes.CLOTHING_PART] + parts[f"{probes.JOINT}, clothing out"], embeddings.f, atol=1e-5)
+    kept = torch.linalg.matrix_rank(parts[f"{probes.JOINT}, person only"].double(), rtol=1e-5)
+    assert kept <= found.descriptors["person only"].rank

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from csgn_lib import bench, datasets, retrieval
+from benchmarks import measurement as bench
+from benchmarks import retrieval as benchmark
+from benchmarks import retrieval_peers as peers
+from csgn_lib import datasets, retrieval
 from csgn_lib.records import InputError
-from csgn_lib.retrieval import __main__ as benchmark
-from csgn_lib.retrieval import peers
 
 
 def frame(person, camera) -> pd.DataFrame:

@@ -1,27 +1,28 @@
-"""Runs: what papermill gets wrong is refused or told right; folders, sweeps and the demo's plan."""
+"""Runs: headless notebooks and their states, folders and keys, sweeps, and the demo."""
 
 import io
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from csgn_lib import records, runs
 from csgn_lib.records import InputError, Run, write_json
-from csgn_lib.runs import answers, folders, machine, notebooks, sweeps
-from csgn_lib.runs import plan as plan_room
-from csgn_lib.runs.plan import Outcome, Step, forecast, pace
+from csgn_lib.runs import answers, execution, folders, machine, notebooks, sweeps
+from csgn_lib.runs.demo import Outcome, Step
+from csgn_lib.runs.progress import Progress
 
 PARAMETERS = """beta: float = 0.5  # weight
 seed: int = 0  # seed
@@ -105,6 +106,18 @@ def test_a_run_gets_its_values_in_plain_types_and_this_interpreter(executed):
     assert {path.name for path in run.dir.iterdir()} == {
         ".lock", "config.json", "environment.json", "executed.ipynb", "results.json", "status.json",
     }  # fmt: skip
+
+
+def test_a_notebook_runs_from_a_checkout_whose_path_holds_csgn_a_space_and_an_umlaut(tmp_path):
+    checkout = tmp_path / "csgn wörk"
+    source = "import csgn_lib\nassert 'csgn wörk' in csgn_lib.__file__"
+    write_notebook(checkout / "notebooks" / "a.ipynb", source, parameters=None)
+    (checkout / "csgn_lib").symlink_to(machine.LIBRARY)
+    variables = os.environ | {"PYTHONPATH": str(checkout), "CSGN_HOME": str(checkout)}
+    command = [sys.executable, "-m", "csgn_lib", "run", "a"]
+    done = subprocess.run(command, cwd=checkout, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert runs.state(Run(Path(done.stdout.strip()))) == "done" and done.stdout.startswith(str(checkout))
 
 
 def test_what_the_cells_print_is_repeated_while_they_run(executed):
@@ -299,6 +312,8 @@ def test_a_run_whose_process_is_gone_or_silent_has_died(tmp_path):
     assert runs.state(run) == "running"  # this process lives
     run.set_status("running", heartbeat=time.time(), pid=2**22 + 1)
     assert runs.state(run) == "died"
+    run.set_status("running", heartbeat=time.time(), process_start=5.0)
+    assert runs.state(run) == "died"  # another process has this number now
     run.set_status("queued")
     assert runs.state(run) == "queued"
     run.set_status("queued", pid=2**22 + 1)
@@ -309,15 +324,53 @@ def test_a_run_whose_process_is_gone_or_silent_has_died(tmp_path):
     assert runs.state(run) == "died"
 
 
-def test_the_table_survives_a_damaged_folder(home):
-    Run(home / "reports/runs/good").set_status("done", parameters={"beta": 0.5}, seconds=2.0)
-    write_json(home / "reports/runs/good/results.json", {"plain": {"general": {"mean_ap": 0.5, "interval": [0, 1]}}})
-    (home / "reports/runs/bad").mkdir()
-    (home / "reports/runs/bad/status.json").write_text("{")
+DAMAGE = {
+    "status.json": [b"{", b"null", b"[1]", b"\xff", b"3", b'{"state": "done"}', b'{"state": "running", "time": "x"}'],
+    "results.json": [b"[1]", b"null", b"\xff\xfe", b"{"],
+    "config.json": [b"[1]", b"{"],
+    "metrics.jsonl": [b"\xff\xfe\n", b"[1]\n", b"{\n"],
+}
+
+
+@pytest.mark.parametrize(("file", "damage"), [(file, damage) for file, kinds in DAMAGE.items() for damage in kinds])
+def test_the_table_shows_all_runs_and_names_the_damaged_file_of_one(home, file, damage):
+    for name in ("good", "bad"):
+        Run(home / "reports/runs" / name).set_status("done", parameters={"beta": 0.5}, seconds=2.0)
+        results = {"plain": {"general": {"mean_ap": 0.5, "interval": [0, 1]}}}
+        write_json(home / "reports/runs" / name / "results.json", results)
+    (home / "reports/runs/bad" / file).write_bytes(damage)
     table = runs.table().set_index("run")
     assert table["state"].to_dict() == {"good": "done", "bad": "damaged"}
     assert table.loc["good", "beta"] == 0.5 and table.loc["good", "plain.general.mean_ap"] == 0.5
-    assert "status.json is not valid JSON" in table.loc["bad", "error"]
+    assert file in table.loc["bad", "error"] and len(runs.listing()) == 3
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["state", "time", "pid", "started", "parameters", "cell", "x"]), inner)
+        ),
+        max_leaves=6,
+    )
+)
+def test_any_json_in_a_status_leaves_the_listing_whole(tmp_path_factory, value):
+    folder = tmp_path_factory.mktemp("runs")
+    Run(folder / "good").set_status("done")
+    (folder / "bad").mkdir()
+    (folder / "bad/status.json").write_text(json.dumps(value))
+    assert len(runs.listing(folder)) == 3 and "good" in runs.table(folder)["run"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("named", "used"),
+    [("0,-1,1", ["0"]), ("0, 2", ["0", "2"]), ("-1", []), ("", []), ("GPU-8f2,MIG-1", ["GPU-8f2", "MIG-1"])],
+)
+def test_the_gpus_are_those_before_the_first_invalid_one_as_for_cuda(monkeypatch, named, used):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert machine.gpus() == used
 
 
 def test_the_table_of_nothing_has_its_columns(home):
@@ -353,14 +406,100 @@ def test_a_status_that_cannot_be_written_hides_nothing_that_failed_before_it(tmp
             patch.setattr(records.tempfile, "mkstemp", full)
 
 
-def test_a_folder_of_another_library_is_refused_and_keeps_its_record(tmp_path):
-    run = Run(tmp_path / "r")
-    run.set_status("done")
-    write_json(run.path("environment.json"), {"library": "00000000"})
+DECIDE = [
+    "losses.py", "batches/sampling.py", "datasets/protocols.py", "backbones/weights/csgn-tiny.safetensors",
+    "statistics/intervals.py", "config.py",
+]  # fmt: skip
+DECIDE_NOT = [
+    "figures/plots.py",
+    "panels/board.py",
+    "runs/sweeps.py",
+    "__main__.py",
+    "style.mplstyle",
+    "models/opening.py",
+]
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Files with the names of the library's, which a test may edit; returns a function that appends to one of them."""
+    for name in DECIDE + DECIDE_NOT:
+        assert (machine.LIBRARY / name).is_file()
+        (tmp_path / "csgn_lib" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "csgn_lib" / name).write_text("value = 1\n")
+    monkeypatch.setattr(machine, "LIBRARY", tmp_path / "csgn_lib")
+    monkeypatch.setattr(machine, "_git", lambda: None)
+
+    def edit(name):
+        with (tmp_path / "csgn_lib" / name).open("a") as file:
+            file.write("edited = 1\n")
+
+    return edit
+
+
+@pytest.mark.parametrize(("files", "decides"), [(DECIDE, True), (DECIDE_NOT, False)])
+def test_a_key_covers_the_core_and_not_the_workbench(home, library, files, decides):
+    notebook = write_notebook(home / "a.ipynb", "1")
+    for file in files:
+        key, recorded = folders.key(notebook, {}), machine.environment()
+        library(file)
+        now = machine.environment()
+        assert (folders.key(notebook, {}) != key) == decides, file
+        assert (now["core"] != recorded["core"]) == decides and now["library"] != recorded["library"], file
+
+
+@pytest.mark.parametrize("begin", ["csgn train", "csgn run"])
+def test_a_training_resumes_after_a_changed_figure_and_not_after_a_changed_loss(home, library, begin):
+    run = Run(home / "run")
+    notebook = write_notebook(home / "a.ipynb", "1")
+    given = notebooks.checked(notebook, {})
+
+    def resume():
+        if begin == "csgn run":
+            return execution._refuse_other(run, notebook, given)
+        with runs.recorded(run):
+            return None
+
+    with runs.recorded(run, notebook="a.ipynb", parameters=given):
+        run.append_metrics({"stage": 1, "epoch": 1})
+    for file in DECIDE_NOT:
+        library(file)
+    resume()
+    library("losses.py")
     before = run.path("status.json").read_bytes()
-    with pytest.raises(InputError, match="begun by library 00000000"), runs.recorded(run):
-        pytest.fail("the block ran")
+    with pytest.raises(InputError, match="was trained by other core code .*now "):
+        resume()
     assert run.path("status.json").read_bytes() == before
+    run.path("metrics.jsonl").unlink()
+    resume()  # nothing was trained there yet
+
+
+def test_a_key_covers_the_content_of_files_that_parameters_name(home):
+    notebook, checkpoint = write_notebook(home / "a.ipynb", "1"), home / "weights.safetensors"
+    checkpoint.write_text("1")
+    values = {"more": {"clip_checkpoint": str(checkpoint)}, "name": "x" * 5000, "layers": ["\0"]}
+    key = folders.key(notebook, values)
+    assert folders.key(notebook, values) == key and folders.key(None, values) != key
+    checkpoint.write_text("2.0")
+    assert folders.key(notebook, values) != key
+
+
+IDEA = """from csgn_lib.registry import register
+
+@register("hsf", "idea", meaning="a form")
+def idea(*parts):
+    return {}
+"""
+
+
+@pytest.mark.parametrize("given", [lambda path: {"plugin": path}, lambda path: {"more": {"plugin": path}}])
+def test_a_key_covers_a_plugins_content_and_not_the_tracker(home, given):
+    notebook, plugin = write_notebook(home / "a.ipynb", "1"), home / "idea.py"
+    plugin.write_text(f"{IDEA}weight = 1\n")
+    key = folders.key(notebook, given(str(plugin)))
+    assert folders.key(notebook, given(str(plugin)) | {"tracker": "tensorboard"}) == key != folders.key(notebook, {})
+    plugin.write_text(f"{IDEA}weight = 2.0\n")
+    assert folders.key(notebook, given(str(plugin))) != key
 
 
 def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
@@ -371,6 +510,23 @@ def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
     described = type("Described", (), {"record": lambda self: {"manifest": "abc"}})()
     runs.current("12_train", described)
     assert json.loads((home / "given/benchmark.json").read_text()) == {"manifest": "abc"}
+
+
+@pytest.mark.parametrize("inside", [".", "notebooks"])
+def test_a_run_is_found_by_its_path_and_by_the_name_that_status_prints_from_any_folder(home, monkeypatch, inside):
+    Run(home / "reports/runs/demo-1a2b3c4d-s0").set_status("done")
+    Run(home / "exported/model").set_status("done")
+    (home / "notebooks").mkdir()
+    monkeypatch.chdir(home / inside)
+    for name in ("demo-1a2b3c4d-s0", "reports/runs/demo-1a2b3c4d-s0", home / "reports/runs/demo-1a2b3c4d-s0"):
+        assert runs.open_run(name).dir.samefile(home / "reports/runs/demo-1a2b3c4d-s0")
+    assert runs.open_run("exported/model").dir.samefile(home / "exported/model")
+    with pytest.raises(InputError, match="did you mean 'demo-1a2b3c4d-s0'"):
+        runs.open_run("demo-1a2b3c4d-s1")
+    for nothing in ("", "reports/runs/none"):
+        with pytest.raises(InputError, match="is not a run's folder"):
+            runs.open_run(nothing)
+    assert runs.locate("reports/runs/new") == home / "reports/runs/new" and runs.locate("new") == Path("new")
 
 
 # ---- sweeps
@@ -392,7 +548,6 @@ def faked(home, monkeypatch):
         return run
 
     monkeypatch.setattr(sweeps, "execute", execute)
-    monkeypatch.setattr(plan_room, "execute", execute)
     write_notebook(home / "notebooks" / "12_train.ipynb")
     return calls
 
@@ -457,7 +612,7 @@ def test_the_demo_runs_what_it_can_in_order_and_skips_what_lost_its_needs(faked,
     out = io.StringIO()
     outcomes = runs.demo(plan, workers=2, stream=out)
     assert [o.state for o in outcomes] == ["done", "failed", "failed", "done", "skipped"]
-    assert outcomes[2].error == "no space left on device"
+    assert outcomes[2].error == "OSError: no space left on device"
     assert faked[-1] == {"runs": {"good": str(outcomes[0].run.dir)}}
     assert outcomes[3].run.dir.name.startswith("sum-of-good-")
     assert all(step.name in out.getvalue() for step in plan)
@@ -478,7 +633,8 @@ def test_the_demo_runs_what_it_can_in_order_and_skips_what_lost_its_needs(faked,
         ([Step("a", "no_such")], "no_such"),
         ([Step("a", "12_train", {"bta": 1})], "bta"),
         ([Step("a", "12_train"), Step("a", "12_train")], "name must be new"),
-        ([Step("a", "12_train", needs=("b",)), Step("b", "12_train")], "must stand before"),
+        ([Step("a", "12_train", needs=("b",))], "a step without needs"),
+        ([Step("a", "12_train"), Step("b", "12_train", needs=("a",)), Step("c", "12_train", needs=("b",))], "'c'"),
     ],
 )
 def test_a_plan_that_cannot_run_is_refused_before_its_first_step(faked, plan, words):
@@ -487,31 +643,50 @@ def test_a_plan_that_cannot_run_is_refused_before_its_first_step(faked, plan, wo
     assert not faked
 
 
-def test_the_forecast_by_hand():
-    # two workers: a 0-10 | b 0-20; c needs a: 10-15; d needs b and c: 20-21
-    plan = [Step("a", "n", seconds=10), Step("b", "n", seconds=20), Step("c", "n", needs=("a",), seconds=5)]
-    plan.append(Step("d", "n", needs=("b", "c"), seconds=1))
-    assert forecast(plan, set(), {}, 2) == 21
-    assert forecast(plan, {"a"}, {"b": 12.0}, 2) == 9  # b 8 more, c 5, then d
-    assert forecast(plan, {"a"}, {"b": 12.0}, 2, pace=2) == 30  # b 28 more, then d 2
-    assert forecast(plan, {"a", "b", "c", "d"}, {}, 2) == 0
-    assert forecast(plan, {"a", "b", "c"}, {"d": 50.0}, 2) == pytest.approx(0.1)  # late, but not over
+def _progress(folder, expected, workers):
+    """A progress of cells a, b, ... and how long each is expected to take; none for a sweep, which knows nothing."""
+    cells = [sweeps.Cell(folder, {}, {}, Run(folder / name), name) for name in expected]
+    known = {cell.run.dir: seconds for cell in cells if (seconds := expected[cell.name])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps.Cell, "done", False)
+        return cells, Progress(cells, io.StringIO(), known, workers)
 
 
-def test_the_pace_is_known_from_what_ended_and_from_what_is_late(tmp_path):
-    plan = [Step("a", "n", seconds=10), Step("b", "n", seconds=20)]
-    assert pace(plan, [], {"a": 9.0, "b": 5.0}) == 1
-    assert pace(plan, [], {"a": 40.0, "b": 5.0}) == 4
-    ended = Outcome(plan[0], Run(tmp_path), "done", 15.0)
-    assert pace(plan, [ended], {"b": 5.0}) == 1.5 and pace(plan, [ended], {"b": 60.0}) == 2.5
-    assert pace(plan, [replace(ended, reused=True)], {}) == 1
+def test_the_time_left_by_hand(tmp_path):
+    (a, b, c), progress = _progress(tmp_path, {"a": 10, "b": 20, "c": 30}, 2)
+    assert progress.seconds_left([a, b, c], {}) == 30  # the longest; (10 + 20 + 30) / 2 workers
+    assert progress.seconds_left([b, c], {b.run.dir: 5.0}) == 30  # b 15 more, c 30: 45 / 2 is less than c alone
+    progress.took[a.run.dir] = 20.0  # twice as long as expected
+    assert progress.seconds_left([b, c], {b.run.dir: 5.0}) == 60
+    assert progress.seconds_left([b], {b.run.dir: 80.0}) == pytest.approx(0.1 * 20 * 100 / 30)  # late, but not over
+    assert progress.seconds_left([], {}) == 0
+
+
+def test_a_sweep_knows_the_time_left_once_a_cell_has_ended(tmp_path):
+    (a, b, c), progress = _progress(tmp_path, {"a": None, "b": None, "c": None}, None)
+    assert progress.seconds_left([a, b, c], {a.run.dir: 5.0}) is None
+    assert "time left unknown until the first one has ended" in progress.line([a, b, c])
+    progress.took[a.run.dir] = 60.0
+    assert progress.seconds_left([b, c], {b.run.dir: 20.0}) == 100 and "about 2:00 left" in progress.line([b, c])
+
+
+def test_progress_is_printed_now_and_then_where_there_is_no_terminal(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(runs.progress.time, "monotonic", lambda: clock[0])
+    (a,), progress = _progress(tmp_path, {"a": 10}, 1)
+    a.run.set_status("running", heartbeat=time.time(), started=time.time(), cell=3, cells=7)
+    for clock[0] in (1.0, 16.0, 20.0, 600.0, 620.0, 700.0):
+        progress.show([a])
+    lines = progress.stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["0:16", "10:00", "11:40"]
+    assert "0/1 done" in lines[0] and "a (cell 3/7)" in lines[0]
 
 
 def test_the_default_plan_names_every_need_once_and_before():
     names = [step.name for step in runs.PLAN]
     assert len(set(names)) == len(names)
-    for position, step in enumerate(runs.PLAN):
-        assert set(step.needs) <= set(names[:position])
+    for step in runs.PLAN:
+        assert set(step.needs) <= {other.name for other in runs.PLAN if not other.needs}
 
 
 def test_clock():
@@ -551,6 +726,25 @@ def test_an_answer_is_the_last_one_shown_and_replaces_the_one_before(tmp_path):
         assert answer == "*Last answer:* forty two (`csgn run asks`)"
         assert cost == "*Cost:* 12 s, 2.0 GiB, 2 cores of A Processor."
         assert rest == document["cells"][1:]
+
+
+def test_an_answer_may_be_a_list_and_its_picture_is_the_runs_figure(tmp_path):
+    notebook = write_notebook(tmp_path / "notebooks" / "asks.ipynb", "1")
+    document = json.loads(notebook.read_text())
+    picture = '![Curves](../reports/asks.png "curves")'
+    head = {"cell_type": "markdown", "metadata": {}, "source": f"# Why?\n\n{picture}\n\n*Last answer:* x"}
+    notebook.write_text(json.dumps(document | {"cells": [head, *document["cells"]]}))
+    run = finished_run(tmp_path / "run", "**Answer.**\n\n- forty\n  two\n- and more")
+    run.path("figures").mkdir()
+    Image.new("RGB", (1800, 90), "red").save(run.path("figures", "curves.png"))
+    (tmp_path / "reports").mkdir()
+    assert runs.keep_answer(run, notebook, "csgn run asks") == "- forty two\n- and more"
+    first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+    assert first.startswith(
+        f"# Why?\n\n{picture}\n\n*Last answer:* (`csgn run asks`)\n\n- forty two\n- and more\n\n*Cost:*"
+    )
+    with Image.open(tmp_path / "reports" / "asks.png") as kept:
+        assert kept.size == (900, 45) and kept.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

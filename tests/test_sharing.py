@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from csgn_lib.records import InputError, Run
-from csgn_lib.training.sharing import Share, synchronise
+from csgn_lib.training.distributed import BatchShard, use_shared_batch_norm
 
 TINY = dict(
     clip_checkpoint="none", resnet_checkpoint="none", image_height=48, image_width=24, precision="fp32",
@@ -31,8 +31,8 @@ from csgn_lib import datasets, mdg, training
 from csgn_lib.batches import Augmentation, open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.training import stage2
-from csgn_lib.training.sharing import Share
-from csgn_lib.training.steps import Guides
+from csgn_lib.training.distributed import BatchShard
+from csgn_lib.training.steps import Stage2Targets
 
 accelerator = Accelerator(cpu=True, mixed_precision="no")
 experiment = Experiment.from_parameters(**json.loads(sys.argv[1]))
@@ -42,23 +42,23 @@ images = open_images(data.train, data.root, (experiment.image_height, experiment
 clip, resnet = training.load_towers(experiment)
 people = int(images.person.max()) + 1
 text = mdg.TextFeatures(*(torch.randn(people, clip.embed_dim) for _ in range(2)))
-guides = Guides(text=text)
-alone = training.build_learner(experiment, clip, resnet, people, guides).train()
+targets = Stage2Targets(text=text)
+alone = training.build_learner(experiment, clip, resnet, people, targets).train()
 shared = copy.deepcopy(alone)
 for learner in (alone, shared):
     if experiment.vss == "steer":
         learner.encoder.join.gamma.data.fill_(0.5)  # else the joining layer has no gradient yet
 rows = stage2.identity_sampler(experiment, data.train).epoch(1)[0]
 augment, size = Augmentation.from_experiment(experiment), (experiment.image_height, experiment.image_width)
-share = Share(accelerator, experiment.batch_persons)
+shard = BatchShard(accelerator, experiment.batch_persons)
 losses = {}
-for name, learner, part in (("alone", alone, slice(None)), ("shared", shared, share.of(len(rows)))):
-    learner.gather = share.gather if name == "shared" else learner.gather
-    model = share.together(learner) if name == "shared" else learner
+for name, learner, part in (("alone", alone, slice(None)), ("shared", shared, shard.rows(len(rows)))):
+    learner.gather = shard.gather if name == "shared" else learner.gather
+    model = shard.wrap_ddp(learner) if name == "shared" else learner
     batch = images.batch(rows, part)
     drawn = augment.draw(len(rows), size, random_stream(0, 1)).rows(part)
     embeddings, outputs = model(augment.apply(batch.images, drawn))
-    terms = stage2.stage2_terms(experiment, embeddings, outputs, batch, guides)
+    terms = stage2.stage2_terms(experiment, embeddings, outputs, batch, targets)
     sum(terms.values()).backward()
     losses[name] = {key: float(value.detach()) for key, value in terms.items()}
 pairs = list(zip(alone.named_parameters(), shared.parameters()))
@@ -133,11 +133,11 @@ def test_a_shared_run_is_the_run_of_one_and_only_one_process_writes(tiny_root, t
     assert sorted(path.name for path in one.dir.iterdir()) == sorted(path.name for path in two.dir.iterdir())
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_refused():
+def test_a_batch_that_cannot_be_split_in_whole_identities_is_refused():
     three = SimpleNamespace(process_index=0, num_processes=3, device=torch.device("cpu"))
-    with pytest.raises(InputError, match="batch_persons=16 cannot be dealt out to 3 processes"):
-        Share(three, 16)
-    second = Share(SimpleNamespace(process_index=1, num_processes=2, device=torch.device("cpu")), 4)
+    with pytest.raises(InputError, match="batch_persons=16 cannot be split over 3 processes"):
+        BatchShard(three, 16)
+    second = BatchShard(SimpleNamespace(process_index=1, num_processes=2, device=torch.device("cpu")), 4)
     assert second.of(8) == slice(4, 8)
 
 
@@ -146,8 +146,8 @@ def test_batch_norms_that_do_more_are_refused():
         pass
 
     with pytest.raises(InputError, match="Louder in this ResNet cannot be shared"):
-        synchronise(nn.Sequential(Louder(3)))
+        use_shared_batch_norm(nn.Sequential(Louder(3)))
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     before = module.state_dict()
-    synchronise(module)
-    assert type(module[1]).__name__ == "SharedBatchNorm2d" and module.state_dict().keys() == before.keys()
+    use_shared_batch_norm(module)
+    assert type(module[1]).__name__ == "SyncBatchNorm2d" and module.state_dict().keys() == before.keys()

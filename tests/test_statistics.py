@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from scipy import stats
 
-from csgn_lib import datasets, retrieval, runs
+from csgn_lib import datasets, retrieval, statistics
 from csgn_lib.records import InputError, Run
-from csgn_lib.runs.statistics import holm, sign_flip
+from csgn_lib.statistics.paired import holm, sign_flip
 
 NUMBERS = st.floats(-10, 10, allow_nan=False).map(lambda value: round(value, 2))
 
@@ -33,7 +33,7 @@ def _queries(ap, world=None, people=4, **columns):
 
 @given(st.lists(NUMBERS, min_size=2, max_size=9))
 def test_spread_is_students_interval(values):
-    found = runs.spread(values)
+    found = statistics.spread(values)
     assert found["runs"] == len(values) and found["mean"] == pytest.approx(np.mean(values))
     assert found["sd"] == pytest.approx(np.std(values, ddof=1))
     if len(set(values)) > 1:
@@ -44,21 +44,21 @@ def test_spread_is_students_interval(values):
 @given(st.lists(st.tuples(NUMBERS, st.integers(0, 3)), min_size=1, max_size=12))
 def test_clusters_are_averaged_first_and_counted_once(drawn):
     values, worlds = zip(*drawn, strict=True)
-    found = runs.spread(values, worlds)
+    found = statistics.spread(values, worlds)
     means = [np.mean([v for v, w in drawn if w == world]) for world in dict.fromkeys(worlds)]
-    twin = runs.spread(means)
+    twin = statistics.spread(means)
     assert (found["runs"], found["clusters"]) == (len(values), len(means))
     kept = ["mean", "sd", "low", "high"]
     assert found[kept].to_list() == pytest.approx(twin[kept].to_list(), nan_ok=True)
-    assert runs.clusters_of(pd.DataFrame({"world": worlds, "seed": 0})) == ("world" if len(means) > 1 else "seed")
+    assert statistics.clusters_of(pd.DataFrame({"world": worlds, "seed": 0})) == ("world" if len(means) > 1 else "seed")
 
 
 def test_a_single_value_has_a_mean_and_nothing_else():
-    found = runs.spread([0.25, np.nan])
+    found = statistics.spread([0.25, np.nan])
     assert (found["runs"], found["mean"]) == (1, 0.25) and found[["sd", "low", "high"]].isna().all()
-    assert runs.spread([]).isna().sum() == 4
+    assert statistics.spread([]).isna().sum() == 4
     with pytest.raises(InputError, match="level = 95"):
-        runs.spread([1, 2], level=95)
+        statistics.spread([1, 2], level=95)
 
 
 # ---- the bootstrap over people
@@ -72,7 +72,7 @@ def test_the_interval_of_one_run_is_that_of_its_scores():
     scores = retrieval.evaluate(features, features, frame, frame, datasets.PROTOCOLS["general"])
     record = scores.per_query.rename(columns={"row": "query"}).assign(seed=0, world=0)
     for metric in ("mean_ap", "rank1", "minp"):
-        assert runs.people_interval(record, metric) == pytest.approx(scores.interval(metric))
+        assert statistics.people_interval(record, metric) == pytest.approx(scores.interval(metric))
 
 
 def test_people_are_drawn_within_their_world_and_bring_the_queries_of_all_its_runs():
@@ -89,7 +89,7 @@ def test_people_are_drawn_within_their_world_and_bring_the_queries_of_all_its_ru
             drawn = [one.ap[one.person == p] for p in range(3) for _ in range(times[world][resample, p])]
             of_runs.append(np.concatenate(drawn).mean())
         means.append(np.mean(of_runs))
-    assert runs.people_interval(frame, resamples=200) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    assert statistics.people_interval(frame, resamples=200) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
 
 
 # ---- paired differences
@@ -117,13 +117,15 @@ def test_many_units_are_sampled_and_never_give_zero():
 def test_a_paired_difference_by_hand():
     base = _queries([[0.5, 0.5, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2]], people=2)
     row = _queries([[0.6, 0.5, 0.3, 0.2], [0.2, 0.4, 0.2, 0.4]], people=2)
-    found = runs.paired(base, row.sample(frac=1, random_state=0))  # in any order
+    found = statistics.paired(base, row.sample(frac=1, random_state=0))  # in any order
     assert found["mean"] == pytest.approx(0.1)  # both runs: 0.1
     assert (found["runs"], found["clusters"], found["people"]) == (2, 2, 4)
     assert found["p_runs"] == 2 / 4  # + + and - - of four patterns
     # people: 0.3/2 and 0.1/2 of a run in world 0, 0 and 0.4/2 in world 1, halved; the 0 doubles what is as far
     assert found["p_people"] == 4 / 16
-    assert runs.paired(base, row, "rank1")["mean"] == 0 and runs.paired(row, base)["mean"] == pytest.approx(-0.1)
+    assert statistics.paired(base, row, "rank1")["mean"] == 0 and statistics.paired(row, base)["mean"] == pytest.approx(
+        -0.1
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -133,11 +135,11 @@ def test_the_mean_is_that_of_the_runs_and_clusters_count_once(seed):
     worlds = [0, 0, 0, 1, 2]
     base, row = (_queries(generator.random((5, 9)), worlds) for _ in range(2))
     differences = (row.groupby("seed").ap.mean() - base.groupby("seed").ap.mean()).to_numpy()
-    alone, together = runs.paired(base, row), runs.paired(base, row, clusters="world")
+    alone, together = statistics.paired(base, row), statistics.paired(base, row, clusters="world")
     assert alone["mean"] == pytest.approx(differences.mean())
     assert alone["p_runs"] == pytest.approx(sign_flip(differences))
     clusters = [differences[:3].mean(), differences[3], differences[4]]
-    twin = runs.spread(clusters)
+    twin = statistics.spread(clusters)
     assert (together["runs"], together["clusters"], together["people"]) == (5, 3, 12)
     assert together[["mean", "low", "high"]].to_list() == pytest.approx(twin[["mean", "low", "high"]].to_list())
     assert together["p_runs"] == pytest.approx(sign_flip(clusters))
@@ -148,14 +150,14 @@ def test_draws_of_the_gallery_weigh_the_same_as_in_the_scores():
         "seed": 0, "world": 0, "query": [0, 1, 0], "draw": [0, 0, 1], "person": [0, 1, 0], "ap": 0.0
     })  # fmt: skip
     row = base.assign(ap=[0.2, 0.4, 0.9])
-    assert runs.paired(base, row)["mean"] == pytest.approx((0.3 + 0.9) / 2)
+    assert statistics.paired(base, row)["mean"] == pytest.approx((0.3 + 0.9) / 2)
 
 
 def test_five_runs_cannot_be_significant_and_the_docstring_says_so():
     base = _queries(np.zeros((5, 40)), people=40)
-    found = runs.paired(base, base.assign(ap=1.0))
-    assert found["p_runs"] == 2 / 32 == runs.smallest_p(5) > 0.05 > runs.smallest_p(6)
-    assert found["p_people"] == 1 / 10_001 == runs.smallest_p(200)
+    found = statistics.paired(base, base.assign(ap=1.0))
+    assert found["p_runs"] == 2 / 32 == statistics.smallest_p(5) > 0.05 > statistics.smallest_p(6)
+    assert found["p_people"] == 1 / 10_001 == statistics.smallest_p(200)
 
 
 def test_under_the_null_p_is_uniform_and_a_true_shift_is_found():
@@ -163,47 +165,47 @@ def test_under_the_null_p_is_uniform_and_a_true_shift_is_found():
     p = {"p_runs": [], "p_people": []}
     for _ in range(150):
         base, row = (_queries(generator.normal(size=(8, 24)), people=12) for _ in range(2))
-        found = runs.paired(base, row, draws=400)
+        found = statistics.paired(base, row, draws=400)
         for name, values in p.items():
             values.append(found[name])
     for name, values in p.items():
         assert stats.kstest(values, "uniform").pvalue > 0.01, name
         assert np.mean(np.array(values) < 0.05) < 0.1, name
     base = _queries(generator.normal(size=(8, 24)), people=12)
-    found = runs.paired(base, base.assign(ap=base.ap + generator.normal(0.5, 0.3, len(base))), draws=400)
+    found = statistics.paired(base, base.assign(ap=base.ap + generator.normal(0.5, 0.3, len(base))), draws=400)
     assert found["p_runs"] < 0.01 and found["p_people"] < 0.01 and found["low"] > 0
 
 
 def test_what_cannot_be_paired_is_refused():
     frame = _queries(np.zeros((2, 4)))
     with pytest.raises(InputError, match="only one of the two rows has seed 1 in world 1"):
-        runs.paired(frame, frame[frame["seed"] == 0])
+        statistics.paired(frame, frame[frame["seed"] == 0])
     with pytest.raises(InputError, match="do not count the same queries"):
-        runs.paired(frame, frame[(frame["seed"] == 0) | (frame["query"] > 0)])
+        statistics.paired(frame, frame[(frame["seed"] == 0) | (frame["query"] > 0)])
     with pytest.raises(InputError, match="2 queries stand twice"):
-        runs.paired(frame, pd.concat([frame, frame.head(2)]))
+        statistics.paired(frame, pd.concat([frame, frame.head(2)]))
     with pytest.raises(InputError, match="lack the column inp"):
-        runs.paired(frame, frame, "minp")
+        statistics.paired(frame, frame, "minp")
     with pytest.raises(InputError, match="unknown metric 'map'; one of mean_ap, rank1, minp"):
-        runs.paired(frame, frame, "map")
+        statistics.paired(frame, frame, "map")
     with pytest.raises(InputError, match="lies in two clusters of 'person'"):
-        runs.paired(frame, frame, clusters="person")
+        statistics.paired(frame, frame, clusters="person")
     with pytest.raises(InputError, match="there are no queries"):
-        runs.people_interval(frame[:0])
+        statistics.people_interval(frame[:0])
     with pytest.raises(InputError, match="world 0 has 1"):
-        runs.people_interval(_queries(np.zeros((1, 4)), people=1))
+        statistics.people_interval(_queries(np.zeros((1, 4)), people=1))
 
 
 def test_rows_against_a_baseline_are_corrected_for_their_number():
     base = _queries(np.zeros((6, 8)), row="none")
     more = [base.assign(row=name, ap=value) for name, value in (("up", 0.5), ("same", 0.0), ("down", -0.5))]
-    found = runs.against(pd.concat([base, *more]), "none").set_index("row")
+    found = statistics.against(pd.concat([base, *more]), "none").set_index("row")
     assert found["mean"].to_dict() == pytest.approx({"up": 0.5, "same": 0.0, "down": -0.5})
     assert found["p_runs"].to_dict() == {"up": 2 / 64, "same": 1.0, "down": 2 / 64}
     assert found["holm_runs"].to_dict() == {"up": 6 / 64, "same": 1.0, "down": 6 / 64}
-    assert runs.against(base, "none").empty
+    assert statistics.against(base, "none").empty
     with pytest.raises(InputError, match="no row is named 'other'; there are: none"):
-        runs.against(base, "other")
+        statistics.against(base, "other")
 
 
 # ---- Holm
@@ -230,7 +232,7 @@ def test_holm_is_its_definition(p):
 
 def test_a_cost_is_what_the_run_recorded(tmp_path):
     run = Run(tmp_path)
-    assert runs.cost(run) == {"encoder_parameters": None, "seconds": None, "memory_mib": None}
+    assert statistics.cost(run) == {"encoder_parameters": None, "seconds": None, "memory_mib": None}
     run.set_status("done", seconds=12.5, memory_mib=700)
     kept = {
         "vit.proj": torch.zeros(3, 4),
@@ -240,21 +242,21 @@ def test_a_cost_is_what_the_run_recorded(tmp_path):
     left = {f"resnet.bn1.{name}": torch.zeros(3, 4) for name in ("running_mean", "running_var")}
     left |= {"vit_mean": torch.zeros(12), "resnet.bn1.num_batches_tracked": torch.tensor(7)}
     save_file(kept | left, run.path("model.safetensors"), metadata={"format": "pt"})
-    assert runs.cost(run) == {"encoder_parameters": 12 + 5 + 1, "seconds": 12.5, "memory_mib": 700}
+    assert statistics.cost(run) == {"encoder_parameters": 12 + 5 + 1, "seconds": 12.5, "memory_mib": 700}
     for damaged in (b"", b"\xff" * 20, struct.pack("<Q", 2) + b"[]"):
         run.path("model.safetensors").write_bytes(damaged)
         with pytest.raises(InputError, match="model.safetensors is no safetensors file"):
-            runs.cost(run)
+            statistics.cost(run)
 
 
 def test_the_queries_of_a_run_are_those_that_count(tmp_path):
     run = Run(tmp_path)
     with pytest.raises(InputError, match="per_query.csv does not exist; score the run first"):
-        runs.queries(run)
+        statistics.queries(run)
     columns = {"row": [0, 1], "draw": 0, "path": "a", "person": 7, "valid": [True, False], "ap": [0.5, np.nan]}
     frame = pd.DataFrame(columns | {"first_hit": [2, 0], "inp": 0.5, "protocol": "general", "descriptor": "plain"})
     frame.to_csv(run.path("per_query.csv"), index=False)
-    [record] = runs.queries(run, row="CSGN", seed=1, world=2).to_dict("records")
+    [record] = statistics.queries(run, row="CSGN", seed=1, world=2).to_dict("records")
     assert record == {
         "row": "CSGN", "seed": 1, "world": 2, "descriptor": "plain", "protocol": "general",
         "query": 0, "draw": 0, "person": 7, "ap": 0.5, "first_hit": 2,

@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trees
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from csgn_lib import backbones, losses, mdg, training, vocabulary
+from csgn_lib import backbones, losses, mdg, progress, synthetic, training, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, InputError, Run
-from csgn_lib.training import checkpoints, stage1, stage2
+from csgn_lib.training import checkpoints, stage1, stage2, steps
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.stage1 import seen_by
-from csgn_lib.training.steps import STREAMS, Guides, Place, Terms, save_tensors
+from csgn_lib.training.stage1 import stage1_batches
+from csgn_lib.training.steps import STREAMS, LossMeter, Stage2Targets, StepContext, save_tensors
 from csgn_lib.vss import Embeddings, Heads, concatenate
 
 SIZE = (48, 24)
@@ -138,18 +139,18 @@ def test_beta_zero_without_resnet_and_separate_prompts_is_exactly_clip_reid(peop
         mdg="separate", beta=0.0, batch_persons=8, flip=0.0, padding=0, erasing=0.0, stage1_epochs=2, lr_vit=0.0
     )
     descended: list[float] = []
-    step = stage2.descend
+    step = stage2.optimizer_step
 
     def watch(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         descended.append(float(loss.detach()))
         step(loss, optimizer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage2, "descend", watch)
+        patch.setattr(stage2, "optimizer_step", watch)
         run = training.fit(experiment, people, tmp_path / "run")
     rows = stage2.identity_sampler(experiment, people.train).epoch(1)[0]
     batch = open_images(people.train, people.root, SIZE).batch(rows)
-    heads = training.build_learner(experiment, towers["clip"], None, 8, Guides()).heads
+    heads = training.build_learner(experiment, towers["clip"], None, 8, Stage2Targets()).heads
     classifiers = {name: heads.classifiers[name].weight.detach() for name in ("z12", "f")}
     text = load_file(run.path("text.safetensors"))["rgb"]
     expected = clip_reid_loss(
@@ -162,7 +163,7 @@ def test_beta_zero_without_resnet_and_separate_prompts_is_exactly_clip_reid(peop
 
 def test_stage_2_terms_equal_the_formula_term_by_term(random_clip):
     experiment = small(mdg="separate", beta=0.0)
-    learner = training.build_learner(experiment, copy.deepcopy(random_clip), None, 5, Guides())
+    learner = training.build_learner(experiment, copy.deepcopy(random_clip), None, 5, Stage2Targets())
     assert {name: heads.weight.shape for name, heads in learner.heads.classifiers.items()} == {
         "z12": (5, 128),
         "f": (5, 128),
@@ -177,7 +178,7 @@ def test_stage_2_terms_equal_the_formula_term_by_term(random_clip):
         embeddings, outputs = learner.train()(images)
         got = training.stage2_terms(
             experiment, embeddings, outputs, Batch(images, targets, targets, targets, targets),
-            Guides(text=stage1.mdg.TextFeatures(text, torch.full_like(text, math.nan))),
+            Stage2Targets(text=stage1.mdg.TextFeatures(text, torch.full_like(text, math.nan))),
         )  # fmt: skip
     weights = {name: layer.weight.detach() for name, layer in learner.heads.classifiers.items()}
     expected = clip_reid_loss(random_clip, weights, images, targets.tolist(), text)
@@ -265,9 +266,11 @@ def test_a_rate_of_zero_leaves_its_part_as_it_was(people, towers, tmp_path):
 def test_stage_1_learns_prompts_only(people, random_clip, accelerator):
     images, heard = open_images(people.train, people.root, (96, 48)), []
     before = {name: value.clone() for name, value in random_clip.state_dict().items()}
-    start = training.describe(small(stage1_epochs=0), random_clip, images, accelerator, heard.append)
+    start = training.learn_prompts(small(stage1_epochs=0), random_clip, images, accelerator, heard.append)
     assert heard == []
-    end = training.describe(small(stage1_epochs=3, stage1_lr=0.002), random_clip, images, accelerator, heard.append)
+    end = training.learn_prompts(
+        small(stage1_epochs=3, stage1_lr=0.002), random_clip, images, accelerator, heard.append
+    )
     for name, value in random_clip.state_dict().items():
         assert torch.equal(value, before[name]), name
     for part in ("rgb", "gray"):
@@ -292,32 +295,32 @@ def test_stage_1_reads_gray_images_once_and_unaugmented(people, random_clip, acc
 def test_guides_hold_what_the_experiment_names(people, random_clip, accelerator, tmp_path):
     images = open_images(people.train, people.root, (96, 48))
 
-    def guides(**parameters: Any) -> Guides:
+    def targets(**parameters: Any) -> Stage2Targets:
         run = Run(tmp_path / str(len(list(tmp_path.iterdir()))))
         given = small(**parameters), random_clip, images, run, accelerator, lambda record: None, Checkpoints(None)
-        return stage1.prepare_guides(*given)
+        return stage1.prepare_targets(*given)
 
-    plain = guides()
+    plain = targets()
     assert plain.clothing is plain.person is plain.colour is None and plain.text.gray.shape == (8, 128)
     for name in ("head", "penalty"):
-        clothing = guides(vocabulary_train=name).clothing
+        clothing = targets(vocabulary_train=name).clothing
         torch.testing.assert_close(clothing, vocabulary.clothing_subspace(random_clip, 4))
-    read = guides(vocabulary_train="targets")
+    read = targets(vocabulary_train="targets")
     person = vocabulary.person_subspace(random_clip, 3)
     for part in (read.text.rgb, read.text.gray):
         torch.testing.assert_close(vocabulary.keep(part, person), part, rtol=1e-4, atol=1e-5)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(vocabulary.keep(plain.text.rgb, person), plain.text.rgb, rtol=1e-4, atol=1e-5)
-    assert guides(hsf="orthogonal").colour.shape == (128, 4)
-    assert guides(hsf="none").text is None
-    lengths = guides(mdg="random").text.rgb.norm(dim=1)
+    assert targets(hsf="orthogonal").colour.shape == (128, 4)
+    assert targets(hsf="none").text is None
+    lengths = targets(mdg="random").text.rgb.norm(dim=1)
     assert lengths == pytest.approx(lengths.mean().expand(8), rel=1e-4)
 
 
 def test_the_head_reads_f_without_what_clothing_phrases_span_and_the_text_loss_all_of_it(random_clip):
     basis = vocabulary.clothing_subspace(random_clip, 4)
     clip = copy.deepcopy(random_clip)
-    learner = training.build_learner(small(vocabulary_train="head"), clip, None, 8, Guides(clothing=basis))
+    learner = training.build_learner(small(vocabulary_train="head"), clip, None, 8, Stage2Targets(clothing=basis))
     with torch.no_grad():
         embeddings, outputs = learner(torch.rand(4, 3, 96, 48, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(outputs.triplet["f"] @ basis, torch.zeros(4, 4), rtol=0, atol=1e-4)
@@ -408,9 +411,11 @@ def test_a_run_records_which_checkpoints_it_starts_from(people, tmp_path):
     run = training.fit(experiment, people, tmp_path / "run")
     file = backbones.TOWERS / "csgn-tiny-resnet.safetensors"
     known = {"clip": None, "resnet": hashlib.sha256(file.read_bytes()).hexdigest()}
-    assert json.loads(run.path("towers.json").read_text()) == {"checkpoints": known}
+    origin = json.loads(run.path("towers.json").read_text())
+    terms = ["id_z12", "id_f", "id_c", "triplet_z11", "triplet_z12", "triplet_f", "triplet_c"]
+    assert origin == {"checkpoints": known, "plugins": {}, "terms": terms}
     alone = training.fit(small(hsf="none", stage2_epochs=0), people, tmp_path / "alone")
-    assert json.loads(alone.path("towers.json").read_text()) == {"checkpoints": {"clip": None}}
+    assert json.loads(alone.path("towers.json").read_text())["checkpoints"] == {"clip": None}
 
 
 def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
@@ -433,17 +438,17 @@ def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
 def test_descriptions_of_other_people_or_of_something_else_are_refused(people, random_clip, accelerator, tmp_path):
     images, run, file = open_images(people.train, people.root, (96, 48)), Run(tmp_path), tmp_path / "text.safetensors"
 
-    def guides(**parts: torch.Tensor) -> Guides:
+    def targets(**parts: torch.Tensor) -> Stage2Targets:
         save_file(parts, file)
         given = small(), random_clip, images, run, accelerator, lambda record: pytest.fail("learned"), Checkpoints(None)
-        return stage1.prepare_guides(*given)
+        return stage1.prepare_targets(*given)
 
     def both(*shape: int) -> dict[str, torch.Tensor]:
         return {"rgb": torch.zeros(shape), "gray": torch.zeros(shape)}
 
     words = torch.zeros(8, 4, 128)
-    assert guides(**both(8, 128)).text.words_rgb is None  # of before words were kept
-    assert guides(**both(8, 128), words_rgb=words, words_gray=words.clone()).text.words_gray.shape == (8, 4, 128)
+    assert targets(**both(8, 128)).text.words_rgb is None  # of before words were kept
+    assert targets(**both(8, 128), words_rgb=words, words_gray=words.clone()).text.words_gray.shape == (8, 4, 128)
     cure = "; remove it, and the same command learns the descriptions again"
     for parts, name in (
         (both(5, 128), "rgb is of shape (5, 128)"),
@@ -454,7 +459,7 @@ def test_descriptions_of_other_people_or_of_something_else_are_refused(people, r
         (both(8, 128) | {"words_gray": words[:5]}, "words_gray is of shape (5, 4, 128)"),
     ):
         with pytest.raises(InputError) as caught:
-            guides(**parts)
+            targets(**parts)
         has = "there are 8 identities and a CLIP of width 128"
         assert str(caught.value) == f"{file} does not fit this run: its {name}, and {has}{cure}, or name another folder"
     for parts, wrong in (
@@ -462,7 +467,7 @@ def test_descriptions_of_other_people_or_of_something_else_are_refused(people, r
         ({"rgb": torch.zeros(8, 128)}, "lacks gray"),
     ):
         save_file(parts, file)
-        for read in (lambda: training.read_descriptions(run), lambda parts=parts: guides(**parts)):
+        for read in (lambda: training.read_descriptions(run), lambda parts=parts: targets(**parts)):
             with pytest.raises(InputError) as caught:
                 read()
             assert str(caught.value) == f"{file} {wrong}, and descriptions are rgb, gray, words_rgb, words_gray{cure}"
@@ -478,8 +483,8 @@ def raise_stop() -> None:
 def test_stage_2s_rate_warms_up_from_a_tenth_and_falls_to_a_tenth_at_milestones():
     experiment = small(stage2_warmup=2, stage2_milestones=(4, 6), stage2_epochs=8)
     by_hand = {0: 0.1, 0.5: 0.325, 1: 0.55, 1.5: 0.775, 2: 1, 3.9: 1, 4: 0.1, 5.9: 0.1, 6: 0.01, 8: 0.01}
-    assert {epoch: stage2.rate_factor(experiment, epoch) for epoch in by_hand} == pytest.approx(by_hand)
-    assert stage2.rate_factor(small(stage2_warmup=0, stage2_milestones=()), 0) == 1
+    assert {epoch: stage2.lr_multiplier(experiment, epoch) for epoch in by_hand} == pytest.approx(by_hand)
+    assert stage2.lr_multiplier(small(stage2_warmup=0, stage2_milestones=()), 0) == 1
 
 
 def test_stage_1s_rate_warms_up_linearly_and_follows_a_cosine_to_a_millionth():
@@ -487,8 +492,8 @@ def test_stage_1s_rate_warms_up_linearly_and_follows_a_cosine_to_a_millionth():
     middle = (0.1 + 1e-6) / 2
     quarter = 1e-6 + (0.1 - 1e-6) * (1 + math.sqrt(0.5)) / 2
     by_hand = [0.05, 0.1, quarter, middle, 0.1 + 1e-6 - quarter, 1e-6]
-    assert [stage1.rate_at(experiment, epoch) for epoch in range(1, 7)] == pytest.approx(by_hand)
-    assert stage1.rate_at(small(stage1_warmup=9, stage1_lr=0.1), 1) == pytest.approx(0.1 / 9)
+    assert [stage1.prompt_lr(experiment, epoch) for epoch in range(1, 7)] == pytest.approx(by_hand)
+    assert stage1.prompt_lr(small(stage1_warmup=9, stage1_lr=0.1), 1) == pytest.approx(0.1 / 9)
 
 
 def test_each_step_is_taken_at_its_rate_and_biases_at_twice(people, tmp_path, monkeypatch):
@@ -537,16 +542,16 @@ def test_what_a_kill_left_of_a_file_of_tensors_goes_when_it_is_written(tmp_path)
 
 
 def test_means_are_over_steps():
-    terms = Terms()
+    terms = LossMeter()
     for value in (1.0, 2.0, 6.0):
         terms.add({"a": torch.tensor(value), "b": torch.tensor(-value)})
     log: list[str] = []
-    here = Place(2, 7, ("x.png", "y.png"), [[0], [1], [0], [1, 0]], log.append)
+    here = StepContext(2, 7, ("x.png", "y.png"), [[0], [1], [0], [1, 0]], log.append)
     assert terms.means(here) == {"a": 3.0, "b": -3.0}
-    terms = Terms.from_state(terms.state(), torch.device("cpu"))  # as if stopped there
+    terms = LossMeter.from_state(terms.state(), torch.device("cpu"))  # as if stopped there
     for value in (math.nan, 1.0):
         terms.add({"b": torch.tensor(value), "a": torch.tensor(0.0)})
-    message = "loss term b became nan in epoch 7 of stage 2, step 4, with the images y.png, x.png; it may have begun"
+    message = "loss term b became nan in epoch 7 of stage 2, step 4, with the images y.png, x.png; the update before"
     with pytest.raises(InputError, match=message):
         terms.means(here)
     assert log == ["loss term b became nan in epoch 7 of stage 2, step 4, with these images: y.png x.png"]
@@ -562,7 +567,7 @@ def test_counting_a_step_takes_as_few_operations_for_many_terms_as_for_few():
 
     counts = []
     for size in (2, 12):
-        terms, values = Terms(), {str(i): torch.tensor(float(i)) for i in range(size)}
+        terms, values = LossMeter(), {str(i): torch.tensor(float(i)) for i in range(size)}
         terms.add(values)
         counts.append(0)
         with Counting():
@@ -574,19 +579,19 @@ def test_what_each_step_of_stage_1_sees_arrives_in_one_copy_and_whole(monkeypatc
     person, steps = torch.tensor([4, 4, 0, 2, 0, 2, 2]), [torch.tensor(rows) for rows in ([5, 0, 1], [2, 4, 3], [6])]
     copies, to = [], torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "to", lambda value, *given: copies.append(1) or to(value, *given))
-    found = [*seen_by(steps, person, torch.device("cpu"))]
+    found = [*stage1_batches(steps, person, torch.device("cpu"))]
     assert len(copies) == 1
     for rows, (there, *persons) in zip(steps, found, strict=True):
         assert there.tolist() == rows.tolist()
-        for value, expected in zip(persons, mdg.Persons.of(person[rows]), strict=True):
+        for value, expected in zip(persons, mdg.BatchIdentities.of(person[rows]), strict=True):
             assert torch.equal(value, expected)
-    assert not [*seen_by([], person, torch.device("cpu"))]
+    assert not [*stage1_batches([], person, torch.device("cpu"))]
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        (dict(vss="resnet"), "vss=resnet has no embedding that meets text; set hsf=none"),
+        (dict(vss="resnet"), "vss=resnet has no joint embedding for text; set hsf=none"),
         (dict(vss="resnet", hsf="none", vocabulary_train="head"), "vocabulary_train=none"),
         (dict(hsf="none", vocabulary_train="targets"), "hsf=none has none"),
         (dict(hsf="orthogonal", mdg="random"), "mdg=random makes none"),
@@ -612,7 +617,7 @@ def test_labels_that_an_experiment_needs_are_missed_before_it_begins(people, tmp
         training.fit(small(), people.validation, tmp_path / "run")
     broken = people.train.copy()
     broken.loc[3, "path"] = "train/gone.png"
-    with pytest.raises(InputError, match="train/gone.png does not exist"):
+    with pytest.raises(InputError, match="listed files do not exist .*train/gone.png"):
         training.fit(small(), replace(people, train=broken), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -620,8 +625,12 @@ def test_labels_that_an_experiment_needs_are_missed_before_it_begins(people, tmp
 def test_a_folder_of_another_experiment_is_refused_whatever_it_holds_already(people, tmp_path):
     run = training.fit(small(mdg="random"), people, tmp_path)
     before = {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()}
-    for parameters, name in ((dict(beta=0.25), "beta"), (dict(seed=1), "seed"), (dict(stage2_epochs=2), "stage2_")):
-        with pytest.raises(InputError, match=f"another {name}.*name another folder"):
+    for parameters, name in (
+        (dict(beta=0.25), "beta: 0.5, and now 0.25"),
+        (dict(seed=1), "seed: 0, and now 1"),
+        (dict(stage2_epochs=2), "stage2_epochs: 1, and now 2"),
+    ):
+        with pytest.raises(InputError, match=f"another {name}; name another folder"):
             training.fit(small(mdg="random", **parameters), people, tmp_path)
     assert {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()} == before
     for damage in (lambda path: path.write_text("{"), Path.unlink):  # what stays was trained with nobody knows what
@@ -635,10 +644,101 @@ def test_a_folder_of_another_experiment_is_refused_whatever_it_holds_already(peo
     with pytest.raises(InputError, match="another mdg"):  # else its random text would pass for learned
         training.fit(small(mdg="mutual"), people, tmp_path)
     fewer = replace(people, train=people.train.iloc[:-1])  # as if an image had been left out since
-    with pytest.raises(InputError, match="was begun on other data: its images was .*bring the data back"):
+    with pytest.raises(InputError, match="its number of training images was 24, and is 23; name .*bring the data back"):
         training.fit(small(mdg="random"), fewer, tmp_path)
     run.path("text.safetensors").unlink()
     training.fit(small(mdg="mutual", stage1_epochs=0, stage2_epochs=0), people, tmp_path)
+
+
+def test_what_is_wrong_with_the_data_is_said_before_anything_is_trained(people, tiny_root, tmp_path):
+    copied = shutil.copytree(tiny_root, tmp_path / "data")
+    data = replace(people, root=copied)
+    image = copied / data.query["path"][1]
+    image.write_bytes(image.read_bytes()[:200])
+    alone = people.query.assign(camera=0, clothes=0), people.gallery.assign(camera=0, clothes=0)
+    one = people.train[people.train["person"] == 0]
+    leak = people.query.assign(person_label=people.train["person_label"][0])
+    for benchmark, words in (
+        (data, data.query["path"][1]),
+        (replace(people, query=people.query.iloc[:0]), "no query image"),
+        (replace(people, query=alone[0], gallery=alone[1]), "no protocol"),
+        (replace(people, train=one), "1 training people"),
+        (replace(people, query=leak), "people_in_train_and_test"),
+    ):
+        with pytest.raises(InputError, match=f"synthetic at .* is not ready: .*{words}"):
+            training.fit(small(), benchmark, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    training.check(small(), data)  # without ``images`` no image is opened
+    with pytest.raises(InputError, match=data.query["path"][1]):
+        training.check(small(), data, images=True)
+
+
+def test_a_benchmarks_folder_without_its_name_is_recognised(tmp_path):
+    root = trees.prcc(tmp_path / "PRCC")
+    with pytest.raises(InputError, match="is not the embedded benchmark .*; set benchmark=prcc: "):
+        synthetic.benchmark_for(Experiment.from_parameters(root=str(root)))
+
+
+def test_only_training_data_must_be_the_same_afterwards(people, tiny_root, tmp_path):
+    copied = shutil.copytree(tiny_root, tmp_path / "data")
+    data = replace(people, root=copied)
+    run = training.fit(small(stage1_epochs=0, mdg="random"), data, tmp_path / "run")
+    model, before = run.path("model.safetensors").read_bytes(), json.loads(run.path("benchmark.json").read_text())
+    (copied / data.query["path"][1]).write_bytes(b"mended")
+    fewer = replace(data.without([data.gallery["path"][0]], "spoilt"), validation=data.validation)
+    for changed in (data, fewer):
+        assert training.fit(small(stage1_epochs=0, mdg="random"), changed, run.dir) == run
+        after = json.loads(run.path("benchmark.json").read_text())
+        assert after["training"] == before["training"] and after["manifest"] != before["manifest"]
+    assert run.path("model.safetensors").read_bytes() == model
+    image = copied / data.train["path"][0]
+    image.write_bytes(image.read_bytes() + b"0")
+    with pytest.raises(InputError, match="other data: its SHA-256 of the training data was .*bring the data back"):
+        training.fit(small(stage1_epochs=0, mdg="random"), data, run.dir)
+
+
+def test_a_moved_root_is_named_with_the_old_one(people, tmp_path):
+    training.fit(small(mdg="random", root="/data/"), people, tmp_path / "run")
+    training.fit(small(mdg="random", root="/data"), people, tmp_path / "run")
+    with pytest.raises(InputError, match="begun with root=/data, and now root=/elsewhere; bring the data back there"):
+        training.fit(small(mdg="random", root="/elsewhere"), people, tmp_path / "run")
+
+
+def test_an_epochs_time_is_that_of_all_the_processes_that_trained_it(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(steps.time, "time", lambda: now[0])
+    saved: dict[str, Any] = {}
+
+    class Kept:
+        due = True
+
+        def save(self, stage: int, epoch: int, step: int, state: dict[str, Any]) -> None:
+            saved.update(state)
+
+    state = steps.TrainingState({}, torch.device("cpu"))
+    now[0] += 7.0
+    state.keep(Kept(), StepContext(2, 1, (), [[]], print), 0)
+    resumed = steps.TrainingState({}, torch.device("cpu"))
+    resumed.load(saved)
+    now[0] += 1000.0  # nothing ran
+    resumed.begin_epoch()
+    now[0] += 5.0
+    assert resumed.seconds == pytest.approx(12.0)
+    resumed.end_epoch(StepContext(2, 1, (), [[]], print))
+    resumed.begin_epoch()
+    assert resumed.seconds == 0.0
+
+
+def test_image_features_report_their_progress(people, random_clip, accelerator, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    monkeypatch.setattr(stage1, "CHUNK", 6)
+    images = open_images(people.train, people.root, (96, 48))
+    capsys.readouterr()  # decoding reports too
+    training.frozen_features(random_clip, images, accelerator)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("stage 1: image features: 20 %, 6 of 24") and lines[-1].startswith(
+        "stage 1: image features: 100 %, 24 of 24"
+    )
 
 
 # ---------------------------------------------------------------- options
@@ -674,14 +774,14 @@ def test_the_adversary_learns_clothes_apart_from_the_features(people):
 def test_the_average_of_weights_is_the_naive_one_and_survives_a_stop(people, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARE", math.inf)
     experiment, seen = small(vss="steer", stage1_epochs=0, stage2_epochs=2, ema=0.7), []
-    descend, build, learners = stage2.descend, training.build_learner, []
+    optimizer_step, build, learners = stage2.optimizer_step, training.build_learner, []
     monkeypatch.setattr(training, "build_learner", lambda *given: learners.append(build(*given)) or learners[-1])
 
     def spied(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        descend(loss, optimizer)
+        optimizer_step(loss, optimizer)
         seen.append({name: value.clone() for name, value in learners[-1].encoder.state_dict().items()})
 
-    monkeypatch.setattr(stage2, "descend", spied)
+    monkeypatch.setattr(stage2, "optimizer_step", spied)
     model = load_file(training.fit(experiment, people, tmp_path / "whole").path("model.safetensors"))
     for name in ("vit.conv1.weight", "join.gamma", "resnet.model.bn1.running_mean"):
         average = seen[0][name]
@@ -707,7 +807,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(people, tmp_path
         run = training.fit(experiment, people, tmp_path / name)
         model.append(run.path("model.safetensors").read_bytes())
     assert model[0] == model[1]
-    assert training.build_learner(experiment, *training.load_towers(experiment), 8, Guides()).encoder.recompute
+    assert training.build_learner(experiment, *training.load_towers(experiment), 8, Stage2Targets()).encoder.recompute
 
 
 def test_precisions_can_follow_each_other_in_one_process(people, tmp_path):
@@ -731,14 +831,14 @@ def test_each_weight_scales_its_own_terms_alone():
     embeddings = Embeddings(**{name: torch.randn(6, width, generator=stream) for name, width in widths.items()})
     outputs = Heads(widths, 3, stream)(embeddings)
     rgb, gray = (torch.randn(3, 8, generator=stream) for _ in range(2))
-    guides = Guides(mdg.TextFeatures(rgb, gray), clothing=torch.eye(8)[:, :2])
+    targets = Stage2Targets(mdg.TextFeatures(rgb, gray), clothing=torch.eye(8)[:, :2])
     person = torch.arange(3).repeat_interleave(2)
     batch = Batch(torch.empty(6), person, person, person, torch.arange(6))
 
     def terms(**changed):
         base = dict(vss="steer", hsf="consistent", vocabulary_train="penalty")
         experiment = Experiment.from_parameters(**base, **changed)
-        return training.stage2_terms(experiment, embeddings, outputs, batch, guides)
+        return training.stage2_terms(experiment, embeddings, outputs, batch, targets)
 
     plain = terms()
     for name, scaled in weights.items():
@@ -753,7 +853,7 @@ def learner_of(vss: str, parts: int, **changes: Any) -> training.Learner:
     experiment = small(vss=vss, hsf="none", batch_parts=parts, **changes)
     torch.manual_seed(0)
     clip, resnet = training.load_towers(experiment)
-    return training.build_learner(experiment, clip, resnet, 4, Guides()).train()
+    return training.build_learner(experiment, clip, resnet, 4, Stage2Targets()).train()
 
 
 def whole_loss(learner: training.Learner, images: torch.Tensor, kept: list[int] | None = None) -> torch.Tensor:

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from csgn_lib import bench
+from benchmarks import measurement as bench
+from benchmarks import training as benchmark
+from benchmarks import training_peers as peers
+from benchmarks import training_steps as timed
 from csgn_lib.batches import open_images
 from csgn_lib.config import PRESETS, Experiment
-from csgn_lib.training import __main__ as benchmark
-from csgn_lib.training import peers, timed
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from csgn_lib.batches.ahead import Movable
+from csgn_lib.batches.prefetching import Movable
 from csgn_lib.config import Experiment
+from csgn_lib.images import to_float, to_gray
 
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 ERASED_AREA = (0.02, 1 / 3)  # of the image [C]
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width [C]
 ERASING_TRIES = 10  # rectangles drawn until one fits [C]
@@ -28,22 +28,6 @@ def random_stream(seed: int, *where: int) -> torch.Generator:
     """A generator on the CPU that is a pure function of its arguments, such as (seed, epoch, step)."""
     state = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [0, 1]; float images are returned as they are."""
-    return images if images.is_floating_point() else images.float().div_(255)
-
-
-def to_gray(images: Tensor) -> Tensor:
-    """x^g: the luminance 0.299 R + 0.587 G + 0.114 B in three channels [gray: A; weights: O].
-
-    images (..., 3, H, W), RGB, uint8 or float in [0, 1]; the result is float in [0, 1], same shape.
-    """
-    images = to_float(images)
-    red, green, blue = images.unbind(-3)
-    gray = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
-    return gray.unsqueeze(-3).expand_as(images).contiguous()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from csgn_lib.batches.ahead import Movable
+from csgn_lib import progress
+from csgn_lib.batches.prefetching import Movable
+from csgn_lib.datasets.image_files import open_image, unopened
 from csgn_lib.records import InputError, atomic_path, clear_killed
 
 try:
@@ -31,11 +33,11 @@ try:
 except ImportError:  # Windows: processes that build at once each decode, and nothing is cleared
     fcntl = None  # type: ignore[assignment]
 
-CACHE_FORMAT = 2  # part of the key: raise it when decoding or the file changes
+CACHE_FORMAT = 3  # part of the key: raise it when decoding or the file changes
 DECODED_AT_ONCE = 256  # images
 CHECKED_AT_ONCE = 2**24  # bytes
 TAG, CHECKSUM = struct.Struct("<4s32s"), struct.Struct("<I")  # after the pixels: b"CSGN" and key; CRC-32 of all before
-LOCK = ".lock"  # whoever builds in a cache folder holds it
+LOCK = ".lock"  # held by the process that builds in a cache folder
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,13 @@ def open_images(
         raise InputError(f"no images to read below {root}; check the benchmark's frames")
     paths = _paths(frame, root)
     if cache_dir is None:
-        return ImageSet(
-            np.concatenate(list(_decode(paths, size, DECODED_AT_ONCE))), *_labels(frame), tuple(frame["path"])
-        )
+        return ImageSet(np.concatenate(list(_decode_all(paths, size))), *_labels(frame), tuple(frame["path"]))
     key, shape = _cache_key(root, frame["path"], paths, size), (len(paths), 3, *size)
     cache = Path(cache_dir) / f"pixels-{size[0]}x{size[1]}-{_short(key)}.npy"
     pixels = _read_cache(cache, key, shape)
     if pixels is None:
         with _only_builder(cache.parent) as alone:
-            pixels = _read_cache(cache, key, shape)  # made by whoever was waited for
+            pixels = _read_cache(cache, key, shape)  # another process may have built it meanwhile
             if pixels is None:
                 if cache.exists():
                     warnings.warn(f"{cache} is damaged: the images are decoded again", stacklevel=2)
@@ -164,22 +164,18 @@ def _decode(paths: Sequence[Path], size: tuple[int, int], count: int) -> Iterato
             yield np.stack([image.result() for image in blocks.popleft()])
 
 
+def _decode_all(paths: Sequence[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """As ``_decode``, in blocks of DECODED_AT_ONCE, with progress."""
+    blocks = _decode(paths, size, DECODED_AT_ONCE)
+    return progress.track(blocks, len(paths), "decoding images", size=len)
+
+
 def _decode_one(path: Path, size: tuple[int, int]) -> np.ndarray:
     height, width = size
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}); replace it, or take it out") from error
+    image = open_image(path)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)  # Pillow's filter widens when it shrinks
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def _missing(path: Path) -> InputError:
-    return InputError(f"{path} does not exist; check the benchmark's root, or extract its images again")
 
 
 def _cache_key(root: str | Path, names: Sequence[str], paths: Sequence[Path], size: tuple[int, int]) -> bytes:
@@ -187,8 +183,8 @@ def _cache_key(root: str | Path, names: Sequence[str], paths: Sequence[Path], si
     for name, path in zip(names, paths, strict=True):
         try:
             stat = path.stat()
-        except OSError:
-            raise _missing(path) from None
+        except OSError as error:
+            raise unopened(path, error) from None
         digest.update(os.fsencode(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}"))
     return digest.digest()
 
@@ -205,9 +201,9 @@ def _cache_header(shape: tuple[int, ...]) -> bytes:
 
 @contextmanager
 def _only_builder(folder: Path) -> Iterator[bool]:
-    """Inside, nobody else builds a cache in this folder; False where the system has no such lock.
+    """Holds the lock of a cache folder, so that one process builds; yields False where there is no such lock.
 
-    A process that is killed, or that fails, gives the lock back: whoever waited then builds.
+    The lock of a process that is killed or fails is released, and the next process builds.
     """
     with ExitStack() as held:
         alone = fcntl is not None
@@ -228,7 +224,7 @@ def _write_cache(cache: Path, key: bytes, paths: Sequence[Path], size: tuple[int
     Written as a stream: on a full disk a write fails with an error, a memory map would be killed.
     """
     checksum = 0
-    blocks = (block.data for block in _decode(paths, size, DECODED_AT_ONCE))
+    blocks = (block.data for block in _decode_all(paths, size))
     try:
         with atomic_path(cache) as temporary, temporary.open("wb") as file:
             for part in chain([_cache_header((len(paths), 3, *size))], blocks, [TAG.pack(b"CSGN", key)]):

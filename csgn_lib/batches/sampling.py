@@ -26,7 +26,7 @@ class IdentitySampler:
         two_outfits: each chunk shows at least two outfits of an identity that has them [O].
 
     Raises:
-        InputError: fewer identities than P; ``two_outfits`` without clothes labels.
+        InputError: fewer identities than P, or than 2; ``two_outfits`` without clothes labels.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class IdentitySampler:
         self.rows = np.split(order, starts[1:])  # an identity's rows of the frame
         self.persons, self.images, self.seed, self.two_outfits = batch_persons, batch_images, seed, two_outfits
         found = len(self.rows) if len(person) else 0
+        if found < 2:
+            raise InputError(f"the frame has {found} identities; training compares people, and needs at least 2")
         if found < batch_persons:
             raise InputError(
                 f"batch_persons={batch_persons}, but the frame has {found} identities; set it to {found} or less"

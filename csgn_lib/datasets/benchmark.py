@@ -7,17 +7,16 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from csgn_lib.datasets import frames as fr
 from csgn_lib.datasets.duplicates import NEAR
-from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, resolve
+from csgn_lib.datasets.integrity import Report, check
+from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, of_plugins, resolve
+from csgn_lib.datasets.tables import read_table
 from csgn_lib.records import InputError, write_text
-
-if TYPE_CHECKING:
-    from csgn_lib.datasets.integrity import Report
 
 _TRACKLETS = {"ccvid"}  # ranked by tracklet, not by image
 LEFT_OUT = "left_out.csv"  # path and reason of images that every load leaves out, in the benchmark's root
@@ -72,9 +71,9 @@ class Benchmark:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """Names of the protocols under which somebody can be asked for and found here; the headline first."""
-        meant = BENCHMARK_PROTOCOLS.get(self.name, PROTOCOLS)  # a reader of your own: those of any benchmark
-        return tuple(name for name, protocol in meant.items() if self._allows(protocol))
+        """Names of the protocols under which at least one query has a match here; the headline first."""
+        known = BENCHMARK_PROTOCOLS.get(self.name, PROTOCOLS) | of_plugins(self.name)  # else those of any benchmark
+        return tuple(name for name, protocol in known.items() if self._allows(protocol))
 
     def _allows(self, protocol: Protocol) -> bool:
         try:
@@ -113,17 +112,15 @@ class Benchmark:
 
     def check(self, images: bool = True, near: int = NEAR, workers: int | None = None) -> Report:
         """Compare with the published counts and look for damage; see ``integrity.check``."""
-        from csgn_lib.datasets.integrity import check  # it reads a Benchmark: the other way round at the top
-
         return check(self, images=images, near=near, workers=workers)
 
     def without(self, paths: Iterable[str], reason: str) -> Benchmark:
         """This benchmark less some images, by a rule that is recorded in ``omissions`` and the manifest.
 
-        Training people and clothes are numbered afresh, so that they stay contiguous.
+        Training people and clothes are numbered again, so that they stay contiguous.
 
         Raises:
-            InputError: no reason, or a path that is in no split.
+            InputError: no reason, a path that is in no split, or no image left.
         """
         dropped = sorted(set(paths))
         if not reason.strip():
@@ -133,6 +130,8 @@ class Benchmark:
             if path not in present:
                 raise InputError(f"{path!r} is in no split of {self.name}; paths are relative to {self.root}")
         kept = self._keep(set(dropped))
+        if not any(True for _ in kept.frames()):
+            raise InputError(f"this leaves no image of {self.name}; keep some")
         return replace(kept, omissions=self.omissions + tuple(Omission(path, reason.strip()) for path in dropped))
 
     def save_omissions(self) -> Path:
@@ -151,16 +150,13 @@ class Benchmark:
     def obey_omissions(self) -> Benchmark:
         """This benchmark less what LEFT_OUT in ``root`` lists, on record; itself if there is no such file.
 
-        Raises InputError naming the file: it is no such table, or lists (the rows are named) a path that is in no
-        split or has no reason.
+        Raises InputError naming the file: it is no such table, or lists (the lines are named) a path that is in no
+        split or has no reason, or leaves no image.
         """
         file = self.root / LEFT_OUT
         if not file.is_file():
             return self
-        try:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} cannot be read as a comma-separated UTF-8 file: {error}") from None
+        table = read_table(file, ("path", "reason"), free_text=True)
         if list(table.columns) != ["path", "reason"]:
             raise InputError(f"{file}: expected the columns path, reason; found {', '.join(table.columns)}")
         left = self
@@ -168,7 +164,7 @@ class Benchmark:
             try:
                 left = left.without(rows["path"], reason)
             except InputError as error:
-                raise InputError(f"{file}, rows {rows.index[0] + 1} to {rows.index[-1] + 1}: {error}") from None
+                raise InputError(f"{file}, lines {rows.index[0]} to {rows.index[-1]}: {error}") from None
         return left
 
     def _keep(self, dropped: set[str]) -> Benchmark:
@@ -202,11 +198,12 @@ class Benchmark:
         return replace(self, train=fr.number_train(fr.select(self.train, ~moved)), validation=validation)
 
     def _as_validation(self, held: pd.DataFrame) -> Benchmark:
-        raw = pd.to_numeric(held["person_label"].str.lstrip("P"), errors="coerce")
-        held = fr.number_clothes(held.assign(person=held["person"] if raw.isna().any() else raw.astype("int64")))[0]
+        label = held["person_label"]
+        are_numbers = label.str.fullmatch(r"[0-9]{1,18}").all()
+        held = fr.number_clothes(held.assign(person=label.astype("int64") if are_numbers else held["person"]))[0]
         held.attrs = dict(self.train.attrs)
-        asked = fr.pick_queries(held)
-        query, gallery = fr.select(held, asked), fr.select(held, ~asked)
+        is_query = fr.pick_queries(held)
+        query, gallery = fr.select(held, is_query), fr.select(held, ~is_query)
         return Benchmark(self.name, self.root, held.iloc[:0].copy(), query, gallery, held_out=True)
 
     def manifest(self, contents: bool = False) -> str:

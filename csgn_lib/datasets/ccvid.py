@@ -9,6 +9,7 @@ Frames have one row an image and a column ``tracklet``. What is ranked is the tr
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,12 +18,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csgn_lib.datasets.benchmark import Benchmark
-from csgn_lib.datasets.files import IMAGE, find_root, list_files, parse, read_lines
+from csgn_lib.datasets.files import IMAGE, by_number, find_root, list_files, parse, read_lines
 from csgn_lib.datasets.frames import number_clothes, number_train, raw_frame
 from csgn_lib.records import InputError
 
 FOLDER = "CCVID"
 NEEDED = ("train.txt", "query.txt", "gallery.txt")
+CAMERAS = 12  # of a session; session 3 has other ones
 CLIP = 8  # frames in a test clip
 STRIDE = 4  # between them, so a full block is 32 frames
 TRAIN_CLIP = 64  # frames in a training piece
@@ -54,28 +56,32 @@ def _split(root: Path, split: str) -> pd.DataFrame:
     def spread(values: list) -> list:
         return [value for value, length in zip(values, lengths, strict=True) for _ in range(length)]
 
-    cameras = [int(row["camera"]) + 12 * (row["session"] == "3") for row in rows]
+    cameras = [int(row["camera"]) + CAMERAS * (row["session"] == "3") for row in rows]
     return raw_frame(
         paths,
         spread([row["pid"] for row in rows]),
-        spread([row["camera"] for row in rows]),
+        spread([str(camera) for camera in cameras]),
         spread([f"{row['pid']}_{row['outfit']}" for row in rows]),
         camera=spread(cameras),
         tracklet=spread(list(range(len(rows)))),
     )
 
 
-def _list(root: Path, file: Path) -> list[re.Match[str]]:
-    rows: dict[str, re.Match[str]] = {}
+def _list(root: Path, file: Path) -> list[dict[str, str]]:
+    rows: dict[str, dict[str, str]] = {}
     for number, line in read_lines(file):
         match = _LINE.fullmatch(line)
         if match is None:
             raise InputError(f"{file}, line {number}: {line!r} cannot be read; expected {_EXPECTED}")
-        if match["folder"] in rows:
-            raise InputError(f"{file}, line {number}: {match['folder']} is listed twice")
-        if not (root / match["folder"]).is_dir():
-            raise InputError(f"{file}, line {number}: {root / match['folder']} is missing; is the download complete?")
-        rows[match["folder"]] = match
+        place, folder = f"{file}, line {number}", match["folder"]
+        if folder in rows:
+            raise InputError(f"{place}: {folder} is listed twice")
+        if not os.path.isdir(root / folder):
+            raise InputError(f"{place}: {root / folder} is missing; is the download complete?")
+        row = {name: by_number(text, place) for name, text in match.groupdict().items() if name != "folder"}
+        if not 1 <= int(row["camera"]) <= CAMERAS:
+            raise InputError(f"{place}: camera {row['camera']}; cameras of {folder} count from 1 to {CAMERAS}")
+        rows[folder] = row | {"folder": folder}
     if not rows:
         raise InputError(f"{file} lists no tracklet; is the download complete?")
     return [rows[folder] for folder in sorted(rows)]

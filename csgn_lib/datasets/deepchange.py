@@ -11,12 +11,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from csgn_lib.datasets.benchmark import Benchmark
-from csgn_lib.datasets.files import IMAGE, find_root, parse, read_lines
-from csgn_lib.datasets.frames import number_clothes, number_train, raw_frame
+from csgn_lib.datasets.files import IMAGE, by_number, find_root, parse, read_lines
+from csgn_lib.datasets.frames import number_cameras, number_clothes, number_train, raw_frame
 from csgn_lib.records import InputError
 
 FOLDER = "DeepChangeDataset"
@@ -36,10 +35,10 @@ def read(root: str | Path, name: str = "deepchange") -> Benchmark:
         InputError: a wrong root, an unreadable line or name, an empty list.
     """
     root = find_root(root, NEEDED, "DeepChange")
-    asked, found = number_clothes(_split(root, "val-set-query"), _split(root, "val-set-gallery"))
-    query, gallery = number_clothes(_split(root, "test-set-query"), _split(root, "test-set-gallery"))
-    validation = Benchmark(name, root, asked.iloc[:0].copy(), asked, found)
-    return Benchmark(name, root, number_train(_split(root, "train-set")), query, gallery, validation)
+    train, *test = number_cameras(*(_split(root, folder) for folder in _FOLDERS))
+    held, tested = number_clothes(*test[:2]), number_clothes(*test[2:])
+    validation = Benchmark(name, root, held[0].iloc[:0].copy(), *held)
+    return Benchmark(name, root, number_train(train), *tested, validation)
 
 
 def _split(root: Path, folder: str) -> pd.DataFrame:
@@ -47,8 +46,7 @@ def _split(root: Path, folder: str) -> pd.DataFrame:
     paths = [f"{folder}/{file}" for file in files]
     names = parse(root, paths, _NAME, _EXPECTED)
     outfit = [f"P{pid}_{day}" for pid, day in zip(names["pid"], names["day"], strict=True)]
-    camera = np.array(names["camera"], dtype=np.int64) - 1
-    return raw_frame(paths, names["pid"], names["camera"], outfit, camera=camera, tracklet=tracklets)
+    return raw_frame(paths, names["pid"], names["camera"], outfit, camera=names["camera"], tracklet=tracklets)
 
 
 def _list(file: Path) -> tuple[list[str], list[int]]:
@@ -58,7 +56,7 @@ def _list(file: Path) -> tuple[list[str], list[int]]:
         if match is None:
             raise InputError(f"{file}, line {number}: {line!r} cannot be read; expected <file>.jpg,<tracklet number>")
         files.append(match["file"])
-        tracklets.append(int(match["tracklet"]))
+        tracklets.append(int(by_number(match["tracklet"], f"{file}, line {number}")))
     if not files:
         raise InputError(f"{file} lists no image; is the download complete?")
     return files, tracklets

@@ -1,4 +1,4 @@
-"""Opening every image once: is it whole, and does it look like another?
+"""Fingerprints of images: damage, exact copies and near duplicates.
 
 A fingerprint is a hash of the bytes (exact duplicates), an 8 x 8 difference hash (Krawetz 2013: is each of
 8 x 9 gray cells brighter than its left neighbour?) and the 8 x 9 colour thumbnail it came from, which
@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from csgn_lib.datasets.image_files import decode, failure, in_threads
 
 ROWS, COLUMNS = 8, 9
 FLAT = 3.0  # standard deviation over the picture (levels of 255) below which it says nothing about what it shows
@@ -32,7 +32,7 @@ ALIKE = 10.0  # mean absolute difference (levels of 255) up to which two thumbna
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What was learnt by opening N images.
+    """What opening N images gives.
 
     Attributes:
         error: (N,) text, "" for an image that decodes, "missing" for a file that does not exist.
@@ -56,8 +56,7 @@ def fingerprints(root: Path, paths: Sequence[str], workers: int | None = None) -
     Args:
         workers: threads; none: as many as there are processors (decoding releases Python's lock).
     """
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        rows = list(pool.map(lambda path: _fingerprint(os.path.join(root, path)), paths))
+    rows = in_threads(lambda path: _fingerprint(os.path.join(root, path)), paths, "opening images", workers)
     thumbnail = np.stack([row[2] for row in rows]) if rows else np.zeros((0, ROWS, COLUMNS, 3), np.uint8)
     error, content = np.empty(len(rows), object), np.empty(len(rows), object)
     error[:], content[:] = [row[0] for row in rows], [row[1] for row in rows]
@@ -72,17 +71,11 @@ def _fingerprint(file: str) -> tuple[str, bytes, NDArray[np.uint8], int, int]:
         if not data:
             return "empty file", b"", nothing, 0, 0
         Image.open(io.BytesIO(data)).verify()  # checksums; an image cannot be used after it
-        image = Image.open(io.BytesIO(data))
-        image.load()  # the whole picture: a file cut off in the middle fails only here
-        small = image.convert("RGB").resize((COLUMNS, ROWS), Image.Resampling.BOX)
+        image = decode(io.BytesIO(data))
+        small = image.resize((COLUMNS, ROWS), Image.Resampling.BOX)
         return "", hashlib.sha256(data).digest(), np.asarray(small), image.height, image.width
-    except FileNotFoundError:
-        return "missing", b"", nothing, 0, 0
-    except UnidentifiedImageError:  # Pillow's own words name an address in memory
-        return "not an image: it begins like no known format", b"", nothing, 0, 0
-    except Exception as error:  # decoders raise what they like on damaged bytes; each means "cannot be decoded"
-        reason = re.sub(r"\d+", "..", str(error))  # bytes left and positions differ by file, the reason does not
-        return f"{type(error).__name__}: {reason}", b"", nothing, 0, 0
+    except Exception as error:  # decoders raise what they like on damaged bytes
+        return failure(error), b"", nothing, 0, 0
 
 
 def difference_hash(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint64]:

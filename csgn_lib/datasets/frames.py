@@ -4,10 +4,12 @@ A *raw* frame has ``path, person`` (raw integer)``, person_label, camera, camera
 and the benchmark's own columns. ``clothes_label`` is unique per person and outfit, "" where unknown.
 Numbering follows the field's loaders: training people and outfits are 0..N-1 in the sorted order of
 their raw values; test people keep their raw number; test outfits share one map over query and gallery.
+Labels sort by their numbers, so that leading zeros in file names change nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,12 +52,28 @@ def raw_frame(
     return frame.sort_values("path", ignore_index=True)
 
 
+def rank_labels(labels: pd.Series) -> np.ndarray:
+    """Labels (N,) as 0..N-1 in sorted order, int64; "" is -1. Digits sort as numbers: ``2_1`` before ``10_1``."""
+    order = {label: rank for rank, label in enumerate(sorted(set(labels) - {""}, key=_natural))}
+    return np.array([order.get(label, UNKNOWN) for label in labels], dtype=np.int64)
+
+
+def _natural(label: str) -> list[tuple[int, str]]:
+    """A sort key: text and numbers in turns, numbers by length first, since leading zeros are gone."""
+    return [(len(part) if i % 2 else 0, part) for i, part in enumerate(re.split(r"(\d+)", label))]
+
+
 def number_clothes(*frames: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
     """The frames with ``clothes`` numbered 0..N-1 by sorted label over all of them; "" is -1."""
-    labels = pd.concat([frame["clothes_label"] for frame in frames], ignore_index=True)
-    codes, _ = pd.factorize(labels.mask(labels == ""), sort=True)
+    clothes = rank_labels(pd.concat([frame["clothes_label"] for frame in frames], ignore_index=True))
     ends = np.cumsum([len(frame) for frame in frames])[:-1]
-    return tuple(f.assign(clothes=c.astype(np.int64)) for f, c in zip(frames, np.split(codes, ends), strict=True))
+    return tuple(frame.assign(clothes=part) for frame, part in zip(frames, np.split(clothes, ends), strict=True))
+
+
+def number_cameras(*frames: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
+    """The frames with ``camera`` counted from 0; in file names cameras count from 1, or from 0 where there is a 0."""
+    first = min((int(frame["camera"].min()) for frame in frames if len(frame)), default=1)
+    return tuple(frame.assign(camera=frame["camera"] - (first > 0)) for frame in frames)
 
 
 def number_train(train: pd.DataFrame) -> pd.DataFrame:
@@ -74,14 +92,15 @@ def pick_queries(frame: pd.DataFrame) -> np.ndarray:
 
     Of a group the middle one in path order is taken; a group of one stays in the gallery. A person
     who would then have no query gives one per outfit, or else one at all, so that everybody with at
-    least two images (tracklets) is asked and can be found.
+    least two images (tracklets) is asked and can be found. Images of nobody (person -1) are never queries.
     """
     unit = frame["tracklet"] if _by_tracklet(frame) else pd.Series(np.arange(len(frame)), index=frame.index)
     units = frame.assign(unit=unit).drop_duplicates("unit")
     chosen = pd.Series(False, index=units.index)
     for key in (["person", "clothes", "camera"], ["person", "clothes"], ["person"]):
         group = units.groupby(key)
-        take = (group["unit"].transform("size") > 1) & (group.cumcount() == group["unit"].transform("size") // 2)
+        take = (units["person"] != UNKNOWN) & (group["unit"].transform("size") > 1)
+        take &= group.cumcount() == group["unit"].transform("size") // 2
         served = units["person"].isin(units["person"][chosen])
         chosen |= take & ~served
     return unit.isin(units["unit"][chosen]).to_numpy()

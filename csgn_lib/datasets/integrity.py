@@ -1,4 +1,4 @@
-"""Is this download what it should be? Counts against the published ones, damage, duplicates, leaks."""
+"""Checks of a benchmark: published counts, damaged images, duplicates, leaks, and whether it can be trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csgn_lib.datasets.duplicates import NEAR, Fingerprints, exact_pairs, featureless, fingerprints, near_pairs
-from csgn_lib.datasets.published import MARKS, PUBLISHED, Count
+from csgn_lib.datasets.image_files import unreadable
+from csgn_lib.datasets.published import count_table
 from csgn_lib.records import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ _RELATIONS = {  # how the two images of a pair are related, worst first
 KINDS: dict[str, bool] = {
     "missing": False,
     "undecodable": True,
+    "training_people": False,
+    "empty_split": False,
+    "nobody_to_find": False,
     "listed_twice": False,
     "people_in_train_and_test": False,
     **{f"{kind}_{relation}": True for kind in ("duplicates", "near_duplicates") for relation in _RELATIONS},
@@ -62,6 +66,11 @@ class Problem:
     severity: Literal["error", "warning", "note"]
     detail: str
     paths: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Kind, detail and the first path, in one line."""
+        return f"{self.kind}: {self.detail} {_some(self.paths)}".rstrip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,15 +148,66 @@ def check(benchmark: Benchmark, images: bool = True, near: int = NEAR, workers: 
         raise InputError(f"near = {near}, workers = {workers}: 0 to 63 whole bits, and at least one thread")
     counts = count_table(benchmark)
     everything = _everything(benchmark)
-    problems = [*_labels(benchmark, everything), *_miscounts(counts)]
+    problems = [*_usability(benchmark), *_labels(benchmark, everything), *_miscounts(counts)]
     if images:
         prints = fingerprints(benchmark.root, everything["path"], workers)
         problems += [*_damage(everything, prints), *_duplicates(everything, prints, near)]
     else:
-        there = [os.path.exists(os.path.join(benchmark.root, path)) for path in everything["path"]]
-        problems += _listing("missing", "error", "listed files do not exist", everything["path"][~np.array(there)])
-    problems.sort(key=lambda problem: ("error", "warning", "note").index(problem.severity))
-    return Report(benchmark.name, counts, tuple(problems), benchmark.manifest(), images)
+        problems += _missing(benchmark, everything)
+    return Report(benchmark.name, counts, tuple(_worst_first(problems)), benchmark.manifest(), images)
+
+
+def readiness(benchmark: Benchmark, images: bool = True, workers: int | None = None) -> list[Problem]:
+    """What would stop a training run, or spoil its scores, and is known before it starts; worst first.
+
+    An error is a reason not to start: an image that cannot be read (of any split), fewer than two training people, no
+    query or gallery image, nobody who can be found under any protocol, people who are in train and in test. Empty if
+    the benchmark can be trained on and scored.
+
+    Args:
+        images: open every image (1 to 2 ms each); without, only whether the files exist is looked at.
+        workers: threads that decode; none: one a processor.
+    """
+    rows = _everything(benchmark)
+    problems = [*_usability(benchmark), *_shared_people(rows)]
+    if images:
+        problems += _unreadable(unreadable(benchmark.root, list(rows["path"]), workers))
+    else:
+        problems += _missing(benchmark, rows)
+    return _worst_first(problems)
+
+
+def _worst_first(problems: list[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: ("error", "warning", "note").index(problem.severity))
+
+
+def _usability(benchmark: Benchmark) -> Iterator[Problem]:
+    """What stops training or scoring whatever the images show."""
+    people = benchmark.train["person"].nunique()
+    if people < 2:
+        yield Problem("training_people", "error", f"{people} training people; a loss between people needs at least two")
+    for split in ("query", "gallery"):
+        if getattr(benchmark, split).empty:
+            yield Problem("empty_split", "error", f"no {split} image: nothing trained on this could be scored")
+    if len(benchmark.query) and len(benchmark.gallery) and not benchmark.protocols:
+        try:
+            benchmark.protocol()
+        except InputError as error:
+            yield Problem("nobody_to_find", "error", str(error))
+
+
+def _missing(benchmark: Benchmark, rows: pd.DataFrame) -> list[Problem]:
+    exists = [os.path.exists(os.path.join(benchmark.root, path)) for path in rows["path"]]
+    return _listing("missing", "error", "listed files do not exist", rows["path"][~np.array(exists, dtype=bool)])
+
+
+def _unreadable(reasons: dict[str, str]) -> Iterator[Problem]:
+    """One problem for each reason, since an empty file has another cure than one that was cut off."""
+    missing = [path for path, reason in reasons.items() if reason == "missing"]
+    yield from _listing("missing", "error", "listed files do not exist", missing)
+    for reason in sorted(set(reasons.values()) - {"missing"}):
+        paths = [path for path, why in reasons.items() if why == reason]
+        yield from _listing("undecodable", "error", f"images cannot be decoded ({reason})", paths)
 
 
 def _everything(benchmark: Benchmark) -> pd.DataFrame:
@@ -171,13 +231,8 @@ def _listing(kind: str, severity: str, text: str, paths: Iterable[str]) -> list[
 def _labels(benchmark: Benchmark, rows: pd.DataFrame) -> Iterator[Problem]:
     """What can be seen without opening an image."""
     yield from _listing("listed_twice", "error", "images are listed twice", rows["path"][rows["path"].duplicated()])
+    yield from _shared_people(rows)
     known = rows[rows["who"] != "nobody"]
-    sides = known.groupby("who")["side"].nunique()
-    shared = sides.index[sides > 1]
-    if len(shared):
-        paths = tuple(known["path"][known["who"].isin(shared)])
-        some = ", ".join(shared[:5])
-        yield Problem("people_in_train_and_test", "error", f"{len(shared)} people, such as {some}", paths)
     for prefix in ("", "validation_"):
         query, gallery = (known[known["split"] == f"{prefix}{split}"] for split in ("query", "gallery"))
         lost = query["path"][~query["who"].isin(gallery["who"])]
@@ -192,17 +247,24 @@ def _labels(benchmark: Benchmark, rows: pd.DataFrame) -> Iterator[Problem]:
     yield from _listing("left_out", "note", f"images are left out on record ({reasons})", left_out)
     if benchmark.name == "last":
         folder = known["path"].str.split("/").str[-2]
-        differs = folder.str.fullmatch(r"\d+") & (folder != known["person_label"])
+        differs = folder.str.fullmatch(r"\d+") & (folder.str.lstrip("0") != known["person_label"])
         text = "images lie in another person's folder; their names are trusted"
         yield from _listing("folder_disagrees", "note", text, known["path"][differs])
 
 
+def _shared_people(rows: pd.DataFrame) -> Iterator[Problem]:
+    known = rows[rows["who"] != "nobody"]
+    sides = known.groupby("who")["side"].nunique()
+    shared = sides.index[sides > 1]
+    if len(shared):
+        paths = tuple(known["path"][known["who"].isin(shared)])
+        detail = f"{len(shared)} people, such as {', '.join(shared[:5])}"
+        yield Problem("people_in_train_and_test", "error", detail, paths)
+
+
 def _damage(rows: pd.DataFrame, prints: Fingerprints) -> Iterator[Problem]:
-    missing, bad = prints.error == "missing", (prints.error != "") & (prints.error != "missing")
-    yield from _listing("missing", "error", "listed files do not exist", rows["path"][missing])
-    for reason in sorted(set(prints.error[bad])):  # an empty file has another cure than one that was cut off
-        text = f"images cannot be decoded ({reason})"
-        yield from _listing("undecodable", "error", text, rows["path"][bad & (prints.error == reason)])
+    bad = prints.error != ""
+    yield from _unreadable(dict(zip(rows["path"][bad], prints.error[bad], strict=True)))
     flat = (prints.error == "") & featureless(prints.thumbnail)
     yield from _listing("featureless", "warning", "images are one flat colour", rows["path"][flat])
 
@@ -250,62 +312,6 @@ def _pairs_by_relation(
             severity = "warning"  # a look-alike is a suspicion, not a leak
         if totals[name]:
             yield Problem(f"{kind}_{name}", severity, f"{totals[name]:,} {text} {what}", tuple(examples[name]))
-
-
-def count_table(benchmark: Benchmark) -> pd.DataFrame:
-    """What is there beside what is said to be: ``split what published mark source found agrees``.
-
-    ``agrees`` is "yes", "no", or with the mark M "yes, unverified" / "no, unverified"; "" where
-    nothing is published.
-    """
-    published = PUBLISHED.get(benchmark.name, ())
-    rows = [_row(count, found_count(benchmark, count)) for count in published]
-    known = {(count.split, count.what) for count in published}
-    for split, _ in benchmark.frames():
-        for what in ("images", "people", "outfits", "cameras"):
-            found = found_count(benchmark, Count(split, what, 0, ""))
-            if found and (split, what) not in known:
-                rows.append((split, what, None, "", "", found, ""))
-    table = pd.DataFrame(rows, columns=["split", "what", "published", "mark", "source", "found", "agrees"])
-    return table.astype({"published": "Int64"})
-
-
-def _row(count: Count, found: int) -> tuple:
-    agrees = ("yes" if found == count.number else "no") + (", unverified" if count.mark == "M" else "")
-    what = count.what if count.camera is None else f"{count.what}, camera {count.camera}"
-    source = MARKS[count.mark] + (f"; {count.note}" if count.note else "")
-    return count.split, what, count.number, count.mark, source, found, agrees
-
-
-def found_count(benchmark: Benchmark, count: Count) -> int:
-    """The number that a published Count speaks of, as found in this download."""
-    splits = dict(benchmark.frames())
-    if benchmark.unused is not None:
-        splits |= dict(iter(benchmark.unused.groupby("split")))
-    names = set(count.split.split("+"))
-    if "all" in names:
-        names |= {split for split, _ in benchmark.frames()}
-    rows = [frame.assign(side=split) for split, frame in splits.items() if split in names]
-    if not rows:
-        return 0
-    frame = pd.concat(rows, ignore_index=True)
-    if count.camera is not None:
-        frame = frame[frame["camera"] == count.camera]
-    nobody = (frame["side"] != "train") & frame["person"].isin([-1, benchmark.distractor])
-    if count.what == "distractors":
-        return int(nobody.sum())
-    if count.what == "images":
-        return len(frame)
-    return _distinct(frame[~nobody], count.what)
-
-
-def _distinct(frame: pd.DataFrame, what: str) -> int:
-    if what == "tracklets":
-        return int(frame["path"].str.rpartition("/")[0].nunique())
-    if what == "changers":
-        return int(frame["person_label"][frame.get("changes_clothes", pd.Series(0, frame.index)) == 1].nunique())
-    labels = frame[{"people": "person_label", "outfits": "clothes_label", "cameras": "camera_label"}[what]]
-    return int(labels[labels != ""].nunique())
 
 
 def _miscounts(counts: pd.DataFrame) -> Iterator[Problem]:

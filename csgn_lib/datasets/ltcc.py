@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from csgn_lib.datasets.benchmark import Benchmark
-from csgn_lib.datasets.files import IMAGE, find_root, list_files, parse, read_lines
-from csgn_lib.datasets.frames import number_clothes, number_train, raw_frame
+from csgn_lib.datasets.files import IMAGE, by_number, find_root, list_files, parse, read_lines
+from csgn_lib.datasets.frames import number_cameras, number_clothes, number_train, raw_frame
 from csgn_lib.records import InputError
 
 FOLDER = "LTCC_ReID"
@@ -35,22 +35,25 @@ def read(root: str | Path, name: str = "ltcc") -> Benchmark:
         InputError: a wrong root, an unreadable name, an empty split, a damaged list.
     """
     root = find_root(root, NEEDED, "LTCC" if name == "ltcc" else f"{name} (LTCC layout)")
-    query, gallery = number_clothes(_split(root, "query", "test"), _split(root, "test", "test"))
-    validation = None
+    folders = ["train", "query", "test"]
     if (root / "validation").is_dir():
-        asked, found = number_clothes(
-            *(_split(root, f"validation/{split}", "validation") for split in ("query", "test"))
-        )
-        validation = Benchmark(name, root, asked.iloc[:0].copy(), asked, found)
-    return Benchmark(name, root, number_train(_split(root, "train", "train")), query, gallery, validation)
+        folders += ["validation/query", "validation/test"]
+    train, query, gallery, *held = number_cameras(*(_split(root, folder) for folder in folders))
+    validation = None
+    if held:
+        held = number_clothes(*held)
+        validation = Benchmark(name, root, held[0].iloc[:0].copy(), *held)
+    return Benchmark(name, root, number_train(train), *number_clothes(query, gallery), validation)
 
 
-def _split(root: Path, folder: str, people: str) -> pd.DataFrame:
+def _split(root: Path, folder: str) -> pd.DataFrame:
     paths = list_files(root, folder)
     names = parse(root, paths, _NAME, _EXPECTED)
-    camera = np.array(names["camera"], dtype=np.int64) - 1
+    people = folder.split("/")[0].replace("query", "test")
     changes = _changes(root / "info" / f"cloth-change_id_{people}.txt", names["pid"])
-    return raw_frame(paths, names["pid"], names["camera"], names["outfit"], camera=camera, changes_clothes=changes)
+    return raw_frame(
+        paths, names["pid"], names["camera"], names["outfit"], camera=names["camera"], changes_clothes=changes
+    )
 
 
 def _changes(file: Path, pid: tuple[str, ...]) -> np.ndarray:
@@ -58,7 +61,7 @@ def _changes(file: Path, pid: tuple[str, ...]) -> np.ndarray:
         return np.full(len(pid), -1)
     listed = set()
     for number, line in read_lines(file):
-        if not line.isdigit():
+        if not line.isdecimal():
             raise InputError(f"{file}, line {number}: {line!r} is not a person number; expected one integer a line")
-        listed.add(int(line))
-    return np.array([int(text) in listed for text in pid], dtype=np.int64)
+        listed.add(by_number(line, f"{file}, line {number}"))
+    return np.array([text in listed for text in pid], dtype=np.int64)

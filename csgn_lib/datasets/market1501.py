@@ -10,16 +10,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from csgn_lib.datasets.benchmark import Benchmark
 from csgn_lib.datasets.files import IMAGE, find_root, list_files, parse
-from csgn_lib.datasets.frames import number_train, raw_frame, select
+from csgn_lib.datasets.frames import number_cameras, number_train, raw_frame, select
 
 FOLDER = "Market-1501-v15.09.15"
 NEEDED = ("bounding_box_train", "query", "bounding_box_test")
-_NAME = re.compile(rf"(?P<pid>-1|\d+)_c(?P<camera>\d)s\d+_\d+_\d+{IMAGE}")
+_NAME = re.compile(rf"(?P<pid>-1|\d+)_c(?P<camera>\d+)s\d+_\d+_\d+{IMAGE}")
 _EXPECTED = "<pid>_c<camera>s<sequence>_<frame>_<n>.jpg, such as 0001_c1s1_001051_00.jpg"
 
 
@@ -30,7 +29,7 @@ def read(root: str | Path, name: str = "market1501") -> Benchmark:
         InputError: a wrong root, an unreadable name, an empty split.
     """
     root = find_root(root, NEEDED, "Market-1501")
-    frames = [_split(root, folder) for folder in NEEDED]
+    frames = number_cameras(*(_split(root, folder) for folder in NEEDED))
     train, query, gallery = (select(frame, frame["person"] >= 0) for frame in frames)
     junk = pd.concat([select(frame, frame["person"] < 0) for frame in frames], ignore_index=True)
     return Benchmark(name, root, number_train(train), query, gallery, unused=junk.assign(split="junk"))
@@ -39,4 +38,4 @@ def read(root: str | Path, name: str = "market1501") -> Benchmark:
 def _split(root: Path, folder: str) -> pd.DataFrame:
     paths = list_files(root, folder)
     names = parse(root, paths, _NAME, _EXPECTED)
-    return raw_frame(paths, names["pid"], names["camera"], camera=np.array(names["camera"], dtype=np.int64) - 1)
+    return raw_frame(paths, names["pid"], names["camera"], camera=names["camera"])

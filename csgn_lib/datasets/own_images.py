@@ -1,14 +1,18 @@
 """Your own images: a folder with a CSV of ``path, person, camera, clothes`` and, if you like, ``split``.
 
-Paths are relative to the CSV's folder. Labels are any text; an empty ``camera`` or ``clothes`` cell means
-unknown (-1). The outfit's text counts per person. ``split`` is train, query or gallery; without that
-column all images are for testing: the query is one image per person x outfit x camera, the gallery is
-the rest. Person -1 marks a gallery image of nobody in particular.
+Paths are relative to the CSV's folder. Labels are numbers or any text. ``7``, ``07`` and ``7.0`` (which pandas writes
+once a cell of the column is empty) are one number. An empty cell, ``-1`` or ``nan`` means unknown. The outfit's label
+counts per person. ``split`` is train, query or gallery; without that column all images are for testing: the query is
+one image per person x outfit x camera, the gallery is the rest. Person -1 marks a gallery image of nobody in
+particular.
 """
 
 from __future__ import annotations
 
-import difflib
+import os
+import posixpath
+import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,11 +20,16 @@ import pandas as pd
 
 from csgn_lib.datasets import frames as fr
 from csgn_lib.datasets.benchmark import LEFT_OUT, Benchmark
+from csgn_lib.datasets.files import checked, scan
+from csgn_lib.datasets.tables import read_table
 from csgn_lib.records import InputError
 
 FOLDER = "csv"
 COLUMNS = ("path", "person", "camera", "clothes")
 SPLITS = ("train", "query", "gallery")
+MISSING = ("", "nan", "NaN", "<NA>", "None")  # what pandas writes where there is no label
+_NUMBER = re.compile(r"([+-]?)0*([0-9]+)(?:[.,]0{0,2})?")
+_AMBIGUOUS = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*)?[eE][+-][0-9]+|[0-9]{1,3}(?:[.,]000)+")  # 1e+16, 1.000
 
 
 def read(root: str | Path, name: str = "csv") -> Benchmark:
@@ -29,22 +38,24 @@ def read(root: str | Path, name: str = "csv") -> Benchmark:
     Numeric people and cameras keep their numbers; other texts are numbered in sorted order.
 
     Raises:
-        InputError: no CSV or several, a missing column, or a cell, named by row and column, that is
-            empty, has an unknown split, repeats a path, or names a file that does not exist.
+        InputError: no CSV or several, a missing column, or a cell, named by line and column, that is
+            empty, has an unknown split, repeats a path, names a file that does not exist, or holds a label that
+            reads like another one (``Red`` and ``red``).
     """
-    file = _find(Path(root).expanduser())
-    table = _table(file)
+    file = _find(checked(root))
+    table = read_table(file, COLUMNS)
+    if table.empty:
+        raise InputError(f"{file} lists no image")
     _check_paths(file, table)
+    for column in ("person", "camera", "clothes"):
+        table[column] = _labels(file, table, column)
     table["split"] = _splits(file, table)
-    people = _numbers(table["person"])
-    if pd.Series(people).nunique() < table["person"].nunique():
-        table["person"] = people.astype(str)  # 0042 and 42 are one person: one label for both
     everything = fr.raw_frame(
         table["path"],
         table["person"],
         table["camera"],
         _outfits(file, table),
-        person=people,
+        person=_numbers(table["person"]),
         camera=_numbers(table["camera"]),
     )
     split = table["split"].iloc[np.argsort(table["path"].to_numpy(dtype=object), kind="stable")].to_numpy()
@@ -52,77 +63,92 @@ def read(root: str | Path, name: str = "csv") -> Benchmark:
     tested = fr.select(everything, split != "train")
     split = split[split != "train"]
     tested = fr.number_clothes(tested)[0]
-    asked = fr.pick_queries(tested) if (split == "").all() else split == "query"
-    return Benchmark(name, file.parent, train, fr.select(tested, asked), fr.select(tested, ~asked))
+    is_query = fr.pick_queries(tested) if (split == "").all() else split == "query"
+    return Benchmark(name, file.parent, train, fr.select(tested, is_query), fr.select(tested, ~is_query))
 
 
 def _find(root: Path) -> Path:
-    if root.is_file():
+    if os.path.isfile(root):
         return root
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root} is neither a folder nor a CSV file")
-    files = sorted(path for path in root.glob("*.csv") if path.name[0] != "." and path.name != LEFT_OUT)
-    if len(files) != 1:
-        found = f"found {', '.join(file.name for file in files)}" if files else "found none"
+    names = [entry.name for entry in scan(str(root)) if entry.name.endswith(".csv") and entry.name != LEFT_OUT]
+    if len(names) != 1:
+        found = f"found {', '.join(names)}" if names else "found none"
         raise InputError(f"{root}: expected one CSV with the columns {', '.join(COLUMNS)}; {found}; or give its path")
-    return files[0]
-
-
-def _table(file: Path) -> pd.DataFrame:
-    """The CSV as text, without empty rows; the index is the row's number, the header being row 0."""
-    try:
-        table = pd.read_csv(
-            file, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig", index_col=False
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read as a comma-separated UTF-8 file: {error}") from None
-    table.columns = [str(column).strip() for column in table.columns]
-    for column in COLUMNS:
-        if column not in table:
-            close = difflib.get_close_matches(column, list(table.columns), n=1)
-            hint = f" (is {close[0]!r} meant?)" if close else "; leave its cells empty where it is unknown"
-            raise InputError(f"{file}: column {column!r} is missing{hint}; found {', '.join(table.columns)}")
-    keep = [column for column in (*COLUMNS, "split") if column in table]
-    table = table[keep].fillna("").apply(lambda cells: cells.str.strip())
-    table.index = np.arange(1, len(table) + 1)
-    table = table[(table != "").any(axis=1)]
-    if table.empty:
-        raise InputError(f"{file} lists no image")
-    return table
+    return root / names[0]
 
 
 def _fail(file: Path, table: pd.DataFrame, bad: pd.Series, column: str, what: str) -> None:
     """Raise an error for the first row in which ``bad`` is true."""
     if bad.any():
-        row = bad.index[bad.argmax()]
+        line = bad.index[bad.argmax()]
         more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
-        place = f"{file}, row {row} (line {row + 1} of the file), column {column!r}"
-        raise InputError(f"{place}: {what.format(table[column][row])}{more}")
+        raise InputError(f"{file}, line {line}, column {column!r}: {what.format(table[column][line])}{more}")
 
 
 def _check_paths(file: Path, table: pd.DataFrame) -> None:
+    """Bring paths to one spelling, that of the file on disk; refuse rows without person, file or own path."""
     for column in ("path", "person"):
-        _fail(file, table, table[column] == "", column, "the cell is empty")
-    table["path"] = [path.replace("\\", "/").removeprefix("./") for path in table["path"]]
-    outside = [PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts or ":" in p for p in table["path"]]
+        _fail(file, table, table[column].isin(MISSING), column, "{!r} names nothing; fill the cell in")
+    paths = table["path"].str.replace("\\", "/")
+    outside = [PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts or ":" in p for p in paths]
     _fail(file, table, pd.Series(outside, table.index), "path", "{!r} must be relative to the CSV's folder")
+    table["path"] = [_on_disk(file.parent, posixpath.normpath(path)) for path in paths]
     _fail(file, table, table["path"].duplicated(), "path", "{!r} is listed before")
-    missing = [not (file.parent / path).is_file() for path in table["path"]]
+    missing = [not os.path.isfile(file.parent / path) for path in table["path"]]
     _fail(file, table, pd.Series(missing, table.index), "path", "{!r} does not exist below " + str(file.parent))
+
+
+def _on_disk(folder: Path, path: str) -> str:
+    """The path, or its other Unicode spelling (composed or decomposed accents) if only that one exists."""
+    spellings = (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
+    return next((spelling for spelling in spellings if os.path.isfile(folder / spelling)), path)
+
+
+def _labels(file: Path, table: pd.DataFrame, column: str) -> list[str]:
+    """A column's labels, each in one spelling; "" where unknown. Refuses what could be two numbers, or two labels."""
+    cells = table[column]
+    ambiguous = cells.map(lambda cell: _AMBIGUOUS.fullmatch(cell) is not None)
+    _fail(file, table, ambiguous, column, "{!r} may stand for several numbers; write it with digits only")
+    labels = [_label(cell) for cell in cells]
+    owner = table["person"] if column == "clothes" else [""] * len(labels)
+    first: dict[tuple[str, str], str] = {}
+    alike = [
+        first.setdefault((person, _key(label)), label) != label for person, label in zip(owner, labels, strict=True)
+    ]
+    what = "{!r} reads like another label of this column (letter case, zeros or spaces); write both the same way"
+    _fail(file, table, pd.Series(alike, table.index), column, what)
+    return labels
+
+
+def _label(cell: str) -> str:
+    if number := _NUMBER.fullmatch(cell):
+        sign, digits = number.groups()
+        cell = ("-" if sign == "-" and digits != "0" else "") + digits
+    return "" if cell in (*MISSING, "-1") else unicodedata.normalize("NFC", cell)
+
+
+def _key(label: str) -> str:
+    """What two spellings of one label share."""
+    text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    if re.fullmatch(r"[+-]?[0-9]+[.,][0-9]+", text):
+        return text.replace(",", ".").rstrip("0")  # 1.50 is 1.5
+    return re.sub(r"(?<![0-9.,])0+(?=[0-9])", "", text)
 
 
 def _splits(file: Path, table: pd.DataFrame) -> pd.Series:
     if "split" not in table:
         return pd.Series("", table.index)
     _fail(file, table, ~table["split"].isin(SPLITS), "split", "{!r} is not one of " + ", ".join(SPLITS))
-    nobody = (table["split"] != "gallery") & (_numbers(table["person"]) == fr.UNKNOWN)
-    _fail(file, table, nobody, "person", "{!r} means nobody, which only gallery images may show")
+    nobody = (table["split"] != "gallery") & (table["person"] == "")
+    _fail(file, table, nobody, "person", "-1 means nobody, which only gallery images may show")
     return table["split"]
 
 
 def _outfits(file: Path, table: pd.DataFrame) -> list[str]:
     """A label for each outfit of each person; "" where the clothes are unknown."""
-    labels = (table["person"] + "_" + table["clothes"]).mask(table["clothes"] == "", "")
+    labels = (table["person"].replace("", "-1") + "_" + table["clothes"]).mask(table["clothes"] == "", "")
     pairs = table.assign(label=labels)[labels != ""].drop_duplicates(["person", "clothes"])
     alike = table.index.isin(pairs.index[pairs["label"].duplicated()])  # "a_b" in "c" and "a" in "b_c"
     _fail(file, table, pd.Series(alike, table.index), "clothes", "{!r} of this person reads as another's; rename it")
@@ -130,12 +156,8 @@ def _outfits(file: Path, table: pd.DataFrame) -> list[str]:
 
 
 def _numbers(labels: pd.Series) -> np.ndarray:
-    """Labels as integers: their own if all are numeric, else 0..N-1 in sorted order; "" and -1 are -1."""
-    known = ~labels.isin(["", "-1"])
-    out = np.full(len(labels), fr.UNKNOWN, dtype=np.int64)
-    texts = labels[known]
-    if texts.str.fullmatch(r"[0-9]{1,18}").all():
-        out[known.to_numpy()] = texts.astype("int64")
-    else:
-        out[known.to_numpy()] = pd.factorize(texts, sort=True)[0]
-    return out
+    """Labels as integers: their own if all are numbers of int64, else 0..N-1 in sorted order; "" is -1."""
+    known = labels[labels != ""]
+    if known.str.fullmatch(r"[0-9]{1,18}").all():
+        return labels.replace("", "-1").to_numpy(dtype=object).astype(np.int64)
+    return fr.rank_labels(labels)

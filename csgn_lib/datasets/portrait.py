@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from csgn_lib.datasets.benchmark import Benchmark
+from csgn_lib.datasets.image_files import open_image
 from csgn_lib.datasets.protocols import UNKNOWN, Protocol
 from csgn_lib.records import InputError
 
@@ -289,15 +290,7 @@ def picture(file: Path, blocked: bool = False) -> Image.Image:
 
     Raises InputError naming one that is not there, or that cannot be read.
     """
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist; is the benchmark's root right?") from None
-    except (OSError, SyntaxError) as error:
-        raise InputError(
-            f"{file} cannot be read ({error}); replace it, or run check() and leave it out with without()"
-        ) from None
+    image = open_image(file)
     if blocked:
         hide_face(image)
     return image

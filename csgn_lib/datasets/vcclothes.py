@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from csgn_lib.datasets.benchmark import Benchmark
 from csgn_lib.datasets.files import IMAGE, find_root, list_files, parse
-from csgn_lib.datasets.frames import number_clothes, number_train, raw_frame
+from csgn_lib.datasets.frames import number_cameras, number_clothes, number_train, raw_frame
+from csgn_lib.records import InputError
 
 FOLDER = "VC-Clothes"
 NEEDED = ("train", "query", "gallery")
@@ -29,13 +29,15 @@ def read(root: str | Path, name: str = "vcclothes") -> Benchmark:
         InputError: a wrong root, an unreadable name, an empty split.
     """
     root = find_root(root, NEEDED, "VC-Clothes")
-    query, gallery = number_clothes(_split(root, "query"), _split(root, "gallery"))
-    return Benchmark(name, root, number_train(_split(root, "train")), query, gallery)
+    train, query, gallery = number_cameras(*(_split(root, folder) for folder in NEEDED))
+    return Benchmark(name, root, number_train(train), *number_clothes(query, gallery))
 
 
 def _split(root: Path, folder: str) -> pd.DataFrame:
     paths = list_files(root, folder)
     names = parse(root, paths, _NAME, _EXPECTED)
     outfit = [f"{pid}-{clothes}" for pid, clothes in zip(names["pid"], names["clothes"], strict=True)]
-    camera = np.array(names["camera"], dtype=np.int64) - 1
-    return raw_frame(paths, names["pid"], names["camera"], outfit, camera=camera)
+    if "0" in names["camera"]:
+        file = root / paths[names["camera"].index("0")]
+        raise InputError(f"{file}: camera 0; cameras of VC-Clothes count from 1, as its protocols name them")
+    return raw_frame(paths, names["pid"], names["camera"], outfit, camera=names["camera"])

@@ -1,36 +1,53 @@
-"""Figures: frames in, ink out. Style, `save`, strips, curves, forests, tables and a paper's numbers, the demo's page.
+"""Figures and tables, drawn from frames: style, `save`, strips, curves, maps, forest plots, tables, the demo's page.
 
-Nothing here computes a score or imports torch: what is drawn was read from a run's folder.
+Nothing here computes a score or imports torch.
 """
 
+from csgn_lib.figures.attention import TILT, ExplainedPair, attention_heads, attention_pairs, attention_shares
+from csgn_lib.figures.errors import error_rates
 from csgn_lib.figures.forest import dots, forest, tradeoff
 from csgn_lib.figures.latex import ALPHA, latex_float, latex_table, macro_name, number_macros
+from csgn_lib.figures.maps import LabelMap, evenly_spaced, label_maps, picture_map
 from csgn_lib.figures.page import write_page
+from csgn_lib.figures.parameters import ParameterTable, parameter_table
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
-from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, use_style
-from csgn_lib.figures.strips import rank_strip, rank_strips, strip_frame
+from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, subplots, use_style
+from csgn_lib.figures.strips import rank_strips, strip_frame
 from csgn_lib.figures.tables import Table, results_table
 
 __all__ = [
     "ALPHA",
     "COLUMN_WIDTH",
+    "ExplainedPair",
+    "LabelMap",
+    "ParameterTable",
     "STYLE",
     "TEXT_WIDTH",
+    "TILT",
     "Table",
+    "attention_heads",
+    "attention_pairs",
+    "attention_shares",
     "curves",
     "dots",
+    "error_rates",
+    "evenly_spaced",
     "forest",
+    "label_maps",
     "latex_float",
     "latex_table",
-    "macro_name",
-    "number_macros",
     "loss_frame",
+    "macro_name",
     "metrics_frame",
-    "rank_strip",
+    "number_macros",
+    "parameter_table",
+    "picture_map",
     "rank_strips",
     "results_table",
     "save",
     "strip_frame",
+    "styled",
+    "subplots",
     "tradeoff",
     "use_style",
     "write_page",

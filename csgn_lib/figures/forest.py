@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
+from csgn_lib.figures.saving import TEXT_WIDTH, styled
 from csgn_lib.records import InputError
 
 _INK, _LINE, _DISC = "#262626", "#bfbfbf", "#0072B2"
@@ -32,7 +32,7 @@ def forest(frame: pd.DataFrame, baseline: str, unit: str = "points") -> Figure:
     """
     _check(frame, ["row", "protocol", "mean", "low", "high"])
     rows = list(dict.fromkeys(frame["row"]))
-    with plt.style.context(STYLE):
+    with styled():
         figure, panels = _panels(frame, rows)
         for axes, part in panels:
             y = [rows.index(row) for row in part["row"]]
@@ -54,7 +54,7 @@ def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
     """
     _check(frame, ["row", "protocol", "value"])
     rows = list(dict.fromkeys(frame["row"]))
-    with plt.style.context(STYLE):
+    with styled():
         figure, panels = _panels(frame, rows)
         for axes, part in panels:
             axes.plot(part["value"], [rows.index(row) for row in part["row"]], "o", alpha=0.55, ms=4, mew=0)
@@ -82,7 +82,7 @@ def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diag
     """
     _check(frame, ["row", "kind", *x, y[0]])
     rows, kinds = list(dict.fromkeys(frame["row"])), list(dict.fromkeys(frame["kind"]))
-    with plt.style.context(STYLE):
+    with styled():
         lines, columns = (len(x), len(kinds)) if len(kinds) > 1 else (1, len(x))
         height = 0.5 + 1.9 * lines + 0.13 * -(-len(rows) // 4)
         figure, grid = plt.subplots(lines, columns, figsize=(TEXT_WIDTH, height), squeeze=False)

@@ -1,4 +1,4 @@
-"""The demo's page: one file with pictures, the table, curves, and links to the executed notebooks."""
+"""The demo's page: one HTML file with figures, the results table, curves, and links to the executed notebooks."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def write_page(
 ) -> Path:
     """Write ``folder/index.html``, ``results.csv`` and ``notebooks/*.html``; returns the page's path.
 
-    The page needs no other file and no network, except for the notebooks that it links to. It shows
-    the figures that the runs saved: names with ``strip`` first, then the results, the training
-    curves (drawn here from metrics.jsonl), then every other figure with its caption.
+    The page needs no other file and no network, except for the notebooks that it links to. It shows the figures that
+    the runs saved: names with ``strip`` first, then the results, the training curves (drawn here from metrics.jsonl),
+    then every other figure with its caption.
 
     Args:
         outcomes: what `runs.demo` returned.
-        results: as for `results_table`; protocol `cloth_changing` is the headline.
+        results: as for `results_table`; the first protocol reported is `cloth_changing`.
         folder: for example ``reports/demo``.
-        command: what to type to get this page again.
-        seconds: from typing it to this page.
+        command: the command that makes this page.
+        seconds: its duration.
     """
     folder = Path(folder)
     links = {outcome.step.name: _notebook(outcome, folder) for outcome in outcomes}
@@ -45,14 +45,14 @@ def write_page(
     strips = [picture for picture in pictures if "strip" in picture.stem]
     others = [picture for picture in pictures if picture not in strips and "training" not in picture.stem]
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title="Who is it, in other clothes?",
+        title="Person re-identification in other clothes",
         lead=_lead(results),
         strips="\n".join(_figure(picture, "wide strip") for picture in strips),
         chart=_chart(results),
         table=results_table(results).html,
         note=_note(results),
         curves=_curves(outcomes),
-        figures=_section("Looking inside", [_figure(picture, "") for picture in others], "pair"),
+        figures=_section("More figures", [_figure(picture, "") for picture in others], "pair"),
         steps=_steps(outcomes, links),
         facts=_facts(outcomes, command, seconds),
     )
@@ -65,11 +65,11 @@ def _lead(results: pd.DataFrame) -> str:
     hard = results[results["protocol"] == _HEADLINE]
     if hard.empty:
         return "Results of the demo on the embedded benchmark."
-    last = hard.iloc[-1]  # the plan's last row, whichever scored best: that would be chosen on test people
+    last = hard.iloc[-1]  # the plan's last row, not the best one, which would be chosen on test people
     between = f" ({100 * last['low']:.1f} to {100 * last['high']:.1f})" if {"low", "high"} <= set(hard) else ""
     return (
-        "People never seen in training are looked up by one image each, and every right answer wears something else. "
-        f"Of {last['counted']:.0f} queries, <b>{html.escape(str(last['row']))}</b> puts the right person first in "
+        "The test people are not in the training set, and every right answer wears other clothes than the query. "
+        f"Of {last['counted']:.0f} queries, <b>{html.escape(str(last['row']))}</b> ranks the right person first in "
         f"<b>{100 * last['rank1']:.0f}&thinsp;%</b>, with an mAP of <b>{100 * last['mean_ap']:.1f}</b>{between}. "
         "Rendered people, one seed."
     )
@@ -78,12 +78,12 @@ def _lead(results: pd.DataFrame) -> str:
 def _note(results: pd.DataFrame) -> str:
     if not {"low", "high"} <= set(results):
         return ""
-    said = "Small figures: 95&thinsp;% interval of the mAP over people, for these trained models."
+    said = "Small numbers: 95&thinsp;% interval of the mAP over people, for these trained models."
     return f'<p class="soft"><small>{said}</small></p>'
 
 
 def _chart(results: pd.DataFrame) -> str:
-    """Each row's mAP under both protocols as two dots on a common scale, in HTML that a phone can fold."""
+    """Each row's mAP under both protocols as two dots on a common scale, in HTML that fits small screens."""
     values = results.pivot(index="row", columns="protocol", values="mean_ap").mul(100)
     values = values.reindex(results["row"].unique())
     top = max(10.0, 10 * -(-values.max(axis=None) // 10))
@@ -119,7 +119,7 @@ def _segment(name: str, low: float, high: float, top: float) -> str:
 
 
 def _pictures(outcomes: Iterable[Outcome]) -> list[Path]:
-    """The figures that the runs saved, the last steps' first: they sum up what the others did."""
+    """The figures that the runs saved, those of the last steps first."""
     runs = {outcome.run.dir: outcome.run for outcome in outcomes if outcome.run and outcome.state == "done"}
     return [path for run in reversed(runs.values()) for path in sorted(run.path("figures").glob("*.png"))]
 
@@ -146,10 +146,11 @@ def _curves(outcomes: Iterable[Outcome]) -> str:
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     plt.close(figure)
     drawn = svg.getvalue()[svg.getvalue().index("<svg") :]
-    for ink, paint in {"#262626": "currentColor", "#d9d9d9": "var(--line)"}.items():  # so that it reads in the dark
+    for ink, paint in {"#262626": "currentColor", "#d9d9d9": "var(--line)"}.items():  # legible in dark mode
         drawn = drawn.replace(ink, paint)
-    body = f'<figure><div class="wide plot">{drawn}</div><figcaption>Training, epoch by epoch.</figcaption></figure>'
-    return _section("How training went", [body], "")
+    caption = "<figcaption>Mean of each group of loss terms by epoch.</figcaption>"
+    body = f'<figure><div class="wide plot">{drawn}</div>{caption}</figure>'
+    return _section("Training", [body], "")
 
 
 def _section(title: str, parts: Sequence[str], style: str) -> str:
@@ -166,7 +167,7 @@ def _notebook(outcome: Outcome, folder: Path) -> str | None:
 
 
 def notebook_page(run: Run) -> str:
-    """The run's executed notebook as one HTML file that asks nothing of the network."""
+    """The run's executed notebook as one HTML file without network resources."""
     from nbconvert import HTMLExporter  # a second to import
 
     exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="", jquery_url="")
@@ -179,7 +180,7 @@ def _steps(outcomes: Iterable[Outcome], links: dict[str, str | None]) -> str:
     for outcome in outcomes:
         name, link = html.escape(outcome.step.name), links[outcome.step.name]
         title = f'<a href="{link}">{name}</a>' if link else name
-        state = "done before" if outcome.reused else outcome.state
+        state = "already done" if outcome.reused else outcome.state
         style = "" if outcome.state == "done" else ' class="bad"'
         reason = f": {html.escape(outcome.error)}" if outcome.error else ""
         given = ", ".join(f"{key}={value}" for key, value in outcome.step.parameters.items())
@@ -196,7 +197,7 @@ def _facts(outcomes: Sequence[Outcome], command: str, seconds: float) -> str:
     facts = {
         "command": f"<code>{html.escape(command)}</code>",
         "made": time.strftime("%Y-%m-%d %H:%M"),
-        "time": f"{clock(seconds)}; {len(ran)} notebooks run, {len(outcomes) - len(ran)} done before",
+        "time": f"{clock(seconds)}; {len(ran)} notebooks run, {len(outcomes) - len(ran)} already done",
         "machine": html.escape(", ".join(filter(None, [machine["cpu"], f"{machine['cores']} cores", machine["gpu"]]))),
         "software": html.escape(f"Python {machine['python']}; {packages}"),
         "code": html.escape(f"library {machine['library']}" + _commit(machine["git"])),

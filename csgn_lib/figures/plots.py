@@ -1,4 +1,4 @@
-"""Curves of training: one panel a quantity, one line a run."""
+"""Training curves: one panel per quantity, one line per run."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
+from csgn_lib.figures.saving import TEXT_WIDTH, styled
 from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.runs.folders import flat
 
 
 def metrics_frame(runs: Mapping[str, Run]) -> pd.DataFrame:
-    """The metrics.jsonl of several runs in one frame: a first column ``run``, then what they recorded."""
+    """The metrics.jsonl of several runs in one frame: a first column ``run``, then the recorded columns."""
     return pd.DataFrame([{"run": name, **flat(record)} for name, run in runs.items() for record in run.metrics()])
 
 
 def loss_frame(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The loss terms in the few groups that runs of different variants share.
+    """The loss terms in a few groups that are comparable between variants of the method.
 
     Stage 1: ``description loss``, the sum of its terms. Stage 2: ``identity loss`` and ``triplet loss``, each the
-    mean over the embeddings that have one, and ``text loss``, the sum of all other terms. All weighted
-    as they were descended.
+    mean over the embeddings that have one, and ``text loss``, the sum of all other terms. All with the weights of
+    training.
     """
     terms = [str(name) for name in metrics if name not in BOOKS | {"run"}]
     second = metrics["stage"] == 2
@@ -39,28 +39,32 @@ def loss_frame(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(metrics: pd.DataFrame, terms: Sequence[str] | None = None, x: str = "epoch", hue: str = "run") -> Figure:
-    """Each of ``terms`` over ``x``, one line for each value of ``hue``, told by colour and dashes.
+    """Plot each of ``terms`` over ``x``: one line per value of ``hue``, with its own colour and dashes.
 
     Args:
-        metrics: one row an epoch (and run); a column ``stage`` splits the panels.
+        metrics: one row per epoch (and run); a column ``stage`` splits the panels.
         terms: columns to draw; default: every column with ``loss`` in its name.
-        x: the horizontal column.
-        hue: the column that tells the lines apart; may be absent for a single run.
+        x: the column of the horizontal axis.
+        hue: the column that separates the lines; may be absent for a single run.
 
-    Returns a figure as wide as a page. Raises InputError naming a column that is not there.
+    Returns:
+        A figure as wide as a page.
+
+    Raises:
+        InputError: a missing column.
     """
     terms = list(terms if terms is not None else [name for name in metrics if "loss" in str(name)])
     absent = [name for name in [x, *terms] if name not in metrics]
     if absent or not terms:
-        raise InputError(f"no column {', '.join(absent) or 'to draw'}; there are: {', '.join(map(str, metrics))}")
+        raise InputError(f"no column {', '.join(absent) or 'to draw'}; available: {', '.join(map(str, metrics))}")
     panels = [panel for part in _stages(metrics) for panel in _panels(*part, terms)]
     lines = list(dict.fromkeys(metrics[hue])) if hue in metrics else [None]
-    with plt.style.context(STYLE):
+    with styled():
         columns = len(panels) if len(panels) <= 4 else 3
         rows = -(-len(panels) // columns)
         figure, grid = plt.subplots(rows, columns, figsize=(TEXT_WIDTH, 0.35 + 1.75 * rows), squeeze=False)
         for axes, (title, frame, term) in zip(grid.flat, panels, strict=False):
-            for line in lines:  # one that a panel lacks keeps its colour: an empty line is drawn
+            for line in lines:  # a run without this term gets an empty line, to keep its colour
                 part = frame if line is None else frame[frame[hue] == line]
                 axes.plot(part[x], part[term], label=str(line))
             axes.margins(x=0.02)

@@ -1,4 +1,4 @@
-"""Query strips: a query and what the gallery answers, right and wrong told by more than colour."""
+"""Query strips: a query image and its first gallery images, with right and wrong answers marked."""
 
 from __future__ import annotations
 
@@ -11,26 +11,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import PlaceHolderLayoutEngine
+from matplotlib.patches import Rectangle
 
 from csgn_lib.datasets.portrait import picture
-from csgn_lib.figures.saving import STYLE, TEXT_WIDTH
+from csgn_lib.figures.saving import TEXT_WIDTH, styled
 from csgn_lib.records import InputError
 
 RIGHT, WRONG, INK = "#009E73", "#D55E00", "#262626"
 _UNKNOWN = -1  # the clothes label of a benchmark that has none
-
-
-def rank_strip(
-    query: Mapping[str, Any] | pd.Series,
-    ranked: pd.DataFrame,
-    root: str | Path = ".",
-    top: int = 10,
-    title: str = "",
-    hide_faces: bool = False,
-) -> Figure:
-    """One query and its first ``top`` answers; see `rank_strips`."""
-    return rank_strips([(query, ranked)], root, top, [title] if title else None, hide_faces)
 
 
 def rank_strips(
@@ -43,28 +31,31 @@ def rank_strips(
 ) -> Figure:
     """Queries, one a row, each with its first ``top`` gallery images in the order of the ranking.
 
-    A right answer has a solid green frame and a tick, a wrong one a dashed vermilion frame and a
-    cross; below a right one stands whether it wears the query's clothes. So it also reads in gray.
+    A right answer has a solid green frame and a tick, a wrong one a dashed red frame and a cross, so that the
+    figure can also be read in gray. The label of a right answer says whether its clothes are the same or changed.
 
     Args:
-        rows: (query, ranked): the query's row of its frame and the gallery rows in ranked order,
-            junk removed; both with ``path`` (relative to ``root``), ``person`` and ``clothes``.
+        rows: (query, ranked) pairs: the query's row of its frame, and the gallery rows in ranked order without those
+            that the protocol removes; both with ``path`` (relative to ``root``), ``person`` and ``clothes``.
         root: the benchmark's folder.
-        top: how many answers to show.
-        titles: a line above each row.
-        hide_faces: make faces unrecognisable, as the owners of some images ask: ``benchmark.hide_faces``.
-        answers: False where nothing was ranked: pictures of one person, without ticks, only whether clothes changed.
+        top: number of gallery images in a row.
+        titles: one title per row.
+        hide_faces: pixelate faces, as the terms of some benchmarks require: ``benchmark.hide_faces``.
+        answers: False for images of one person that were not ranked: no ticks, only whether clothes changed.
 
-    Returns a figure as wide as a page. Raises InputError naming an image that cannot be read, or a
-    missing column.
+    Returns:
+        A figure as wide as a page.
+
+    Raises:
+        InputError: an image that cannot be read, or a missing column.
     """
     cells = [_cells(query, ranked, Path(root), top, hide_faces, answers) for query, ranked in rows]
     head, foot, tall = (0.2 if titles else 0.06), 0.2, 1.1  # inches: title, label, image
     total = len(rows) * (head + foot + tall)
-    with plt.style.context(STYLE):
+    with styled():
         figure = plt.figure(figsize=(TEXT_WIDTH, total))
-        # "none" would leave no engine, and saving a PDF would put the style's own back for the PNG after it
-        figure.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
+        # an engine would draw every image twice; `save` keeps the style's own from coming back between PDF and PNG
+        figure.set_layout_engine("none")
         grid = figure.add_gridspec(
             len(rows), top + 2, width_ratios=[1, 0.15, *[1] * top], wspace=0.14, hspace=(head + foot) / tall,
             left=0.005, right=0.995, top=1 - head / total, bottom=foot / total,
@@ -78,7 +69,7 @@ def rank_strips(
 
 
 def strip_frame(query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, top: int = 10) -> pd.DataFrame:
-    """What a strip shows, as the table to save beside it.
+    """The contents of a strip as a table, to save with it.
 
     Columns: ``rank`` (0 is the query), ``path``, ``right`` and ``clothes`` (`same`, `changed`, or
     empty where the answer is wrong or the benchmark has no clothes labels).
@@ -120,6 +111,7 @@ def _draw(axes: Axes, image: np.ndarray, label: str, colour: str, style: Any) ->
     axes.imshow(image, aspect="auto", interpolation="lanczos")
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=colour, linewidth=2.0, linestyle=style)
-    axes.set_xlabel(label, color=colour, fontsize=6.5, labelpad=2, fontweight="bold")
+    axes.spines[:].set_visible(False)
+    frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False, joinstyle="miter")
+    axes.add_patch(frame).set(edgecolor=colour, linewidth=2.0, linestyle=style)  # spines leave notches at corners
+    axes.set_xlabel(label, color=colour, fontsize=6.5, labelpad=3, fontweight="bold")

@@ -12,7 +12,7 @@ from csgn_lib.backbones import EMBEDDED
 from csgn_lib.config import Experiment
 from csgn_lib.models.opening import Model
 from csgn_lib.records import InputError, Run, read_json, write_text
-from csgn_lib.vss import WITH_RESNET
+from csgn_lib.vss import uses_resnet
 
 RESULTS, BENCHMARK = "results.json", "benchmark.json"
 REPORTED = "plain"  # the descriptor that these weights give without a text encoder
@@ -99,7 +99,7 @@ def _method(experiment: Experiment) -> str:
         towers.append(f"the ViT of `{experiment.clip_model}` (started from `{experiment.clip_checkpoint}`)")
     if experiment.vss == "two_vits":
         towers.append("a second ViT that started from the same weights")
-    if experiment.vss in WITH_RESNET:
+    if uses_resnet(experiment):
         towers.append(f"`{experiment.resnet_model}` (started from `{experiment.resnet_checkpoint}`)")
     changes = ", ".join(f"`{name}={value}`" for name, value in experiment.difference().items() if name != "seed")
     over = f"with {changes}" if changes else "as it is"
@@ -163,7 +163,7 @@ def _limits(experiment: Experiment) -> str:
 def _is_free(experiment: Experiment) -> bool:
     """Whether nothing but drawn pictures went into the weights."""
     starts = [experiment.clip_checkpoint if experiment.vss != "resnet" else None]
-    starts += [experiment.resnet_checkpoint if experiment.vss in WITH_RESNET else None]
+    starts += [experiment.resnet_checkpoint if uses_resnet(experiment) else None]
     return experiment.benchmark == "synthetic" and set(starts) <= {None, *EMBEDDED}
 
 

@@ -1,15 +1,13 @@
-"""Training in a process of its own: started, stopped and continued from a notebook, and independent of it.
+"""Training in a separate process, started and resumed from a notebook and independent of it.
 
-The process leads a session of its own, so that neither a closed tab nor a restarted kernel ends it. What is
-known of it lies in its run's folder.
+The process leads its own session, so that neither a closed tab nor a restarted kernel ends it. Its state is in its
+run's folder.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import signal
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -19,11 +17,11 @@ from typing import Any
 from csgn_lib import runs
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run, home, writing
-from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, InUse, claimed
+from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, claimed
 from csgn_lib.runs.machine import LIBRARY
 
 CONSOLE = "console.txt"  # what the process prints, in the run's folder
-_STARTED: list[subprocess.Popen[bytes]] = []  # asked for at times, so that one that has ended does not linger
+_STARTED: list[subprocess.Popen[bytes]] = []  # polled by `reap`, so that an ended one is no zombie
 
 
 def folder_of(experiment: Experiment) -> Path:
@@ -32,21 +30,21 @@ def folder_of(experiment: Experiment) -> Path:
 
 
 def command(experiment: Experiment, run_dir: str | Path | None = None) -> str:
-    """The command line that trains it: ``csgn train --preset ... --set name=value``; the same again goes on."""
+    """The command line that trains it: ``csgn train --preset ... --set name=value``; run again, it resumes."""
     return shlex.join(["csgn", *_train_words(experiment, run_dir)])
 
 
-def again(run: Run) -> str:
-    """The command line that runs it again, or goes on with it; empty if its folder does not tell.
+def command_again(run: Run) -> str:
+    """The command line that runs or resumes it; empty if its folder does not record one.
 
-    The folder's path is relative to the workbench's where it lies in it.
+    The run's folder is given relative to the workbench's folder where it is inside.
     """
     words = _words_again(run, _near(run.dir))
     return shlex.join(["csgn", *words]) if words else ""
 
 
 def start(experiment: Experiment, run_dir: str | Path | None = None) -> Run:
-    """Start ``csgn train`` on the experiment in a process of its own and return its run at once.
+    """Start ``csgn train`` on the experiment in a separate process and return its run at once.
 
     Raises:
         InputError: the folder's run is queued, running or done, or its folder cannot be written.
@@ -59,58 +57,25 @@ def start(experiment: Experiment, run_dir: str | Path | None = None) -> Run:
     return run
 
 
-def go_on(run: Run) -> Run:
-    """Continue a run that was stopped, failed or died, in a process of its own, from its last saved state.
+def resume(run: Run) -> Run:
+    """Resume a run that was stopped, failed or died from its last saved state, in a separate process.
 
     Raises:
-        InputError: it runs, is done, waits for a sweep, or its folder does not say what it was.
+        InputError: it is running, done or queued by a sweep, or its folder does not record its command.
     """
     state = runs.state(run)
     if state in ("running", "done", "queued", "missing"):
-        raise InputError(f"{run.dir} is {state}; only a run that has ended before it was done can go on")
+        raise InputError(f"{run.dir} is {state}; only a run that ended before it was done can be resumed")
     words = _words_again(run, str(run.dir.resolve()))
     if not words:
-        raise InputError(f"{run.dir} does not say which command made it; start it again with csgn run or csgn train")
+        raise InputError(f"{run.dir} does not record its command; start it again with csgn run or csgn train")
     kept = {name: value for name, value in run.status.items() if name in ("notebook", "parameters", "command", "key")}
     _launch(run, words, kept)
     return run
 
 
-def stop(run: Run) -> str:
-    """Ask the run's process to end (SIGTERM); training saves its state after the step under way. What was done, said.
-
-    Asked is the process that holds the folder now, on this machine, and only if it is one of ``csgn``: a number
-    that was given to another process since, a notebook's kernel and a sweep's process are left alone.
-
-    Raises:
-        InputError: why it is not asked.
-    """
-    state = runs.state(run)
-    if state not in ("running", "queued"):
-        raise InputError(f"{run.dir.name} is {state}: there is nothing to stop")
-    status = run.status
-    pid, host = status["pid"], status.get("host")
-    if host != socket.gethostname():
-        raise InputError(f"{run.dir.name} runs on {host}: stop it there, with kill {pid}")
-    if state == "queued" and not status.get("launched"):
-        raise InputError(f"{run.dir.name} waits for its sweep (pid {pid}): stop the sweep, with Ctrl-C or kill {pid}")
-    if state == "running" and not _held(run):
-        raise InputError(f"no process holds {run.dir.name} any more: pid {pid} may be another's by now")
-    words = _command_line(pid)
-    if "csgn" not in words:
-        raise InputError(f"pid {pid} is no csgn command but {words[:80]!r}, such as a notebook's kernel: end it there")
-    if others := _others(run, pid):
-        raise InputError(
-            f"{run.dir.name} is a cell of a sweep: pid {pid} works on {', '.join(others)} too; stop the sweep, with "
-            f"Ctrl-C or kill {pid}"
-        )
-    os.kill(pid, signal.SIGTERM)
-    then = "it ends now and goes on from its last saved state" if "notebook" in status else "it saves its state"
-    return f"{run.dir.name}: pid {pid} was asked to stop; {then} after the step under way."
-
-
 def reap() -> None:
-    """Let processes that were started here and have ended be gone."""
+    """Release started processes that have ended."""
     _STARTED[:] = [child for child in _STARTED if child.poll() is None]
 
 
@@ -161,30 +126,3 @@ def _near(folder: Path) -> str:
     with suppress(ValueError):
         return str(folder.resolve().relative_to(home().resolve()))
     return str(folder)
-
-
-def _held(run: Run) -> bool:
-    """Whether a living process has the folder: its lock, where there are locks, else its heartbeat."""
-    try:
-        with claimed(run):
-            return False
-    except InUse:
-        return True
-
-
-def _command_line(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    asked = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True)
-    return asked.stdout.strip()
-
-
-def _others(run: Run, pid: int) -> list[str]:
-    """Runs beside this one that the same process works on, or will."""
-    found = []
-    for path in run.dir.parent.glob("*/status.json"):
-        other = Run(path.parent)
-        with suppress(InputError, KeyError, TypeError):
-            if other.dir != run.dir and other.status["pid"] == pid and runs.state(other) in ("running", "queued"):
-                found.append(other.dir.name)
-    return found

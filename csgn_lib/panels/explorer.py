@@ -1,7 +1,7 @@
-"""What a query is answered, and how that changes when it is asked otherwise. Nothing here knows a widget.
+"""Rankings of one query under changes to it: gray, another hue, clothing directions removed, a text added. No widgets.
 
-A `Look` says how a query is asked: compared whole or without the clothing words, its picture made gray, a text added.
-The query is changed and not the gallery, except by a vocabulary, which both sides are read through.
+A `Look` describes the change. Only the query's image or feature changes; the exception is a vocabulary (clothing
+directions removed, or person directions alone), which is applied to query and gallery.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -22,11 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from csgn_lib import figures
+from csgn_lib.analysis.attribution import rollout
 from csgn_lib.datasets import Protocol
 from csgn_lib.datasets.protocols import UNKNOWN
-from csgn_lib.panels.looks import ADDED, ALL, ALONE, RIGHT, Answer, Filter, Look, changed, painted, pixels_of
-from csgn_lib.panels.sources import Source, open_source
-from csgn_lib.panels.thumbnails import Thumbnails
+from csgn_lib.panels.looks import ADDED, ALL, RIGHT, Answer, Filter, Look, changed, painted, pixels_of
+from csgn_lib.panels.sources import NO_JOINT, Source, open_source
+from csgn_lib.panels.thumbnails import Thumbnails, lettered
 from csgn_lib.records import InputError
 from csgn_lib.retrieval import CLOTHING_OUT, PERSON_ONLY, PLAIN, Descriptor, evaluate, features_of
 from csgn_lib.retrieval.features import by_tracklet, unit_rows
@@ -34,25 +36,24 @@ from csgn_lib.retrieval.scores import per_query
 from csgn_lib.vocabulary import coordinates
 from csgn_lib.vss import Embeddings
 
-KEPT = 4  # galleries under a descriptor, and answers, that stay in memory
-COLUMNS = 48  # of a vocabulary's directions along which a gallery is measured at once
+KEPT = 4  # cached gallery features (one per descriptor), and cached answers
+COLUMNS = 48  # directions of a vocabulary for which gallery coordinates are computed at once
 LEAST = {CLOTHING_OUT: 1e-2, PERSON_ONLY: 1e-4}  # share of |f|^2 that must be left for a cosine to be right to 1e-5
 
 
 class Explorer:
-    """Models over benchmarks, opened when they are first asked for; queries, and their answers.
+    """Queries and their rankings by several models. A model is opened when it is first used.
 
     Args:
         sources: by name, a Source or a run's folder.
-        attention: images (B, 3, H, W) to maps (B, H, W), given an encoder; by default the library's rollout.
 
-    Every method raises InputError, and a failed one leaves everything as it was.
+    Every method raises InputError for input that cannot be used, and then changes nothing.
     """
 
-    def __init__(self, sources: Mapping[str, Source | str | Path], attention: Callable[..., Any] | None = None) -> None:
+    def __init__(self, sources: Mapping[str, Source | str | Path]) -> None:
         if not sources:
             raise InputError("nothing to explore: give a run's folder, or the frozen CLIP")
-        self._given, self._attention = dict(sources), attention
+        self._given = dict(sources)
         self._opened: dict[str, Source] = {}
         self._galleries: OrderedDict[Any, Any] = OrderedDict()
         self._shares: dict[tuple[str, str], NDArray[np.float32]] = {}
@@ -65,7 +66,7 @@ class Explorer:
         return list(self._given)
 
     def source(self, name: str) -> Source:
-        """A model by its name, opened if it is not yet."""
+        """The model of that name, opened if necessary."""
         if name not in self._given:
             raise InputError(f"no model {name!r} is given; one of {', '.join(self._given)}")
         if name not in self._opened:
@@ -82,7 +83,7 @@ class Explorer:
         return self.source(name).benchmark.protocols
 
     def scored(self, name: str, protocol: str) -> pd.DataFrame:
-        """``Scores.per_query`` of the counted queries of the plain descriptor, hardest first."""
+        """``Scores.per_query`` of the counted queries under the plain descriptor, lowest average precision first."""
         if (name, protocol) not in self._scores:
             source = self.source(name)
             sides = (features_of(source.descriptors[PLAIN])(side) for side in (source.query, source.gallery))
@@ -92,20 +93,28 @@ class Explorer:
         return self._scores[name, protocol]
 
     def queries(self, name: str, protocol: str, where: Filter = Filter()) -> pd.DataFrame:  # noqa: B008
-        """The counted queries that a filter leaves, hardest first; columns as ``Scores.per_query``."""
+        """The counted queries that pass a filter, in its order; columns as ``Scores.per_query``."""
         found = self.scored(name, protocol)
         keep = found["ap"].between(where.ap[0] - 1e-9, where.ap[1] + 1e-9)
         for column, wanted in (("camera", where.camera), ("clothes", where.clothes)):
             keep &= (found[column] == wanted) | (wanted == -1)
         if where.first != ALL:
             keep &= (found["first_hit"] == 1) == (where.first == RIGHT)
-        return found[keep]
+        if where.contains.strip():
+            keep &= found["path"].str.contains(where.contains.strip(), case=False, regex=False)
+        return where.ordered(found[keep])
 
     def ranks(self, name: str, protocol: str, row: int, look: Look = Look(), draw: int = 0) -> Answer:  # noqa: B008
-        """What a query is answered under a protocol; of a tracklet, ``row`` is its first frame.
+        """The ranking of one query under a protocol.
 
-        Where the picture is changed, that frame alone is asked.
+        Args:
+            row: of the query frame; for a tracklet its first frame, which alone is used where the image is changed.
+            draw: which of the protocol's single-shot galleries.
+
+        A search by text alone has no query image and so no protocol: it returns ``search(name, None, look)``.
         """
+        if look.text_alone:
+            return self.search(name, None, look)
         wanted = (name, protocol, row, look, draw)
         if wanted not in self._answers:
             self._answers[wanted] = self._answer(*wanted)
@@ -118,7 +127,7 @@ class Explorer:
         source = self.source(name)
         rule, frame = source.benchmark.protocol(protocol), source.benchmark.query
         if not 0 <= row < len(frame) or row not in rule.query_rows(frame):
-            raise InputError(f"row {row} is no query of {protocol}; queries() lists them")
+            raise InputError(f"row {row} is not a query of {protocol}; queries() lists them")
         rows = [row]
         if rule.aggregate == "tracklet" and not look.repaints:
             rows = np.flatnonzero(frame["tracklet"] == frame["tracklet"].iloc[row])
@@ -131,14 +140,32 @@ class Explorer:
             feature = by_tracklet(feature, frame.iloc[rows], "query")[0]
         return self._ranked(source, rule, row, np.asarray(feature)[0], look, draw)
 
-    def search(self, name: str, picture: Image.Image, look: Look = Look()) -> Answer:  # noqa: B008
-        """The whole gallery in the order of its likeness to a picture of the user's, of whom no label is known."""
-        source = self.source(name)
-        feature = self._asked(source, self._embed(source, picture, look), look)[0]
-        similarity, rows = self._similar(source, look, None, np.asarray(feature))
+    def search(
+        self,
+        name: str,
+        picture: Image.Image | None,
+        look: Look = Look(),  # noqa: B008
+        row: int | None = None,
+    ) -> Answer:
+        """The whole gallery in order of cosine to an image, or to the look's text where ``picture`` is None.
+
+        Args:
+            row: the gallery row that the image is of. Its person is then known, and it is left out of the ranking.
+        """
+        source, gallery = self.source(name), self.source(name).benchmark.gallery
+        if look.text_alone:
+            embedded, query = _rows(source.query, [0]), _unlabelled(look.text.strip())
+        elif picture is None:
+            raise InputError("no image and no text to search with; give one")
+        else:
+            query = _unlabelled("your image") if row is None else gallery.iloc[row].copy()
+            embedded = self._embed(source, picture, look)
+        if query["person"] == source.benchmark.distractor:
+            query["person"] = UNKNOWN
+        similarity, rows = self._similar(source, look, None, np.asarray(self._asked(source, embedded, look)[0]))
         order = np.argsort(-similarity, kind="stable")
-        nobody = pd.Series({"path": "your image", "person": UNKNOWN, "camera": UNKNOWN, "clothes": UNKNOWN})
-        return Answer(nobody, rows[order], similarity[order], np.nan, 0, source.benchmark.gallery)
+        order = order[rows[order] != (-1 if row is None or look.text_alone else row)]
+        return Answer(query, rows[order], similarity[order], np.nan, 0, gallery)
 
     def compare(self, one: str, other: str) -> None:
         """Raise InputError if two models do not have the same queries and gallery, in the same order."""
@@ -146,57 +173,68 @@ class Explorer:
         for split in ("query", "gallery"):
             paths = [getattr(data, split)["path"].to_numpy() for data in sides]
             if not np.array_equal(*paths):
-                raise InputError(f"{one} and {other} are of different data; compare two runs on the same benchmark")
+                raise InputError(f"{one} and {other} use different data; compare two runs on the same benchmark")
 
     def attention(self, name: str, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Where a model looks in each picture: maps (B, H, W), as the library's rollout makes them."""
-        read = self._attention
-        if read is None:
-            try:
-                from csgn_lib.attribution import rollout as read
-            except ImportError as error:
-                raise InputError(f"attention needs csgn_lib.attribution, which this version lacks ({error})") from None
+        """Attention rollout of each image: (B, H, W), in multiples of the image's mean. InputError without a ViT."""
         source = self.source(name)
         pixels = torch.stack([pixels_of(picture, source.size) for picture in pictures])
-        return np.asarray(read(source.encoder, pixels), dtype=np.float32)
+        maps = np.asarray(rollout(source.encoder, pixels), dtype=np.float32)
+        return maps * (maps.shape[1] * maps.shape[2])
 
     def save(
-        self, protocol: str, row: int, looks: Sequence[tuple[str, Look]], to: str, top: int = 10, draw: int = 0
+        self,
+        protocol: str,
+        row: int,
+        looks: Sequence[tuple[str, Look]],
+        to: str | Path,
+        top: int = 10,
+        draw: int = 0,
+        show: bool = True,
     ) -> Path:
-        """What is shown, as a paper's figure: one strip a (model, look). Returns the path without a suffix."""
-        if not to.strip():
-            raise InputError("the figure has no name; type one, such as explore-1")
+        """Save a figure of rank strips, one per (model, look). Returns the path without a suffix.
+
+        Strips of a search by text alone have no right and wrong marks; save them in a figure of their own.
+
+        Args:
+            to, show: as the name and ``show`` of `figures.save`.
+        """
         runs = [run for name in dict.fromkeys(name for name, _ in looks) if (run := self.source(name).run)]
         with tempfile.TemporaryDirectory() as folder:
             strips = [self._figure_strip(protocol, row, *one, draw, Path(folder, f"{i}.png"), top)
                       for i, one in enumerate(looks)]  # fmt: skip
             data = self.source(looks[0][0]).benchmark
             rows, titles, tables = zip(*strips, strict=True)
-            figure = figures.rank_strips(rows, data.root, top, titles, data.hide_faces)
-        caption = f"{data.query['path'].iloc[row]} under {protocol}: first answers. One query: there is no interval."
-        return figures.save(figure, to.strip(), pd.concat(tables, ignore_index=True), caption, runs)
+            marked = not any(look.text_alone for _, look in looks)
+            figure = figures.rank_strips(rows, data.root, top, titles, data.hide_faces, answers=marked)
+        query = f"{data.query['path'].iloc[row]} under {protocol}" if marked else "Search by text alone"
+        caption = f"{query}: first answers. One query: there is no interval."
+        try:
+            return figures.save(figure, to, pd.concat(tables, ignore_index=True), caption, runs, show=show)
+        finally:
+            plt.close(figure)
 
     def _figure_strip(
         self, protocol: str, row: int, name: str, look: Look, draw: int, file: Path, top: int
     ) -> tuple[tuple[pd.Series, pd.DataFrame], str, pd.DataFrame]:
-        """((query, ranked), title, table); a query that is repainted is written to ``file`` and shown from there."""
+        """((query, ranked), title, table). A changed query image, or a text, is written to ``file`` as its picture."""
         answer = self.ranks(name, protocol, row, look, draw)
         ranked, shown = answer.gallery.iloc[answer.rows[:top]], answer.query
         table = figures.strip_frame(shown, ranked, top)
         table = table.assign(model=name, look=str(look), similarity=[np.nan, *answer.similarity[:top]])
-        if look.repaints:
-            painted(self.thumbnails(name).image(shown["path"]), look).save(file)
-            shown = shown.copy()
+        if look.repaints or look.text_alone:
+            path, shown = shown["path"], shown.copy()
+            drawn = lettered(path) if look.text_alone else painted(self.thumbnails(name).image(path), look)
+            drawn.save(file)
             shown["path"] = str(file)
-        title = f"{name}, {look}: AP {answer.ap:.2f}, first right answer at rank {answer.first_hit}"
-        return (shown, ranked), title, table
+        return (shown, ranked), f"{name}, {look}{answer.score()}", table
 
     def _descriptor(self, source: Source, look: Look) -> Descriptor:
         if look.vocabulary not in source.descriptors:
             raise InputError(f"{source.name} has no descriptor {look.vocabulary!r}; {', '.join(source.descriptors)}")
         chosen = source.descriptors[look.vocabulary]
         chosen = replace(chosen, rank=look.rank) if look.vocabulary != PLAIN and look.rank else chosen
-        return replace(chosen, parts=("f",)) if look.says and look.use == ALONE else chosen
+        return replace(chosen, parts=("f",)) if look.text_alone else chosen
 
     def _read(self, source: Source, descriptor: Descriptor) -> Callable[[Embeddings], Tensor]:
         return features_of(descriptor, source.words if descriptor.vocabulary != PLAIN else None)
@@ -206,13 +244,13 @@ class Explorer:
             return source.encoder(changed(pixels_of(picture, source.size), look)[None])
 
     def _asked(self, source: Source, asked: Embeddings, look: Look) -> Tensor:
-        """The features that are compared, (B, D), with the text in them."""
+        """Query features (B, D) as they are compared: f with the text added or subtracted, or replaced by it."""
         read = self._read(source, self._descriptor(source, look))
-        if look.says and look.use == ALONE:
+        if look.text_alone:
             asked = replace(asked, f=source.text(look.text.strip())[None])
         elif look.says:
             if asked.f is None:
-                raise InputError(f"{source.name} has no embedding that meets words; choose a run with a ViT")
+                raise InputError(NO_JOINT.format(source.name))
             sign = 1 if look.use == ADDED else -1
             direction = source.direction(look.text.strip())
             asked = replace(asked, f=F.normalize(asked.f, dim=1) + sign * look.weight * direction)
@@ -221,10 +259,10 @@ class Explorer:
     def _similar(
         self, source: Source, look: Look, rule: Protocol | None, feature: NDArray
     ) -> tuple[NDArray[np.float32], NDArray]:
-        """Cosines (N,) of what is ranked with a query's feature (D,), and the gallery row of each.
+        """Cosines (N,) of the gallery (images or tracklets) with a query's feature (D,), and the gallery row of each.
 
-        With words out or kept, f' and q' are projections, so f'.q' = f.q': of the gallery only the length of f' is
-        another for another rank, and its features are not made again.
+        Removing or keeping directions projects f and q to f' and q', and f'.q' = f.q'. So for another rank only the
+        length of f' changes, and the gallery's features need not be computed again.
         """
         descriptor, tracklets = self._descriptor(source, look), rule is not None and rule.aggregate == "tracklet"
         asked = _unit(feature)
@@ -240,7 +278,7 @@ class Explorer:
         return unit @ beside + unit[:, here] @ asked[here] / left, rows
 
     def _left(self, source: Source, descriptor: Descriptor) -> NDArray[np.float32] | None:
-        """Length (N,) of what words leave of each f of length 1; None where that is too little to compare so."""
+        """Length (N,) of each projected f, f of length 1; None where one is too short for an accurate cosine."""
         kind, rank = descriptor.vocabulary, descriptor.rank
         known = self._shares.get((source.name, kind))
         if known is None or known.shape[1] <= rank:
@@ -251,7 +289,7 @@ class Explorer:
         return np.sqrt(share) if share.min() > LEAST[kind] else None
 
     def _gallery(self, source: Source, descriptor: Descriptor, tracklets: bool) -> tuple[NDArray[np.float32], NDArray]:
-        """Unit features (N, D) of what is ranked, and the gallery row of each; the last few are kept."""
+        """Unit features (N, D) of the gallery's images or tracklets, and their rows; the last few are cached."""
         wanted = (source.name, descriptor, tracklets)
         if wanted not in self._galleries:
             features, frame = self._read(source, descriptor)(source.gallery), source.benchmark.gallery
@@ -286,8 +324,13 @@ def _rows(embedded: Embeddings, rows: Sequence[int]) -> Embeddings:
     return Embeddings(**blank | {name: value[rows] for name, value in embedded.parts().items()})
 
 
+def _unlabelled(path: str) -> pd.Series:
+    """A query of unknown person: the user's image, or a text."""
+    return pd.Series({"path": path, "person": UNKNOWN, "camera": UNKNOWN, "clothes": UNKNOWN})
+
+
 def _unit(feature: NDArray) -> NDArray[np.float32]:
     length = float(np.linalg.norm(feature))
     if not np.isfinite(length) or length == 0:
-        raise InputError("nothing is left of the query's feature to compare; take less out of it")
+        raise InputError("nothing is left of the query's feature to compare; remove fewer directions")
     return (feature / length).astype(np.float32)

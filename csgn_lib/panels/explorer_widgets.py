@@ -1,123 +1,113 @@
-"""An `Explorer` in a browser: controls beside the strips that they change. No logic but showing.
+"""An `Explorer` as notebook widgets: controls, a list of queries, and the strips of answers that they change.
 
-What is shown are values of widgets (HTML), never text printed into an Output, which a static reader would not see.
-What goes wrong is said above the strips, and what was shown stays.
+Results are values of HTML widgets: text printed into an Output is invisible to a static reader. An error is shown above
+the strips, and the strips stay as they were.
 """
 
 from __future__ import annotations
 
 import html
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 import pandas as pd
 from PIL import Image
 
+from csgn_lib.panels.controls import CONTROLS, NOBODY, Controls
 from csgn_lib.panels.explorer import Explorer
-from csgn_lib.panels.looks import ALL, PICTURES, RIGHT, TEXT_USES, WRONG, Answer, Filter, Look, painted
-from csgn_lib.panels.thumbnails import Thumbnails, data_url, decode_upload, jpeg, overlaid
-from csgn_lib.records import InputError
+from csgn_lib.panels.looks import ALONE, FEATURES, UNUSED, Answer, Look, painted
+from csgn_lib.panels.strips import (
+    CLOSE,
+    ENLARGED,
+    LARGE,
+    QUERY,
+    SEARCH,
+    SMALL,
+    enlarged_html,
+    scale_html,
+    strip_cells,
+    strip_html,
+)  # fmt: skip
+from csgn_lib.panels.thumbnails import decode_upload, jpeg, overlaid
+from csgn_lib.panels.views import View, alert
+from csgn_lib.records import InputError, home
 from csgn_lib.retrieval import PLAIN
 
-NOBODY = "no other"
-LISTED = 200  # queries in the list: a browser's list of thousands is slow
-FRAMES = {"query": "#262626 solid", "right": "#009E73 solid", "wrong": "#D55E00 dashed", "unknown": "#808080 solid"}
-WIDE = {"description_width": "80px"}
-SHORT, LONG = WIDE | {"button_width": "90px"}, WIDE | {"button_width": "105px"}
-FITTING = {"width": "max-content"}  # else the words of a button are cut
+if TYPE_CHECKING:
+    from csgn_lib.panels.maps import LinkedMaps
+
+LISTED = 200  # queries in the list; a browser is slow with thousands
 
 
-def panel(explorer: Explorer, top: int = 10) -> ExplorerPanel:
+def panel(
+    explorer: Explorer, top: int = 10, folder: str | Path | None = None, maps: LinkedMaps | None = None
+) -> ExplorerPanel:
     """Widgets over an explorer; display its ``box``. Raises InputError if not even the first model can be opened."""
-    return ExplorerPanel(explorer, top)
+    return ExplorerPanel(explorer, top, folder, maps)
 
 
-class ExplorerPanel:
-    """The widgets, by name, so that a test can set their values as a browser would.
+class ExplorerPanel(Controls):
+    """The controls, and the rankings that they change.
+
+    Args:
+        top: answers in a strip. folder: where figures are saved; by default ``reports/figures``.
+        maps: maps in which query and answers are marked.
 
     Attributes:
         box: everything, to display.
-        says: what went wrong, or how long the answer took (HTML); strip, other_strip: the rankings (HTML).
-        seconds: what the last answer took, drawing included.
+        says: an error, or the time of the last answer (HTML). strip, other_strip, enlarged: Views of the rankings and
+            of the image that was clicked.
+        seconds: time of the last answer with its strips.
     """
 
-    def __init__(self, explorer: Explorer, top: int = 10) -> None:
-        self.explorer, self.top, self.seconds = explorer, top, 0.0
-        self.picture: Image.Image | None = None
-        self._quiet = False
-        name = explorer.names[0]
-        self.model = w.Dropdown(options=explorer.names, value=name, description="model", style=WIDE)
-        self.other = w.Dropdown(options=[NOBODY, *explorer.names], description="compare", style=WIDE)
-        self.protocol = w.Dropdown(options=explorer.protocols(name), description="protocol", style=WIDE)
-        self.camera = w.Dropdown(description="camera", style=WIDE)
-        self.clothes = w.Dropdown(description="clothes", style=WIDE)
-        self.first = w.ToggleButtons(
-            options=[ALL, RIGHT, WRONG], description="first is", style={"button_width": "72px"}
-        )
-        self.ap = w.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.01, description="AP", style=WIDE)
-        self.query = w.Select(rows=9, description="query", layout={"width": "470px"}, style=WIDE)
-        self.vocabulary = w.ToggleButtons(description="compared", style=LONG, layout=FITTING)
-        self.rank = w.IntSlider(value=1, min=1, max=1, description="K", disabled=True, style=WIDE)
-        self.paint = w.ToggleButtons(options=PICTURES, description="picture", style=LONG, layout=FITTING)
-        self.hue = w.IntSlider(value=0, min=-180, max=180, step=10, description="hue, °", style=WIDE)
-        self.text = w.Text(placeholder="a photo of a person wearing a red shirt", description="text", style=WIDE)
-        self.use = w.ToggleButtons(options=TEXT_USES, description="text is", style=LONG, layout=FITTING)
-        self.weight = w.FloatSlider(value=0.5, min=0, max=2, step=0.05, description="weight", style=WIDE)
-        self.attention = w.Checkbox(description="attention over each image", indent=False)
-        self.upload = w.FileUpload(
-            accept="image/*", multiple=False, description="search with your image", layout={"width": "220px"}
-        )
-        self.back = w.Button(description="back to the benchmark's query", layout={"width": "240px"})
-        self.file = w.Text(value="explore", description="figure", style=WIDE)
-        self.save = w.Button(description="save as a paper's figure", layout={"width": "200px"})
-        self.says, self.listed, self.strip, self.other_strip = (w.HTML() for _ in range(4))
-        self.box = self._arranged()
-        self._fill(name)
+    def __init__(
+        self, explorer: Explorer, top: int = 10, folder: str | Path | None = None, maps: LinkedMaps | None = None
+    ) -> None:
+        super().__init__(explorer.names, explorer.protocols(explorer.names[0]))
+        self.explorer, self.top, self.maps, self.seconds = explorer, top, maps, 0.0
+        self.folder = Path(folder) if folder else home() / "reports" / "figures"
+        self.picture: Image.Image | None = None  # an uploaded image that replaces the query
+        self.gallery_row: int | None = None  # a gallery image that replaces the query
+        self._shown: dict[str, tuple[Answer, pd.DataFrame]] = {}  # by model
+        self._enlarged: int | None = None  # gallery row
+        self._fill(explorer.names[0])
+        self._initial = {name: getattr(self, name).value for name in CONTROLS}
+        self.box = w.VBox([self._arranged(), *([maps.box] if maps else [])])
         self._observe()
+        self._suggest()
         self._list()
 
-    def _arranged(self) -> w.VBox:
-        left = [self.model, self.other, self.protocol, self.camera, self.clothes, self.first, self.ap]
-        right = [self.vocabulary, self.rank, self.paint, self.hue, self.text, self.use, self.weight, self.attention]
-        columns = [w.VBox(left), w.VBox([self.query, self.listed]), w.VBox(right)]
-        below = [w.HBox([self.upload, self.back]), w.HBox([self.file, self.save])]
-        return w.VBox(
-            [w.HBox(columns, layout={"flex_flow": "row wrap"}), *below, self.says, self.strip, self.other_strip]
-        )
-
     def _observe(self) -> None:
-        def on(widgets: list[w.Widget], call: Callable[[Any], None], name: str = "value") -> None:
+        def on(widgets: list[w.Widget], call: Callable[[], None]) -> None:
             for widget in widgets:
-                widget.observe(lambda change: None if self._quiet else call(change), names=name)
+                widget.observe(lambda change: None if self._quiet else call(), names="value")
 
-        on([self.model], self._choose)
-        on([self.protocol, self.camera, self.clothes, self.first, self.ap], lambda _: self._list())
-        on([self.vocabulary], lambda _: self._vocabulary())
-        looks = [self.other, self.query, self.rank, self.paint, self.hue, self.text, self.use, self.weight]
-        on([*looks, self.attention], lambda _: self.draw())
+        self.model.observe(lambda change: None if self._quiet else self._choose(change), names="value")
+        on([self.protocol, self.camera, self.clothes, self.first, self.ap, self.search, self.order], self._list)
+        on([self.vocabulary], self._set_rank)
+        on([self.query], self._forget)
+        on([self.other, self.rank, self.paint, self.hue, self.text, self.use, self.weight, self.attention], self.draw)
         on([self.upload], self._take)
         self.back.on_click(lambda _: self._forget())
+        self.reset.on_click(lambda _: self._reset())
         self.save.on_click(lambda _: self._save())
+        for view in (self.strip, self.other_strip, self.enlarged):
+            view.on_choice(lambda choice, view=view: self._clicked(view, choice))
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """What was given wrongly is said, and everything that was shown stays."""
+        """Show an InputError, and keep what was shown."""
         try:
             yield
         except InputError as error:
-            self.says.value = f'<b role="alert" style="color:#B33C00">{html.escape(str(error))}</b>'
+            self.says.value = alert(str(error))
 
-    @contextmanager
-    def _silent(self) -> Iterator[None]:
-        """Values change without an answer for each."""
-        before, self._quiet = self._quiet, True
-        try:
-            yield
-        finally:
-            self._quiet = before
+    # ---------------------------------------------------------------- which query
 
     def _choose(self, change: dict[str, Any]) -> None:
         with self._telling():
@@ -127,171 +117,214 @@ class ExplorerPanel:
                 with self._silent():
                     self.model.value = change["old"]
                 raise
+            self.gallery_row = None  # a row of the other model's benchmark
+            self._suggest()
             self._list()
 
     def _fill(self, name: str) -> None:
-        """The choices that a model's benchmark offers; what is still possible stays chosen."""
+        """The choices that a model's benchmark offers; a choice that is still possible is kept."""
         source, protocols = self.explorer.source(name), self.explorer.protocols(name)
         found = self.explorer.scored(name, self.protocol.value if self.protocol.value in protocols else protocols[0])
-        outfits = found.drop_duplicates("clothes")[["clothes", "person"]].sort_values(["person", "clothes"])
-        cameras = [("all", -1), *((str(n), int(n)) for n in sorted(found["camera"].unique()))]
-        clothes = [("all", -1), *((f"person {p}, outfit {c}", int(c)) for c, p in outfits.to_numpy())]
-        choices = ((self.protocol, protocols), (self.camera, cameras), (self.clothes, clothes))
+        known = found[found["clothes"] != -1].drop_duplicates("clothes").sort_values(["person", "clothes"])
+        cameras = [(str(n), int(n)) for n in sorted(found["camera"].unique()) if n != -1]
+        clothes = [(f"person {q.person}, outfit {q.clothes}", int(q.clothes)) for q in known.itertuples()]
+        features = [(FEATURES[kind], kind) for kind in source.descriptors]
+        choices = ((self.protocol, protocols), (self.camera, [("all", -1), *cameras]),
+                   (self.clothes, [("all", -1), *clothes]), (self.vocabulary, features))  # fmt: skip
         with self._silent():
-            for widget, options in (*choices, (self.vocabulary, tuple(source.descriptors))):
+            for widget, options in choices:
                 before = widget.value
                 widget.options = options
                 values = [option[1] if isinstance(option, tuple) else option for option in options]
                 widget.value = before if before in values else values[0]
+        for widget, labels in ((self.camera, cameras), (self.clothes, clothes)):
+            widget.layout.display = None if len(labels) > 1 else "none"
 
     def _list(self) -> None:
-        where = Filter(self.camera.value, self.clothes.value, self.first.value, self.ap.value)
         with self._telling():
-            found = self.explorer.queries(self.model.value, self.protocol.value, where)
+            found = self.explorer.queries(self.model.value, self.protocol.value, self.filter())
             shown, before = found.head(LISTED), self.query.value
             options = [
-                (f"{q.path}   AP {q.ap:.2f}, first right {q.first_hit}", (int(q.row), int(q.draw)))
+                (f"{q.path}  AP {q.ap:.2f}, first match at rank {q.first_hit}", (int(q.row), int(q.draw)))
                 for q in shown.itertuples()
             ]
+            values = [value for _, value in options]
             with self._silent():
                 self.query.options = options
-                self.query.value = before if before in [value for _, value in options] else next(
-                    (value for _, value in options), None
-                )  # fmt: skip
-            more = f", the hardest {LISTED} are listed" if len(found) > LISTED else ""
-            self.listed.value = (
-                f"{len(found)} of {len(self.explorer.scored(self.model.value, self.protocol.value))} queries{more}"
-            )
+                self.query.value = before if before in values else next(iter(values), None)
+            total = len(self.explorer.scored(self.model.value, self.protocol.value))
+            more = f"; the first {LISTED} are listed" if len(found) > LISTED else ""
+            self.listed.value = f"{len(found):,} of {total:,} queries{more}"
             if not options:
-                raise InputError("no query is left by these filters; widen them")
+                raise InputError("no query passes these filters; widen them, or press Reset")
             self.draw()
 
-    def _vocabulary(self) -> None:
+    # ---------------------------------------------------------------- its answers
+
+    def _set_rank(self) -> None:
         with self._telling():
             source, kind = self.explorer.source(self.model.value), self.vocabulary.value
             with self._silent():
-                self.rank.disabled = kind == PLAIN
                 if kind != PLAIN:
                     self.rank.max = source.largest_rank(kind)
                     self.rank.value = source.descriptors[kind].rank
             self.draw()
 
-    def look(self) -> Look:
-        """What the controls ask for."""
-        rank = 0 if self.vocabulary.value == PLAIN else self.rank.value
-        asked = self.text.value, self.use.value, self.weight.value
-        return Look(self.vocabulary.value, rank, self.paint.value, float(self.hue.value), *asked)
-
     def draw(self) -> None:
-        """Answer and show; on an error what was shown stays."""
+        """Rank and show; on an error the strips stay as they were."""
         start = time.perf_counter()
+        self._enable()
+        self.back.disabled = self.picture is None and self.gallery_row is None
         with self._telling():
-            name, other = self.model.value, self.other.value
-            if other != NOBODY:
-                self.explorer.compare(name, other)
-            shown = [self._strip(one) for one in (name, *([other] if other != NOBODY else []))]
+            names = [self.model.value, *([self.other.value] if self.other.value != NOBODY else [])]
+            self.explorer.compare(names[0], names[-1])
+            strips = {name: self._strip(name) for name in names}
+            self._enlarged, self.enlarged.value = None, ""
+            shown = [strip for strip, _ in strips.values()]
             self.strip.value, self.other_strip.value = shown[0], "".join(shown[1:])
+            highest = [highest for _, highest in strips.values()]
+            self.scale.value = scale_html(max(highest)) if self.attention.value else ""
+            if self.maps is not None:
+                self.maps.mark(*self._shown[names[0]])
             self.seconds = time.perf_counter() - start
-            note = self.explorer.source(name).note
-            self.says.value = html.escape(f"answered in {1000 * self.seconds:.0f} ms. {note}")
+            note = self.explorer.source(names[0]).note
+            answered = f"Answered in {1000 * self.seconds:.0f} ms. Click an image to enlarge it. {note}"
+            self.says.value = html.escape(answered)
 
-    def _strip(self, name: str) -> str:
-        look, thumbnails = self.look(), self.explorer.thumbnails(name)
-        if self.picture is not None:
-            answer = self.explorer.search(name, self.picture, look)
-            before, picture = self.explorer.search(name, self.picture), self.picture
-            title = f"{name}, your image, {look}"
+    def _strip(self, name: str) -> tuple[str, float]:
+        """A model's strip as HTML, and the highest value of its attention maps (0 without them)."""
+        look, before, what = self.look(), None, ""
+        if look.text_alone:
+            answer = self.explorer.search(name, None, look)
+        elif self.picture is not None or self.gallery_row is not None:
+            what = "your image, " if self.gallery_row is None else "gallery image, "
+            seen = self.picture or self._gallery_image(name)
+            answer = self.explorer.search(name, seen, look, self.gallery_row)
+            before = self.explorer.search(name, seen, row=self.gallery_row)
         elif self.query.value is None:
-            raise InputError("no query is chosen; widen the filters")
+            raise InputError("no query is chosen; widen the filters, or press Reset")
         else:
             row, draw = self.query.value
             answer = self.explorer.ranks(name, self.protocol.value, row, look, draw)
             before = self.explorer.ranks(name, self.protocol.value, row, draw=draw)
-            picture = thumbnails.image(answer.query["path"]) if look.repaints or self.attention.value else None
-            title = (
-                f"{name}, {look}: AP {answer.ap:.2f} (as it is {before.ap:.2f}), "
-                f"first right answer at rank {answer.first_hit} ({before.first_hit})"
-            )
         top = answer.top(self.top, before)
-        first = jpeg(painted(picture, look)) if picture is not None else None
-        images = self._attended(name, answer.query["path"], picture, look, top) if self.attention.value else None
-        return strip_html(title, answer, top, thumbnails, images or ([first] if first else None))
+        height = LARGE if self.attention.value else SMALL
+        images, highest = self._images(name, answer, top["path"], height)
+        self._shown[name] = answer, top
+        cells = strip_cells(answer, top, self.explorer.thumbnails(name), images, look.text_alone)
+        return strip_html(f"{name}, {what}{look}{answer.score(before)}", cells, height), highest
 
-    def _attended(self, name: str, asked: str, picture: Image.Image, look: Look, top: pd.DataFrame) -> list[bytes]:
-        """JPEGs of the query, shown as ``picture``, and of its answers, with maps of what the model sees."""
-        images = self.explorer.thumbnails(name)
-        seen = self.picture or images.image(asked, blocked=False)
-        pictures = [painted(seen, look), *(images.image(path, blocked=False) for path in top["path"])]
-        shown = [painted(picture, look), *(images.image(path) for path in top["path"])]
-        heats = self.explorer.attention(name, pictures)
-        return [jpeg(overlaid(one, heat)) for one, heat in zip(shown, heats, strict=True)]
+    def _gallery_image(self, name: str) -> Image.Image:
+        """The gallery image that replaces the query, as a model embeds it."""
+        path = self.explorer.source(name).benchmark.gallery["path"].iloc[self.gallery_row]
+        return self.explorer.thumbnails(name).image(path, blocked=False)
 
-    def _take(self, change: dict[str, Any]) -> None:
-        if not change["new"]:
+    def _images(self, name: str, answer: Answer, paths: Iterable[str], height: int) -> tuple[dict[str, bytes], float]:
+        """JPEGs, by path or QUERY, of images that are not shown as small copies of their files; highest attention."""
+        look, thumbnails = self.look(), self.explorer.thumbnails(name)
+
+        def pictures(blocked: bool) -> dict[str, Image.Image]:
+            found = {path: thumbnails.image(path, blocked) for path in paths}
+            if look.text_alone:
+                return found
+            query = self.picture or thumbnails.image(answer.query["path"], blocked)
+            return {QUERY: painted(query, look)} | found
+
+        if height == SMALL:
+            paths = []
+            if not look.repaints and self.picture is None:
+                return {}, 0.0
+        shown, highest = pictures(blocked=True), 0.0
+        if self.attention.value:
+            heats = self.explorer.attention(name, list(pictures(blocked=False).values()))
+            highest = float(heats.max())
+            shown = {key: overlaid(shown[key], heat, highest) for key, heat in zip(shown, heats, strict=True)}
+        return {key: jpeg(image, height) for key, image in shown.items()}, highest
+
+    # ---------------------------------------------------------------- clicks, uploads, figures
+
+    def _clicked(self, view: View, choice: str) -> None:
+        with self._telling():
+            if choice == CLOSE:
+                self._enlarged, self.enlarged.value = None, ""
+            elif choice == SEARCH and self._enlarged is not None:
+                self.picture, self.gallery_row = None, self._enlarged
+                with self._silent():  # a text alone would hide the image that was just chosen
+                    self.use.value = UNUSED if self.use.value == ALONE else self.use.value
+                self.draw()
+            elif choice.isdigit() or choice == QUERY:
+                self._enlarge(self.other.value if view is self.other_strip else self.model.value, choice)
+
+    def _enlarge(self, name: str, choice: str) -> None:
+        """Show the query, or an answer beside it, large."""
+        answer, top = self._shown[name]
+        found = top.head(0) if choice == QUERY else top[top["row"] == int(choice)]
+        if choice != QUERY and found.empty:
+            raise InputError("this image is no longer among the answers; click one that is")
+        images, _ = self._images(name, answer, found["path"], ENLARGED)
+        cells = strip_cells(answer, found, self.explorer.thumbnails(name), images, self.look().text_alone)
+        row = answer.query if found.empty else found.iloc[0]
+        facts = {"file": row["path"], "person": row["person"], "camera": row["camera"], "outfit": row["clothes"]}
+        known = "<br>".join(f"{what}: {html.escape(str(value))}" for what, value in facts.items() if value != -1)
+        self._enlarged = None if found.empty else int(row["row"])
+        self.enlarged.value = enlarged_html(cells, known, searchable=not found.empty)
+
+    def _take(self) -> None:
+        if not self.upload.value:
             return
         with self._telling():
-            given = change["new"][0]
-            self.picture = decode_upload(bytes(given["content"]), given["name"])
+            given = self.upload.value[0]
+            self.picture, self.gallery_row = decode_upload(bytes(given["content"]), given["name"]), None
             self.draw()
 
     def _forget(self) -> None:
-        self.picture = None
+        """Back from an uploaded or a gallery image to the selected query."""
+        self.picture = self.gallery_row = None
         with self._silent():
             self.upload.value = ()
         self.draw()
 
+    def _reset(self) -> None:
+        with self._silent():
+            for name, value in self._initial.items():
+                getattr(self, name).value = value
+            self.query.value = None
+            self.upload.value = ()
+        self.picture = self.gallery_row = None
+        self._list()
+
+    def _suggest(self) -> None:
+        """A file name that is not taken: ``explore-<model>-1``, ``-2``, ..."""
+        stem = "explore-" + re.sub(r"[^\w.]+", "-", self.model.value).strip("-")
+        number = next(n for n in range(1, 10**6) if not (self.folder / f"{stem}-{n}.pdf").exists())
+        self.file.value = f"{stem}-{number}"
+
     def _save(self) -> None:
-        with self._telling():
-            if self.picture is not None:
-                raise InputError("your own image is no part of the benchmark: nobody could make the figure again")
-            names = [self.model.value, *([self.other.value] if self.other.value != NOBODY else [])]
-            looks = [(name, look) for name in names for look in dict.fromkeys((Look(), self.look()))]
-            row, draw = self.query.value
-            path = self.explorer.save(self.protocol.value, row, looks, self.file.value, self.top, draw)
-            self.says.value = f"saved: {html.escape(str(path))}.pdf, .png, .csv, .json"
+        self.save.disabled, self.save.description = True, "Saving ..."
+        self.says.value = "Saving the figure ..."
+        start = time.perf_counter()
+        try:
+            with self._telling():
+                path = self._save_figure()
+                self._suggest()
+                seconds = time.perf_counter() - start
+                self.says.value = f"✔ saved in {seconds:.1f} s: {html.escape(str(path))}.pdf, .png, .csv, .json"
+        finally:
+            self.save.disabled, self.save.description = False, "Save figure"
 
-
-def strip_html(
-    title: str, answer: Answer, top: pd.DataFrame, thumbnails: Thumbnails, images: list[bytes] | None = None
-) -> str:
-    """A strip as HTML: frames solid and dashed as in `figures.rank_strip`, cosines, and how far each answer moved.
-
-    Args:
-        images: JPEG bytes of the query, and of the answers too where they are not the files themselves.
-    """
-    images = images or []
-    kind = "unknown" if answer.query["person"] == -1 else "query"
-    cells = [_cell(*_shown(thumbnails, answer.query["path"], images, 0), kind, "query", "")]
-    for i, row in enumerate(top.itertuples(), start=1):
-        kind = "unknown" if answer.query["person"] == -1 else "right" if row.right else "wrong"
-        label = {"right": f"✓ {row.changed}", "wrong": "✗", "unknown": f"person {row.person}"}[kind]
-        moved = "" if row.was in (0, row.rank) else f", was {row.was}"
-        cells.append(
-            _cell(*_shown(thumbnails, row.path, images, i), kind, label, f"{row.rank}{moved}<br>{row.similarity:.3f}")
-        )
-    return (
-        f'<div style="line-height:1.25"><b>{html.escape(title)}</b><div style="display:flex;gap:6px;flex-wrap:wrap">'
-        f"{''.join(cells)}</div></div>"
-    )
-
-
-def _shown(thumbnails: Thumbnails, path: str, images: list[bytes], place: int) -> tuple[str, str]:
-    """The address of a picture, and what it is; without an address where the file cannot be read."""
-    if place < len(images):
-        return data_url(images[place]), path
-    try:
-        return data_url(thumbnails.jpeg(path)), path
-    except InputError as error:
-        return "", str(error)
-
-
-def _cell(url: str, path: str, kind: str, label: str, below: str) -> str:
-    colour, line = FRAMES[kind].split()
-    name = html.escape(path, quote=True)
-    image = f'<img src="{url}" alt="{name}" title="{name}" style="height:112px;display:block">'
-    if not url:
-        image = f'<div title="{name}" style="height:112px;width:56px;background:#ddd">no image</div>'
-    return (
-        f'<div style="text-align:center;font-size:11px"><div style="border:3px {line} {colour}">{image}</div>'
-        f'<span style="color:{colour}">{html.escape(label)}</span><br>{below}</div>'
-    )
+    def _save_figure(self) -> Path:
+        look = self.look()
+        if not look.text_alone and (self.picture is not None or self.gallery_row is not None):
+            raise InputError("only a query of the benchmark can be saved; press Back to the selected query")
+        if not self.file.value.strip():
+            raise InputError("the figure has no name; type one, such as explore-1")
+        target = self.folder / self.file.value.strip()
+        if target.with_name(f"{target.name}.pdf").exists():
+            raise InputError(f"{target}.pdf exists; choose another name")
+        names = [self.model.value, *([self.other.value] if self.other.value != NOBODY else [])]
+        looks = [look] if look.text_alone else list(dict.fromkeys((Look(), look)))
+        if self.query.value is None:
+            raise InputError("no query is chosen; widen the filters, or press Reset")
+        row, draw = self.query.value
+        pairs = [(name, one) for name in names for one in looks]
+        return self.explorer.save(self.protocol.value, row, pairs, target, self.top, draw, show=False)

@@ -1,4 +1,4 @@
-"""How a query is asked, which queries are listed, and what one is answered: the words between explorer and widgets."""
+"""The values that pass between explorer and widgets: changes to a query, filters of queries, rankings."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from torchvision.transforms.v2.functional import adjust_hue
 from csgn_lib.batches import to_gray
 from csgn_lib.datasets.protocols import UNKNOWN
 from csgn_lib.records import InputError
-from csgn_lib.retrieval import PLAIN
+from csgn_lib.retrieval import CLOTHING_OUT, PERSON_ONLY, PLAIN
 
 AS_IT_IS, GRAY, MIRRORED = "as it is", "gray", "mirrored"
 PICTURES = (AS_IT_IS, GRAY, MIRRORED)
 UNUSED, ALONE, ADDED, TAKEN_OUT = "not used", "alone", "added", "subtracted"
 TEXT_USES = (UNUSED, ALONE, ADDED, TAKEN_OUT)
 ALL, RIGHT, WRONG = "all", "right", "wrong"
+TYPICAL, HARDEST, EASIEST, BY_NAME = "typical first", "hardest first", "easiest first", "by name"
+ORDERS = (TYPICAL, HARDEST, EASIEST, BY_NAME)
+FEATURES = {PLAIN: "all", CLOTHING_OUT: "clothing removed", PERSON_ONLY: "person words only"}
+_DIRECTIONS = {CLOTHING_OUT: "{} clothing directions removed", PERSON_ONLY: "{} person directions only"}
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a query is asked.
+    """A change to a query.
 
     Attributes:
         vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported).
         picture: as it is, gray, or mirrored (a control: neither person nor colours change).
-        hue: degrees, -180 to 180.
-        text: used alone (the gallery by its cosine to the text), or its direction added or subtracted, ``weight``
-            times, to f of length 1 [O].
+        hue: rotation in degrees, -180 to 180.
+        text: used alone (gallery ranked by its cosine to the text), or its direction added to or subtracted from f of
+            length 1, ``weight`` times [O].
 
-    Raises InputError for a picture, a use of the text or a hue that there is not.
+    Raises InputError for an unknown picture or use of the text, or a hue out of range.
     """
 
     vocabulary: str = PLAIN
@@ -55,20 +59,23 @@ class Look:
 
     @property
     def says(self) -> bool:
-        """Whether a text takes part."""
+        """Whether a text is used."""
         return self.use != UNUSED and bool(self.text.strip())
 
     @property
+    def text_alone(self) -> bool:
+        """Whether the text replaces the query image."""
+        return self.says and self.use == ALONE
+
+    @property
     def repaints(self) -> bool:
-        """Whether the query's pixels are not the file's."""
+        """Whether the query's pixels are changed."""
         return self.picture != AS_IT_IS or self.hue != 0
 
     def __str__(self) -> str:
-        words = (
-            []
-            if self.vocabulary == PLAIN
-            else [f"{self.vocabulary}, K = {self.rank}" if self.rank else self.vocabulary]
-        )
+        words = []
+        if self.vocabulary != PLAIN:
+            words = [_DIRECTIONS[self.vocabulary].format(self.rank) if self.rank else FEATURES[self.vocabulary]]
         words += [self.picture] if self.picture != AS_IT_IS else []
         words += [f"hue {self.hue:+.0f}°"] if self.hue else []
         words += [f"text {self.use}: {self.text.strip()!r}"] if self.says else []
@@ -77,12 +84,32 @@ class Look:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which queries are listed: -1 and "all" leave everything; ap: lowest and highest average precision."""
+    """Which queries are listed, and in which order.
+
+    Attributes:
+        camera, clothes: a label, or -1 for all. first: "all", or whether the rank-1 answer is "right" or "wrong".
+        ap: lowest and highest average precision. contains: text in the image's path, in any case.
+        order: one of ORDERS. "typical first" begins with queries that have a match in the first ten, by the distance of
+            their average precision from the median of those.
+    """
 
     camera: int = -1
     clothes: int = -1
     first: str = ALL
     ap: tuple[float, float] = (0.0, 1.0)
+    contains: str = ""
+    order: str = HARDEST
+
+    def ordered(self, queries: pd.DataFrame) -> pd.DataFrame:
+        """Rows of ``Scores.per_query`` in this filter's order."""
+        if self.order == BY_NAME:
+            return queries.sort_values(["path", "draw"])
+        if self.order == TYPICAL:
+            easy = queries["first_hit"] <= 10
+            key = (queries["ap"] - queries["ap"][easy].median()).abs() + 2.0 * ~easy
+        else:
+            key = queries["ap"] * (1 if self.order == HARDEST else -1)
+        return queries.loc[key.sort_values(kind="stable").index]
 
 
 @dataclass(frozen=True)
@@ -90,7 +117,7 @@ class Answer:
     """A ranking of the gallery, nearest first, junk left out.
 
     Attributes:
-        query: the query's row of its frame; a picture of the user's has person, camera and clothes -1.
+        query: the query's row of its frame; the user's image and a text have person, camera and clothes -1.
         rows: (N,) gallery rows in order; similarity: (N,) cosines, in that order.
         ap, first_hit: as ``Scores.per_query``: NaN and 0 where nothing is to be found.
     """
@@ -102,9 +129,18 @@ class Answer:
     first_hit: int
     gallery: pd.DataFrame = field(repr=False)
 
+    def score(self, before: Answer | None = None) -> str:
+        """Such as ": AP 0.42 (unchanged query 0.38), first match at rank 3 (5)"; empty without a query's labels."""
+        if not self.first_hit:
+            return ""
+        ap, rank = (f"{self.ap:.2f}", str(self.first_hit))
+        if before is not None and (self.ap, self.first_hit) != (before.ap, before.first_hit):
+            ap, rank = f"{ap} (unchanged query: {before.ap:.2f})", f"{rank} (unchanged query: {before.first_hit})"
+        return f": AP {ap}, first match at rank {rank}"
+
     def top(self, count: int = 10, before: Answer | None = None) -> pd.DataFrame:
-        """The first answers: ``rank, row, path, person, camera, clothes, similarity, right, changed`` (clothes), and
-        ``was``, each one's rank in another answer (0 where it had none)."""
+        """The first answers: ``rank, row, path, person, camera, clothes, similarity, right``, ``changed`` (clothes),
+        and ``was``, each one's rank in another answer (0: none)."""
         rows = self.rows[:count]
         found = self.gallery.iloc[rows][["path", "person", "camera", "clothes"]].reset_index(drop=True)
         right = (found["person"] == self.query["person"]) & (self.query["person"] != UNKNOWN)
@@ -137,7 +173,7 @@ def changed(pixels: Tensor, look: Look) -> Tensor:
 
 
 def painted(picture: Image.Image, look: Look) -> Image.Image:
-    """A picture as a look shows it to the model, at its own size."""
+    """An image as a look changes it, at its own size."""
     pixels = changed(pixels_of(picture, picture.size[::-1]), look)
     pixels = (pixels * 255).round().byte() if pixels.is_floating_point() else pixels
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

@@ -1,4 +1,4 @@
-"""What an explorer looks at: a scored run's stored embeddings, or the frozen CLIP's, with the data they are of."""
+"""Models that an explorer compares: a scored run's stored embeddings, or the frozen CLIP's, with their benchmark."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from csgn_lib import synthetic
 from csgn_lib.backbones import ClipTower, load_clip
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
-from csgn_lib.records import InputError, Run, read_json
+from csgn_lib.records import InputError, Run
 from csgn_lib.retrieval import (
     CLOTHING_OUT,
     PERSON_ONLY,
@@ -26,11 +24,13 @@ from csgn_lib.retrieval import (
     Vocabularies,
     chosen_descriptors,
     embed_benchmark,
+    load_embeddings,
 )
 from csgn_lib.training import load_encoder
 from csgn_lib.vss import DESCRIPTOR, Embeddings, VisualEncoder
 
-NEUTRAL = "a photo of a person"  # what a typed text says more than
+NEUTRAL = "a photo of a person"  # the text whose feature is subtracted from that of a typed text
+NO_JOINT = "{} has no joint image-text embedding; choose a run with a ViT"
 
 
 @dataclass(eq=False)
@@ -41,8 +41,8 @@ class Source:
         name: of the run's folder, or of the frozen CLIP.
         descriptors: by name, as they were reported; the vocabulary ones only where there is a joint embedding.
         run: None for the frozen CLIP.
-        note: what is not as it should be and does not stop anything, in words.
-        make_encoder, make_clip: called once, when pixels or words are first asked for.
+        note: a warning that does not prevent use, for a reader.
+        make_encoder, make_clip: called once, when an image or a text is first embedded.
     """
 
     name: str
@@ -70,33 +70,33 @@ class Source:
     def words(self) -> Vocabularies:
         """The word subspaces. Raises InputError for a model without a joint embedding."""
         if self.clip is None or self.gallery.f is None:
-            raise InputError(f"{self.name} has no embedding that meets words; choose a run with a ViT")
+            raise InputError(NO_JOINT.format(self.name))
         return _vocabularies(self.clip)
 
     def largest_rank(self, kind: str) -> int:
-        """The most directions that a vocabulary's phrases can give."""
+        """The largest number of directions that a vocabulary's phrases span."""
         return min(self.words.features[kind].shape) - 1
 
     @torch.inference_mode()
     def text(self, words: str) -> Tensor:
-        """A typed text's feature, of unit length: (P,). Raises InputError naming a word that the tower never read."""
+        """A text's feature, of unit length: (P,). Raises InputError naming a word that is unknown to the tokenizer."""
         if self.clip is None or self.gallery.f is None:
-            raise InputError(f"{self.name} has no embedding that meets words; choose a run with a ViT")
+            raise InputError(NO_JOINT.format(self.name))
         return F.normalize(_text_feature(self.clip, words), dim=-1)
 
     def direction(self, words: str) -> Tensor:
-        """What a text says more than ``NEUTRAL``: the difference of the two features, of unit length, (P,) [O].
+        """The text's feature minus that of ``NEUTRAL``, of unit length: (P,) [O].
 
-        All texts share a large common part, which would only push every query the same way.
+        Features of texts share a large common part, which would move every query in the same direction.
         """
         moved = self.text(words) - self.text(NEUTRAL)
         if moved.norm() < 1e-4:
-            raise InputError(f"{words!r} says no more than {NEUTRAL!r}; add what is to be seen")
+            raise InputError(f"{words!r} has the same feature as {NEUTRAL!r}; describe what is visible")
         return F.normalize(moved, dim=0)
 
 
 def frozen_clip(experiment: Experiment, benchmark: Benchmark | None = None, name: str = "frozen CLIP") -> Source:
-    """The CLIP of an experiment before any training, over its benchmark; every image is embedded now."""
+    """The CLIP of an experiment before training; embeds every query and gallery image of the benchmark now."""
     experiment = Experiment.from_parameters(**experiment.model_dump() | {"vss": "none", "hsf": "none"})
     benchmark = benchmark or synthetic.benchmark_for(experiment)
     clip = _frozen_tower(experiment)
@@ -111,30 +111,19 @@ def open_source(folder: str | Path) -> Source:
     """A scored run's folder: stored embeddings, its benchmark's frames; weights are read only when they are needed.
 
     Raises:
-        InputError: no such folder, a file missing or damaged (half-written, or an older version's), a benchmark that
-            is not on disk or is not the one that was embedded.
+        InputError: no such folder; a file missing, damaged or of an older version; a benchmark that is not on disk or
+            is not the one that was embedded.
     """
     run = Run(Path(folder))
     if not run.dir.is_dir():
         raise InputError(f"{folder} is not a folder; give a finished run's under reports/runs")
     experiment = Experiment.from_parameters(**run.config)
-    path = run.path("embeddings.safetensors")
-    if not path.exists():
-        raise InputError(f"{path} does not exist: the run is unfinished or not scored; run 12_train again")
-    try:
-        stored = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); score the run again") from error
-    sides = [_embeddings(stored, split, path) for split in ("query", "gallery")]
     benchmark = synthetic.benchmark_for(experiment)
-    for side, split in zip(sides, ("query", "gallery"), strict=True):
-        rows, frame = len(next(iter(side.parts().values()))), getattr(benchmark, split)
-        if rows != len(frame):
-            raise InputError(f"{path} holds {rows} {split} images, {benchmark.name} has {len(frame)}; score it again")
-    _same_data(run, benchmark)
+    stored = load_embeddings(run, benchmark)
+    sides = [_embeddings(stored, split, run.path("embeddings.safetensors")) for split in ("query", "gallery")]
     chosen, note = _defaults(sides[1], experiment), ""
     try:
-        chosen |= chosen_descriptors(run)
+        chosen |= {name: one for name, one in chosen_descriptors(run).items() if one.form is None}
     except InputError as error:
         note = f"{error}. Until then: {', '.join(map(str, chosen.values()))}."
     size = (experiment.image_height, experiment.image_width)
@@ -145,7 +134,7 @@ def open_source(folder: str | Path) -> Source:
 
 
 def _frozen_tower(experiment: Experiment) -> ClipTower | None:
-    """The frozen CLIP of an experiment, in memory once for all runs that began from it."""
+    """The frozen CLIP of an experiment, one in memory for all runs that started from it."""
     if experiment.vss == "resnet":
         return None
     size = (experiment.image_height, experiment.image_width)
@@ -182,12 +171,3 @@ def _defaults(embedded: Embeddings, experiment: Experiment) -> dict[str, Descrip
         chosen[CLOTHING_OUT] = Descriptor(rest, CLOTHING_OUT, experiment.clothing_rank)
         chosen[PERSON_ONLY] = Descriptor(rest, PERSON_ONLY, experiment.person_rank)
     return chosen
-
-
-def _same_data(run: Run, benchmark: Benchmark) -> None:
-    """Raise InputError if the run's record names other data than what is on disk now."""
-    if not run.path("benchmark.json").exists():
-        return
-    before, now = read_json(run.path("benchmark.json")), benchmark.manifest()
-    if before.get("manifest") != now:
-        raise InputError(f"{run.dir} was embedded from other data than {benchmark.root} holds; bring those back")

@@ -1,24 +1,26 @@
-"""Images for a browser: small JPEG bytes, made when they are asked for; and pictures that a user gives."""
+"""Images for a browser: small JPEGs, made on demand; attention overlays; and images that a user uploads."""
 
 from __future__ import annotations
 
 import base64
 import io
-import warnings
+import textwrap
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from csgn_lib.datasets.image_files import open_image
 from csgn_lib.datasets.portrait import picture
-from csgn_lib.records import InputError
 
 HEIGHT = 128  # pixels of a thumbnail
 KEPT = 2000  # thumbnails in memory, some 3 kB each
-LARGEST = 40_000_000  # pixels of a picture that a user gives
+LARGEST = 40_000_000  # pixels of an uploaded image
+HEAT = colormaps["inferno"]  # of attention overlays
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
@@ -26,8 +28,7 @@ class Thumbnails:
     """A benchmark's images as small JPEGs, the last ``kept`` of them in memory.
 
     Args:
-        root: the benchmark's folder; ``hide_faces``: make faces unrecognisable first.
-        height: in pixels; the width follows.
+        root: the benchmark's folder. hide_faces: pixelate faces first. height: in pixels; the aspect ratio is kept.
     """
 
     def __init__(self, root: str | Path, hide_faces: bool = False, height: int = HEIGHT, kept: int = KEPT) -> None:
@@ -35,9 +36,9 @@ class Thumbnails:
         self.jpeg: Callable[[str], bytes] = lru_cache(maxsize=kept)(self._jpeg)
 
     def image(self, path: str, blocked: bool = True) -> Image.Image:
-        """A benchmark's image, RGB, at its own size, its face blocked where that is asked for.
+        """A benchmark's image, RGB, at its own size, the face pixelated where the benchmark's terms ask for it.
 
-        A model sees it with ``blocked=False``. Raises InputError naming one that cannot be read.
+        ``blocked=False`` gives the pixels that a model embeds. Raises InputError naming an unreadable file.
         """
         return picture(self.root / path, self.hide_faces and blocked)
 
@@ -54,37 +55,30 @@ def jpeg(image: Image.Image, height: int = HEIGHT) -> bytes:
 
 
 def data_url(content: bytes) -> str:
-    """JPEG bytes as the address of an ``<img>``: nothing is served, nothing is written."""
+    """JPEG bytes as a data URL for an ``<img>``."""
     return "data:image/jpeg;base64," + base64.b64encode(content).decode()
 
 
-def overlaid(image: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
-    """An image with a map (H, W) over it: red where it is high, the image alone where it is lowest."""
-    spread = float(heat.max() - heat.min()) or 1.0
-    level = np.uint8(np.round(170 * (heat - heat.min()) / spread))
-    mask = Image.fromarray(level).resize(image.size, Image.Resampling.BICUBIC)
-    return Image.composite(Image.new("RGB", image.size, (230, 30, 0)), image, mask)
+def overlaid(image: Image.Image, heat: NDArray[np.floating], highest: float) -> Image.Image:
+    """An image under a map (H, W) in the colours of HEAT, from 0 to ``highest``; low values are nearly transparent."""
+    level = np.clip(heat / (highest or 1.0), 0, 1)
+    colours = Image.fromarray(np.uint8(255 * HEAT(level)[..., :3])).resize(image.size, Image.Resampling.BICUBIC)
+    mask = Image.fromarray(np.uint8(60 + 140 * level)).resize(image.size, Image.Resampling.BICUBIC)
+    return Image.composite(colours, image, mask)
+
+
+def lettered(text: str, size: tuple[int, int] = (256, 512)) -> Image.Image:
+    """A text as an image, black on white, to stand where a query image would."""
+    image, font = Image.new("RGB", size, "white"), ImageFont.load_default(36)
+    lines = "\n".join(textwrap.wrap(text, 13))
+    ImageDraw.Draw(image).multiline_text((size[0] // 2, size[1] // 2), lines, "black", font, "mm", align="center")
+    return image
 
 
 def decode_upload(content: bytes, name: str = "the file", largest: int = LARGEST) -> Image.Image:
-    """A picture that a user gives, RGB, turned as its camera says. Its size is looked at before it is decoded.
+    """An uploaded image, as ``datasets.image_files.open_image`` reads it: RGB, upright. Its size is checked first.
 
     Raises:
-        InputError: no picture of a known format, one that is cut off, or more than ``largest`` pixels.
+        InputError: not an image of one of FORMATS, a damaged one, or one of more than ``largest`` pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the stricter bound
-            with Image.open(io.BytesIO(content), formats=FORMATS) as file:
-                if file.width * file.height > largest:
-                    raise InputError(
-                        f"{name} has {file.width * file.height / 1e6:.0f} megapixels, more than {largest / 1e6:.0f}; "
-                        "make it smaller"
-                    )
-                return ImageOps.exif_transpose(file).convert("RGB")
-    except Image.DecompressionBombError:
-        raise InputError(f"{name} has more than {largest / 1e6:.0f} megapixels; make it smaller") from None
-    except InputError:
-        raise
-    except Exception:  # a damaged EXIF raises TypeError, struct.error and more
-        raise InputError(f"{name} is no picture that can be read; give a {', '.join(FORMATS)} file") from None
+    return open_image(io.BytesIO(content), name, largest, FORMATS)

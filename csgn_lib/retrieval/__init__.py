@@ -1,8 +1,8 @@
-"""Query meets gallery: score, re-rank, expand, search.
+"""Compare queries with a gallery: score, verify, re-rank, expand, search.
 
-``evaluate`` and ``evaluate_distances`` are exact and stream in blocks. Re-ranking (``rerank``), query expansion
-(``expand_queries``) and flip averaging (``embed(flip=True)``) are options that are off in a headline: each gives
-other features, or distances, which are then scored as any others.
+``evaluate`` and ``evaluate_distances`` are exact and work in blocks of queries. Re-ranking (``rerank``), query
+expansion (``expand_queries``) and flip averaging (``embed(flip=True)``) are off in headline results: each gives other
+features, or distances, which are then scored like any others.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from csgn_lib.retrieval.neighbours import Neighbours, approximate_index, expand_
 from csgn_lib.retrieval.rankings import Rankings
 from csgn_lib.retrieval.reranking import rerank, rerank_blocks
 from csgn_lib.retrieval.scores import Scores
+from csgn_lib.retrieval.thresholds import error_curves, suggested_threshold
+from csgn_lib.retrieval.verification import Verification, verify
 
-_MODELS = {  # these bring torch and the towers along: seconds that a scorer of features need not wait
-    "embedding": (
-        "CLOTHING_OUT", "Descriptor", "Embedded", "PERSON_ONLY", "PLAIN", "Vocabularies", "choose",
-        "chosen_descriptors", "descriptors_for", "embed", "embed_benchmark", "features_of", "score_run",
+_MODELS = {  # these import torch and the towers, which takes seconds and scoring features does not need
+    "embedding": ("Embedded", "embed", "embed_benchmark"),
+    "descriptors": (
+        "CLOTHING_OUT", "Descriptor", "PERSON_ONLY", "PLAIN", "Vocabularies", "choose", "chosen_descriptors",
+        "descriptors_for", "features_of",
     ),
+    "recording": ("model_digest", "score_model", "score_run"),
+    "stored": ("load_embeddings",),
+    "text_search": ("evaluate_words", "text_to_image"),
     "baselines": ("chance", "colour_histogram"),
 }  # fmt: skip
 
@@ -37,7 +43,9 @@ __all__ = [
     "Neighbours",
     "Rankings",
     "Scores",
+    "Verification",
     "approximate_index",
+    "error_curves",
     "evaluate",
     "evaluate_all",
     "evaluate_all_distances",
@@ -47,4 +55,6 @@ __all__ = [
     "rerank_blocks",
     "search",
     "search_index",
+    "suggested_threshold",
+    "verify",
 ]

@@ -1,26 +1,30 @@
-"""`answer`: what a finished run of a notebook found; `keep_answer` writes it into the notebook's first cell,
-`collect` beside its figures in a folder of reports.
+"""The answer that a notebook gives: `keep_answer` writes it into the notebook's first cell, `collect` into a folder.
 
-A reader sees the answer before the first cell runs, and nobody types it: it is the last output of the
-executed copy that begins with ``**Answer.**``, with the command that makes it again and what it cost.
+The answer is the last output of the executed copy that begins with ``**Answer.**``, one sentence or a list. It is kept
+with the command that reproduces it and its cost, so that a reader sees a result before running anything.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from csgn_lib.records import InputError, Run, atomic_path, read_json, write_text
 from csgn_lib.runs.notebooks import cells
 
 ANSWER, LAST, COST = "**Answer.**", "*Last answer:*", "*Cost:*"
+PICTURE = re.compile(r'!\[[^]]*\]\((?P<path>\S+) "(?P<name>[^"]+)"\)')  # ![text](path "name of the figure")
+PICTURE_WIDTH, PICTURE_COLOURS = 900, 128  # pixels; colours of the palette, for a small file
 
 
 def answer(run: Run) -> str:
-    """What the run's notebook found: the last output of its executed copy that begins with ``**Answer.**``.
+    """The answer of a finished run's notebook, without the leading ``**Answer.**``.
 
     Raises:
         InputError: the run is not done, or its executed.ipynb has no such output.
@@ -31,12 +35,14 @@ def answer(run: Run) -> str:
     executed = run.path("executed.ipynb")
     said = _said(cells(executed))
     if not said:
-        raise InputError(f"{executed} shows no Markdown that begins with {ANSWER}; let its last cell say what it found")
+        raise InputError(f"{executed} shows no Markdown that begins with {ANSWER}; let its last cell display one")
     return said.removeprefix(ANSWER).strip()
 
 
 def keep_answer(run: Run, notebook: Path, command: str) -> str:
-    """Put the run's answer, the ``command`` that makes it again, and its cost under the notebook's question.
+    """Write the run's answer, the ``command`` that reproduces it and its cost below the notebook's question.
+
+    A picture of the first cell, ``![text](path "name")``, is replaced by the run's figure ``name`` where it saved one.
 
     Returns the answer. Raises what `answer` raises.
     """
@@ -47,28 +53,40 @@ def keep_answer(run: Run, notebook: Path, command: str) -> str:
         parts.insert(1, f"{status['memory_mib'] / 1024:.1f} GiB")
     document = read_json(notebook)
     head = "".join(document["cells"][0]["source"]).partition(LAST)[0].rstrip()
-    lines = [f"{LAST} {found} (`{command}`)", f"{COST} {', '.join(filter(None, parts))}."]
-    text = "\n\n".join([head, *lines])  # not wrapped: a line that began with + or - would become a list
+    _keep_picture(run, notebook, head)
+    answered_by = f"{LAST} (`{command}`)\n\n{found}" if found.startswith("- ") else f"{LAST} {found} (`{command}`)"
+    text = "\n\n".join([head, answered_by, f"{COST} {', '.join(filter(None, parts))}."])
     document["cells"][0]["source"] = text.splitlines(keepends=True)
     write_text(notebook, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
+def _keep_picture(run: Run, notebook: Path, head: str) -> None:
+    shown = PICTURE.search(head)
+    figure = run.path("figures", f"{shown['name']}.png") if shown else None
+    if figure is None or not figure.exists():
+        return
+    with Image.open(figure) as image, atomic_path(notebook.parent / shown["path"]) as temporary:
+        image.thumbnail((PICTURE_WIDTH, 2 * PICTURE_WIDTH))
+        image.convert("RGB").quantize(PICTURE_COLOURS).save(temporary, format="png", optimize=True)
+
+
 def answered(document: dict[str, Any]) -> None:
-    """Put an executed notebook's own answer under its question, in place of the one its source was kept with."""
+    """Replace the kept answer in the first cell of an executed notebook by its own, and remove the kept picture."""
     first = document["cells"][0]
     head = "".join(first["source"])
     if first["cell_type"] != "markdown" or LAST not in head:
         return
-    parts = [head.partition(LAST)[0].rstrip(), _said(document["cells"])]
-    first["source"] = "\n\n".join(filter(None, parts)).splitlines(keepends=True)
+    head = PICTURE.sub("", head.partition(LAST)[0]).rstrip()
+    first["source"] = "\n\n".join(filter(None, [head, _said(document["cells"])])).splitlines(keepends=True)
 
 
 def _said(executed: Sequence[dict[str, Any]]) -> str:
-    """The last output of these cells that begins as an answer does, in one line; empty if none does."""
+    """The last output of these cells that begins with ANSWER, without line breaks inside sentences; "" if none."""
     outputs = (output for cell in executed for output in cell.get("outputs", []))
     said = [text for text in map(_markdown, outputs) if text.startswith(ANSWER)]
-    return " ".join(said[-1].split()) if said else ""
+    lead, *items = (" ".join(part.split()) for part in re.split(r"\n+(?=- )", said[-1] if said else ""))
+    return "\n\n".join(filter(None, [lead, "\n".join(items)]))
 
 
 def _markdown(output: dict[str, Any]) -> str:
@@ -76,10 +94,10 @@ def _markdown(output: dict[str, Any]) -> str:
 
 
 def collect(folder: str | Path, runs: Sequence[Run]) -> Path:
-    """Copy the figures and results of done runs of notebooks into a folder, beside ``answers.md``: what each found.
+    """Copy the figures and results of finished notebook runs into a folder, and write their answers to ``answers.md``.
 
-    A figure keeps its name; its run's notebook stands before it, as in ``30_embedding_map-maps.png``. Its PDF,
-    megabytes where there are pictures in it, stays in the run's folder.
+    A figure's name is prefixed with its notebook, as in ``30_embedding_map-maps.png``. PDFs are not copied: with
+    images in them they take megabytes.
 
     Returns the path of answers.md.
 

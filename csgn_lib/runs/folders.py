@@ -1,7 +1,8 @@
-"""Run folders: their names, who writes in one now, what became of it, and all of them as a table."""
+"""Run folders: names and keys, the lock of a running process, the state, and the table of all runs."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -16,8 +17,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csgn_lib.records import InputError, Run, home, read_json, write_json, writing
-from csgn_lib.runs.machine import environment, library_digest
+from csgn_lib.config import RECORDED, plugin_digests
+from csgn_lib.records import InputError, Run, home, read_record, stops_on_sigterm, write_json, writing
+from csgn_lib.runs import processes
+from csgn_lib.runs.machine import core_digest, environment, file_digest
 from csgn_lib.runs.notebooks import cells
 
 if TYPE_CHECKING:
@@ -25,13 +28,18 @@ if TYPE_CHECKING:
 
 try:
     import fcntl
-except ImportError:  # Windows: the heartbeat alone says who is alive
+except ImportError:  # Windows: the heartbeat alone tells which processes run
     fcntl = None  # type: ignore[assignment]
 
 HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
-_COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first ones of the table of runs
-FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # how a notebook learns of its run
+_TRAINING = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")  # what a training leaves
+_COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first columns of the table of runs
+FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # tell a notebook its run
+_live: Path | None = None  # the folder of this process's live notebook, once it has called `current`
+
+
+STOPPED = "stopped by Ctrl-C or SIGTERM; the same command continues it"
 
 
 class InUse(InputError):
@@ -43,33 +51,87 @@ def runs_folder() -> Path:
     return home() / "reports" / "runs"
 
 
+def locate(name: str | Path) -> Path:
+    """The path that ``name`` means: of a run (``csgn status`` prints its bare name), of a sweep, or of any file.
+
+    A relative path is looked for in the working folder, then in the workbench's, then among the runs of
+    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is
+    nothing yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
+    """
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    for candidate in (path, home() / path, runs_folder() / path):
+        if candidate.exists() and path != Path("."):
+            return candidate
+    return home() / path if path.parts[:2] == ("reports", "runs") else path
+
+
+def open_run(name: str | Path) -> Run:
+    """The run in the folder that ``name`` means, as `locate` finds it.
+
+    Raises InputError if there is no such folder, with the nearest name of a run.
+    """
+    folder = locate(name)
+    if folder.is_dir() and str(name):
+        return Run(folder)
+    names = [path.name for path in runs_folder().glob("*") if path.is_dir()]
+    close = difflib.get_close_matches(Path(name).name, names, n=1)
+    cure = f"did you mean {close[0]!r}?" if close else "`csgn status` lists the runs"
+    raise InputError(f"{str(name)!r} is not a run's folder, nor a run's name in {runs_folder()}; {cure}")
+
+
 def current(name: str, benchmark: Benchmark | None = None) -> Run:
     """The run that this code is part of.
 
-    In a headless notebook it is the folder that ``execute`` made. In a live one it is
-    ``reports/runs/<name>-live``, so that a notebook needs no second path. With ``benchmark``, what the
-    run's data are, a hash of them among it, is written to its benchmark.json.
+    In a headless notebook it is the folder that ``execute`` made, in a live one ``reports/runs/<name>-live``. With
+    ``benchmark``, a description of the data with their hash is written to the run's benchmark.json.
     """
+    global _live
     folder = os.environ.get(FOLDER_VARIABLE)
     run = Run(Path(folder) if folder else runs_folder() / f"{name}-live")
+    _live = None if folder else run.dir
     if benchmark is not None:
         write_json(run.path("benchmark.json"), benchmark.record())
     return run
 
 
-def key(notebook: Path, config: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of what decides a run: parameters (without the seed), library, code cells.
+def current_folder() -> Path | None:
+    """The folder of the run that this code is part of; None before a live notebook has called `current`."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder) if folder else _live
 
-    A changed docstring, comment or text cell keeps the key; a changed default, line or weight does not.
+
+def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of what decides a run's result, but for its seed.
+
+    These are the parameters, the content of plugins and of every file that they name, the core's code and weights
+    (`machine.core_digest`), and the notebook's code cells (None: ``csgn train``, which has no notebook). Text cells,
+    docstrings, comments and the rest of the library, such as figures and panels, are left out.
     """
-    code = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"]
-    parts = {name: value for name, value in config.items() if name != "seed"}
-    text = json.dumps([parts, library_digest(), code], sort_keys=True)
+    code = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"] if notebook else []
+    values = {name: value for name, value in parameters.items() if name not in RECORDED}
+    if isinstance(more := values.get("more"), Mapping):
+        values["more"] = {name: value for name, value in more.items() if name not in RECORDED}
+    contents = [named_files(values), sorted(plugin_digests(parameters).values())]
+    text = json.dumps([values, contents, core_digest(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def named_files(parameters: Any) -> dict[str, str]:
+    """SHA-256 of every file that a parameter's text names, such as a checkpoint or a CSV."""
+    if isinstance(parameters, Mapping):
+        parameters = list(parameters.values())
+    if isinstance(parameters, list | tuple):
+        return {path: digest for value in parameters for path, digest in named_files(value).items()}
+    with suppress(OSError, ValueError):  # a text too long for a path, or with a null byte
+        if isinstance(parameters, str) and Path(parameters).is_file():
+            return {parameters: file_digest(Path(parameters))}
+    return {}
+
+
 def folder_for(name: str, notebook: Path, config: Mapping[str, Any]) -> Path:
-    """``reports/runs/<name>-<key>-s<seed>``; the name is made fit for a file system."""
+    """``reports/runs/<name>-<key>-s<seed>``, with characters replaced that file systems may refuse."""
     slug = re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
     return runs_folder() / f"{slug}-{key(notebook, config)}-s{config.get('seed', 0)}"
 
@@ -78,12 +140,12 @@ def folder_for(name: str, notebook: Path, config: Mapping[str, Any]) -> Path:
 def claimed(run: Run) -> Iterator[None]:
     """Hold the run's folder for this process. Raises InUse if another one runs in it.
 
-    The lock is the kernel's, so it ends with its process, however that ends. What it cannot see,
-    another host or a file system without locks, the heartbeat tells.
+    The lock is the operating system's, so it ends with its process. For other hosts, and file systems without
+    locks, the heartbeat decides.
     """
     with writing(run.dir):
         run.dir.mkdir(parents=True, exist_ok=True)
-        lock = run.path(".lock").open("a")
+        lock = run.path(processes.LOCK).open("a")
     with lock as file:
         locked = _lock(file)
         foreign = locked is None or not _written_here(run)
@@ -93,7 +155,7 @@ def claimed(run: Run) -> Iterator[None]:
 
 
 def _holder(run: Run) -> str:
-    """Who wrote the status last: the process that holds the folder, or one that it took over from a moment ago."""
+    """The process that wrote the status last; empty if the status does not tell."""
     try:
         return f" (pid {run.status['pid']} on {run.status['host']})"
     except (InputError, KeyError):
@@ -104,19 +166,20 @@ def _holder(run: Run) -> str:
 def recorded(run: Run, **facts: Any) -> Iterator[None]:
     """Keep the run's status while the block works on it: running, then done, failed or interrupted.
 
-    ``facts`` go into every status. Raises InputError for a folder that another version of the library wrote in.
+    ``facts`` go into every status. Raises InputError for a folder that holds a training of other core code.
     """
-    facts |= {"started": time.time()}
+    facts |= {"started": time.time(), "stops_on_sigterm": stops_on_sigterm()}
     with claimed(run):
-        _refuse_other_library(run)
+        refuse_other_core(run)
         try:
             with beating(run, **facts):
                 write_json(run.path("environment.json"), environment())
                 yield
         except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            stopped = isinstance(error, KeyboardInterrupt)
+            state, reason = ("interrupted", STOPPED) if stopped else ("failed", f"{type(error).__name__}: {error}")
             with suppress(OSError):  # the disk may be what failed
-                run.set_status(state, heartbeat=time.time(), **facts, error=f"{type(error).__name__}: {error}")
+                run.set_status(state, heartbeat=time.time(), **facts, error=reason)
             raise
         run.set_status("done", heartbeat=time.time(), **facts)
 
@@ -141,14 +204,19 @@ def beating(run: Run, **facts: Any) -> Iterator[None]:
         thread.join()
 
 
-def _refuse_other_library(run: Run) -> None:
-    """A model is what one library trained; its weights under another one's name would be a false record."""
-    if not run.path("environment.json").exists():
+def refuse_other_core(run: Run) -> None:
+    """Raise InputError if the folder holds a training, whole or not, that was made by other core code or weights.
+
+    Continued, it would mix two versions; taken as finished, it would be recorded as the result of code that did not
+    make it.
+    """
+    if not any(run.path(name).exists() for name in _TRAINING) or not run.path("environment.json").exists():
         return
-    before, now = read_json(run.path("environment.json")).get("library"), library_digest()
+    before, now = read_record(run.path("environment.json")).get("core"), core_digest()
     if before != now:
         raise InputError(
-            f"{run.dir} was begun by library {before}, and this is {now}; name another folder, or remove it"
+            f"{run.dir} was trained by other core code ({before or 'not recorded'}, now {now}); give another folder, "
+            "remove it, or check out the code that environment.json names"
         )
 
 
@@ -157,7 +225,7 @@ def _written_here(run: Run) -> bool:
 
 
 def _lock(file: IO[str]) -> bool | None:
-    """Whether the lock is ours now; None where the system has no such lock."""
+    """Whether this process has the lock now; None where the system has no such lock."""
     try:
         if fcntl is None:
             return None
@@ -170,43 +238,47 @@ def _lock(file: IO[str]) -> bool | None:
 
 
 def state(run: Run) -> str:
-    """What became of the run: its recorded state, except that one which says running must be alive.
+    """The run's recorded state, corrected if its process has ended without recording one.
 
-    A run whose process is gone, or silent for a minute, without a last word has `died`; one that a sweep
-    queued is `interrupted` once that sweep's process is gone; ``missing`` is a folder without a status.
+    A ``running`` one whose process is gone, or silent for a minute, is ``died``; a ``queued`` one whose sweep's
+    process is gone is ``interrupted``. ``missing``: the folder has no status.json. Raises InputError if it is damaged.
     """
     if not run.path("status.json").exists():
         return "missing"
     status = run.status
-    gone = status.get("host") == socket.gethostname() and not _alive(status["pid"])
-    if status["state"] == "running":
-        silent = time.time() - status.get("heartbeat", status["time"]) > SILENCE
-        return "died" if silent or gone else "running"
-    return "interrupted" if status["state"] == "queued" and gone else str(status["state"])
-
-
-def _alive(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere os.kill would end the process instead of asking
-        return True
+    gone = status.get("host") == socket.gethostname() and not processes.alive(status)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    with suppress(OSError):  # Linux: a process that was killed, and that its parent has not asked for yet
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
+        if status["state"] == "running":
+            silent = time.time() - status.get("heartbeat", status["time"]) > SILENCE
+            return "died" if silent or gone else "running"
+        return "interrupted" if status["state"] == "queued" and gone else str(status["state"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run.path('status.json')} is no status ({error}); remove it and run again") from None
+
+
+def stop(run: Run) -> str:
+    """Ask the process that works on a run to stop (SIGTERM); a training saves its state first. Returns a message.
+
+    Raises InputError as `processes.request_stop`: why nothing was sent.
+    """
+    status = run.status
+    processes.request_stop(run.dir, state(run), status)
+    then = "it ends now and goes on from its last saved state" if "notebook" in status else "it saves its state"
+    return f"{run.dir.name}: pid {status['pid']} was asked to stop; {then} after the step under way."
 
 
 def table(folder: str | Path | None = None) -> pd.DataFrame:
     """All runs under ``folder`` (default ``reports/runs``), one row each, oldest first.
 
-    Columns: ``run`` (the folder's name), ``state``, ``at`` (how far it came), ``seconds``, ``memory_mib``
+    Columns: ``run`` (the folder's name), ``state``, ``at`` (the last epoch or cell), ``seconds``, ``memory_mib``
     (the peak), ``error``, then every parameter of config.json and every number of results.json, nested
-    names joined by dots. A folder whose files are damaged has state `damaged` and says so under ``error``.
+    names joined by dots. A run with a damaged file has the state `damaged`; ``error`` names the file.
+
+    Raises InputError if ``folder`` is given and is no folder.
     """
     root = Path(folder) if folder else runs_folder()
+    if folder and not root.is_dir():
+        raise InputError(f"{root} is not a folder; give the folder that holds the runs' folders")
     rows = [_row(Run(path.parent)) for path in root.glob("*/status.json")]
     rows.sort(key=lambda row: row.pop("_started"))
     return pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
@@ -216,30 +288,37 @@ def _row(run: Run) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"run": run.dir.name, "state": "damaged", "_started": 0.0}
     try:
         status = run.status
-        row |= {"state": state(run), "error": status.get("error"), "_started": status.get("started", status["time"])}
-        end = time.time() if row["state"] == "running" else status.get("heartbeat", status["time"])
-        row["seconds"] = round(end - row["_started"], 1)
-        row |= {"at": progress(run), "memory_mib": status.get("memory_mib")}
+        started = float(status.get("started", status["time"]))
+        now = state(run)
+        end = time.time() if now == "running" else status.get("heartbeat", status["time"])
+        found = {"state": now, "at": _position(run), "seconds": round(end - started, 1), "_started": started}
+        found |= {"memory_mib": status.get("memory_mib"), "error": status.get("error")}
         config = run.config if run.path("config.json").exists() else status.get("parameters", {})
-        return row | config | (flat(run.results) if run.path("results.json").exists() else {})
-    except (InputError, KeyError, TypeError) as error:
-        return row | {"state": "damaged", "error": str(error)}
+        return row | found | config | (flat(run.results) if run.path("results.json").exists() else {})
+    except InputError as error:
+        return row | {"error": str(error)}
+    except (KeyError, TypeError, ValueError) as error:
+        return row | {"error": f"{run.path('status.json')} is no status of a run ({error!r}); remove the run"}
 
 
 def progress(run: Run) -> str:
-    """How far a run came: the last epoch that it recorded; before there is one, its cell; else nothing."""
+    """The last epoch that a run recorded; before there is one, its notebook's cell; empty if neither is known."""
     try:
-        if records := run.metrics():
-            last = records[-1]
-            return f"stage {last['stage']}, epoch {last['epoch']}" + (f"/{last['epochs']}" if "epochs" in last else "")
-        status = run.status
-        return f"cell {status['cell']}/{status['cells']}" if status.get("cell") else ""
+        return _position(run)
     except (InputError, KeyError):
         return ""
 
 
+def _position(run: Run) -> str:
+    if records := run.metrics():
+        last = records[-1]
+        return f"stage {last['stage']}, epoch {last['epoch']}" + (f"/{last['epochs']}" if "epochs" in last else "")
+    status = run.status
+    return f"cell {status['cell']}/{status['cells']}" if status.get("cell") else ""
+
+
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; lists are left out, they are no cell of a table."""
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``. Lists are left out: a table's cell holds one value."""
     row: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
@@ -250,5 +329,5 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def finished(run: Run, run_key: str) -> bool:
-    """Whether the run is done and was made by these parameters, this library and this notebook."""
+    """Whether the run is done and has this `key`."""
     return state(run) == "done" and run.status.get("key") == run_key

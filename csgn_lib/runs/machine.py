@@ -1,4 +1,4 @@
-"""Where a run happened: interpreter, packages, machine, and the code's own state. No torch import."""
+"""Provenance of a run: interpreter, packages, machine, and digests of the library's code. Never imports torch."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import csgn_lib
-from csgn_lib.bench import cores, cpu_model
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "accelerate", "numpy", "pandas", "papermill")
 LIBRARY = Path(csgn_lib.__file__).parent
+_CORE_NAMES = {name for package in csgn_lib.CORE for name in (package, f"{package}.py")}
 
 
 def environment() -> dict[str, Any]:
-    """What environment.json holds: python, platform, cpu, gpu, package versions, library and git state."""
+    """The content of environment.json: python, platform, cpu, gpu, package versions, code digests and git state."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -30,32 +33,48 @@ def environment() -> dict[str, Any]:
         "cores": cores(),
         "gpu": _gpu(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "core": core_digest(),
         "library": library_digest(),
         "git": _git(),
     }
 
 
 def library_digest() -> str:
-    """Eight hexadecimal digits of csgn_lib: its code without docstrings and comments, and its weights."""
-    files = sorted(path for path in LIBRARY.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return _digest(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+    """Eight hexadecimal digits of all of csgn_lib: its code without docstrings and comments, and its weights."""
+    return _digest(LIBRARY.rglob("*"))
 
 
-@lru_cache(maxsize=2)
-def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+def core_digest() -> str:
+    """The same of the packages that decide a run's result, ``csgn_lib.CORE``."""
+    return _digest(path for path in LIBRARY.rglob("*") if path.relative_to(LIBRARY).parts[0] in _CORE_NAMES)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content (of a Python file: its code), computed again only if its size or time changes."""
+    return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path, _, _ in files:
-        digest.update(path.relative_to(LIBRARY).as_posix().encode() + b"\0")
-        digest.update(_code(path) if path.suffix == ".py" else path.read_bytes())
+    for path in sorted(path for path in paths if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(f"{path.relative_to(LIBRARY).as_posix()}\0{file_digest(path)}".encode())
     return digest.hexdigest()[:8]
+
+
+@lru_cache(maxsize=1024)
+def _file_digest(path: Path, time_ns: int, size: int) -> str:
+    if path.suffix == ".py":
+        return hashlib.sha256(_code(path)).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _code(path: Path) -> bytes:
     collecting = gc.isenabled()
-    gc.disable()  # Python 3.11 loses count of a tree's depth (SystemError) if the collector runs code meanwhile
+    gc.disable()  # Python 3.11 raises SystemError about the tree's depth if a garbage collection runs code meanwhile
     try:
         tree = ast.parse(path.read_bytes())
-    except SyntaxError:  # being edited: no run will start from it, but its text is still a digest
+    except SyntaxError:  # being edited: no run can start from it
         return path.read_bytes()
     finally:
         if collecting:
@@ -95,8 +114,36 @@ def _output(*command: str) -> str:
 
 
 def gpus() -> list[str]:
-    """The GPUs that a process of this machine may use: CUDA_VISIBLE_DEVICES, else those that nvidia-smi lists."""
+    """The GPUs that a process of this machine may use: CUDA_VISIBLE_DEVICES, else those that nvidia-smi lists.
+
+    As CUDA does, a list is read up to its first invalid entry: ``0,-1,1`` is GPU 0 alone.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+        return list(takewhile(lambda gpu: gpu and gpu[0] != "-", map(str.strip, named.split(","))))
     return _output("nvidia-smi", "--query-gpu=index", "--format=csv,noheader").split()
+
+
+def cores() -> int:
+    """CPU cores this process may use: its affinity, cut to the container's quota (at least 1)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # cgroup 2: "<microseconds> <period>", or "max <period>"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system reports it."""
+    try:
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        named = None
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def resident(name: str, process: int | str = "self") -> int:
+    """Resident memory of a process in KiB: ``VmRSS`` now, ``VmHWM`` at its peak (Linux only)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])

@@ -1,41 +1,42 @@
-"""The two stages: descriptions are learned, then the visual encoder that they guide.
+"""The two stages of training: prompts are learned (MDG), then the visual encoder (VSS + HSF). Start with ``fit``.
 
-All chance is a function of (seed, epoch, step), so that a run that was interrupted goes on, from the
-step of its last checkpoint, as if it had not been: on a CPU, with the same number of threads, to the bit.
-Another number of threads, or a GPU, adds in another order and so rounds otherwise.
+``stage1`` and ``stage2`` hold the loops, ``steps`` what they share, ``encoders`` the networks, ``checkpoints`` saving
+and resuming, ``distributed`` several processes, ``cuda_graphs`` speed on a GPU, ``run_files`` what a run's folder
+records, ``trackers`` other places for metrics, ``estimate`` the cost before training.
+
+All random streams derive from (seed, epoch, step), so that a run that was interrupted gives the same bits as one that
+was not, on a CPU with the same number of threads. Another number of threads, or a GPU, rounds differently.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from csgn_lib import vocabulary
-from csgn_lib.backbones import ClipTower, Misfit, ResNetTower, fill, load_clip, load_resnet, sha256
-from csgn_lib.batches import open_images, random_stream
+from csgn_lib.batches import open_images
 from csgn_lib.config import Experiment
-from csgn_lib.datasets import Benchmark
+from csgn_lib.datasets import Benchmark, readiness
 from csgn_lib.losses import clothes_by_person
-from csgn_lib.records import BACK, InputError, Run, read_json, write_json, write_text
+from csgn_lib.records import InputError, Run
+from csgn_lib.training import run_files, trackers
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.sharing import Share
-from csgn_lib.training.stage1 import describe, frozen_features, prepare_guides, read_descriptions
-from csgn_lib.training.stage2 import Learner, identity_sampler, stage2_terms, train_encoder
-from csgn_lib.training.steps import STREAMS, Guides, Report, save_tensors
-from csgn_lib.vss import WITH_RESNET, Heads, VisualEncoder
+from csgn_lib.training.distributed import BatchShard
+from csgn_lib.training.encoders import build_learner, load_encoder, load_towers
+from csgn_lib.training.run_files import refuse_another
+from csgn_lib.training.stage1 import frozen_features, learn_prompts, prepare_targets, read_descriptions
+from csgn_lib.training.stage2 import Learner, Stage2Step, identity_sampler, stage2_terms, train_encoder
+from csgn_lib.training.steps import Report, Stage2Targets, save_tensors
+from csgn_lib.vss import embedding_widths
 
 __all__ = [
-    "Guides", "Learner", "build_learner", "check", "describe", "fit", "frozen_features", "load_encoder",
-    "load_towers", "read_descriptions", "refuse_another", "stage2_terms",
+    "Learner", "Stage2Step", "Stage2Targets", "build_learner", "check", "fit", "frozen_features", "learn_prompts",
+    "load_encoder", "load_towers", "read_descriptions", "refuse_another", "stage2_terms",
 ]  # fmt: skip
 
 
@@ -46,17 +47,17 @@ def fit(
     report: Report | None = None,
     cache_dir: str | Path | None = None,
 ) -> Run:
-    """Train both stages on ``benchmark.train`` and leave the model in ``run_dir``.
+    """Train both stages on ``benchmark.train`` and write the model to ``run_dir``.
 
-    Writes config.json, benchmark.json (what the data were, with a hash), towers.json (the SHA-256 of each
-    checkpoint that it starts from, null for random weights), metrics.jsonl (one record an epoch), log.txt,
-    text.safetensors (the descriptions), checkpoint/ (the last two states) and at last model.safetensors. The same
-    call again continues an unfinished run. A first Ctrl-C or SIGTERM stops it after the step under way, with its
-    state saved.
+    Writes config.json, plugins/ (a copy of each), benchmark.json (what the data are, with hashes), towers.json (SHA-256
+    of each starting checkpoint, null for random weights, and of each plugin; names of the loss terms), metrics.jsonl
+    (one record per epoch), log.txt, text.safetensors (the descriptions), checkpoint/ (the last two) and, last,
+    model.safetensors. The same call again resumes an unfinished run. A first Ctrl-C or SIGTERM stops it after the
+    current step, with its state saved.
 
-    Several processes (``accelerate launch -m csgn_lib train ...``, ``accelerate.notebook_launcher(fit, ...)``) share
-    each batch of the same size, whole identities each, so that the result is that of one, up to rounding. They
-    read and write one file system.
+    Several processes (``accelerate launch -m csgn_lib train ...``, ``accelerate.notebook_launcher(fit, ...)``) split
+    each batch of the same size by whole identities, so that the result is that of one process, up to rounding. They
+    need one file system.
 
     Args:
         report: called with each record as it is made, for progress.
@@ -64,59 +65,106 @@ def fit(
             (``records.cache()``); None keeps the pixels in memory.
 
     Raises:
-        InputError: a folder that holds another experiment or was begun on other data, parameters that contradict
-            each other, a benchmark that lacks labels which the experiment needs, a loss or weight that is not
-            finite (its batch is named, the last good state is kept), no whole checkpoint, no room on the disk.
+        InputError: data that cannot be trained on or scored, a folder of another experiment, plugin or training data,
+            parameters that contradict each other, labels that the experiment needs and the benchmark lacks, a loss or
+            weight that is not finite (its batch is named, the last good state is kept), only damaged checkpoints, a
+            full disk.
         KeyboardInterrupt: it was asked to stop.
     """
-    check(experiment, benchmark)
     run = Run(Path(run_dir))
+    begun = run.path("towers.json").exists()
+    check(experiment, benchmark, images=not begun and os.environ.get("RANK", "0") == "0")  # once for all processes
     refuse_another(run, experiment, benchmark)
-    if run.path("model.safetensors").exists():  # written last: nothing is left to do
+    if run.path("model.safetensors").exists():  # written last: the run is finished
+        if begun and run.path("benchmark.json").exists():
+            run_files.write_data_record(run, benchmark)  # test data may have changed
         return run
-    accelerator = accelerator_for(experiment.precision)
-    Share(accelerator, experiment.batch_persons)  # refuses a number of processes that does not divide the batch
-    first = accelerator.is_main_process  # the one of the processes that writes
+    accelerator = accelerator_for(experiment.precision, experiment.tracker, run.path(trackers.FOLDER))
+    BatchShard(accelerator, experiment.batch_persons)  # refuses a number of processes that does not divide the batch
+    trackers.start_tracker(experiment, run, accelerator)
+    try:
+        _train(experiment, benchmark, run, accelerator, report, cache_dir)
+    finally:
+        accelerator.end_training()
+    return run
+
+
+def _train(
+    experiment: Experiment,
+    benchmark: Benchmark,
+    run: Run,
+    accelerator: Accelerator,
+    report: Report | None,
+    cache_dir: str | Path | None,
+) -> None:
+    """Both stages, from the last checkpoint on."""
+    first = accelerator.is_main_process  # the one that writes
 
     def publish(record: dict[str, Any]) -> None:
         if first:
-            _publish(run, record, report)
+            run_files.publish(run, record, report)
+        if experiment.tracker:
+            trackers.track_record(record, accelerator)
 
-    say = run.log if first else lambda line: None
-    checkpoints = Checkpoints(run.path("checkpoint"), say, writes=first)
+    checkpoints = Checkpoints(run.path("checkpoint"), run.log if first else lambda line: None, writes=first)
     size = (experiment.image_height, experiment.image_width)
     images = open_images(benchmark.train, benchmark.root, size, cache_dir)
-    with torch.random.fork_rng(devices=[]):  # the caller's own stream of chance is left as it was
+    with torch.random.fork_rng(devices=[]):  # the caller's random stream is restored afterwards
         torch.manual_seed(experiment.seed)  # decides the weights of a tower that starts from scratch
         clip, resnet = load_towers(experiment)
         if clip is not None:
             clip.to(accelerator.device).requires_grad_(False)
-        weights = _checkpoints(clip, resnet)
-        _refuse_other_weights(run, weights)
+        weights = run_files.starting_weights(clip=clip, resnet=resnet)
+        run_files.refuse_other_weights(run, weights)
+        terms = run_files.loss_terms(experiment, embedding_widths(experiment.form("vss"), clip, resnet))
         if first:
-            write_json(run.path("config.json"), experiment.model_dump(mode="json"))  # nothing is left to refuse
-            write_json(run.path("benchmark.json"), benchmark.record())
-            write_json(run.path("towers.json"), {"checkpoints": weights})
-        guides = prepare_guides(experiment, clip, images, run, accelerator, publish, checkpoints)
-        learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, guides)
-        # closed whatever happens: signals are the caller's again at once, not when the garbage is collected
-        with closing(train_encoder(experiment, learner, images, guides, accelerator, checkpoints)) as epochs:
+            run_files.write_origin(run, experiment, benchmark, weights, terms)
+        targets = prepare_targets(experiment, clip, images, run, accelerator, publish, checkpoints)
+        learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, targets)
+        # closed in any case, so that the caller's signal handlers are restored at once
+        with closing(train_encoder(experiment, learner, images, targets, accelerator, checkpoints)) as epochs:
             for record in epochs:
                 publish(record)
     if first:
         save_tensors(learner.encoder.state_dict(), run.path("model.safetensors"))
     accelerator.wait_for_everyone()
-    return run
 
 
-def check(experiment: Experiment, benchmark: Benchmark) -> None:
-    """Raise InputError for parameters that contradict each other, or labels that the experiment needs and lacks."""
-    if experiment.vss == "resnet" and (experiment.hsf != "none" or experiment.vocabulary_train != "none"):
-        raise InputError("vss=resnet has no embedding that meets text; set hsf=none and vocabulary_train=none")
+def check(experiment: Experiment, benchmark: Benchmark, images: bool = False) -> None:
+    """Raise InputError for everything that is known to be wrong before training.
+
+    That is: parameters that contradict each other, labels that the experiment needs and lacks, a tracker that is not
+    installed, and what ``datasets.readiness`` calls an error: no query, nobody who can be found, fewer than two
+    training people, people in train and test, missing images.
+
+    Args:
+        images: also open every image, test images too (1 to 2 ms each).
+    """
+    trackers.check_tracker(experiment)
+    _check_parameters(experiment, benchmark)
+    if benchmark.train.empty:
+        raise InputError(f"{benchmark.name} at {benchmark.root} has no training images")
+    if Path(benchmark.root).exists():  # an embedded benchmark that is not rendered yet has no images to look at
+        errors = [problem for problem in readiness(benchmark, images=images) if problem.severity == "error"]
+        if errors:
+            more = f" and {len(errors) - 1} more problems" if errors[1:] else ""
+            raise InputError(
+                f"{benchmark.name} at {benchmark.root} is not ready: {errors[0].text}{more}; `csgn check` lists all; "
+                "mend the data, or leave images out (data/README.md)"
+            )
+    identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 takes time
+    if experiment.clothes_adversarial_weight:
+        clothes_by_person(*(torch.tensor(benchmark.train[name].to_numpy()) for name in ("person", "clothes")))
+
+
+def _check_parameters(experiment: Experiment, benchmark: Benchmark) -> None:
+    vss, mdg = experiment.form("vss"), experiment.form("mdg")
+    if not vss.trait("vit") and (experiment.hsf != "none" or experiment.vocabulary_train != "none"):
+        raise InputError(f"vss={vss.name} has no joint embedding for text; set hsf=none and vocabulary_train=none")
     if experiment.hsf == "none" and experiment.vocabulary_train == "targets":
         raise InputError("vocabulary_train=targets changes the text loss, and hsf=none has none; choose one")
-    if experiment.hsf == "orthogonal" and experiment.mdg in ("random", "second_rgb"):
-        raise InputError(f"hsf=orthogonal needs gray descriptions, and mdg={experiment.mdg} makes none")
+    if experiment.hsf == "orthogonal" and not (mdg.trait("learned") and mdg.trait("gray")):
+        raise InputError(f"hsf=orthogonal needs gray descriptions, and mdg={mdg.name} makes none")
     if experiment.hsf == "orthogonal" and benchmark.train.person.nunique() <= experiment.clothing_rank:
         raise InputError(
             f"hsf=orthogonal with clothing_rank={experiment.clothing_rank} needs more training people than that, and "
@@ -125,129 +173,13 @@ def check(experiment: Experiment, benchmark: Benchmark) -> None:
     images = experiment.batch_persons * experiment.batch_images
     if images % experiment.batch_parts:
         raise InputError(f"batch_parts={experiment.batch_parts} does not divide a batch of {images} images evenly")
-    if benchmark.train.empty:
-        raise InputError(f"{benchmark.name} at {benchmark.root} has no training images")
-    identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 costs time
-    if experiment.clothes_adversarial_weight:
-        clothes_by_person(*(torch.tensor(benchmark.train[name].to_numpy()) for name in ("person", "clothes")))
 
 
-def _begun(run: Run) -> bool:
-    return any(
-        run.path(name).exists() for name in ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")
-    )
+def accelerator_for(precision: str, tracker: str | None = None, folder: Path | None = None) -> Accelerator:
+    """The device that there is, in an experiment's precision, and a tracker that writes to ``folder``.
 
-
-def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> None:
-    """Raise InputError if the folder holds a run with another parameter, or one that was begun on other data.
-
-    Descriptions and classifiers are kept by identity number, which other data may give to other people.
+    An Accelerator that was made before keeps its own precision.
     """
-    if not _begun(run):
-        return
-    if not run.path("config.json").exists():  # it was written before anything else
-        raise InputError(f"{run.dir} has no config.json, which alone says what its states were trained with; {BACK}")
-    values = experiment.model_dump(mode="json")
-    changed = [name for name, value in run.config.items() if name in values and values[name] != value]
-    if changed:
-        raise InputError(f"{run.dir} holds a run with another {changed[0]}; name another folder, or remove it")
-    if not run.path("benchmark.json").exists():
-        return
-    before, now = read_json(run.path("benchmark.json"), BACK), benchmark.record()
-    for name in ("benchmark", "images", "manifest"):
-        if before.get(name) != now[name]:
-            raise InputError(
-                f"{run.dir} was begun on other data: its {name} was {before.get(name)}, and is {now[name]}; "
-                "name another folder, or bring the data back"
-            )
-
-
-def _checkpoints(clip: ClipTower | None, resnet: ResNetTower | None) -> dict[str, str | None]:
-    towers = {"clip": clip, "resnet": resnet}
-    return {name: sha256(tower.checkpoint) for name, tower in towers.items() if tower is not None}
-
-
-def _refuse_other_weights(run: Run, weights: dict[str, str | None]) -> None:
-    if not _begun(run) or not run.path("towers.json").exists():
-        return
-    before = read_json(run.path("towers.json"), BACK).get("checkpoints")
-    for name, digest in weights.items():
-        if before.get(name) != digest:
-            raise InputError(
-                f"{run.dir} was begun from another {name}_checkpoint: its SHA-256 was {before.get(name)}, and is "
-                f"{digest}; name another folder, or bring the file back"
-            )
-
-
-def accelerator_for(precision: str) -> Accelerator:
-    """The device that is there, in an experiment's precision; one made before keeps working in its own."""
     AcceleratorState._reset_state()  # else every run of a process would need the precision of the first
-    return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
-
-
-def _publish(run: Run, record: dict[str, Any], report: Report | None) -> None:
-    """Append to metrics.jsonl and log.txt; an epoch that is done again replaces its record."""
-    place = (record["stage"], record["epoch"])
-    known = run.metrics()
-    if any((old["stage"], old["epoch"]) >= place for old in known):
-        kept = [old for old in known if (old["stage"], old["epoch"]) < place]
-        write_text(run.path("metrics.jsonl"), "".join(json.dumps(old) + "\n" for old in kept))
-    run.append_metrics(record)
-    run.log(" ".join(f"{name} {value:.5g}" for name, value in record.items()))
-    if report is not None:
-        report(record)
-
-
-def load_towers(experiment: Experiment) -> tuple[ClipTower | None, ResNetTower | None]:
-    """The towers that the experiment's ``vss`` uses, with their starting weights; None for the other."""
-    size = (experiment.image_height, experiment.image_width)
-    clip = resnet = None
-    if experiment.vss != "resnet":
-        clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, size, experiment.vit_stride)
-    if experiment.vss in WITH_RESNET:
-        resnet = load_resnet(experiment.resnet_model, experiment.resnet_checkpoint)
-    return clip, resnet
-
-
-def build_learner(
-    experiment: Experiment,
-    clip: ClipTower | None,
-    resnet: ResNetTower | None,
-    identities: int,
-    guides: Guides,
-) -> Learner:
-    """Encoder and heads at the start of stage 2, everything trainable that stage 2 trains."""
-    generator = random_stream(experiment.seed, STREAMS["heads"])
-    encoder = VisualEncoder(clip, resnet, experiment.vss, generator).requires_grad_(True)
-    head_map = partial(vocabulary.remove, basis=guides.clothing) if experiment.vocabulary_train == "head" else None
-    if encoder.resnet is not None:
-        encoder.resnet.to(memory_format=torch.channels_last)  # convolutions are faster so, most of all in bf16
-    encoder.recompute = bool(experiment.gradient_checkpointing)
-    if experiment.compile:
-        encoder.compile_blocks()
-    heads = Heads(encoder.widths, identities, generator)
-    return Learner(encoder, heads, head_map, experiment.batch_parts)
-
-
-def load_encoder(run: Run) -> VisualEncoder:
-    """The trained encoder of a finished run, on the CPU, ready to embed.
-
-    Raises:
-        InputError: the run has no model.safetensors, or one of another shape.
-    """
-    experiment = Experiment.from_parameters(**run.config)
-    path = run.path("model.safetensors")
-    if not path.exists():
-        raise InputError(f"{path} does not exist: the run is not finished; continue it with the same command")
-    blank = experiment.model_copy(update={"clip_checkpoint": None, "resnet_checkpoint": None})
-    clip, resnet = load_towers(blank)
-    encoder = VisualEncoder(clip, resnet, experiment.vss, torch.Generator())
-    try:
-        fill(encoder, load_file(path))
-    except Misfit as error:
-        raise InputError(
-            f"{path} does not fit its config.json: {error}; bring both back from one run, or train again"
-        ) from error
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); copy it again, or train again") from error
-    return encoder.eval()
+    options = {"log_with": tracker, "project_dir": str(folder)} if tracker else {}
+    return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), **options)

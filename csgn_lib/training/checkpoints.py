@@ -1,7 +1,8 @@
-"""Where a run goes on after it was stopped: whole states on disk, the last two, each told from a damaged one.
+"""Checkpoints: the last two are kept, each with a digest of its content, and training resumes from the newest whole
+one.
 
-A state is a file whose name says where it belongs and what it holds: ``stage-epoch-step-digest.pt``. It is
-written beside, then renamed, so that no moment, a kill or a power cut, leaves half of one under that name.
+A checkpoint is named after its place and its content, ``stage-epoch-step-digest.pt``. It is written under a temporary
+name and then renamed, so that a kill or a power cut never leaves a partial file under its name.
 """
 
 from __future__ import annotations
@@ -24,99 +25,98 @@ from csgn_lib.backbones import sha256
 from csgn_lib.records import InputError, atomic_path, clear_killed, move
 
 KEPT = 2
-SHARE = 0.02  # of a run's time that saving may take: small models save every second, large ones every few minutes
+SHARE = 0.02  # of the training time that saving may take: small models save every second, large ones every few minutes
 
 State = dict[str, Any]
 
 
 class Checkpoints:
-    """The states of one run's training; the first step's, then as often as ``SHARE`` allows, and when it is stopped.
+    """The checkpoints of one run: after its first step, then as often as ``SHARE`` allows, and when it is stopped.
 
     Args:
-        folder: where they lie; None keeps none.
-        writes: whether this process saves them, and listens to signals; of several that share a run, one does.
-        say: called with one line when something is amiss that training survives.
+        folder: their folder; None saves none.
+        writes: whether this process saves them and handles signals; of the processes of a run, one does.
+        log: called with one line about a problem that training survives.
     """
 
     def __init__(
-        self, folder: Path | None, say: Callable[[str], None] = lambda line: None, writes: bool = True
+        self, folder: Path | None, log: Callable[[str], None] = lambda line: None, writes: bool = True
     ) -> None:
-        self.folder, self.say, self.writes = folder, say, writes
-        self.asked = False  # to stop, by Ctrl-C or a polite kill
+        self.folder, self.log, self.writes = folder, log, writes
+        self.stop_requested = False  # by SIGINT (Ctrl-C) or SIGTERM
         self.saved, self.cost = -float("inf"), 0.0
 
     @contextmanager
-    def stopping(self) -> Iterator[None]:
-        """Inside, a first SIGINT or SIGTERM is remembered until the step has ended; a second one stops at once."""
+    def handle_signals(self) -> Iterator[None]:
+        """Inside, a first SIGINT or SIGTERM stops training after the current step; a second one at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_requested:
             raise KeyboardInterrupt
-        if not self.writes:  # waits for the one that saves, and ends with it
+        if not self.writes:  # it ends with the process that saves
             return
-        self.asked = True
+        self.stop_requested = True
         print("stopping after this step; again to stop at once", file=sys.stderr, flush=True)
 
     @property
     def due(self) -> bool:
-        """Whether the state should be saved after this step."""
+        """Whether to save the state after this step."""
         if self.folder is None or not self.writes:
-            return self.asked
-        return self.asked or (time.monotonic() - self.saved) * SHARE >= self.cost
+            return self.stop_requested
+        return self.stop_requested or (time.monotonic() - self.saved) * SHARE >= self.cost
 
     def save(self, stage: int, epoch: int, step: int, state: State) -> None:
-        """Keep the state after ``step`` steps of an epoch, and the one before it.
+        """Save the state after ``step`` steps of an epoch; the one before it is kept too.
 
         Raises:
-            KeyboardInterrupt: the run was asked to stop; the state is safe.
-            InputError: no room, or another trouble of the disk; the states before are as they were.
+            KeyboardInterrupt: the run was asked to stop; the state is saved.
+            InputError: a full disk, or another failure to write; earlier checkpoints are unchanged.
         """
         started = time.monotonic()
         if self.folder is not None:
             self._write(f"{stage}-{epoch:04d}-{step:06d}", state)
         self.saved = time.monotonic()
         self.cost = self.saved - started
-        if self.asked:
-            raise KeyboardInterrupt
+        if self.stop_requested:
+            raise KeyboardInterrupt(f"stopped after stage {stage}, epoch {epoch}, step {step}")
 
     def _write(self, place: str, state: State) -> None:
         clear_killed(self.folder / "new.pt")
         try:
             with atomic_path(self.folder / "new.pt") as temporary:
                 torch.save(state, temporary)
-                made = self.folder / f"{place}-{_digest(temporary)}.pt"
-            move(self.folder / "new.pt", made)
+                named = self.folder / f"{place}-{_digest(temporary)}.pt"
+            move(self.folder / "new.pt", named)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError when a disk is full
             raise InputError(
                 f"a checkpoint cannot be written to {self.folder} ({error}); make room: the same command goes on from "
                 f"{self._last()}"
             ) from error
-        for later in (file for file in self._files() if file.name > made.name):  # damaged, or of an earlier life
+        for later in (file for file in self._files() if file.name > named.name):  # damaged, or left by a previous run
             later.unlink(missing_ok=True)
         for old in self._files()[:-KEPT]:
             old.unlink(missing_ok=True)
 
     def restore(self, stage: int, into: Callable[[State], None]) -> tuple[int, int]:
-        """Give the newest whole state of a stage to ``into``; the epoch and steps after which it was saved.
+        """Pass the newest whole checkpoint of a stage to ``into``; returns the epoch and the steps done in it.
 
-        A damaged one is said and the one before it is taken; (1, 0), the beginning, if there is none before it.
-        Nothing is removed here: what is damaged goes when the next state is saved.
+        A damaged checkpoint is reported and the one before it used; (1, 0), the beginning, if there is none. Nothing is
+        removed here: a damaged file goes when the next checkpoint is saved.
 
         Raises:
-            InputError: older states were given up for these, and none of them is whole; a file that cannot be read;
-                a whole state that ``into`` has no room or use for.
+            InputError: both checkpoints are damaged; a file that cannot be read; a whole one that ``into`` refuses.
         """
-        found = [file for file in reversed(self._files()) if file.name.startswith(f"{stage}-")]
-        for file in found:
+        candidates = [file for file in reversed(self._files()) if file.name.startswith(f"{stage}-")]
+        for file in candidates:
             if (state := self._read(file)) is None:
                 continue
             try:
@@ -127,7 +127,7 @@ class Checkpoints:
                 ) from error
             _, epoch, step, _ = file.stem.split("-")
             return int(epoch), int(step)
-        if len(found) >= KEPT:
+        if len(candidates) >= KEPT:
             raise InputError(
                 f"no checkpoint in {self.folder} is whole; remove that folder to begin stage {stage} again"
             )
@@ -143,11 +143,11 @@ class Checkpoints:
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             line = f"{file} is damaged ({_first_line(error)}); what was saved before it is used"
             warnings.warn(line, stacklevel=3)
-            self.say(line)
+            self.log(line)
             return None
 
     def _files(self) -> list[Path]:
-        """Oldest first: names sort as stage, epoch and step do."""
+        """Oldest first: names sort by stage, epoch and step."""
         return sorted(self.folder.glob("[12]-*-*-*.pt")) if self.folder is not None else []
 
     def _last(self) -> str:

@@ -1,7 +1,7 @@
-"""What a training needs at least: bytes and arithmetic counted, not guessed, before it starts.
+"""Lower bounds of what a training needs, counted before it starts: memory, FLOPs and time.
 
-Models are built on the meta device, where tensors have a shape and no data, so that neither weights nor
-memory are needed to count.
+Models are built on the meta device, where tensors have a shape and no data, so that counting needs neither weights nor
+memory.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import random_stream
 from csgn_lib.config import Experiment
-from csgn_lib.training import build_learner, load_towers
+from csgn_lib.training.encoders import without_data
 from csgn_lib.training.stage2 import Learner, identity_sampler
-from csgn_lib.training.steps import STREAMS, Guides
+from csgn_lib.training.steps import STREAMS
 from csgn_lib.vss import parameter_groups
 
 TRAINED_BYTES = 16  # float32: a weight, its gradient, Adam's two moments
@@ -35,12 +35,18 @@ STAGE1_PASSES = 2  # forward, and backward to the prompts' words alone: the text
 class Estimate:
     """Lower bounds of a whole training. FLOPs: multiplications and additions of matrix products and convolutions.
 
-    trained, frozen: parameters. images: of the training split, (height, width) in pixels. image_flops, vit_flops,
-    prompt_flops: one image through encoder and heads, one through the ViT, one prompt through the text tower, each
-    forward. kept: bytes of one image that stage 2 keeps from its forward pass for the backward one; together: images
-    of which it does so at once. averaged: values of the weights' average. features: images that stage 1 reads once.
-    prompts: in an epoch of stage 1. seen: images in an epoch of stage 2. rate: FLOP/s of a matrix product on
-    ``device`` in ``precision``, measured.
+    Attributes:
+        trained, frozen: parameters.
+        images: images of the training split; size: (height, width) in pixels.
+        image_flops, vit_flops, prompt_flops: forward, of one image through encoder and heads, one image through the
+            ViT, one prompt through the text tower.
+        activation_bytes: bytes per image that stage 2 saves in the forward pass for the backward pass.
+        images_at_once: images whose activations are held at once.
+        averaged: values of the weights' moving average.
+        features: images that stage 1 embeds once: each in RGB and in grayscale.
+        prompts: prompts in an epoch of stage 1. stage2_images: images in an epoch of stage 2.
+        epochs: of stage 1 and stage 2.
+        rate: FLOP/s of a matrix product on ``device`` in ``precision``, measured.
     """
 
     trained: int
@@ -50,12 +56,12 @@ class Estimate:
     image_flops: int
     vit_flops: int
     prompt_flops: int
-    kept: int
-    together: int
+    activation_bytes: int
+    images_at_once: int
     averaged: int
     features: int
     prompts: int
-    seen: int
+    stage2_images: int
     epochs: tuple[int, int]
     device: str
     precision: str
@@ -63,23 +69,23 @@ class Estimate:
 
     @property
     def trained_bytes(self) -> int:
-        """Weights, gradients and Adam's moments of what stage 2 trains."""
+        """Weights, gradients and Adam's moments of the parameters that stage 2 trains."""
         return self.trained * TRAINED_BYTES
 
     @property
     def frozen_bytes(self) -> int:
-        """Weights that are held and not trained: CLIP's text tower."""
+        """Weights that are not trained: CLIP's text tower."""
         return self.frozen * FROZEN_BYTES
 
     @property
     def averaged_bytes(self) -> int:
-        """The average of the encoder's weights over the steps, with ``ema``."""
+        """The moving average of the encoder's weights, with ``ema``."""
         return self.averaged * FROZEN_BYTES
 
     @property
     def kept_bytes(self) -> int:
-        """What stage 2 keeps of a batch, or of a part of it, from the forward pass for the backward one."""
-        return self.together * self.kept
+        """Activations of a batch, or of a part of it, that the backward pass needs."""
+        return self.images_at_once * self.activation_bytes
 
     @property
     def pixel_bytes(self) -> int:
@@ -88,13 +94,13 @@ class Estimate:
 
     @property
     def flops(self) -> tuple[int, int]:
-        """Of all of stage 1, and of all of stage 2."""
+        """FLOPs of all of stage 1 and of all of stage 2."""
         stage1 = self.features * self.vit_flops + self.epochs[0] * self.prompts * STAGE1_PASSES * self.prompt_flops
-        return stage1, self.epochs[1] * self.seen * STAGE2_PASSES * self.image_flops
+        return stage1, self.epochs[1] * self.stage2_images * STAGE2_PASSES * self.image_flops
 
     @property
     def seconds(self) -> float:
-        """If the machine did nothing but this arithmetic at the measured rate; processes share stage 2, not stage 1."""
+        """Time of these FLOPs at the measured rate; stage 2 is divided by the number of processes, stage 1 is not."""
         stage1, stage2 = self.flops
         return (stage1 + stage2 / int(os.environ.get("WORLD_SIZE", "1"))) / self.rate
 
@@ -103,27 +109,27 @@ class Estimate:
         trained, frozen, averaged, kept, pixels = (_mib(count) for count in (
             self.trained_bytes, self.frozen_bytes, self.averaged_bytes, self.kept_bytes, self.pixel_bytes,
         ))  # fmt: skip
-        each = f"{self.kept / 2**20:.1f}"
+        each = f"{self.activation_bytes / 2**20:.1f}"
         lines = [
             "needs at least, in all:",
             f"  memory      {trained}  {self.trained:,} trained parameters x 16 bytes (weight, gradient, Adam's two)",
             f"              {frozen}  {self.frozen:,} frozen parameters x 4 bytes",
-            *([f"              {averaged}  the average of the weights, 4 bytes each"] if self.averaged else []),
-            f"              {kept}  kept of {self.together} images for the backward pass, {each} MiB each",
+            *([f"              {averaged}  moving average of the weights, 4 bytes each"] if self.averaged else []),
+            f"              {kept}  activations of {self.images_at_once} images for the backward pass, {each} MiB each",
             f"              {pixels}  pixels of {self.images:,} images, 3 x {height} x {width} bytes each",
-            "              the pixels lie in the computer's memory; stage 1's words come on top, and are not counted",
+            "              pixels are in CPU memory; the learned tokens of stage 1 are not counted",
         ]
         if stage1:
             lines.append(
-                f"  arithmetic  {_tera(stage1)}  stage 1: {self.features:,} images once through the ViT "
+                f"  arithmetic  {_tera(stage1)}  stage 1: {self.features // 2:,} images, RGB and gray, through the ViT "
                 f"({self.vit_flops / 1e9:.3g} GFLOP), {self.epochs[0]} epochs of {self.prompts:,} prompts "
                 f"(2 x {self.prompt_flops / 1e9:.3g})"
             )
         label = "            " if stage1 else "  arithmetic"
         lines += [
-            f"{label}  {_tera(stage2)}  stage 2: {self.epochs[1]} epochs of {self.seen:,} images "
+            f"{label}  {_tera(stage2)}  stage 2: {self.epochs[1]} epochs of {self.stage2_images:,} images "
             f"(3 x {self.image_flops / 1e9:.3g} GFLOP)",
-            f"  time        {_clock(self.seconds)}  at {self.rate / 1e9:,.0f} GFLOP/s, measured just now by "
+            f"  time        {_clock(self.seconds)}  at {self.rate / 1e9:,.0f} GFLOP/s, measured just now with "
             f"{self.precision} matrix products on {self.device}",
         ]
         return "\n".join(lines)
@@ -138,7 +144,7 @@ def _tera(flops: int) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """Such as 5 s, 12 min 40 s, 3 h 2 min."""
+    """5 s, 12 min 40 s, 3 h 2 min."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"
@@ -156,10 +162,10 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
     trained = _count([value for group in groups for value in group["params"]])
     held = {id(value): value for part in (clip, learner) if part is not None for value in part.parameters()}
     size = (experiment.image_height, experiment.image_width)
-    pair = torch.empty(2, 3, *size, device="meta")  # two: a batch norm in training refuses one
+    pair = torch.empty(2, 3, *size, device="meta")  # two images: batch norm refuses one in training
     texts = experiment.hsf != "none" and experiment.mdg != "random"
     sampler = identity_sampler(experiment, train)
-    flops = count_flops(learner, pair) // 2  # before the weights are changed for what is kept
+    flops = count_flops(learner, pair) // 2  # before activation_bytes_per_image changes the weights' type
     batch = experiment.batch_persons * experiment.batch_images
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return Estimate(
@@ -170,29 +176,17 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
         image_flops=flops,
         vit_flops=count_flops(clip.visual_features, pair) // 2 if clip is not None else 0,
         prompt_flops=_prompt_flops(clip, experiment.prompt_tokens) if texts else 0,
-        kept=kept_of_an_image(learner, size, experiment.precision),
-        together=batch // experiment.batch_parts // int(os.environ.get("WORLD_SIZE", "1")),
+        activation_bytes=activation_bytes_per_image(learner, size, experiment.precision),
+        images_at_once=batch // experiment.batch_parts // int(os.environ.get("WORLD_SIZE", "1")),
         averaged=_count(learner.encoder.parameters()) if experiment.ema is not None else 0,
         features=2 * len(train) if texts else 0,  # RGB and gray
         prompts=_prompts(experiment, train) if texts else 0,
-        seen=len(sampler) * experiment.batch_persons * experiment.batch_images,
+        stage2_images=len(sampler) * experiment.batch_persons * experiment.batch_images,
         epochs=(experiment.stage1_epochs if texts else 0, experiment.stage2_epochs),
         device=device.type if device.type != "cpu" else f"cpu ({torch.get_num_threads()} x one thread)",
         precision=experiment.precision,
         rate=matrix_rate(device, torch.bfloat16 if experiment.precision == "bf16" else torch.float32),
     )
-
-
-def without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | None, Learner]:
-    """The CLIP and the learner as training builds them, on the meta device."""
-    blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "vocabulary_train": "none"}
-    blank = experiment.model_copy(update=blank)  # subspaces of words cost next to nothing
-    with torch.random.fork_rng(devices=[]):  # initial weights are not drawn on meta, but chance moves on
-        with torch.device("meta"):
-            clip, resnet = load_towers(blank)
-        if clip is not None:
-            clip.requires_grad_(False)
-        return clip, build_learner(blank, clip, resnet, identities, Guides()).to("meta")
 
 
 def count_flops(forward: Callable[..., Any], *inputs: Tensor) -> int:
@@ -202,39 +196,41 @@ def count_flops(forward: Callable[..., Any], *inputs: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def kept_of_an_image(learner: Learner, size: tuple[int, int], precision: str) -> int:
-    """Bytes that autograd keeps of one image of a batch, of a learner on the meta device, whose weights' type changes.
+def activation_bytes_per_image(learner: Learner, size: tuple[int, int], precision: str) -> int:
+    """Bytes that autograd saves per image of a batch, for a learner on the meta device; changes its weights' type.
 
-    There is no autocast on meta: in bf16 all is taken to be bf16, which is a little less than what is. What gradient
-    checkpointing computes again is left out, and what enters the ViT's blocks with it.
+    There is no autocast on meta: with bf16 everything counts as bf16, a little less than the truth. What gradient
+    checkpointing recomputes is not counted, nor are the inputs of its blocks.
     """
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     learner.to(kind).train()
-    learner.parts = 1  # each is kept whole while it is computed again
-    two, four = (kept_bytes(learner, torch.empty(count, 3, *size, device="meta", dtype=kind)) for count in (2, 4))
-    return (four - two) // 2
+    learner.parts = 1  # a part is held whole while it is recomputed
+    of_two, of_four = (
+        saved_bytes(learner, torch.empty(count, 3, *size, device="meta", dtype=kind)) for count in (2, 4)
+    )
+    return (of_four - of_two) // 2
 
 
-def kept_bytes(module: nn.Module, *inputs: Tensor) -> int:
-    """Bytes that autograd keeps of a forward call for the backward one, beside the module's parameters."""
+def saved_bytes(module: nn.Module, *inputs: Tensor) -> int:
+    """Bytes that autograd saves in a forward call for the backward pass, without the module's parameters."""
     owned = {value.untyped_storage()._cdata for value in module.parameters()}
     held: dict[int, torch.UntypedStorage] = {}
 
-    def noted(value: Tensor) -> Tensor:
+    def note(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
         held[storage._cdata] = storage
-        return value.detach()  # the value itself would hold on to what holds it
+        return value.detach()  # not the value itself: it would form a reference cycle
 
-    with torch.autograd.graph.saved_tensors_hooks(noted, lambda value: value):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
         module(*inputs)
     return sum(storage.nbytes() for place, storage in held.items() if place not in owned)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
-    """FLOP/s of the best of the square matrix products that fit into ``seconds``, on this machine now.
+    """FLOP/s of the fastest of the square matrix products that fit into ``seconds``, measured on this machine.
 
-    On a CPU one thread's, times the threads: where others use the cores too, products of all threads wait for
-    each other and measure the crowd, and a time that is to be a lower bound needs the machine's own rate.
+    On a CPU, that of one thread times the number of threads: with all threads at once the measurement would depend on
+    other programs' load, and a lower bound of the time needs the machine's own rate.
     """
     if device.type != "cpu":
         return _best_rate(device, dtype, 4096, seconds)
@@ -263,14 +259,14 @@ def _count(parameters: object) -> int:
 
 
 def _prompt_flops(clip: ClipTower, tokens: int) -> int:
-    """One RGB prompt, to its end-of-text, forward; the gray one is a word longer at most."""
+    """Forward FLOPs of one RGB prompt up to end-of-text; the gray one is at most one token longer."""
     ids = clip.tokenizer([" ".join(["A photo of a", *["a"] * tokens, "person."])])
     end = ids.argmax(dim=-1)
     return count_flops(clip.prompt_features, torch.empty(1, int(end) + 1, clip.text_width, device="meta"), end)
 
 
 def _prompts(experiment: Experiment, train: pd.DataFrame) -> int:
-    """In the first epoch of stage 1: two of every identity in each of its batches, which are drawn as there."""
+    """Prompts in the first epoch of stage 1: two per identity in each batch, drawn as in training."""
     person = torch.tensor(train.person.to_numpy())
     order = torch.randperm(len(person), generator=random_stream(experiment.seed, STREAMS["stage1"]))
     return 2 * sum(len(person[rows].unique()) for rows in order.split(experiment.stage1_batch))

@@ -1,9 +1,8 @@
-"""Stage 1 (MDG): the frozen CLIP's features are computed once, then only prompt words learn."""
+"""Stage 1 (MDG): image features of the frozen CLIP are computed once, then only prompt tokens are trained."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
@@ -17,19 +16,29 @@ from torch import Tensor
 
 from csgn_lib import hsf, mdg, vocabulary
 from csgn_lib.backbones import ClipTower
-from csgn_lib.batches import Ahead, Batch, ImageSet, random_stream, to_float, to_gray
+from csgn_lib.batches import Batch, ImageSet, Prefetcher, random_stream, to_float, to_gray
 from csgn_lib.config import Experiment
+from csgn_lib.progress import track
 from csgn_lib.records import InputError, Run
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.replay import Replayed, Step, adam, set_rate
-from csgn_lib.training.sharing import agreed
-from csgn_lib.training.steps import STREAMS, Guides, Place, Report, Resumable, descend, save_tensors
+from csgn_lib.training.cuda_graphs import CudaGraphStep, Step, adam, set_lr
+from csgn_lib.training.distributed import sync_resume_point
+from csgn_lib.training.steps import (
+    STREAMS,
+    Report,
+    Stage2Targets,
+    StepContext,
+    TrainingState,
+    optimizer_step,
+    save_tensors,
+)
 
 TEXT_FILE = "text.safetensors"
 LEARN_AGAIN = "remove it, and the same command learns the descriptions again"
+CHUNK = 256  # images that the frozen CLIP embeds at a time
 
 
-def prepare_guides(
+def prepare_targets(
     experiment: Experiment,
     clip: ClipTower | None,
     images: ImageSet,
@@ -37,39 +46,55 @@ def prepare_guides(
     accelerator: Accelerator,
     report: Report,
     checkpoints: Checkpoints,
-) -> Guides:
-    """Run stage 1 if the experiment needs text, and build the subspaces that it names."""
+) -> Stage2Targets:
+    """Run stage 1 if the experiment needs text, and compute the subspaces that it uses.
+
+    Descriptions that the run has stored are read back. Raises InputError if they do not fit the data or the CLIP.
+    """
     clothing = person = colour = text = None
     if experiment.vocabulary_train in ("head", "penalty"):
         clothing = vocabulary.clothing_subspace(clip, experiment.clothing_rank)
     if experiment.vocabulary_train == "targets":
         person = vocabulary.person_subspace(clip, experiment.person_rank)
     if experiment.hsf != "none":
-        described = run.path(TEXT_FILE).exists()
-        accelerator.wait_for_everyone()  # all have looked before one of them writes it
-        if described:
-            text = read_descriptions(run, accelerator.device)
-            _refuse_other_people(text, int(images.person.max()) + 1, clip.embed_dim, run)
-        else:
-            text = describe(experiment, clip, images, accelerator, report, checkpoints)
-            text = mdg.TextFeatures(**{name: broadcast(part.contiguous()) for name, part in text.parts().items()})
-            if accelerator.is_main_process:
-                save_tensors(text.parts(), run.path(TEXT_FILE))
+        text = _descriptions(experiment, clip, images, run, accelerator, report, checkpoints)
     if experiment.hsf == "orthogonal":
         colour = hsf.colour_subspace(text.rgb, text.gray, experiment.clothing_rank)
     if person is not None:
         text = mdg.TextFeatures(*(vocabulary.text_targets(part, person) for part in (text.rgb, text.gray)))
-    return Guides(text, clothing, person, colour)
+    return Stage2Targets(text, clothing, person, colour)
+
+
+def _descriptions(
+    experiment: Experiment,
+    clip: ClipTower,
+    images: ImageSet,
+    run: Run,
+    accelerator: Accelerator,
+    report: Report,
+    checkpoints: Checkpoints,
+) -> mdg.TextFeatures:
+    """The run's stored descriptions, or newly learned ones, which the main process stores."""
+    stored = run.path(TEXT_FILE).exists()
+    accelerator.wait_for_everyone()  # every process has looked before one of them writes the file
+    if stored:
+        text = read_descriptions(run, accelerator.device)
+        _refuse_other_people(text, int(images.person.max()) + 1, clip.embed_dim, run)
+        return text
+    text = learn_prompts(experiment, clip, images, accelerator, report, checkpoints)
+    text = mdg.TextFeatures(**{name: broadcast(part.contiguous()) for name, part in text.parts().items()})
+    if accelerator.is_main_process:
+        save_tensors(text.parts(), run.path(TEXT_FILE))
+    return text
 
 
 def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextFeatures:
-    """The descriptions (N, P) that a run learned in stage 1, in the order of its training identities, and their words.
+    """The descriptions (N, D) that a run learned in stage 1, in the order of its training identities, and their tokens.
 
-    The words are None where random vectors stand in place of text, and in runs of before they were kept.
+    The tokens are None where random vectors stand in place of text, and in runs of versions that did not store them.
 
     Raises:
-        InputError: the run has none: it used no text, or stage 1 has not ended; a damaged file, or one that holds
-            something else.
+        InputError: the run has none: it used no text, or stage 1 has not ended; a damaged file, or other content.
     """
     path = run.path(TEXT_FILE)
     if not path.exists():
@@ -97,7 +122,7 @@ def _refuse_other_people(text: mdg.TextFeatures, identities: int, width: int, ru
             )
 
 
-def describe(
+def learn_prompts(
     experiment: Experiment,
     clip: ClipTower,
     images: ImageSet,
@@ -105,51 +130,67 @@ def describe(
     report: Report,
     checkpoints: Checkpoints | None = None,
 ) -> mdg.TextFeatures:
-    """Stage 1: descriptions (N, P) of every training identity, from the frozen CLIP.
+    """Stage 1: descriptions (N, D) of every training identity, from the frozen CLIP.
 
-    Adam, linear warm-up, cosine to 1e-6 [C]. mdg=random skips it and returns random vectors, as long as
-    real text features are. With ``checkpoints`` it goes on where it was stopped. Processes that share a run
-    all do the same here: prompts are few, and text towers small beside stage 2.
+    Adam, linear warm-up, cosine to 1e-6 [C]. mdg=random skips it and returns random vectors with the norm of real text
+    features. With ``checkpoints`` it resumes where it stopped. Every process of a run does the same work here: prompts
+    are few, and text towers small beside stage 2.
+
+    Args:
+        images: the training images, persons numbered 0 .. N-1.
+        report: called with one record per epoch: stage, epoch, epochs, seconds, and the mean of each loss term.
     """
-    checkpoints = checkpoints or Checkpoints(None)
     identities = int(images.person.max()) + 1
     generator = random_stream(experiment.seed, STREAMS["prompts"])
-    variant = "separate" if experiment.mdg == "random" else experiment.mdg
+    form = experiment.form("mdg")
     tokens, modality = experiment.prompt_tokens, experiment.mdg_modality
+    variant = form if form.trait("learned") else "separate"  # its untrained prompts give random text its norm
     bank = mdg.PromptBank(clip, identities, tokens, variant, modality, generator=generator)
     bank.to(accelerator.device)
-    if experiment.mdg == "random":
-        return mdg.random_text_features(identities, bank.all_text_features().rgb, generator)
+    if not form.trait("learned"):
+        return form.entry.code(identities, bank.all_text_features().rgb, generator)
     rgb, gray = frozen_features(clip, images, accelerator)
     optimizer = prompts_optimizer(experiment, bank, accelerator.device)
-    alone = accelerator.num_processes == 1
-    descended = prompts_step(experiment, bank, rgb, gray, optimizer, accelerator)
-    descended = Replayed(descended, accelerator.device, alone)
-    order_of = random_stream(experiment.seed, STREAMS["stage1"])
-    state = Resumable({"bank": bank, "optimizer": optimizer}, accelerator.device)
-    first, done = agreed(accelerator, checkpoints.restore(1, state.load))
-    with checkpoints.stopping():
-        for epoch in range(1, experiment.stage1_epochs + 1):
-            started, batches = time.time(), torch.randperm(len(images), generator=order_of)
-            if epoch < first:  # its order was drawn so that the next one's is the same as ever
-                continue
-            set_rate(optimizer.param_groups[0], rate_at(experiment, epoch))
-            steps = batches.split(experiment.stage1_batch)
-            where = Place(1, epoch, images.paths, steps, checkpoints.say)
-            for step, seen in enumerate(seen_by(steps[done:], images.person, accelerator.device), done):
-                state.terms.add(descended(*seen))
-                state.keep(checkpoints, where, step)
-            means = state.end_epoch(where)
-            done = 0
-            report({
-                "stage": 1, "epoch": epoch, "epochs": experiment.stage1_epochs,
-                "seconds": round(time.time() - started, 2), **means,
-            })  # fmt: skip
+    step = prompts_step(experiment, bank, rgb, gray, optimizer, accelerator)
+    step = CudaGraphStep(step, accelerator.device, accelerator.num_processes == 1 and not experiment.loaded)
+    state = TrainingState({"bank": bank, "optimizer": optimizer}, accelerator.device)
+    _train_prompts(experiment, images, step, optimizer, state, accelerator, report, checkpoints or Checkpoints(None))
     return bank.all_text_features()
 
 
+def _train_prompts(
+    experiment: Experiment,
+    images: ImageSet,
+    step: Step,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    accelerator: Accelerator,
+    report: Report,
+    checkpoints: Checkpoints,
+) -> None:
+    """The epochs of stage 1, from the last checkpoint on."""
+    order_of = random_stream(experiment.seed, STREAMS["stage1"])
+    first, done = sync_resume_point(accelerator, checkpoints.restore(1, state.load))
+    with checkpoints.handle_signals():
+        for epoch in range(1, experiment.stage1_epochs + 1):
+            batches = torch.randperm(len(images), generator=order_of)  # drawn for skipped epochs too
+            if epoch < first:
+                continue
+            state.begin_epoch()
+            set_lr(optimizer.param_groups[0], prompt_lr(experiment, epoch))
+            steps = batches.split(experiment.stage1_batch)
+            context = StepContext(1, epoch, images.paths, steps, checkpoints.log)
+            for index, inputs in enumerate(stage1_batches(steps[done:], images.person, accelerator.device), done):
+                state.terms.add(step(*inputs))
+                state.keep(checkpoints, context, index)
+            seconds, done = state.seconds, 0
+            means = state.end_epoch(context)
+            epochs = experiment.stage1_epochs
+            report({"stage": 1, "epoch": epoch, "epochs": epochs, "seconds": round(seconds, 2), **means})
+
+
 def prompts_optimizer(experiment: Experiment, bank: mdg.PromptBank, device: torch.device) -> torch.optim.Adam:
-    """Adam on the learned words [C]."""
+    """Adam on the learned tokens [C]."""
     groups = [{"params": [*bank.parameters()], "lr": experiment.stage1_lr, "weight_decay": experiment.weight_decay}]
     return adam(groups, device)
 
@@ -162,55 +203,58 @@ def prompts_step(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> Step:
-    """One descent of stage 1 on image features (N, P), in RGB and gray, as a function of what ``seen_by`` gives of a
-    step, to the terms descended."""
+    """One optimizer step of stage 1 on image features (N, D), RGB and grayscale, where N counts images.
 
-    def step(rows: Tensor, *persons: Tensor) -> dict[str, Tensor]:
-        batch = mdg.Persons(*persons)
+    The step takes what ``stage1_batches`` yields and returns the weighted loss terms.
+    """
+    form = experiment.form("mdg")
+
+    def step(rows: Tensor, *identities: Tensor) -> dict[str, Tensor]:
+        batch = mdg.BatchIdentities(*identities)
         with accelerator.autocast():
             text = bank(batch)
-        terms = mdg.mdg_loss(
-            rgb[rows], gray[rows], mdg.TextFeatures(text.rgb.float(), text.gray.float()), batch,
-            variant=experiment.mdg, cross_weight=experiment.mdg_cross_weight,
-            mutual_weight=experiment.mdg_mutual_weight, similarity=experiment.similarity,
-        )  # fmt: skip
-        descend(sum(terms.values()), optimizer)
+        text = mdg.TextFeatures(text.rgb.float(), text.gray.float())
+        terms = mdg.mdg_loss(rgb[rows], gray[rows], text, batch, variant=form, similarity=experiment.similarity)
+        optimizer_step(sum(terms.values()), optimizer)
         return terms
 
     return step
 
 
-def seen_by(steps: Sequence[Tensor], person: Tensor, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """The rows (B,) of each step, and the Persons of who is there, on the device.
+def stage1_batches(steps: Sequence[Tensor], person: Tensor, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """For each step its row numbers (B,) and the four tensors of its BatchIdentities, on the device.
 
-    One copy for all of them: a GPU ends what it does before it takes one from ordinary memory, so that a copy a step
-    would have it wait for the next step, and that for it.
+    All steps are copied at once: a copy from pageable memory synchronises a GPU, which one per step would do each time.
     """
-    parts = [(rows, *mdg.Persons.of(person[rows])) for rows in steps]
+    parts = [(rows, *mdg.BatchIdentities.of(person[rows])) for rows in steps]
     values = [value for part in parts for value in part]
-    there = iter(torch.cat(values).to(device).split([len(value) for value in values]) if values else ())
+    copied = iter(torch.cat(values).to(device).split([len(value) for value in values]) if values else ())
     for part in parts:
-        yield tuple(islice(there, len(part)))
+        yield tuple(islice(copied, len(part)))
 
 
 @torch.inference_mode()
 def frozen_features(clip: ClipTower, images: ImageSet, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """zp (N, P) of all images and of their gray versions, unaugmented, float32 on the device [C]."""
+    """zp (n, D) of all n images and of their grayscale versions, unaugmented, float32 on the device [C].
+
+    Reports its progress on standard error.
+    """
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
 
-    def made(start: int) -> tuple[Batch]:
-        return (images.batch(range(start, min(start + 256, len(images)))),)
+    def load(start: int) -> tuple[Batch]:
+        return (images.batch(range(start, min(start + CHUNK, len(images)))),)
 
-    for (batch,) in Ahead(made, range(0, len(images), 256), accelerator.device):
+    batches = Prefetcher(load, range(0, len(images), CHUNK), accelerator.device)
+    for (batch,) in track(batches, len(images), "stage 1: image features", lambda item: len(item[0].index)):
         rgb = to_float(batch.images)
-        for part, seen in zip(parts, (rgb, to_gray(rgb)), strict=True):
+        for part, pixels in zip(parts, (rgb, to_gray(rgb)), strict=True):
             with accelerator.autocast():
-                part.append(clip.visual_features(seen).zp.float())
+                part.append(clip.visual_features(pixels).zp.float())
     return tuple(torch.cat(part).clone() for part in parts)
 
 
-def rate_at(experiment: Experiment, epoch: int) -> float:
-    """Linear warm-up, then cosine from the rate to 1e-6 [C]."""
+def prompt_lr(experiment: Experiment, epoch: int) -> float:
+    """Learning rate of stage 1 in an epoch (from 1): linear warm-up, then cosine to 1e-6 [C]."""
     warm, last, floor = experiment.stage1_warmup, experiment.stage1_epochs, 1e-6
     if epoch <= warm:
         return experiment.stage1_lr * epoch / warm

@@ -1,14 +1,14 @@
-"""Stage 2 (VSS + HSF): the descriptions are fixed, and the visual encoder learns.
+"""Stage 2 (VSS + HSF): descriptions are fixed, and the visual encoder is trained.
 
-L = w_id * sum L_id + w_tri * sum L_tri + w_text * L_HSF   (+ a vocabulary penalty, + CAL)
+L = w_id sum L_id + w_tri sum L_tri + w_text L_HSF   (+ vocabulary penalty, + CAL, + terms of plugins)   [C, extended]
 """
 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from csgn_lib import hsf, losses, vocabulary
-from csgn_lib.batches import Ahead, Augmentation, AugmentationDraw, Batch, IdentitySampler, ImageSet, random_stream
+from csgn_lib.batches import Augmentation, AugmentationDraw, Batch, IdentitySampler, ImageSet, Prefetcher, random_stream
 from csgn_lib.config import Experiment
+from csgn_lib.records import BOOKS, InputError
+from csgn_lib.registry import Form
 from csgn_lib.training.checkpoints import Checkpoints
-from csgn_lib.training.replay import Replayed, Step, adam, recordable, set_rate
-from csgn_lib.training.sharing import Share, agreed
-from csgn_lib.training.steps import STREAMS, Guides, Place, Resumable, descend
+from csgn_lib.training.cuda_graphs import CudaGraphStep, Step, adam, can_capture, set_lr
+from csgn_lib.training.distributed import BatchShard, sync_resume_point
+from csgn_lib.training.steps import STREAMS, Stage2Targets, StepContext, TrainingState, optimizer_step
 from csgn_lib.vss import (
-    WITH_RESNET,
     Embeddings,
     FeatureMap,
     HeadOutputs,
@@ -35,17 +36,19 @@ from csgn_lib.vss import (
     VisualEncoder,
     concatenate,
     parameter_groups,
+    uses_resnet,
 )
 
 
 class Learner(nn.Module):
-    """The encoder with its heads, as one module: images in, embeddings and head outputs out.
+    """Encoder and heads as one module: images in, embeddings and head outputs out.
 
-    gather: from this process's embeddings to the whole batch's, which the heads and losses see.
-    parts: how many parts the images are embedded in, one after another. Only embeddings are kept of a part; its
-    activations are computed a second time in the backward pass (as GradCache does, Gao et al., RepL4NLP 2021), so
-    that the memory is a part's, while hardest negatives, head statistics and text losses are the whole batch's. A
-    ResNet's own batch norms see a part.
+    Attributes:
+        gather: this process's embeddings to those of the whole batch, which heads and losses see.
+        parts: in how many parts the images are embedded, one after another. Only a part's embeddings are kept; its
+            activations are recomputed in the backward pass (as in GradCache, Gao et al., RepL4NLP 2021). Memory is that
+            of a part, while hardest negatives, head statistics and text losses are those of the whole batch. A ResNet's
+            own batch norms see one part.
     """
 
     def __init__(self, encoder: VisualEncoder, heads: Heads, f_map: FeatureMap | None, parts: int = 1) -> None:
@@ -54,7 +57,7 @@ class Learner(nn.Module):
         self.gather: Callable[[Embeddings], Embeddings] = lambda embeddings: embeddings
 
     def forward(self, images: Tensor) -> tuple[Embeddings, HeadOutputs]:
-        """Images (B, 3, H, W), or this process's share of them, to the batch's Embeddings and HeadOutputs."""
+        """Images (B, 3, H, W), or this process's shard of them, to the batch's Embeddings and HeadOutputs."""
         embeddings = self.gather(self._embedded(images))
         return embeddings, self.heads(embeddings, self.f_map)
 
@@ -63,14 +66,14 @@ class Learner(nn.Module):
             return self.encoder(images)
         again = partial(
             checkpoint, self.encoder, use_reentrant=False, preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), _statistics_kept(self.encoder)),
+            context_fn=lambda: (nullcontext(), _frozen_statistics(self.encoder)),
         )  # fmt: skip
         return concatenate([again(part) for part in images.chunk(self.parts)])
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalise as they did and note nothing: they see the same images a second time."""
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms do not update their running statistics: they see the same images a second time."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -78,158 +81,218 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for norm, (momentum, seen) in zip(norms, before, strict=True):
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(seen)
+            norm.num_batches_tracked.copy_(tracked)
+
+
+@dataclass(frozen=True)
+class Stage2Step:
+    """What a ``stage2_term`` of a plugin reads of one step.
+
+    Attributes:
+        embeddings: z11, z12, f, c of the B images, each (B, width) or None, float32, with gradients.
+        outputs: logits (B, N) of the heads, and the inputs of the triplet loss, by name.
+        batch: augmented images, and person, camera, clothes, index, each (B,) int64; with several processes ``images``
+            is this process's shard.
+        targets: descriptions (N, D) and subspaces.
+    """
+
+    embeddings: Embeddings
+    outputs: HeadOutputs
+    batch: Batch
+    targets: Stage2Targets
 
 
 def stage2_terms(
-    experiment: Experiment, embeddings: Embeddings, outputs: HeadOutputs, batch: Batch, guides: Guides
+    experiment: Experiment, embeddings: Embeddings, outputs: HeadOutputs, batch: Batch, targets: Stage2Targets
 ) -> dict[str, Tensor]:
-    """All terms of stage 2's loss by name, weighted; their sum is what the encoder descends.
+    """All terms of stage 2's loss by name, weighted; the encoder minimises their sum.
 
-    L = w_id * sum L_id + w_tri * sum L_tri + w_text * L_HSF [C, extended]; w_id differs by branch.
+    L = w_id sum L_id + w_tri sum L_tri + w_text L_HSF [C, extended]; w_id differs by branch. The terms of plugins come
+    last, in the order in which they were registered.
+
+    Raises:
+        InputError: a plugin's term fails, is no scalar, or has a name that is taken.
     """
     terms = {}
     for name, logits in outputs.logits.items():
-        of_resnet = name == "c" and experiment.vss in WITH_RESNET
+        of_resnet = name == "c" and uses_resnet(experiment)
         weight = experiment.id_weight_resnet if of_resnet else experiment.id_weight_vit
         terms[f"id_{name}"] = weight * losses.identity_loss(logits, batch.person, experiment.label_smoothing)
     for name, features in outputs.triplet.items():
-        terms[f"triplet_{name}"] = experiment.triplet_weight * losses.triplet_loss(
-            features, batch.person, experiment.triplet_margin
-        )
-    if guides.text is not None:
-        described = hsf.hsf_loss(
-            embeddings.f, guides.text.rgb, guides.text.gray, batch.person, variant=experiment.hsf,
-            beta=experiment.beta, label_smoothing=experiment.label_smoothing, similarity=experiment.similarity,
-            consistency_weight=experiment.consistency_weight, colour_basis=guides.colour,
-            orthogonal_weight=experiment.orthogonal_weight,
-        )  # fmt: skip
+        triplet = losses.triplet_loss(features, batch.person, experiment.triplet_margin)
+        terms[f"triplet_{name}"] = experiment.triplet_weight * triplet
+    if targets.text is not None:
+        text = targets.text.rgb, targets.text.gray
+        compared = hsf.HsfBatch(embeddings.f, *text, batch.person, experiment.similarity, targets.colour)
+        described = experiment.form("hsf")(compared)
         terms |= {name: experiment.hsf_weight * value for name, value in described.items()}
     if experiment.vocabulary_train == "penalty":
-        terms["vocabulary"] = experiment.penalty_weight * vocabulary.penalty(embeddings.f, guides.clothing)
+        terms["vocabulary"] = experiment.penalty_weight * vocabulary.penalty(embeddings.f, targets.clothing)
+    for form in experiment.added("stage2_term").values():
+        _add_term(terms, form, Stage2Step(embeddings, outputs, batch, targets))
     return terms
+
+
+def _add_term(terms: dict[str, Tensor], form: Form, step: Stage2Step) -> None:
+    """Evaluate a plugin's term and add it, or each scalar of the dict that it returns."""
+    value = form(step)
+    for name, scalar in (value if isinstance(value, dict) else {form.name: value}).items():
+        if not isinstance(scalar, Tensor) or scalar.numel() != 1:
+            what = f"shape {tuple(scalar.shape)}" if isinstance(scalar, Tensor) else type(scalar).__name__
+            raise InputError(f"{form.entry} gives {name} as {what}; return a scalar tensor, or a dict of them")
+        if name in terms or name in BOOKS:
+            raise InputError(f"{form.entry} gives a term called {name!r}, which exists already; give it another name")
+        terms[name] = scalar.reshape(())
 
 
 def train_encoder(
     experiment: Experiment,
     learner: Learner,
     images: ImageSet,
-    guides: Guides,
+    targets: Stage2Targets,
     accelerator: Accelerator,
     checkpoints: Checkpoints,
 ) -> Iterator[dict[str, Any]]:
-    """Stage 2, one record an epoch: mean of each loss term, rate, images a second; from where it was stopped.
+    """Stage 2, from the last checkpoint on; yields one record per epoch.
 
-    ``waiting`` is the share of an epoch's time in which a step had to wait for its images.
-
-    Adam; linear warm-up from a tenth of the rate, then a tenth at each milestone [C]. With ``ema`` the encoder ends
-    with the exponential average of its weights and statistics over the steps [O].
+    Adam; linear warm-up from a tenth of the learning rate, then a tenth at each milestone [C]. With ``ema`` the encoder
+    ends with the exponential moving average of its weights and buffers over the steps [O]. A record has the mean of
+    each loss term, ``rate`` (the factor of all learning rates), ``seconds``, ``images_per_second``, and ``waiting``,
+    the share of the time in which a step waited for its images.
     """
-    frame = pd.DataFrame({"person": images.person.numpy(), "clothes": images.clothes.numpy()})
-    sampler = identity_sampler(experiment, frame)
-    augment = Augmentation.from_experiment(experiment)
-    share = Share(accelerator, experiment.batch_persons)
-    part = share.of(experiment.batch_persons * experiment.batch_images)
-    size = (experiment.image_height, experiment.image_width)
+    shard = BatchShard(accelerator, experiment.batch_persons)
     learner.to(accelerator.device)
-    learner.gather = share.gather
+    learner.gather = shard.gather
     clothes = _clothes_adversary(experiment, learner, images, accelerator.device)
-    together = share.together(learner)
-    groups = parameter_groups(learner.encoder, learner.heads, experiment)
-    optimizer = adam(groups, accelerator.device)
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    model = shard.wrap_ddp(learner)
+    optimizer = adam(parameter_groups(learner.encoder, learner.heads, experiment), accelerator.device)
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
-    average = None
-    if experiment.ema is not None:
-        average = Average(learner.encoder, experiment.ema)
+    average = WeightEMA(learner.encoder, experiment.ema) if experiment.ema is not None else None
+    if average is not None:
         parts["average"] = average
     if clothes is not None:
         parts |= {"clothes": clothes, "clothes_optimizer": clothes.optimizer}
-    state = Resumable(parts, accelerator.device)
-    first, done = agreed(accelerator, checkpoints.restore(2, state.load))
-    descended = encoder_step(experiment, together, guides, optimizer, accelerator, clothes)
-    descended = Replayed(descended, accelerator.device, recordable(experiment, share))
-    with checkpoints.stopping():
-        for epoch in range(first, experiment.stage2_epochs + 1):
-            learner.train()
-            started, rows_of = time.time(), sampler.epoch(epoch)
-            where = Place(2, epoch, images.paths, rows_of, checkpoints.say)
+    step = encoder_step(experiment, model, targets, optimizer, accelerator, clothes)
+    step = CudaGraphStep(step, accelerator.device, can_capture(experiment, shard))
+    state = TrainingState(parts, accelerator.device)
 
-            def made(step: int, epoch: int = epoch, rows_of: np.ndarray = rows_of) -> tuple[Batch, AugmentationDraw]:
-                stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
-                drawn = augment.draw(rows_of.shape[1], size, stream).rows(part)
-                return images.batch(rows_of[step], part), drawn
+    def update(images: Tensor, *labels: Tensor) -> None:
+        state.terms.add(step(images, *labels))
+        if average is not None:
+            average.update(learner.encoder)
 
-            batches = Ahead(made, range(done, len(rows_of)), accelerator.device)
-            for step, (batch, drawn) in enumerate(batches, done):
-                factor = rate_factor(experiment, epoch - 1 + step / len(rows_of))
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    set_rate(group, rate * factor)
-                labels = batch.person, batch.camera, batch.clothes, batch.index
-                terms = descended(augment.apply(batch.images, drawn), *labels)
-                if average is not None:
-                    average.update(learner.encoder)
-                state.terms.add(terms)
-                state.keep(checkpoints, where, step)
-            means = state.end_epoch(where)
-            seconds, images_done = time.time() - started, rows_of[done:].size
-            factor, done = rate_factor(experiment, epoch - 1 / len(rows_of)), 0
-            yield {
-                "stage": 2, "epoch": epoch, "epochs": experiment.stage2_epochs, "rate": round(factor, 4),
-                "seconds": round(seconds, 2), "images_per_second": round(images_done / seconds, 1),
-                "waiting": round(batches.waited / seconds, 4), **means,
-            }  # fmt: skip
+    yield from _epochs(experiment, learner, images, shard, optimizer, update, state, checkpoints, accelerator)
     if average is not None:
         learner.encoder.load_state_dict(average.module.state_dict())
 
 
+def _epochs(
+    experiment: Experiment,
+    learner: Learner,
+    images: ImageSet,
+    shard: BatchShard,
+    optimizer: torch.optim.Optimizer,
+    update: Callable[..., None],
+    state: TrainingState,
+    checkpoints: Checkpoints,
+    accelerator: Accelerator,
+) -> Iterator[dict[str, Any]]:
+    """The epochs of stage 2: draw, augment, update, save."""
+    frame = pd.DataFrame({"person": images.person.numpy(), "clothes": images.clothes.numpy()})
+    sampler = identity_sampler(experiment, frame)
+    augment = Augmentation.from_experiment(experiment)
+    rates = [float(group["lr"]) for group in optimizer.param_groups]  # before a checkpoint changes them
+    first, done = sync_resume_point(accelerator, checkpoints.restore(2, state.load))
+    with checkpoints.handle_signals():
+        for epoch in range(first, experiment.stage2_epochs + 1):
+            learner.train()
+            state.begin_epoch()
+            rows_of = sampler.epoch(epoch)
+            context = StepContext(2, epoch, images.paths, rows_of, checkpoints.log)
+            load = partial(_load, experiment, images, augment, shard, rows_of, epoch)
+            batches, began = Prefetcher(load, range(done, len(rows_of)), accelerator.device), state.seconds
+            for index, (batch, drawn) in enumerate(batches, done):
+                factor = lr_multiplier(experiment, epoch - 1 + index / len(rows_of))
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    set_lr(group, rate * factor)
+                update(augment.apply(batch.images, drawn), batch.person, batch.camera, batch.clothes, batch.index)
+                state.keep(checkpoints, context, index)
+            seconds, images_done = state.seconds, rows_of[done:].size
+            means, done = state.end_epoch(context), 0
+            yield {
+                "stage": 2, "epoch": epoch, "epochs": experiment.stage2_epochs,
+                "rate": round(lr_multiplier(experiment, epoch - 1 / len(rows_of)), 4), "seconds": round(seconds, 2),
+                "images_per_second": round(images_done / (seconds - began), 1),
+                "waiting": round(batches.waited / (seconds - began), 4), **means,
+            }  # fmt: skip
+
+
+def _load(
+    experiment: Experiment,
+    images: ImageSet,
+    augment: Augmentation,
+    shard: BatchShard,
+    rows_of: np.ndarray,
+    epoch: int,
+    step: int,
+) -> tuple[Batch, AugmentationDraw]:
+    """The batch of a step and its augmentation, as random as (seed, epoch, step)."""
+    part = shard.rows(experiment.batch_persons * experiment.batch_images)
+    size = (experiment.image_height, experiment.image_width)
+    stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
+    drawn = augment.draw(rows_of.shape[1], size, stream).rows(part)
+    return images.batch(rows_of[step], part), drawn
+
+
 def encoder_step(
     experiment: Experiment,
-    together: Callable[[Tensor], tuple[Embeddings, HeadOutputs]],
-    guides: Guides,
+    model: Callable[[Tensor], tuple[Embeddings, HeadOutputs]],
+    targets: Stage2Targets,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     clothes: ClothesAdversary | None = None,
 ) -> Step:
-    """One descent of stage 2 as a function of augmented images and the rest of a Batch, to the terms descended."""
+    """One optimizer step of stage 2: augmented images and the other fields of a Batch to the weighted loss terms."""
 
     def step(images: Tensor, *labels: Tensor) -> dict[str, Tensor]:
         batch = Batch(images, *labels)
         with accelerator.autocast():
-            embeddings, outputs = together(images)
-        terms = stage2_terms(experiment, embeddings, outputs, batch, guides)
+            embeddings, outputs = model(images)
+        terms = stage2_terms(experiment, embeddings, outputs, batch, targets)
         if clothes is not None:
             terms |= clothes.terms(embeddings, batch, experiment.clothes_adversarial_weight)
-        descend(sum(terms.values()), optimizer)
+        optimizer_step(sum(terms.values()), optimizer)
         return terms
 
     return step
 
 
 def identity_sampler(experiment: Experiment, frame: pd.DataFrame) -> IdentitySampler:
-    """The batches of stage 2, of a frame with person and clothes labels. Raises what IdentitySampler raises."""
+    """The batches of stage 2, from a frame with person and clothes labels. Raises as IdentitySampler."""
     return IdentitySampler(
         frame, experiment.batch_persons, experiment.batch_images, experiment.seed, experiment.sampler == "clothes"
     )
 
 
-def rate_factor(experiment: Experiment, epoch: float) -> float:
-    """What all rates are multiplied by after ``epoch`` epochs (a fraction inside one) [C]."""
+def lr_multiplier(experiment: Experiment, epoch: float) -> float:
+    """Factor of all learning rates after ``epoch`` epochs (a fraction inside one): warm-up, then milestones [C]."""
     warm = experiment.stage2_warmup
     warming = 0.1 + 0.9 * epoch / warm if epoch < warm else 1.0
     return warming * 0.1 ** sum(epoch >= milestone for milestone in experiment.stage2_milestones)
 
 
-class Average(nn.Module):
-    """The exponential average of a module's weights and statistics, from those after the first step on; what is counted
-    in integers is taken as it is. torch's AveragedModel gives the same, and has a GPU waited for at every step."""
+class WeightEMA(nn.Module):
+    """Exponential moving average of a module's weights and buffers, starting from those after the first step.
+
+    Integer tensors are copied. torch's AveragedModel computes the same, and synchronises a GPU at every step.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__()
         self.module, self.decay = copy.deepcopy(module).requires_grad_(False), decay
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # on the CPU, where it may be looked at
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # on the CPU: read at every step
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -247,7 +310,13 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 class ClothesAdversary(nn.Module):
-    """CAL's clothes classifier with its own optimiser, on f, or on c where there is no f."""
+    """CAL's clothes classifier with its own optimizer, on f, or on c where there is no f.
+
+    Args:
+        width: of f or c.
+        images: the training images, with clothes labels.
+        rate: learning rate of the classifier.
+    """
 
     def __init__(
         self, width: int, images: ImageSet, rate: float, generator: torch.Generator, device: torch.device
@@ -259,9 +328,9 @@ class ClothesAdversary(nn.Module):
         self.optimizer = adam([{"params": [*self.classifier.parameters()], "lr": rate}], device)
 
     def terms(self, embeddings: Embeddings, batch: Batch, weight: float) -> dict[str, Tensor]:
-        """One step of the classifier on detached features; then the term that the features descend."""
+        """One step of the classifier on detached features, then the weighted term that the features minimise."""
         features = embeddings.f if embeddings.f is not None else embeddings.c
-        descend(losses.clothes_loss(self.classifier, features, batch.clothes), self.optimizer)
+        optimizer_step(losses.clothes_loss(self.classifier, features, batch.clothes), self.optimizer)
         own = self.own[batch.person]
         adversarial = losses.clothes_adversarial_loss(self.classifier, features, batch.clothes, own)
         return {"clothes_adversarial": weight * adversarial}

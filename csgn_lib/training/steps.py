@@ -1,8 +1,9 @@
-"""What both stages share: named terms, one step of descent, and guides."""
+"""What both stages share: the optimizer step, loss means, the state to resume from, and errors that name a batch."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,16 @@ from csgn_lib.records import InputError, atomic_path, clear_killed, writing
 from csgn_lib.training.checkpoints import Checkpoints
 
 Report = Callable[[dict[str, Any]], None]
-NAMED = 8  # images that an error names
-# each kind of chance has a stream of its own, a function of (seed, kind, ...)
+NAMED = 8  # images that an error message lists
+# random streams, each derived from (seed, stream, ...)
 STREAMS = {"prompts": 1, "stage1": 2, "heads": 3, "clothes": 4, "augmentation": 5}
 
 
 @dataclass(frozen=True)
-class Guides:
-    """What stage 2 is guided by, on the device, or None where the experiment has no use for it.
+class Stage2Targets:
+    """What stage 2 is trained towards, on the device; None for what the experiment does not use.
 
-    text: descriptions (N, P) of each identity; clothing (P, K): W; person (P, K): P; colour (P, K): C.
+    text: descriptions (N, D) of each identity; clothing, person, colour: the bases Q_c, Q_p, Q_g, each (D, K).
     """
 
     text: mdg.TextFeatures | None = None
@@ -36,41 +37,46 @@ class Guides:
     colour: Tensor | None = None
 
 
-class Terms:
-    """Sums of named loss terms over an epoch's steps, kept on the device so that no step waits for a number."""
+class LossMeter:
+    """Sums of named loss terms over an epoch's steps, kept on the device so that no step synchronises.
+
+    Args:
+        sums: scalars by name, to continue from.
+        count: steps that they add up.
+    """
 
     def __init__(self, sums: dict[str, Tensor] | None = None, count: int = 0) -> None:
         self.names, self.count, self.began = tuple(sums or ()), count, count
         self.sums = torch.stack([*sums.values()]) if sums else None
-        self.clean: Tensor | int = 0  # steps counted here before a sum was not finite: it stays so
+        self.finite: Tensor | int = 0  # steps added before a sum became non-finite, which it then stays
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Count one step, by a handful of kernels however many terms there are."""
+        """Add one step's scalars, in a fixed number of kernels whatever the number of terms."""
         self.names = self.names or tuple(terms)
         values = torch.stack([terms[name].detach() for name in self.names])
         self.sums = values if self.sums is None else self.sums + values
-        self.clean = self.clean + self.sums.isfinite().all()
+        self.finite = self.finite + self.sums.isfinite().all()
         self.count += 1
 
-    def check(self, where: Place) -> None:
-        """Wait for the numbers. Raises InputError for a term that is NaN or infinite: its name and its batch."""
+    def check(self, context: StepContext) -> None:
+        """Raise InputError for a term that is NaN or infinite, naming it and its batch. Synchronises."""
         for name, total in self._totals().items():
             if not math.isfinite(total):
-                raise where.error(f"loss term {name} became {total}", self.began + int(self.clean))
+                raise context.error(f"loss term {name} became {total}", self.began + int(self.finite))
 
-    def means(self, where: Place) -> dict[str, float]:
-        """Mean of each term over the steps counted. Raises what ``check`` raises."""
-        self.check(where)
+    def means(self, context: StepContext) -> dict[str, float]:
+        """Mean of each term over the steps added. Raises as ``check``."""
+        self.check(context)
         return {name: round(total / self.count, 5) for name, total in self._totals().items()}
 
     def state(self) -> dict[str, Any]:
-        """Tensors and a number, to go on with."""
+        """The sums and the count, for a checkpoint."""
         sums = self.sums.unbind() if self.sums is not None else ()
         return {"sums": dict(zip(self.names, sums, strict=True)), "count": self.count}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> Terms:
-        """The sums as they were, on the device."""
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> LossMeter:
+        """The meter that ``state`` was taken from, on a device."""
         return cls({name: value.to(device) for name, value in state["sums"].items()}, state["count"])
 
     def _totals(self) -> dict[str, float]:
@@ -78,10 +84,10 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Place:
-    """An epoch, and the images of each of its steps: what an error names.
+class StepContext:
+    """An epoch and the images of each of its steps, for error messages.
 
-    paths: of the frame's images; rows: steps of rows of that frame; log: where all of them are written.
+    paths: of the frame's images; rows: for each step, row numbers of that frame; log: receives the full list.
     """
 
     stage: int
@@ -91,76 +97,92 @@ class Place:
     log: Callable[[str], None]
 
     def error(self, what: str, step: int) -> InputError:
-        """``what`` happened at a step (from 0), in words that name the batch and the cure."""
+        """An InputError that says what happened at a step (from 0), on which images, and the cure."""
         names = [self.paths[int(row)] for row in self.rows[step]] if self.paths else []
-        place = f"epoch {self.epoch} of stage {self.stage}"
-        self.log(f"{what} in {place}, step {step + 1}, with these images: {' '.join(names)}")
+        where = f"epoch {self.epoch} of stage {self.stage}"
+        self.log(f"{what} in {where}, step {step + 1}, with these images: {' '.join(names)}")
         some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more (log.txt)" if len(names) > NAMED else "")
         return InputError(
-            f"{what} in {place}, step {step + 1}, with the images {some}; it may have begun with the update before; "
-            "lower the rate, or use precision=fp32, in another folder"
+            f"{what} in {where}, step {step + 1}, with the images {some}; the update before may be the cause; lower "
+            "the learning rate, or use precision=fp32, in another folder"
         )
 
 
-class Resumable:
-    """All that a stage must have to go on from a step: modules, optimisers, and the epoch's terms so far.
+class TrainingState:
+    """Everything that a stage needs to resume after a step: modules, optimizers, and the epoch so far.
 
-    parts: modules and optimisers by name; their states are kept and put back in place.
+    Args:
+        parts: modules and optimizers by name; their states are saved, and restored in place.
+        device: where the loss sums are kept.
     """
 
     def __init__(self, parts: dict[str, Any], device: torch.device) -> None:
-        self.parts, self.device, self.terms = parts, device, Terms()
+        self.parts, self.device, self.terms = parts, device, LossMeter()
+        self.earlier, self.started = 0.0, time.time()  # seconds of the epoch in earlier processes; its start in this
 
-    def keep(self, checkpoints: Checkpoints, where: Place, step: int) -> None:
-        """Save the state after a step (from 0) if that is due.
+    def begin_epoch(self) -> None:
+        """Start the clock of an epoch, or of what is left of it."""
+        self.started = time.time()
 
-        Raises InputError for a loss or weight that is NaN or infinite: such a state is not kept.
+    @property
+    def seconds(self) -> float:
+        """Seconds that the epoch has taken so far, earlier processes included."""
+        return self.earlier + time.time() - self.started
+
+    def keep(self, checkpoints: Checkpoints, context: StepContext, step: int) -> None:
+        """Save the state after a step (from 0) if a checkpoint is due.
+
+        Raises:
+            InputError: a loss or weight is NaN or infinite; such a state is not saved.
+            KeyboardInterrupt: the run was asked to stop; the state is saved.
         """
         if not checkpoints.due:
             return
-        self.terms.check(where)
+        self.terms.check(context)
         for part in self.parts.values():
-            if isinstance(part, nn.Module) and (name := _spoiled(part.state_dict())):
-                raise where.error(f"weight {name} became nan or inf", step)
+            if isinstance(part, nn.Module) and (name := _first_nonfinite(part.state_dict())):
+                raise context.error(f"weight {name} became nan or inf", step)
         states = {name: part.state_dict() for name, part in self.parts.items()}
-        checkpoints.save(where.stage, where.epoch, step + 1, states | {"terms": self.terms.state()})
+        progress = {"terms": self.terms.state(), "seconds": self.seconds}
+        checkpoints.save(context.stage, context.epoch, step + 1, states | progress)
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a kept state back."""
+        """Restore a saved state in place."""
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        self.terms = Terms.from_state(state["terms"], self.device)
+        self.terms = LossMeter.from_state(state["terms"], self.device)
+        self.earlier = float(state.get("seconds", 0.0))
 
-    def end_epoch(self, where: Place) -> dict[str, float]:
-        """The means of the epoch's terms; the next epoch's begin at nothing."""
-        means, self.terms = self.terms.means(where), Terms()
+    def end_epoch(self, context: StepContext) -> dict[str, float]:
+        """The means of the epoch's terms; the next epoch starts from zero. Raises as ``LossMeter.check``."""
+        means, self.terms, self.earlier = self.terms.means(context), LossMeter(), 0.0
         return means
 
 
-def _spoiled(tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds NaN or infinity; the device is waited for once."""
+def _first_nonfinite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; synchronises once."""
     values = {name: value for name, value in tensors.items() if value.is_floating_point()}
     finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
     return next((name for name, good in zip(values, finite, strict=True) if not good), None)
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One step down ``loss``."""
+def optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Backward pass of a scalar loss, and one step of the optimizer."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, atomically. Raises InputError for NaN or infinite values, and for no room."""
-    if name := _spoiled(tensors):
+    """Write tensors as safetensors, atomically. Raises InputError for NaN or infinite values, and for a full disk."""
+    if name := _first_nonfinite(tensors):
         raise InputError(
-            f"{path} is not written: {name} became nan or inf in the last step; lower the rate, or use "
+            f"{path} is not written: {name} became nan or inf in the last step; lower the learning rate, or use "
             "precision=fp32, in another folder"
         )
-    clear_killed(path)  # of a run, which one process writes
+    clear_killed(path)
     with writing(path), atomic_path(path) as temporary:
         try:
             save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
-        except SafetensorError as error:  # what it makes of a full disk
+        except SafetensorError as error:  # what safetensors raises for a full disk
             raise OSError(str(error)) from error

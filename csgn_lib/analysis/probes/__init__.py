@@ -1,0 +1,115 @@
+"""Probes of embeddings: which changes of an image move a feature, and what a subspace or a text feature contains.
+
+Every number has a confidence interval from a bootstrap over people, because images of one person are not independent.
+Every number also has a control: another person for another colour, a random subspace for a text subspace, shuffled
+labels for a linear classifier.
+"""
+
+from csgn_lib.analysis.probes.clothes import (
+    OTHER_CLOTHES,
+    OTHERS,
+    SAME_CLOTHES,
+    SAME_OUTFIT,
+    SAME_PERSON,
+    Neighbourhood,
+    clothes_share,
+    first_answers,
+    flat_map,
+    neighbourhood,
+    shuffled_within,
+    similarities,
+    worn,
+)
+from csgn_lib.analysis.probes.colour import record_sensitivity
+from csgn_lib.analysis.probes.compared import CLOTHING_PART, JOINT, WHOLE, Compared, Row, embed_row, rows_of
+from csgn_lib.analysis.probes.descriptions import (
+    attribute_sentences,
+    names_its_identity,
+    nearest_phrases,
+    nearest_words,
+    read_attributes,
+    true_values,
+)
+from csgn_lib.analysis.probes.pictures import (
+    AGAIN,
+    BY_CAMERA,
+    CHANGES,
+    GRAY,
+    HUE,
+    OTHER_PERSON,
+    PICTURE,
+    RECOLOURED,
+    colour_sensitivity,
+    counterfactuals,
+    embed_pictures,
+    even_rows,
+    evenly,
+    hue_sensitivity,
+    movements,
+    real_changes,
+)
+from csgn_lib.analysis.probes.reading import crossed_folds, read_linearly
+from csgn_lib.analysis.probes.sentences import (
+    OTHER_DESCRIPTION,
+    one_word_changes,
+    text_movement,
+)
+from csgn_lib.analysis.probes.subspaces import centred, energy_curve, random_basis, random_energy
+from csgn_lib.statistics.intervals import Interval, over_people
+
+__all__ = [
+    "AGAIN",
+    "BY_CAMERA",
+    "CHANGES",
+    "CLOTHING_PART",
+    "Compared",
+    "GRAY",
+    "HUE",
+    "Interval",
+    "JOINT",
+    "Neighbourhood",
+    "OTHERS",
+    "OTHER_CLOTHES",
+    "OTHER_DESCRIPTION",
+    "OTHER_PERSON",
+    "PICTURE",
+    "RECOLOURED",
+    "Row",
+    "SAME_CLOTHES",
+    "SAME_OUTFIT",
+    "SAME_PERSON",
+    "WHOLE",
+    "attribute_sentences",
+    "centred",
+    "clothes_share",
+    "colour_sensitivity",
+    "counterfactuals",
+    "crossed_folds",
+    "embed_pictures",
+    "embed_row",
+    "energy_curve",
+    "even_rows",
+    "evenly",
+    "hue_sensitivity",
+    "first_answers",
+    "flat_map",
+    "movements",
+    "names_its_identity",
+    "nearest_phrases",
+    "nearest_words",
+    "neighbourhood",
+    "one_word_changes",
+    "over_people",
+    "random_basis",
+    "random_energy",
+    "read_attributes",
+    "real_changes",
+    "read_linearly",
+    "record_sensitivity",
+    "rows_of",
+    "shuffled_within",
+    "similarities",
+    "text_movement",
+    "true_values",
+    "worn",
+]

@@ -1,0 +1,67 @@
+"""The colour sensitivity of a trained run, recorded with its scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from csgn_lib.analysis.probes.pictures import (
+    OTHER_PERSON,
+    RECOLOURED,
+    colour_sensitivity,
+    counterfactuals,
+    embed_pictures,
+    evenly,
+    movements,
+)
+from csgn_lib.config import Experiment
+from csgn_lib.records import Run, write_json
+from csgn_lib.retrieval import PLAIN, Vocabularies, chosen_descriptors, features_of
+from csgn_lib.statistics.intervals import Interval
+from csgn_lib.synthetic import World, scenes_of
+from csgn_lib.training import load_encoder, load_towers
+
+
+def record_sensitivity(run: Run, per_person: int = 4, seed: int = 0, **options: Any) -> dict[str, Interval]:
+    """Measure and record the colour sensitivity of a scored run's descriptors on test people of the embedded benchmark.
+
+    See ``colour_sensitivity``. Each is written as ``colour_sensitivity`` (value, low, high) into its descriptor's entry
+    of results.json. Images of other benchmarks cannot be rendered again, so nothing is measured or written for them.
+
+    Args:
+        per_person: images of each test person; each is rendered again recoloured, and with another person.
+        seed: of the new colours and of the other person.
+        options: as for ``over_people``.
+
+    Returns:
+        {descriptor: interval over people}; empty if the run is not on the embedded benchmark.
+
+    Raises:
+        InputError: a run that is not scored.
+    """
+    chosen = chosen_descriptors(run)
+    experiment = Experiment.from_parameters(**run.config)
+    if experiment.benchmark != "synthetic" or experiment.root is not None:
+        return {}
+    scenes = evenly([s for s in scenes_of(World(seed=experiment.world)) if s.split == "test"], per_person)
+    people = np.array([scene.person_id for scene in scenes])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder, (clip, _) = load_encoder(run).to(device).eval(), load_towers(experiment)
+    words = Vocabularies(clip) if any(d.vocabulary != PLAIN for d in chosen.values()) else None
+    size = (experiment.image_height, experiment.image_width)
+    seen = {
+        change: embed_pictures(lambda images: encoder(images.to(device)), pictures, size)
+        for change, pictures in counterfactuals(scenes, seed, (RECOLOURED, OTHER_PERSON)).items()
+    }
+    found = {}
+    for name, descriptor in chosen.items():
+        read = features_of(descriptor, words)
+        moved = movements({change: read(embedded).cpu() for change, embedded in seen.items()})
+        found[name] = colour_sensitivity(moved, people, seed=seed, **options)
+    results = run.results
+    for name, interval in found.items():
+        results[name]["colour_sensitivity"] = interval.record()
+    write_json(run.path("results.json"), results)
+    return found

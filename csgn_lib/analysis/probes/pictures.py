@@ -1,0 +1,142 @@
+"""Images that differ in one respect, the movement of their features, and the colour sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torchvision.transforms.functional import adjust_hue
+
+from csgn_lib.batches import to_float, to_gray
+from csgn_lib.records import InputError
+from csgn_lib.statistics.intervals import Interval, over_people
+from csgn_lib.synthetic import Scene
+from csgn_lib.vss import Embeddings, concatenate
+
+PICTURE, RECOLOURED, GRAY, OTHER_PERSON, AGAIN = "picture", "recoloured", "gray", "other person", "drawn again"
+HUE, BY_CAMERA = "hue turned", "another's picture"
+CHANGES = (RECOLOURED, HUE, GRAY, OTHER_PERSON, BY_CAMERA, AGAIN)
+_SMALLEST_TURN = 1 / 6  # of the circle of hues, either way: red becomes at least yellow
+
+
+def counterfactuals(
+    scenes: Sequence[Scene], seed: int = 0, changes: Sequence[str] = (RECOLOURED, OTHER_PERSON, AGAIN, GRAY)
+) -> dict[str, Tensor]:
+    """Each scene unchanged, and once for each of ``changes``: name -> (N, 3, 96, 48), RGB, uint8.
+
+    recoloured: other colours of the clothes, all other pixels unchanged. gray: luminance in three channels, float in
+    [0, 1]. other person: another of the scenes' people in the same clothes, pose, light and noise. drawn again: the
+    same person, clothes and camera at another moment.
+
+    Raises:
+        InputError: scenes of fewer than two people.
+    """
+    who = {scene.person_id: scene.person for scene in scenes}
+    if len(who) < 2:
+        raise InputError(f"counterfactuals need scenes of two people or more, not {len(who)}")
+    rng = np.random.default_rng((seed, 3))
+    others = [who[int(rng.choice([i for i in who if i != scene.person_id]))] for scene in scenes]
+    picture = _drawn(scenes)
+    made: dict[str, Callable[[], Tensor]] = {
+        RECOLOURED: lambda: _drawn([scene.recoloured(seed) for scene in scenes]),
+        OTHER_PERSON: lambda: _drawn([replace(s, person=other) for s, other in zip(scenes, others, strict=True)]),
+        AGAIN: lambda: _drawn([replace(scene, seed=(*scene.seed, 78, seed)) for scene in scenes]),
+        GRAY: lambda: to_gray(picture),
+    }
+    return {PICTURE: picture} | {change: made[change]() for change in changes}
+
+
+def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: int = 0) -> dict[str, Tensor]:
+    """Changes that any image allows: name -> (N, 3, H, W), RGB, with PICTURE itself.
+
+    hue turned: all hues of the image, skin and floor included, because the clothes are not segmented; one angle per
+    image, at least 60 degrees. gray: luminance in three channels. another's picture: an image of another of these
+    people by the same camera, in other clothes. The first two are float in [0, 1].
+
+    Args:
+        pictures: (N, 3, H, W), uint8 or float in [0, 1].
+        people, cameras: (N,), -1 without a label.
+        seed: of the angles and of the other person.
+
+    Raises:
+        InputError: a camera that shows one person only.
+    """
+    people, cameras = np.asarray(people), np.asarray(cameras)
+    rng, others = np.random.default_rng((seed, 5)), []
+    for person, camera in zip(people, cameras, strict=True):
+        strangers = np.flatnonzero((cameras == camera) & (people != person))
+        if not len(strangers):
+            raise InputError(f"camera {camera} shows person {person} alone; leave it out, or add other people")
+        others.append(int(rng.choice(strangers)))
+    turns = rng.uniform(_SMALLEST_TURN, 1 - _SMALLEST_TURN, len(pictures))
+    turns = np.where(turns > 0.5, turns - 1, turns)  # of the whole circle, in (-1/2, 1/2]
+    turned = [adjust_hue(to_float(picture), float(turn)) for picture, turn in zip(pictures, turns, strict=True)]
+    return {PICTURE: pictures, HUE: torch.stack(turned), GRAY: to_gray(pictures), BY_CAMERA: pictures[others]}
+
+
+def evenly(scenes: Sequence[Scene], per_person: int) -> list[Scene]:
+    """Up to ``per_person`` scenes of each person, evenly spaced, so that outfits and cameras vary."""
+    return [scenes[i] for i in even_rows([scene.person_id for scene in scenes], per_person)]
+
+
+def even_rows(people: ArrayLike, per_person: int) -> list[int]:
+    """Up to ``per_person`` rows of each person, evenly spaced; people in order of first appearance: (N,)."""
+    ours: dict[int, list[int]] = {}
+    for row, person in enumerate(np.asarray(people).tolist()):
+        ours.setdefault(person, []).append(row)
+    places = {p: np.linspace(0, len(own) - 1, min(per_person, len(own))).round() for p, own in ours.items()}
+    return [ours[person][int(i)] for person, wanted in places.items() for i in wanted]
+
+
+def _drawn(scenes: Sequence[Scene]) -> Tensor:
+    return torch.from_numpy(np.stack([scene.draw()[0] for scene in scenes])).permute(0, 3, 1, 2).contiguous()
+
+
+@torch.inference_mode()
+def embed_pictures(
+    encoder: Callable[[Tensor], Embeddings], pictures: Tensor, size: tuple[int, int], batch_size: int = 128
+) -> Embeddings:
+    """Embeddings of pictures (N, 3, H, W), uint8 or float in [0, 1]; resized if they are not of ``size`` (H, W)."""
+    made = []
+    for images in pictures.split(batch_size):
+        images = to_float(images)
+        if tuple(images.shape[-2:]) != tuple(size):
+            images = F.interpolate(images, size=tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
+        made.append(encoder(images))
+    return concatenate(made)
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> NDArray[np.float64]:
+    """1 - cosine of each row of a with the same row of b: (N, P) and (N, P) to (N,), in [0, 2]."""
+    return (1 - F.cosine_similarity(a.double(), b.double(), dim=-1)).numpy()
+
+
+def movements(features: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Cosine distance that each change moves the feature of each image: N rows, one column per change."""
+    there = [name for name in CHANGES if name in features]
+    return pd.DataFrame({name: cosine_distance(features[PICTURE], features[name]) for name in there})
+
+
+def colour_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -> Interval:
+    """Movement by recolouring the clothes / movement by exchanging the person [O].
+
+    0: the colours of clothes have no influence. 1: they count as much as another person. ``moved`` as from
+    ``movements``; options as for ``over_people``.
+    """
+    return over_people(moved[RECOLOURED], people, moved[OTHER_PERSON], **options)
+
+
+def hue_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -> Interval:
+    """Movement by turning the hue of the image / distance to another person's image by the same camera [O].
+
+    It needs no rendering, but is not the colour sensitivity: the hue of skin and floor turns too, grays do not, and the
+    other person wears other clothes, so the denominator is larger. Compare it only with itself.
+    """
+    return over_people(moved[HUE], people, moved[BY_CAMERA], **options)

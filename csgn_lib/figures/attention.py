@@ -1,0 +1,127 @@
+"""Figures of attribution maps: overlays on images, and the shares of a map on the parts of a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from csgn_lib.figures.saving import COLUMN_WIDTH, TEXT_WIDTH, styled
+
+TILT = "tilt to the body"
+_WEIGHTS = {
+    "own": {"fmt": "o", "color": "C0", "label": "trained weights"},
+    "shuffled": {"fmt": "D", "color": "C1", "mfc": "white", "label": "shuffled weights"},
+    "none": {"fmt": "s", "color": "C2", "mfc": "white", "label": "uniform over the person, as coarse"},
+}
+
+
+@dataclass(frozen=True)
+class ExplainedPair:
+    """A query and an answer with their maps.
+
+    Attributes:
+        images: query and answer, at the size of the maps.
+        labels: the text below each.
+        maps: method -> (2, H, W), the maps of the query and of the answer, non-negative.
+    """
+
+    images: tuple[Image.Image, Image.Image]
+    labels: tuple[str, str]
+    maps: Mapping[str, NDArray[np.floating]]
+
+
+def overlay(axes: Axes, image: Image.Image, heat: NDArray[np.floating] | None = None) -> None:
+    """Draw an image; with ``heat`` (H, W) in gray, below the map scaled to its own maximum."""
+    axes.imshow(image if heat is None else image.convert("L"), cmap="gray", vmin=0, vmax=255)
+    if heat is not None:
+        heat = heat / max(float(heat.max()), 1e-12)
+        axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.6 * heat)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+
+
+def attention_pairs(pairs: Sequence[ExplainedPair]) -> Figure:
+    """One pair per row: the query and its maps on the left, the answer and its maps on the right."""
+    methods, (width, height) = list(pairs[0].maps), pairs[0].images[0].size
+    columns = 1 + len(methods)
+    tall = TEXT_WIDTH / (2 * columns + 0.5) * height / width + 0.2
+    with styled():
+        figure, grid = plt.subplots(
+            len(pairs), 2 * columns + 1, figsize=(TEXT_WIDTH, 0.3 + len(pairs) * tall),
+            width_ratios=[*[1] * columns, 0.3, *[1] * columns], squeeze=False,
+        )  # fmt: skip
+        for i, (axes, pair) in enumerate(zip(grid, pairs, strict=True)):
+            axes[columns].axis("off")
+            for side in (0, 1):
+                here = axes[side * (columns + 1) :]
+                overlay(here[0], pair.images[side])
+                here[0].set_xlabel(pair.labels[side], fontsize=6)
+                for cell, method in zip(here[1:], methods, strict=False):
+                    overlay(cell, pair.images[side], pair.maps[method][side])
+                    _small_title(cell, method.replace(" (", "\n(") if i == 0 else "")
+        figure.colorbar(
+            plt.cm.ScalarMappable(cmap="inferno"), ax=grid, label="relevance, share of the map's maximum", shrink=0.6,
+            location="bottom", aspect=40, pad=0.02,
+        )  # fmt: skip
+    return figure
+
+
+def attention_heads(images: Sequence[Image.Image], looks: NDArray[np.floating]) -> Figure:
+    """One image per row, then the map of each head: ``looks`` (images, heads, H, W)."""
+    heads = looks.shape[1]
+    wide, tall = (COLUMN_WIDTH, 1.75) if heads < 5 else (TEXT_WIDTH, 1.2)
+    with styled():
+        figure, grid = plt.subplots(len(images), 1 + heads, figsize=(wide, tall * len(images)), squeeze=False)
+        for i, (axes, image) in enumerate(zip(grid, images, strict=True)):
+            overlay(axes[0], image)
+            for head, cell in enumerate(axes[1:]):
+                overlay(cell, image, looks[i, head])
+                _small_title(cell, f"head {head + 1}" if i == 0 else "")
+    return figure
+
+
+def attention_shares(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """The shares of maps on the parts of the person, one panel per part, one line per method, with the controls.
+
+    Args:
+        table: columns ``row part method weights value low high``; the first row of each part is the uniform map.
+        methods: the order of the methods.
+    """
+    parts = list(table["part"].unique())
+    with styled():
+        size = (TEXT_WIDTH, 1.1 + 0.42 * len(methods))
+        figure, panels = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
+        for axes, part in zip(panels[0], parts, strict=True):
+            _plot_share(axes, table[table["part"] == part], methods)
+            axes.set(title=part, xlabel="beyond the share of pixels" if part == TILT else "share of the map")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _plot_share(axes: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
+    uniform = rows.iloc[0]
+    if uniform["part"] != TILT:
+        axes.axvspan(uniform["low"], uniform["high"], color="gray", alpha=0.25, lw=0)
+    axes.axvline(uniform["value"], color="gray", lw=0.8, label="share of pixels")
+    for i, (weights, style) in enumerate(_WEIGHTS.items()):
+        some = rows[(rows["weights"] == weights) & rows["method"].isin(methods)]
+        y = np.array([methods.index(method) for method in some["method"]]) + 0.22 * i
+        error = [some["value"] - some["low"], some["high"] - some["value"]]
+        axes.errorbar(some["value"], y, xerr=error, ls="none", **style)
+    axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.4, -0.4))
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+
+
+def _small_title(axes: Axes, text: str) -> None:
+    axes.set_title(text, fontsize=6, loc="center", fontweight="normal")

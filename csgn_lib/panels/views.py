@@ -1,0 +1,62 @@
+"""What all panels share: HTML with clicks, tables, messages, and a note for readers without a kernel."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import anywidget
+import ipywidgets
+import traitlets
+from IPython.display import HTML, display
+
+_LIVE = "csgn-live"  # class of a panel that is connected to its kernel
+_NOTE = """<style>
+.jp-OutputArea:has(.csgn-live:not(.jupyter-widgets-disconnected)) .csgn-offline {{ display: none; }}
+.jp-OutputArea:not(:has(.csgn-live)) .jp-OutputArea-child:has(> .jupyter-widgets) {{ display: none; }}
+</style><div class="csgn-offline" role="note" style="border-left:4px solid #E69F00;padding:4px 10px">{}</div>"""
+
+
+class View(anywidget.AnyWidget):
+    """HTML in a browser that changes in place, without a jump of the page.
+
+    Attributes:
+        value: the HTML. width: of the view in CSS pixels; 0 until it is displayed.
+    """
+
+    _esm = Path(__file__).with_name("view.js")
+    value = traitlets.Unicode("").tag(sync=True)
+    width = traitlets.Int(0).tag(sync=True)
+
+    def on_choice(self, call: Callable[[str], None]) -> None:
+        """Call with the ``data-choice`` of each element that is clicked."""
+        self.on_msg(lambda _, content, __: call(content["choice"]))
+
+
+def show(what: str, *widgets: ipywidgets.Widget) -> None:
+    """Display widgets, and a note that takes their place where no kernel is connected, as in a saved notebook."""
+    box = ipywidgets.VBox(widgets).add_class(_LIVE)
+    note = f"<b>{html.escape(what)}</b> needs a running kernel. Run this notebook's cells again to use it."
+    display(HTML(_NOTE.format(note)), box)
+
+
+def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of HTML cells. A row of one cell spans the table, as a remark on the row above it."""
+    style = 'style="text-align:left;vertical-align:top;padding:2px 8px"'
+    head = "".join(f'<th scope="col" {style}>{name}</th>' for name in heads)
+    body = "".join(
+        f'<tr><td colspan="{len(heads)}" style="text-align:left;padding:0 8px 4px 24px">{row[0]}</td></tr>'
+        if len(row) == 1
+        else f"<tr>{''.join(f'<td {style}>{cell}</td>' for cell in row)}</tr>"
+        for row in rows
+    )
+    return (
+        '<table style="font-size:90%;border-collapse:collapse;line-height:1.35">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def alert(text: str) -> str:
+    """An error message as HTML; ``text`` is escaped."""
+    return f'<b role="alert" style="color:#B33C00">✖ {html.escape(text)}</b>'

@@ -1,0 +1,162 @@
+"""Plugins: found by path or entry point, imported, named by their content, and copied into the runs that use them.
+
+A plugin is a Python file, a folder with ``__init__.py``, or the name of an entry point in the group ``csgn.plugins``
+of an installed package. ``registry`` says what it may register.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import entry_points
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
+from csgn_lib.records import InputError, atomic_path, home, writing
+from csgn_lib.registry import LOADED, LOADING, Plugin, last_line
+
+GROUP = "csgn.plugins"  # of entry points
+COPIES = "plugins"  # folder of a run that holds its plugins
+RUN_FOLDER = "CSGN_RUN_DIR"  # environment variable: the run that a notebook's kernel works for
+TRUST = "CSGN_TRUST_PLUGINS"  # environment variable: 1 lets any model folder run its plugins
+_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("folders", default=())
+
+
+def load(reference: str) -> Plugin:
+    """Load the plugin that a path or an entry point names; the same content is loaded once in a process.
+
+    Raises:
+        InputError: there is no such plugin here; it cannot be imported; it registers nothing, or a name twice; its file
+            differs from the copy that the run keeps; or a model folder brings it, and nobody said to trust it.
+    """
+    name, source = _find(reference)
+    digest = content_digest(source)
+    if (name, digest) not in LOADED:
+        _refuse_untrusted(source, digest)
+        LOADED[name, digest] = _imported(Plugin(name, source, digest))
+    plugin = LOADED[name, digest] = LOADED.pop((name, digest))  # the last one loaded stands last
+    return plugin
+
+
+def content_digest(source: Path) -> str:
+    """SHA-256, 64 hexadecimal digits, of a plugin's file, or of the Python files of a package's folder."""
+    if source.is_file():
+        return hashlib.sha256(source.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for path in sorted(source.rglob("*.py")):
+        digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@contextmanager
+def copies_in(run_dir: str | Path | None) -> Iterator[None]:
+    """Inside, plugins are also looked for among the copies that a run's folder keeps."""
+    token = _FOLDERS.set((*_FOLDERS.get(), Path(run_dir, COPIES)) if run_dir is not None else _FOLDERS.get())
+    try:
+        yield
+    finally:
+        _FOLDERS.reset(token)
+
+
+def keep_copies(plugins: Sequence[Plugin], run_dir: str | Path) -> None:
+    """Copy plugins into a run's folder. Raises InputError for a copy of other content, DiskError for a full disk."""
+    for plugin in plugins:
+        copy = Path(run_dir, COPIES, plugin.name)
+        if copy.exists():
+            _refuse_changed(plugin.name, plugin.source, plugin.digest, copy)
+            continue
+        with writing(copy):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if plugin.source.is_dir():
+                shutil.copytree(plugin.source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+                continue
+            with atomic_path(copy) as temporary:
+                shutil.copyfile(plugin.source, temporary)
+
+
+def _find(reference: str) -> tuple[str, Path]:
+    """The plugin's name, which its copies have too, and where it is: a run's copy, or else the original."""
+    own = [Path(os.environ[RUN_FOLDER], COPIES)] if os.environ.get(RUN_FOLDER) else []
+    given = Path(reference) if _is_plugin(Path(reference)) else _installed(reference)
+    stem = Path(reference).name.removesuffix(".py")
+    names = (f"{stem}.py", stem) if given is None else (stem if given.is_dir() else f"{stem}.py",)
+    for copy in (folder / name for folder in (*_FOLDERS.get(), *own) for name in names):
+        if _is_plugin(copy):
+            if given is not None:
+                _refuse_changed(reference, given, content_digest(given), copy)
+            return copy.name, copy
+    if given is None:
+        installed = ", ".join(sorted(entry_points(group=GROUP).names)) or "none"
+        raise InputError(
+            f"plugin {reference!r} does not exist (from {Path.cwd()}), and is no installed one (those: {installed}); "
+            "give the path of its Python file, or install its package here"
+        )
+    return names[0], given
+
+
+def _is_plugin(path: Path) -> bool:
+    return (path.suffix == ".py" and path.is_file()) or (path / "__init__.py").is_file()
+
+
+def _installed(reference: str) -> Path | None:
+    """The file, or the package's folder, behind an entry point of that name."""
+    for entry in entry_points(group=GROUP, name=reference) if reference else ():
+        try:
+            spec = find_spec(entry.module)
+        except ImportError as error:
+            raise InputError(f"plugin {reference!r}: its module {entry.module} cannot be imported ({error})") from None
+        if spec is not None and spec.origin:
+            return Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
+    return None
+
+
+def _refuse_changed(reference: str, source: Path, digest: str, copy: Path) -> None:
+    if (before := content_digest(copy)) != digest:
+        raise InputError(
+            f"plugin {reference} has changed since the run began: {source} has SHA-256 {digest[:12]}, the run's copy "
+            f"{copy} has {before[:12]}; bring the first one back, or train in another folder"
+        )
+
+
+def _refuse_untrusted(source: Path, digest: str) -> None:
+    """A plugin in the folder of a model from elsewhere is somebody's program."""
+    model = source.parent.parent
+    if source.parent.name != COPIES or not (model / "config.json").exists() or os.environ.get(TRUST) == "1":
+        return
+    own = [home() / "reports" / "runs", *(folder.parent for folder in _FOLDERS.get())]
+    own += [Path(os.environ[RUN_FOLDER])] if os.environ.get(RUN_FOLDER) else []
+    known = any(plugin.digest == digest for plugin in LOADED.values())
+    if not known and not any(model.resolve().is_relative_to(folder.resolve()) for folder in own):
+        raise InputError(
+            f"{model} brings the plugin {source.name}, a program that opening it would run; read it, then set the "
+            f"environment variable {TRUST}=1"
+        )
+
+
+def _imported(plugin: Plugin) -> Plugin:
+    """Run the plugin's code, its registrations going to its own table."""
+    module_name = f"csgn_plugin_{plugin.digest[:12]}"
+    package = plugin.source.is_dir()
+    spec = spec_from_file_location(
+        module_name,
+        plugin.source / "__init__.py" if package else plugin.source,
+        submodule_search_locations=[str(plugin.source)] if package else None,
+    )
+    module = module_from_spec(spec)
+    sys.modules[module_name], token = module, LOADING.set(plugin)
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"plugin {plugin.source} cannot be imported: {last_line(error)}; mend it") from error
+    finally:
+        LOADING.reset(token)
+    if not plugin.entries:
+        raise InputError(f"plugin {plugin.source} registers nothing; call csgn_lib.registry.register in it")
+    return plugin

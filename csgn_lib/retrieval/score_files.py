@@ -1,0 +1,40 @@
+"""Scores on disk: results.json (metrics with intervals over people) and per_query.csv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from csgn_lib.records import atomic_path, write_json
+from csgn_lib.retrieval.scores import METRICS, Scores
+
+RESULTS, PER_QUERY, VERIFICATION = "results.json", "per_query.csv", "verification.json"
+ScoresByDescriptor = dict[str, dict[str, Scores]]
+
+
+def record(scores: Scores) -> dict[str, Any]:
+    """Plain numbers for results.json: the metrics, the counts, and 95 % intervals over people.
+
+    An interval is [None, None] where a single person is counted: nothing is known of others.
+    """
+    several = scores.per_query.loc[scores.per_query["valid"], "person"].nunique() > 1
+    intervals = {f"{name}_interval": list(scores.interval(name)) if several else [None, None] for name in METRICS}
+    return scores.summary() | intervals
+
+
+def write_scores(folder: Path, scores: ScoresByDescriptor, about: dict[str, dict[str, Any]]) -> None:
+    """Write results.json and per_query.csv. ``about``: what results.json says of each descriptor besides its scores."""
+    rows = [
+        s.per_query.assign(protocol=protocol, descriptor=name)
+        for name, by_protocol in scores.items()
+        for protocol, s in by_protocol.items()
+    ]
+    with atomic_path(folder / PER_QUERY) as temporary:
+        pd.concat(rows).to_csv(temporary, index=False)
+    results = {
+        name: about[name] | {"protocols": {protocol: record(s) for protocol, s in by_protocol.items()}}
+        for name, by_protocol in scores.items()
+    }
+    write_json(folder / RESULTS, results)

@@ -1,0 +1,102 @@
+"""Bootstrap intervals over people: images of one person are correlated, so people are resampled, not images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from csgn_lib.records import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESAMPLES = 1000  # bootstrap resamples
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and its 95 % interval; ``f"{interval:.2f}"`` prints all three."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def record(self) -> dict[str, float]:
+        """The three numbers by name, as a row of a table or of JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def over_people(
+    values: ArrayLike, people: ArrayLike, per: ArrayLike | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """sum(values) / sum(per), with the 95 % percentile bootstrap interval over people.
+
+    People are drawn with replacement and bring all their rows along (as ``Scores.interval`` does).
+
+    Args:
+        values: (N,) what is averaged.
+        people: (N,) who each row belongs to.
+        per: (N,) the denominator of a ratio of means; without it the mean of ``values``.
+
+    Raises:
+        InputError: rows of different number, NaN among them, fewer than two people, a denominator that sums to zero.
+
+    Example: the mean of two people's rows; the resamples run from one person's mean to the other's.
+
+        >>> f"{over_people([1.0, 1.0, 4.0], [7, 7, 9]):.1f}"
+        '2.0 [1.0, 4.0]'
+    """
+    values, people = np.asarray(values, dtype=float), np.asarray(people)
+    per = np.ones(len(values)) if per is None else np.asarray(per, dtype=float)
+    if not len(values) == len(people) == len(per):
+        raise InputError(f"{len(values)} values, {len(people)} people, {len(per)} denominators: give one of each a row")
+    if lacking := int((np.isnan(values) | np.isnan(per)).sum()):
+        raise InputError(f"{lacking} of {len(values)} rows have no value (NaN); leave them out first")
+    _, group = np.unique(people, return_inverse=True)
+    total, count = (np.bincount(group, weights=column) for column in (values, per))
+    times = people_drawn(len(total), np.random.default_rng(seed), resamples)
+    if count.sum() == 0:
+        raise InputError("the ratio's denominator is zero in every row; nothing to compare with")
+    return Interval(float(total.sum() / count.sum()), *percentile_interval(_ratio(times, total, count)))
+
+
+def people_drawn(
+    people: int, generator: np.random.Generator, resamples: int = RESAMPLES, whose: str = "given is"
+) -> NDArray[np.int64]:
+    """How often each person is drawn, with replacement, in each resample: (resamples, people).
+
+    Raises InputError for fewer than two people; ``whose`` says in its message which people they are.
+    """
+    if people < 2:
+        raise InputError(f"an interval over people needs two of them, {whose} {people}")
+    return generator.multinomial(people, np.full(people, 1 / people), size=resamples)
+
+
+def means_drawn(counted: pd.DataFrame, people: ArrayLike, times: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean ``value`` of the queries of the people drawn, mean over a protocol's draws of its gallery: (resamples,).
+
+    Args:
+        counted: one row a query: person, draw, value. people: (P,) all there are to draw, sorted.
+        times: (resamples, P), from ``people_drawn``.
+    """
+    grouped = counted.groupby(["person", "draw"])["value"]
+    total = grouped.sum().unstack(fill_value=0).reindex(people, fill_value=0).to_numpy()  # (P, draws)
+    count = grouped.size().unstack(fill_value=0).reindex(people, fill_value=0).to_numpy(float)
+    return np.nanmean(_ratio(times, total, count), axis=1)
+
+
+def percentile_interval(drawn: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of resampled values (resamples,) with coverage ``level``; NaN is left out."""
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _ratio(times: NDArray[np.int64], total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample whose people have no query
+        return (times @ total) / (times @ count)

@@ -1,0 +1,106 @@
+"""The networks of a training run: towers with their starting weights, encoder and heads, and trained encoders."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from csgn_lib import vocabulary
+from csgn_lib.backbones import ClipTower, Misfit, fill, load_clip, load_resnet
+from csgn_lib.batches import random_stream
+from csgn_lib.config import Experiment
+from csgn_lib.records import InputError, Run
+from csgn_lib.training.stage2 import Learner
+from csgn_lib.training.steps import STREAMS, Stage2Targets
+from csgn_lib.vss import Heads, VisualEncoder, uses_resnet
+
+
+def load_towers(experiment: Experiment) -> tuple[ClipTower | None, nn.Module | None]:
+    """The towers that the experiment's ``vss`` form uses, with their starting weights; None for one that it lacks.
+
+    A tower that a plugin registers stands in for the model of that name: a module with ``width``, ``checkpoint`` (the
+    file of its weights, or None) and images (B, 3, H, W) in [0, 1] to ``ResNetFeatures`` in place of the ResNet, or a
+    ``ClipTower``. It is built by ``(checkpoint, (H, W))``.
+
+    Raises:
+        InputError: an unknown model, a checkpoint that is missing or does not fit, a plugin's tower that fails.
+    """
+    size = (experiment.image_height, experiment.image_width)
+    clip = resnet = None
+    if experiment.form("vss").trait("vit"):
+        clip = _plugin_tower(experiment, experiment.clip_model, experiment.clip_checkpoint)
+        clip = clip or load_clip(experiment.clip_model, experiment.clip_checkpoint, size, experiment.vit_stride)
+    if uses_resnet(experiment):
+        resnet = _plugin_tower(experiment, experiment.resnet_model, experiment.resnet_checkpoint)
+        resnet = resnet or load_resnet(experiment.resnet_model, experiment.resnet_checkpoint)
+    return clip, resnet
+
+
+def _plugin_tower(experiment: Experiment, model: str, checkpoint: str | None) -> Any:
+    tower = experiment.added("tower").get(model)
+    if tower is None:
+        return None
+    if timm.is_model(model):
+        raise InputError(f"{tower.entry} has the name of one of timm's models; give it another name")
+    return tower(checkpoint, (experiment.image_height, experiment.image_width))
+
+
+def build_learner(
+    experiment: Experiment,
+    clip: ClipTower | None,
+    resnet: nn.Module | None,
+    identities: int,
+    targets: Stage2Targets,
+) -> Learner:
+    """Encoder and heads at the start of stage 2; everything that stage 2 trains requires gradients."""
+    generator = random_stream(experiment.seed, STREAMS["heads"])
+    encoder = VisualEncoder(clip, resnet, experiment.form("vss"), generator).requires_grad_(True)
+    head_map = partial(vocabulary.remove, basis=targets.clothing) if experiment.vocabulary_train == "head" else None
+    if encoder.resnet is not None:
+        encoder.resnet.to(memory_format=torch.channels_last)  # faster convolutions, most of all in bf16
+    encoder.recompute = bool(experiment.gradient_checkpointing)
+    if experiment.compile:
+        encoder.compile_blocks()
+    heads = Heads(encoder.widths, identities, generator)
+    return Learner(encoder, heads, head_map, experiment.batch_parts)
+
+
+def without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | None, Learner]:
+    """The CLIP and the learner as training builds them, on the meta device: shapes without weights."""
+    blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "vocabulary_train": "none"}
+    blank = experiment.model_copy(update=blank)  # subspaces of phrases cost next to nothing
+    with torch.random.fork_rng(devices=[]):  # weights on meta are not drawn, but random streams advance
+        with torch.device("meta"):
+            clip, resnet = load_towers(blank)
+        if clip is not None:
+            clip.requires_grad_(False)
+        return clip, build_learner(blank, clip, resnet, identities, Stage2Targets()).to("meta")
+
+
+def load_encoder(run: Run) -> VisualEncoder:
+    """The trained encoder of a finished run, on the CPU, in eval mode.
+
+    Raises:
+        InputError: the run has no model.safetensors, or one of another shape.
+    """
+    experiment = Experiment.from_parameters(**run.config)
+    path = run.path("model.safetensors")
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the run is not finished; continue it with the same command")
+    blank = experiment.model_copy(update={"clip_checkpoint": None, "resnet_checkpoint": None})
+    encoder = VisualEncoder(*load_towers(blank), experiment.form("vss"), torch.Generator())
+    try:
+        fill(encoder, load_file(path))
+    except Misfit as error:
+        raise InputError(
+            f"{path} does not fit its config.json: {error}; bring both back from one run, or train again"
+        ) from error
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); copy it again, or train again") from error
+    return encoder.eval()
