@@ -128,7 +128,6 @@ def skin_outline(outfit: Outfit, cloth: Cloth, neck: float) -> Tensor:
         armhole = (cloth.template[:, 0].abs() > 0.11) & (z > 0.42)
         upper = torch.where(armhole, torch.ones_like(z), upper)
     covered = torch.minimum(torch.minimum(upper, lower), shoe_outline(outfit, cloth.template))
-    scooped = outfit.upper in ("tank top", "dress")
-    margin = torch.where((z > 0.4) & (on_arm < 0.9), -0.035 if scooped else -0.022, -0.02)
-    margin = torch.where(on_arm > 0.5, -0.12, margin)  # in shares of an arm: cuffs shrink where cloth is smoothed
+    margin = torch.where((z > 0.4) & (on_arm < 0.9), -0.05, -0.02)  # necklines too
+    margin = torch.where(on_arm > 0.5, -0.12, margin)  # in shares of an arm: edges of smoothed cloth shrink
     return (margin - covered).clamp(max=1)

@@ -53,7 +53,7 @@ class Counts:
     def passed(self) -> bool:
         return (
             self.bare <= LIMIT * self.samples
-            and self.holes <= 1e-4 * self.samples
+            and self.holes <= 5e-5 * self.samples
             and not self.floating
             and not self.cut_off
         )
