@@ -1,13 +1,17 @@
 """The documentation's code runs, its commands and parameters exist, its links resolve, its outputs are real."""
 
+import importlib
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
 
+import csgn_lib
 from csgn_lib.__main__ import app
 from csgn_lib.config import Experiment
 
@@ -61,3 +65,29 @@ def test_every_make_target_and_link_exists(page):
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= set(targets), page.name
     for link in re.findall(r"\]\(([^)#]+)", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)):
         assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
+
+
+def test_every_name_on_the_map_of_the_library_exists():
+    lines = re.findall(
+        r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", (HOME / "docs" / "library.md").read_text(encoding="utf-8"), re.M
+    )
+    named = {name for places, _ in lines for name in re.findall(r"`(\w+)(?:\.py|/)`", places)}
+    names = {
+        path.stem for path in (HOME / "csgn_lib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    low = {"__init__", "__main__", "images", "progress", "records", "statistics"}  # what the others are made with
+    assert names - low <= named, names - low - named
+    for places, shown in lines:
+        first = re.match(r"`(\w+)", places)[1]
+        for name in re.findall(r"`([\w.]+)`", shown):
+            package, _, last = name.rpartition(".")
+            assert hasattr(importlib.import_module(f"csgn_lib.{package or first}"), last), name
+
+
+def test_one_version_everywhere_and_a_citation_of_software_and_paper():
+    citation = yaml.safe_load((HOME / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert csgn_lib.__version__ == project["version"] == citation["version"]
+    assert f"## {csgn_lib.__version__}\n" in (HOME / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation["license"] == project["license"] and citation["preferred-citation"]["doi"].startswith("10.1016/")
+    assert {"message", "title", "authors", "type"} <= set(citation)
