@@ -42,7 +42,8 @@ lint: $(STAMP)  ## mend the style where a machine can
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a token
 	@$(RUN) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
+	  --LabApp.app_settings_dir="$(CURDIR)/csgn_lib/panels/jupyterlab"
 
 first-result: demo  ## the demo, and its table and pictures kept under reports/first-result for the README
 	@mkdir -p reports/first-result
@@ -50,33 +51,27 @@ first-result: demo  ## the demo, and its table and pictures kept under reports/f
 	@for f in people strip-worst; do cp "$$(ls -t reports/runs/*/figures/$$f.png | head -1)" reports/first-result/; done
 
 seeds: $(STAMP)  ## the demo's rows, five seeds, each in a world of its own: some 40 minutes on 2 cores; leaves reports/seeds
-	@$(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/seeds/rows.json)" -p seeds '[0, 1, 2, 3, 4]' -p worlds '[0, 1, 2, 3, 4]' \
-	  -p every '{}' -p out reports/seeds --keep-answer "make seeds"
+	@$(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/seeds/grid.yaml -p out reports/seeds --keep-answer "make seeds"
 
-# Rows of 40_ablation_sweep in a folder of reports/ablation, then 41_ablation_tables over its records.
-TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p sweep reports/ablation/$(1) -p out reports/ablation/$(2) -p baseline '$(3)' \
-	  -p descriptors '$(or $(4),$(ALL))'
-SWEPT = $(RUN) -m csgn_lib run 40_ablation_sweep -p rows "$$(cat reports/ablation/$(1)/rows.json)" -p every '$(3)' \
-	  -p seeds '$(4)' -p worlds '$(5)' -p out reports/ablation/$(2) && $(call TABLES,$(2),$(2),$(6))
+# A folder of reports/ablation holds a sweep's grid: 40_ablation_sweep runs it, 41_ablation_tables reads its records there.
+TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p grid reports/ablation/$(1) -p out reports/ablation/$(2) \
+	  -p baseline '$(3)' -p descriptors '$(or $(4),$(ALL))'
+SWEEP = $(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/ablation/$(1)/grid.yaml -p out reports/ablation/$(1) && \
+	  $(call TABLES,$(1),$(1),$(2))
 ALL := ["plain", "clothing out", "person only"]
-FIVE := [0, 1, 2, 3, 4]
 , := ,
-THREE := [0, 1, 2]
-THREE_SEEDS := [0, 1, 2, 0, 1, 2, 0, 1, 2]
-THREE_WORLDS := [0, 0, 0, 1, 1, 1, 2, 2, 2]
-SECOND := {"clip_checkpoint": "embedded-1", "resnet_checkpoint": "embedded-1"}
 
 ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: two hours on 2 cores, resumable; leaves reports/ablation
-	@$(call SWEPT,main,main,{},$(FIVE),$(FIVE),identity + triplet)
-	@$(call SWEPT,controls,controls,{},$(THREE),$(THREE),CSGN)
+	@$(call SWEEP,main,identity + triplet)
+	@$(call SWEEP,controls,CSGN)
 
 ablation-variants: $(STAMP)  ## other forms of each part, more controls, three runs of each: 90 minutes on 2 cores, resumable
-	@$(call SWEPT,variants,variants,{},$(THREE),$(THREE),CSGN)
+	@$(call SWEEP,variants,CSGN)
 	@$(call TABLES,variants,variants/over-words,CSGN$(,) clothing out,["clothing out"])
 
 ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
-	@$(call SWEPT,clips,clips/first,{},$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
-	@$(call SWEPT,clips,clips/second,$(SECOND),$(THREE_SEEDS),$(THREE_WORLDS),identity + triplet)
+	@$(call SWEEP,clips/first,identity + triplet)
+	@$(call SWEEP,clips/second,identity + triplet)
 	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) && \
 	  $(call TABLES,clips/$$clip,clips/$$clip/over-words,identity + triplet$(,) clothing out) || exit 1; done
 
@@ -117,10 +112,11 @@ method-figure: $(STAMP)  ## draw docs/images/method.svg
 
 docs: $(STAMP)  ## build the documentation site: build/site/index.html
 	@$(RUN) -c 'import material, mkdocstrings' 2>/dev/null || { echo "installing mkdocs into $(VENV)"; $(call INSTALL,docs); }
-	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && echo "build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && \
+	  echo "build/site/index.html (with search: python3 -m http.server --directory build/site)"
 
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
-	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(VENV)/bin/torchrun --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
+	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(RUN) -m torch.distributed.run --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
 
 bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
 	@$(RUN) -m benchmarks.retrieval
@@ -142,3 +138,13 @@ $(STAMP): pyproject.toml
 	@$(RUN) -m pip install --quiet --no-index --no-build-isolation -e ".[test]" >/dev/null 2>&1 \
 	  || { echo "installing packages into $(VENV): about 3 GB, some minutes; log: $(LOG)"; $(call INSTALL,test); }
 	@touch $@
+
+.PHONY: world-check world-sheets bench-world
+world-check: $(STAMP)  ## look 1,000 rendered people over for bare skin, holes, floating parts, people cut off: some minutes
+	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.quality --people 1000
+
+world-sheets: $(STAMP)  ## contact sheets of the rendered world; leaves reports/world
+	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.sheets reports/world
+
+bench-world: $(STAMP)  ## time the rendering, beside a prototype where WORLD_PROTOTYPE holds its path
+	@OMP_NUM_THREADS=1 $(RUN) benchmarks/world.py

@@ -27,8 +27,20 @@ from benchmarks import retrieval_peers as peers
 from benchmarks.measurement import Row, in_turns, missing, peak, quiet, write
 from csgn_lib import datasets
 from csgn_lib.records import home, read_json, write_json
-from csgn_lib.retrieval import evaluate, evaluate_distances, rerank, rerank_blocks
+from csgn_lib.retrieval import (
+    approximate_index,
+    evaluate,
+    evaluate_all,
+    evaluate_distances,
+    rerank,
+    rerank_blocks,
+    search,
+    search_index,
+    verify,
+)
 from csgn_lib.retrieval.blocks import thread_count
+from csgn_lib.retrieval.neighbours import has_faiss
+from csgn_lib.retrieval.score_files import record
 
 MB, GIB = 1e6, 2**30
 TRAINED, WEAK = 0.09, 0.15  # noise of features, times the square root of their width: mAP some 85 % and 5 %
@@ -41,10 +53,13 @@ def main() -> None:
     parts: dict[str, Callable[[int], Iterator[Row]]] = {
         "distances": from_distances,
         "features": from_features,
+        "protocols": every_protocol,
+        "search": search_a_million,
         "reranking": reranking,
         "index": reading_an_index,
         "last": last,
         "last-rerank": last_reranked,
+        "last-verify": last_verified,
     }
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, in turns")
@@ -120,6 +135,54 @@ def from_features(rounds: int) -> Iterator[Row]:
     """
     yield from _from_features(rounds, (3_000, 20_000, 1_000, 512), TRAINED, (300, MB, "MB"))
     yield from _from_features(rounds, (3_000, 20_000, 1_000, 512), WEAK, None)
+
+
+def every_protocol(rounds: int) -> Iterator[Row]:
+    """Market-1501's size, 256 numbers, three protocols and the intervals of three metrics over people."""
+    query_features, gallery_features, query, gallery = world(3_368, 15_913, 750, 256, TRAINED)
+
+    def ours() -> list[dict[str, Any]]:
+        scores = evaluate_all(query_features, gallery_features, query, gallery, list(datasets.PROTOCOLS))
+        return [record(score) for score in scores.values()]
+
+    seconds, _ = in_turns({"ours": ours}, rounds)
+    yield Row("3,368 x 15,913 x 256: three protocols with intervals", seconds["ours"], "s", 2)
+
+
+def search_a_million(rounds: int) -> Iterator[Row]:
+    """One query among a million images of 512 numbers: exactly, and by HNSW (minutes to build)."""
+    yield from searching(rounds, 1_000_000, 512)
+
+
+def searching(rounds: int, images: int, width: int) -> Iterator[Row]:
+    """Search times of a gallery, and how many of the 10 exact neighbours the approximate index finds."""
+    query, gallery, _, _ = world(100, images, images // 20, width, TRAINED)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    runs: dict[str, Callable[[], Any]] = {"exact": lambda: search(query[:1], gallery, 10)}
+    shape = f"{images:,} x {width}"
+    if has_faiss():
+        index = approximate_index(gallery, "hnsw", probes=32)
+        runs["hnsw"] = lambda: search_index(index, query[:1], 10)
+    seconds, _ = in_turns(runs, rounds)
+    yield Row(f"{shape}: exact search, one query", seconds["exact"], "s", 0.3)
+    if "hnsw" in seconds:
+        yield Row(f"{shape}: HNSW search, one query", 1000 * seconds["hnsw"], "ms", 10)
+        found, exact = search_index(index, query, 10).rows, search(query, gallery, 10).rows
+        recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
+        yield Row(f"{shape}: HNSW finds of the 10 nearest", 100 * float(recall), "%", 99, at_least=True)
+
+
+def last_verified(rounds: int) -> Iterator[Row]:
+    """Verification and open-set rates at LaST's size: minutes, so once."""
+    del rounds
+    query_features, gallery_features, query, gallery = world(*LAST, TRAINED)
+    start = time.perf_counter()
+    with peak() as memory:
+        found = verify(query_features, gallery_features, query, gallery, ["general"])["general"]
+    shape = f"{LAST[0]:,} x {LAST[1]:,} x {LAST[3]:,}"
+    yield Row(f"{shape} verified, EER {found.rate('eer').value:.1%}", time.perf_counter() - start, "s")
+    held = query_features.nbytes + gallery_features.nbytes
+    yield Row("verify: memory in all, features included", memory.over(GIB, held), "GiB", 3)
 
 
 def last(rounds: int) -> Iterator[Row]:

@@ -5,7 +5,6 @@ A command exits with status 0 only if it did what was asked. An input error is o
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 import shutil
@@ -57,15 +56,23 @@ def train(
     seed: Annotated[int, typer.Option()] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="the run's folder or name; the same one again resumes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the parameters and the cost, and stop")] = False,
+    plugin: Annotated[
+        list[str], typer.Option(metavar="FILE", help="a Python file or installed plugin; repeatable")
+    ] = [],  # noqa: B006
 ) -> None:
     """Train both stages and score the result, on a GPU if available; on several with accelerate launch -m csgn_lib."""
     from csgn_lib import runs
-    from csgn_lib.config import Experiment
+    from csgn_lib.config import Experiment, with_plugins
 
-    fields = Experiment.model_fields
+    named = list(plugin)
+    for text in (text for name, text in _pairs(set_) if name == "plugin"):
+        value = _value(Any, text, "plugin")  # a name, or a list of them
+        named += value if isinstance(value, list) else [text]
+    fields = with_plugins(named).model_fields
     given = {
         name: _value(fields[name].annotation if name in fields else Any, text, name) for name, text in _pairs(set_)
     }
+    given |= {"plugin": tuple(named)} if named else {}
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
     named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
     folder = runs.locate(run_dir) if run_dir else runs.runs_folder() / named
@@ -79,7 +86,7 @@ def train(
         if not dry_run:
             training.fit(experiment, benchmark, folder, cache_dir=cache())
         return
-    _announce(experiment, benchmark)
+    _announce(experiment, benchmark, images=dry_run)  # otherwise training opens them
     if dry_run:
         return
     resumed = _saved_state(Run(folder))
@@ -99,7 +106,7 @@ def train(
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="rows, grid, seeds: see the README")],
+    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="notebook, rows, grid, seeds: see docs")],
     workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: 1, or as GPUs allow")] = None,
     executor: Annotated[str, typer.Option(metavar="local|dask|submitit")] = "local",
     timeout: Annotated[float | None, typer.Option(help="seconds for each cell")] = None,
@@ -108,12 +115,12 @@ def sweep(
     job: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="for submitit: slurm_partition=gpu, timeout_min=240")
     ] = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check every cell, list them; run nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list every cell; run nothing")] = False,
 ) -> None:
-    """Run a notebook for every cell of a grid; what is done is skipped, what was stopped goes on."""
+    """Run a notebook for every cell of a grid, then print the rows' scores. Finished cells are skipped."""
     from csgn_lib import runs
 
-    read = runs.read_grid(grid)
+    read = runs.read_grid(runs.locate(grid))
     options = {name: runs.from_text(Any, text, name) for name, text in _pairs(job)}
     cells = runs.planned(read)
     if dry_run:
@@ -121,26 +128,39 @@ def sweep(
             cells[[name for name in ("row", "seed", "world", "state", "run") if name in cells]].to_string(index=False)
         )
         return
-    names = {Path(cell["run"]): runs.label(cell) for cell in cells.to_dict("records")}
     waiting = int((cells["state"] != "done").sum())
-    count = itertools.count(1)
     typer.echo(f"{len(cells)} cells, {len(cells) - waiting} of them done before")
     threads = threads or runs.executors.share(executor, workers)
     pool = runs.executors.named(executor, workers, read.gpus_per_cell, address, options)
     try:
-        found = runs.sweep(
-            read, pool, timeout=timeout, threads=threads,
-            report=lambda made: typer.echo(f"{next(count):>4}/{waiting}  {runs.ended(made, names[made.dir])}"),
-        )  # fmt: skip
+        found = runs.sweep(read, pool, timeout=timeout, threads=threads, stream=sys.stdout)
     except KeyboardInterrupt:
-        typer.echo("csgn: interrupted; the same command goes on, and csgn status tells what became of each", err=True)
+        typer.echo("csgn: interrupted; the same command continues, and csgn status lists the runs", err=True)
         raise typer.Exit(130) from None
     finally:
         pool.shutdown()
+    wrong = int((found["state"] != "done").sum())
+    if not wrong:
+        _print_scores(grid)
     typer.echo(found.attrs["report"])
-    if wrong := int((found["state"] != "done").sum()):
+    if wrong:
         typer.echo(f"csgn: {wrong} of {len(found)} cells are not done; the report says why and what to do", err=True)
         raise typer.Exit(1)
+
+
+def _print_scores(grid: Path) -> None:
+    """Print the rows' scores and write the sweep's records; nothing where its notebook records no scores."""
+    from csgn_lib import runs
+
+    try:
+        records = runs.load_sweep_records(grid)
+    except InputError:
+        return
+    n = records.runs[records.unit].nunique()
+    typer.echo(f"\n{records.table().to_string()}\n\nin percent: mean and s.d. over {n} {records.unit}{'s' * (n > 1)}")
+    folder = runs.records_folder(grid)
+    runs.write_sweep_records(records, folder)
+    typer.echo(f"tables: csgn run 41_ablation_tables -p grid {shlex.quote(str(grid))}, or -p grid {folder.name}")
 
 
 @app.command()
@@ -148,7 +168,7 @@ def status(
     folder: Annotated[Path | None, typer.Option(help="default: reports/runs")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="again every 2 s, in a terminal, until Ctrl-C")] = False,
 ) -> None:
-    """List the runs: what became of each, how far it came, what it took."""
+    """List the runs: state, last epoch or cell, seconds, peak memory, error."""
     from csgn_lib import runs
 
     try:
@@ -169,7 +189,7 @@ def status(
 
 @app.command()
 def check(dataset: str, root: Path) -> None:
-    """Look a benchmark on disk over: files, names, counts, what its protocols can use."""
+    """Check a benchmark on disk: files, names, counts, and what its protocols can use."""
     from csgn_lib import datasets
 
     report = datasets.load(dataset, root).check()
@@ -182,12 +202,12 @@ def check(dataset: str, root: Path) -> None:
 def explain(
     figure: Annotated[str, typer.Argument(help="its path without a suffix, or its name below reports/")],
 ) -> None:
-    """Follow a figure back: its numbers, command, runs, code and data; status 1 if one is not what was recorded."""
+    """Trace a figure to its numbers, command, runs, code and data; status 1 if one is missing or has changed."""
     from csgn_lib import runs
 
     found = runs.explain(figure)
     typer.echo(str(found))
-    if found.broken:
+    if found.broken or found.missing:
         raise typer.Exit(1)
 
 
@@ -200,7 +220,7 @@ def demo(
     from csgn_lib import runs, synthetic
 
     started = time.time()
-    synthetic.ensure()  # once, with all cores, rather than by every notebook that starts first
+    synthetic.ensure()  # once, with all cores, rather than in every notebook
     outcomes = runs.demo(workers=workers, fresh=fresh)
     wrong = [outcome for outcome in outcomes if outcome.state != "done"]
     for outcome in wrong:
@@ -233,7 +253,9 @@ def world(
     images: Annotated[int, typer.Option(help="of each person, outfit and camera")] = 2,
     outfits: Annotated[int, typer.Option(help="that each person wears")] = 4,
     cameras_each: Annotated[int, typer.Option(help="cameras that see each outfit")] = 2,
-    colour_identity: Annotated[float, typer.Option(help="share of people with hair and skin colour of their own")] = 1.0,
+    colour_identity: Annotated[
+        float, typer.Option(help="share of people with hair and skin colour of their own")
+    ] = 1.0,
     spread: Annotated[float | None, typer.Option(help="of shapes; default: the setting's")] = None,
     sharing: Annotated[float | None, typer.Option(help="people who share an outfit; default: the setting's")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
@@ -251,22 +273,28 @@ def world(
     typer.echo(f"{out}  {checksum}")
 
 
-_MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder, or one that csgn export made")
+_MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder or name, or a folder that csgn export made")
 
 
 @app.command()
 def embed(
     model_dir: Annotated[Path, _MODEL],
-    folder: Annotated[Path, typer.Argument(help="every image below it is embedded")],
-    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn search reads")],
+    folder: Annotated[list[Path], typer.Argument(help="every image below it is embedded; may be several")],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="the index that csgn search reads")],
+    add: Annotated[bool, typer.Option("--add", help="update the index: embed only new and changed images")] = False,
 ) -> None:
-    """Embed a folder of images into one file, on the GPU if there is one."""
+    """Embed folders of images into one index, on the GPU if there is one."""
     from csgn_lib import models
 
-    count, started = len(models.list_images(folder)), time.time()
-    model = models.open_model(model_dir)
-    with typer.progressbar(length=count, label="embedding", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        made = models.embed_folder(model, folder, out, report=bar.update)
+    started = time.time()
+    for name in folder:
+        models.list_images(name)
+    model = models.open_model(_folder(model_dir))
+    if add:
+        made, changes = models.update_gallery(model, folder, out)
+        typer.echo(str(changes))
+    else:
+        made = models.embed_folder(model, folder, out)
     typer.echo(f"{made.features.shape[0]} images, {made.descriptor} of {model.width} numbers, by {made.model[:12]}")
     typer.echo(f"{time.time() - started:.1f} s on {model.device}")
     typer.echo(out)
@@ -275,18 +303,36 @@ def embed(
 @app.command()
 def search(
     model_dir: Annotated[Path, _MODEL],
-    image: Annotated[Path, typer.Argument(help="one person, as in the gallery")],
-    gallery: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn embed wrote")],
+    image: Annotated[Path | None, typer.Argument(help="one person, as in the gallery; or a folder of them")] = None,
+    gallery: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn embed wrote")] = ...,
     k: Annotated[int, typer.Option("-k", "--top", min=1, help="neighbours to list")] = 10,
+    text: Annotated[str | None, typer.Option(help="words, alone or with an image: 'a tall woman'")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(metavar="auto|NUMBER|FILE", help="answer only below this distance; else: nobody")
+    ] = None,
+    error_rate: Annotated[float, typer.Option(help="for auto: of searches for absent people that may answer")] = 0.1,
+    save: Annotated[Path | None, typer.Option(metavar="strip.png", help="the answers as a picture")] = None,
 ) -> None:
-    """List the gallery images nearest to one image: rank, distance (1 - cosine), path."""
+    """List the gallery images nearest to an image, or to words: rank, distance (1 - cosine), path."""
     from csgn_lib import models
 
-    read = models.read_gallery(gallery)
-    found = models.search(models.open_model(model_dir), image, read, k)
-    typer.echo("rank  distance  path")
-    for row in found.itertuples():
-        typer.echo(f"{row.rank:>4}  {row.distance:>8.4f}  {row.path}")
+    models.refuse_search(image, text, threshold, save)
+    read, model = models.read_gallery(gallery), models.open_model(_folder(model_dir))
+    limit = models.parse_threshold(model, threshold, error_rate)
+    if limit is not None:
+        typer.echo(limit)
+    queries = models.query_paths(image) if image is not None else [text]
+    if text is not None:
+        words = models.open_words(model)
+        if words.note:
+            typer.echo(f"csgn: {words.note}", err=True)
+        found = models.search_words(model, read, models.text_feature(words, text), k, image=image)
+    else:
+        found = models.search(model, queries, read, k, threshold=limit.value if limit else None)
+    typer.echo(models.answers_text(found, queries))
+    if save is not None:
+        models.save_strip(found, queries, save, k)
+        typer.echo(save)
 
 
 @app.command()
@@ -294,10 +340,10 @@ def export(
     model_dir: Annotated[Path, _MODEL],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: MODEL_DIR/export")] = None,
 ) -> None:
-    """Make a folder to hand on: weights, card, and the encoder as programs, compared with it. Nothing is uploaded."""
+    """Export a model: weights, model card, and the encoder as programs, compared with it. Nothing is uploaded."""
     from csgn_lib import models
 
-    made = models.export(model_dir, out)
+    made = models.export(_folder(model_dir), out)
     for name, gap in made.differences.items():
         typer.echo(f"{name}: greatest difference from the encoder {gap:.1e} (at most {models.TOLERANCE:.0e})")
     if made.missing:
@@ -364,6 +410,12 @@ def evaluate(
     typer.echo(folder)
 
 
+def _folder(name: Path) -> Path:
+    from csgn_lib import runs
+
+    return runs.locate(name)
+
+
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:
     """``name=value`` texts as pairs. Raises InputError for one that has no value, and for a name given twice."""
     pairs: dict[str, str] = {}
@@ -383,12 +435,12 @@ def _value(type_: Any, text: str, name: str) -> Any:
     return runs.from_text(type_, text, name)
 
 
-def _announce(experiment: Any, benchmark: Any) -> None:
-    """Print the resolved parameters and what their training needs at least. Raises InputError if it cannot be done."""
+def _announce(experiment: Any, benchmark: Any, images: bool) -> None:
+    """Print the resolved parameters and the least cost. Raises InputError if training would fail; opens ``images``."""
     from csgn_lib import training
     from csgn_lib.training.estimate import estimate
 
-    training.check(experiment, benchmark)
+    training.check(experiment, benchmark, images=images)
     typer.echo(f"{experiment.table()}\n\n{estimate(experiment, benchmark.train)}\n")
 
 
@@ -417,18 +469,24 @@ def _saved_state(run: Run) -> tuple[int, int, int] | None:
 
 
 def _score(made: Run, benchmark: Any) -> None:
+    """Score the run and print each protocol's scores with the interval of mAP, and what the protocol is."""
     from csgn_lib import retrieval
     from csgn_lib.analysis import probes
 
+    described: dict[str, str] = {}
     for descriptor, scores in retrieval.score_run(made, benchmark).items():
         for score in scores.values():
-            typer.echo(f"{descriptor}: {score}")
+            low, high = made.results[descriptor]["protocols"][score.protocol.name]["mean_ap_interval"]
+            typer.echo(f"{descriptor}: {score}, mAP 95 % interval {low:.1%} to {high:.1%}")
+            described[score.protocol.name] = score.protocol.description
+    for name, description in described.items():
+        typer.echo(f"{name}: {description}")
     for descriptor, found in probes.record_sensitivity(made).items():
         typer.echo(f"{descriptor}: colour sensitivity {found:.2f}")
 
 
 def _finish(made: Run) -> None:
-    """Say where the run is; status 1 unless it is done."""
+    """Print the run's folder; status 1 unless it is done."""
     last = made.status
     typer.echo(made.dir)
     if last["state"] != "done":

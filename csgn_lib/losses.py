@@ -37,9 +37,9 @@ def identity_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1)
 def triplet_loss(features: Tensor, persons: Tensor, margin: float = 0.3) -> Tensor:
     """L_tri over a batch, hardest positive and negative of every anchor, plain Euclidean [C].
 
-    The hinge with a margin, not the soft-margin form; the mean runs over all anchors, satisfied ones included. An
-    anchor alone in its identity, or without another identity, is left out. No step waits for the device, as
-    libraries that pick triplets by index do.
+    Hinge with a margin, not the soft-margin form; the mean is over all anchors, also those with a loss of 0. An anchor
+    without a positive or without a negative is left out. Nothing synchronises the device, unlike in libraries that
+    select triplets by index.
 
     Args:
         features: (B, D), not normalised.
@@ -53,7 +53,7 @@ def triplet_loss(features: Tensor, persons: Tensor, margin: float = 0.3) -> Tens
         farthest = distance.masked_fill(~positive, -torch.inf).max(dim=1)
         nearest = distance.masked_fill(same, torch.inf).min(dim=1)
         counted = positive.any(dim=1) & ~same.all(dim=1)
-        # read by index: the gradient of max and min themselves would be shared by equal distances
+        # by index: max and min would split the gradient among equal distances
         hinge = (_at(distance, farthest.indices) - _at(distance, nearest.indices) + margin).relu()
         return hinge.where(counted, 0).sum() / counted.sum().clamp(min=1)
 
@@ -70,11 +70,11 @@ class ClothesClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature = temperature
-        # only directions count; short vectors turn within a few steps of Adam, as in CAL's own code
+        # only directions matter; short vectors rotate within a few steps of Adam, as in CAL's own code
         self.weight = nn.Parameter(torch.randn((clothes, dim), generator=generator) * 0.001)
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
-        """``frozen``: no gradient reaches phi, only the features."""
+        """Logits (B, O). ``frozen``: gradients reach the features and not phi."""
         weight = self.weight.detach() if frozen else self.weight
         with torch.autocast(features.device.type, enabled=False):
             features = F.normalize(_wide(features), dim=-1)
@@ -82,7 +82,9 @@ class ClothesClassifier(nn.Module):
 
 
 def clothes_by_person(person: Tensor, clothes: Tensor) -> Tensor:
-    """Which clothes are whose: (M,) labels of the training images to a mask (N, O) bool; ``mask[persons]`` is S+.
+    """Which outfits belong to which identity: labels (n,) of n training images to a mask (N, O) bool.
+
+    ``mask[persons]`` is S+ of the images of a batch.
 
     Raises:
         InputError: clothes or persons that are unlabelled (-1), or clothes shared by two persons.
@@ -99,7 +101,7 @@ def clothes_by_person(person: Tensor, clothes: Tensor) -> Tensor:
 
 
 def clothes_loss(classifier: ClothesClassifier, features: Tensor, clothes: Tensor) -> Tensor:
-    """L_C: teaches the classifier to see clothes; nothing flows into the features. (B, D), (B,) to a scalar."""
+    """L_C, a scalar: trains the classifier on detached features (B, width) and outfits (B,)."""
     return F.cross_entropy(classifier(features.detach()), clothes)
 
 
@@ -110,16 +112,16 @@ def clothes_adversarial_loss(
     own: Tensor,
     epsilon: float = CLOTHES_EPSILON,
 ) -> Tensor:
-    """L_CA: teaches the features to confuse one person's outfits; nothing flows into the classifier.
+    """L_CA, a scalar: trains the features to confuse the outfits of one person; the classifier is fixed.
 
     Args:
-        features: (B, D). clothes: (B,) int64, o_i.
-        own: (B, O) bool, S+: all clothes of each image's person, ``clothes_by_person(...)[persons]``.
-        epsilon: share of q that is spread over S+.
+        features: (B, width). clothes: (B,) int64, o_i.
+        own: (B, O) bool, S+: all outfits of each image's person, ``clothes_by_person(...)[persons]``.
+        epsilon: share of q that is distributed over S+.
     """
     logits = classifier(features, frozen=True)  # (B, O)
     others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)  # over S-, (B, 1)
-    log_p = logits - torch.logaddexp(logits, others)  # right on S+, read there only
+    log_p = logits - torch.logaddexp(logits, others)  # valid on S+, where it is read
     q = epsilon * own.to(logits) / own.sum(dim=1, keepdim=True)
     q = q.scatter_add(1, clothes[:, None], torch.full_like(q[:, :1], 1 - epsilon))
     return -(q * log_p).sum(dim=1).mean()

@@ -34,8 +34,8 @@ def load(reference: str) -> Plugin:
         InputError: there is no such plugin here; it cannot be imported; it registers nothing, or a name twice; its file
             differs from the copy that the run keeps; or a model folder brings it, and nobody said to trust it.
     """
-    source = _find(reference)
-    name, digest = source.name, content_digest(source)
+    name, source = _find(reference)
+    digest = content_digest(source)
     if (name, digest) not in LOADED:
         _refuse_untrusted(source, digest)
         LOADED[name, digest] = _imported(Plugin(name, source, digest))
@@ -79,23 +79,24 @@ def keep_copies(plugins: Sequence[Plugin], run_dir: str | Path) -> None:
                 shutil.copyfile(plugin.source, temporary)
 
 
-def _find(reference: str) -> Path:
+def _find(reference: str) -> tuple[str, Path]:
+    """The plugin's name, which its copies have too, and where it is: a run's copy, or else the original."""
     own = [Path(os.environ[RUN_FOLDER], COPIES)] if os.environ.get(RUN_FOLDER) else []
-    given = _installed(reference) if not _is_plugin(Path(reference)) else Path(reference)
-    for folder in (*_FOLDERS.get(), *own):
-        copy = folder / Path(reference if given is None else given).name
-        if not _is_plugin(copy):
-            continue
-        if given is not None:
-            _refuse_changed(reference, given, content_digest(given), copy)
-        return copy
+    given = Path(reference) if _is_plugin(Path(reference)) else _installed(reference)
+    stem = Path(reference).name.removesuffix(".py")
+    names = (f"{stem}.py", stem) if given is None else (stem if given.is_dir() else f"{stem}.py",)
+    for copy in (folder / name for folder in (*_FOLDERS.get(), *own) for name in names):
+        if _is_plugin(copy):
+            if given is not None:
+                _refuse_changed(reference, given, content_digest(given), copy)
+            return copy.name, copy
     if given is None:
         installed = ", ".join(sorted(entry_points(group=GROUP).names)) or "none"
         raise InputError(
             f"plugin {reference!r} does not exist (from {Path.cwd()}), and is no installed one (those: {installed}); "
             "give the path of its Python file, or install its package here"
         )
-    return given
+    return names[0], given
 
 
 def _is_plugin(path: Path) -> bool:

@@ -161,7 +161,7 @@ class Run:
     """A run's folder: everything that later steps read.
 
     ``config.json benchmark.json towers.json status.json environment.json metrics.jsonl results.json per_query.csv
-    embeddings.safetensors checkpoint/ figures/ executed.ipynb log.txt model.safetensors``
+    embeddings.safetensors checkpoint/ plugins/ figures/ executed.ipynb log.txt model.safetensors``
     """
 
     dir: Path
@@ -175,7 +175,11 @@ class Run:
         """The experiment's parameters, as written when the run began. Raises InputError where there is no run."""
         if not self.path("config.json").exists():
             raise InputError(f"{self.path('config.json')} does not exist; give the folder of a training run")
-        return read_record(self.path("config.json"), BACK)
+        config = read_record(self.path("config.json"), BACK)
+        if isinstance(named := config.get("plugin"), list):  # the copies in this folder, wherever it lies now
+            copies = {name: self.path("plugins", str(name)) for name in named}
+            config["plugin"] = [str(copy) if copy.exists() else name for name, copy in copies.items()]
+        return config
 
     @property
     def results(self) -> dict[str, Any]:

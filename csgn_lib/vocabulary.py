@@ -35,7 +35,7 @@ from csgn_lib.records import InputError
 COLOURS = (
     "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "beige", "black", "white", "gray",
 )  # fmt: skip
-PATTERNS = ("plain", "striped", "checked", "dotted")  # plain goes unsaid, as in speech
+PATTERNS = ("plain", "striped", "checked", "dotted")  # "plain" is left out of the caption
 GARMENTS = {
     "upper": ("shirt", "tee", "sweater", "jacket", "coat", "vest", "blouse", "hoodie"),
     "dress": ("dress",),
@@ -50,7 +50,7 @@ WEARERS = (
     "person", "man", "woman", "tall slim person", "tall heavy person", "short slim person", "short heavy person",
 )  # fmt: skip
 
-# "{}" stands for the noun; the same measure of a body is one factor, whatever its words.
+# "{}" is replaced by the noun. All phrases about one body measure are one factor.
 BODY = {
     "stature": ("very short {}", "short {}", "tall {}", "very tall {}", "{} of average height"),
     "build": ("slim {}", "heavy {}", "{} of medium build", "muscular {}"),
@@ -64,7 +64,7 @@ BODY = {
     "gait": ("{} with narrow stance", "{} with wide stance", "{} walking upright", "{} walking bent forward"),
 }
 HAIR_COLOURS = ("black", "brown", "blond", "red", "gray", "white")
-# "{}" stands for the colour. A style is a mean over colours, a colour a mean over styles.
+# "{}" is replaced by the colour. A style is averaged over colours, a colour over styles.
 HAIR_STYLES = {
     "short": "with short {} hair", "long": "with long {} hair", "curly": "with curly {} hair",
     "ponytail": "with {} hair in a ponytail", "bun": "with {} hair in a bun", "mohawk": "with {} hair in a mohawk",
@@ -79,7 +79,7 @@ OUTFITS = (
 
 @dataclass(frozen=True)
 class Phrase:
-    """One thing that can be said: its words, the factor it belongs to, the captions it is a mean of."""
+    """One phrase: its words, the factor that it describes, and the captions over which its feature is averaged."""
 
     text: str
     factor: str
@@ -88,16 +88,16 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What can be said of clothes, and of the person in them."""
+    """The clothing phrases and the person phrases."""
 
     clothing: tuple[Phrase, ...]
     person: tuple[Phrase, ...]
 
     def understood_by(self, clip: ClipTower) -> Vocabulary:
-        """The part whose every word the tower's tokenizer accepts; a phrase without any caption left is dropped.
+        """The captions whose words the tower's tokenizer accepts; a phrase without a caption left is dropped.
 
-        A full CLIP reads all English. The embedded one refuses words it never read, and an untrained
-        word would put noise into the subspaces.
+        A full CLIP accepts all English. The embedded one refuses words that it was not trained on, which would add
+        noise to the subspaces.
         """
         words = {word for phrase in self.clothing + self.person for word in _words(phrase)}
         known = {word for word in words if _accepts(clip, word)}
@@ -110,7 +110,7 @@ def clothing_phrases(
     patterns: Sequence[str] = PATTERNS,
     wearers: Sequence[str] = WEARERS,
 ) -> tuple[Phrase, ...]:
-    """Garment x colour x pattern (patterns on tops and dresses only), each a mean over wearers."""
+    """Garment x colour x pattern (patterns on tops and dresses only), each with one caption per wearer."""
     phrases = []
     for factor, names in garments.items():
         worn = patterns if factor in PATTERNED else ("plain",)
@@ -128,7 +128,7 @@ def person_phrases(
     hair_colours: Sequence[str] = HAIR_COLOURS,
     outfits: Sequence[str] = OUTFITS,
 ) -> tuple[Phrase, ...]:
-    """Stature, build, limbs, head, hair, skin and gait, each a mean over outfits."""
+    """Stature, build, limbs, head, hair, skin and gait, each with one caption per outfit."""
 
     def phrase(text: str, factor: str, people: Sequence[str]) -> Phrase:
         captions = tuple(f"a photo of {_article(who)} wearing {outfit}" for who, outfit in product(people, outfits))
@@ -149,15 +149,14 @@ def person_phrases(
 def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256) -> Tensor:
     """Mean text feature of each phrase: (J, D), float32.
 
-    Every caption is L2-normalised before the mean: CLIP's text features mean something by their
-    direction only, so none may weigh more for being longer. A caption that several phrases share
-    is encoded once.
+    Captions are L2-normalised before the mean: CLIP compares directions, so the norm must not weight a caption. A
+    caption that several phrases share is encoded once.
 
     Raises:
-        InputError: no phrases; the tower's tokenizer refuses a word.
+        InputError: no phrases; a word that the tower's tokenizer refuses.
     """
     if not phrases:
-        raise InputError("no phrases to encode: this CLIP knows none of the vocabulary's words; give it others")
+        raise InputError("no phrases to encode: this CLIP accepts none of the vocabulary's words; give it others")
     row = {text: i for i, text in enumerate(dict.fromkeys(text for phrase in phrases for text in phrase.captions))}
     texts = list(row)
     parts = [clip.text_features(texts[i : i + chunk]).float() for i in range(0, len(texts), chunk)]
@@ -166,11 +165,11 @@ def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256
 
 
 def subspace(features: Tensor, rank: int | None, centre: bool = True) -> Tensor:
-    """Basis of what a list of phrases varies in: (J, D) features to (D, rank), orthonormal columns.
+    """Orthonormal basis of the directions in which phrases vary: (J, D) features to (D, rank), orthonormal columns.
 
-    Rows are L2-normalised; with ``centre`` their mean is taken out; the top ``rank`` left singular
-    vectors of the (D, J) matrix remain [O]; None: all that they span. Computed in float64 on the CPU, so a device
-    cannot change the directions; returned on the features' device, in their type.
+    Rows are L2-normalised, with ``centre`` their mean is subtracted, and the top ``rank`` left singular vectors of the
+    (D, J) matrix are returned [O]; None: all that they span. Computed in float64 on the CPU, so that the result does
+    not depend on the device; returned on the features' device, in their type.
 
     Raises:
         InputError: rank is negative or more than the phrases span; features hold NaN or infinity.
@@ -207,19 +206,19 @@ def directions(rows: Tensor, rank: int | None) -> Tensor:
 def clothing_subspace(
     clip: ClipTower, rank: int, vocabulary: Vocabulary | None = None, centre: bool = True, chunk: int = 256
 ) -> Tensor:
-    """Q_c (D, rank): what clothing phrases vary in. Without ``vocabulary``: the English that the tower knows."""
+    """Q_c (D, rank), of clothing phrases. Default ``vocabulary``: the part of ENGLISH that the tower accepts."""
     return subspace(phrase_features(clip, (vocabulary or ENGLISH.understood_by(clip)).clothing, chunk), rank, centre)
 
 
 def person_subspace(
     clip: ClipTower, rank: int, vocabulary: Vocabulary | None = None, centre: bool = True, chunk: int = 256
 ) -> Tensor:
-    """Q_p (D, rank): what person phrases vary in. Without ``vocabulary``: the English that the tower knows."""
+    """Q_p (D, rank), of person phrases. Default ``vocabulary``: the part of ENGLISH that the tower accepts."""
     return subspace(phrase_features(clip, (vocabulary or ENGLISH.understood_by(clip)).person, chunk), rank, centre)
 
 
 def coordinates(features: Tensor, basis: Tensor) -> Tensor:
-    """Q^T f: (B, D) features to (B, K) coordinates, outside autocast (bf16 would leave 0.4 % behind).
+    """Q^T f: (B, D) features to (B, K) coordinates, outside autocast (bf16 would leave an error of 0.4 %).
 
     Raises:
         InputError: features and basis have different dimensions.
@@ -234,17 +233,17 @@ def coordinates(features: Tensor, basis: Tensor) -> Tensor:
 
 
 def keep(features: Tensor, basis: Tensor) -> Tensor:
-    """Q Q^T f: only what the basis spans. (B, D) to (B, D)."""
+    """Q Q^T f, the projection onto the subspace: (B, D) to (B, D)."""
     inside = coordinates(features, basis)
     with torch.autocast(features.device.type, enabled=False):
         return inside @ basis.to(inside).T
 
 
 def remove(features: Tensor, basis: Tensor) -> Tensor:
-    """f - Q Q^T f: all but what the basis spans. (B, D) to (B, D).
+    """f - Q Q^T f, the projection onto the orthogonal complement: (B, D) to (B, D).
 
-    With the clothing basis, used at test on the descriptor and, for ``vocabulary_train=head``, before
-    the identity and triplet heads of the joint embedding.
+    With the clothing basis, applied at test to the descriptor and, for ``vocabulary_train=head``, before the identity
+    and triplet heads of the joint embedding.
     """
     return _wide(features) - keep(features, basis)
 
@@ -260,11 +259,12 @@ def penalty(features: Tensor, basis: Tensor) -> Tensor:
 
 
 def text_targets(text: Tensor, basis: Tensor) -> Tensor:
-    """HSF's text read through a basis, for ``vocabulary_train=targets`` with the person basis: (N, D) to (N, D) [O].
+    """HSF's text features projected onto a subspace, for ``vocabulary_train=targets`` with the person basis: (N, D) to
+    (N, D) [O].
 
-    t' = a Q_p Q_p^T t with one factor a >= 1 for all identities. A softmax over identities sees only how
-    their texts differ, and a projection shrinks just that; a restores the total variance, so raw dot
-    products stay as sharp as they were. (Cosines do not feel a.)
+    t' = a Q_p Q_p^T t with one factor a >= 1 for all identities. A softmax over identities depends
+    only on the differences of their texts, which a projection shrinks; a restores the total variance, so that raw dot
+    products stay as sharp as before. (Cosines do not depend on a.)
     """
     kept = keep(text, basis)
     before, after = (rows.var(dim=0, correction=0).sum() for rows in (_wide(text), kept))

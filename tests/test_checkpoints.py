@@ -318,7 +318,7 @@ def test_a_last_step_that_spoils_the_weights_leaves_no_file(people, tmp_path, mo
 def test_an_exported_folder_is_not_trained_over(people, whole, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes(whole.path(name).read_bytes())
-    with pytest.raises(InputError, match="holds a run with another seed"):
+    with pytest.raises(InputError, match="holds a run with another seed: 0, and now 5"):
         training.fit(small(seed=5), people, tmp_path)
 
 

@@ -1,14 +1,17 @@
 """The documentation's code runs, its commands and parameters exist, its links resolve, its outputs are real."""
 
+import importlib
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
-import trees
 import typer.main
+import yaml
 
+import csgn_lib
 from csgn_lib.__main__ import app
 from csgn_lib.config import Experiment
 
@@ -49,7 +52,8 @@ def test_every_parameter_and_notebook_of_a_command_exists(page):
             for flag, given in zip(rest, rest[1:], strict=False):
                 assert flag != "-p" or given.partition("=")[0] in known, (page.name, rest)
         for flag, given in zip(rest, rest[1:], strict=False):
-            assert flag != "--set" or given.partition("=")[0] in Experiment.model_fields, (page.name, rest)
+            known = Experiment.model_fields if "--plugin" not in rest else {*Experiment.model_fields, "pull_weight"}
+            assert flag != "--set" or given.partition("=")[0] in known, (page.name, rest)
             if flag == "--preset":
                 Experiment.from_parameters(preset=given)
 
@@ -63,19 +67,27 @@ def test_every_make_target_and_link_exists(page):
         assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
 
 
-def test_the_examples_of_extending_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    people = {"train": ("001", "002"), "query": ("003", "004"), "gallery": ("003", "004")}
-    trees.images(tmp_path / "mall", [
-        f"{folder}/{pid}-{outfit}-cam{camera}-{number:04d}.jpg"
-        for number, folder in enumerate(people, start=1) for pid in people[folder]
-        for camera, outfit in enumerate(("red", "blue"), start=1)
-    ])  # fmt: skip
-    namespace: dict = {}
-    for block in fences(HOME / "docs" / "extending.md", "python"):
-        exec(compile(block, "extending.md", "exec"), namespace)
-    printed = capsys.readouterr().out
-    assert namespace["data"].protocols[0] == "cloth_changing" and "cloth_changing" in printed
-    assert namespace["found"].c.shape == (2, namespace["encoder"].widths["c"])
-    assert namespace["run"].metrics()[-1]["pull"] > 0
+def test_every_name_on_the_map_of_the_library_exists():
+    lines = re.findall(
+        r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", (HOME / "docs" / "library.md").read_text(encoding="utf-8"), re.M
+    )
+    named = {name for places, _ in lines for name in re.findall(r"`(\w+)(?:\.py|/)`", places)}
+    names = {
+        path.stem for path in (HOME / "csgn_lib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    low = {"__init__", "__main__", "images", "progress", "records", "statistics"}  # what the others are made with
+    assert names - low <= named, names - low - named
+    for places, shown in lines:
+        first = re.match(r"`(\w+)", places)[1]
+        for name in re.findall(r"`([\w.]+)`", shown):
+            package, _, last = name.rpartition(".")
+            assert hasattr(importlib.import_module(f"csgn_lib.{package or first}"), last), name
+
+
+def test_one_version_everywhere_and_a_citation_of_software_and_paper():
+    citation = yaml.safe_load((HOME / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert csgn_lib.__version__ == project["version"] == citation["version"]
+    assert f"## {csgn_lib.__version__}\n" in (HOME / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation["license"] == project["license"] and citation["preferred-citation"]["doi"].startswith("10.1016/")
+    assert {"message", "title", "authors", "type"} <= set(citation)

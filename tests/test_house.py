@@ -157,3 +157,10 @@ def test_no_path_of_anyones_machine_is_committed():
     machine = re.compile(r"(?<![\w.])/(?:work|root|Users/\w+|home/\w+)/")
     found = [path for path in _texts() if machine.search(path.read_text(encoding="utf-8", errors="replace"))]
     assert not [path for path in found if path != Path(__file__).resolve()]
+
+
+@pytest.mark.parametrize("name", ["mdg", "vss", "hsf", "losses", "vocabulary"])
+def test_a_method_file_opens_with_its_equations_and_the_legend_of_origin_marks(name):
+    text = ast.get_docstring(ast.parse((LIBRARY / f"{name}.py").read_text()))
+    legend = "Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention"
+    assert legend in text and re.search(r"^    \S.* = .*$", text, re.M)

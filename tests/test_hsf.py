@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from csgn_lib import hsf
+from csgn_lib import hsf, registry
 from csgn_lib.hsf import hsf_loss
 from csgn_lib.records import InputError
 
-FORMS = [variant for variant in hsf.VARIANTS if variant != "none"]
+FORMS = [variant for variant in registry.names("hsf") if variant != "none"]
 
 
 def problem(scale: float = 1.0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:

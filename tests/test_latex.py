@@ -1,4 +1,4 @@
-"""Tables for a paper: escaped, the same bytes each time, and nothing marked that may be noise."""
+"""Tables for a paper: escaped, reproducible to the byte, and only significant differences marked."""
 
 import numpy as np
 import pandas as pd
@@ -57,6 +57,29 @@ def test_an_interval_in_place_of_the_sd_and_a_dash_for_what_is_missing(tmp_path)
     lines = _lines(frame, tmp_path, spread="interval", note="Of two runs.")
     assert lines[1] == "% Of two runs."
     assert lines[6:8] == [r"a\_b & $40.0\ [39.0, 41.0]$ & -- \\", r"C \& D & $45.2\ [44.0, 46.5]$ & -- \\"]
+
+
+def test_columns_of_one_protocol_stand_under_its_heading(tmp_path):
+    places = [("cross", "rank-1"), ("cross", "mAP"), ("general", "rank-1"), ("general", "mAP"), (np.nan, "GiB")]
+    frame = pd.DataFrame(places, columns=["group", "column"]).assign(row="a", mean=[1.0, 2.0, 3.0, 4.0, 5.0], sd=0.5)
+    assert _lines(frame, tmp_path, spread="none")[1:7] == [
+        r"\begin{tabular}{lrrrrr}",
+        r"\toprule",
+        r" & \multicolumn{2}{c}{cross} & \multicolumn{2}{c}{general} & \multicolumn{1}{c}{} \\",
+        r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}",
+        r" & rank-1 & mAP & rank-1 & mAP & GiB \\",
+        r"\midrule",
+    ]
+    assert _lines(frame, tmp_path, spread="none")[7] == r"a & $1.0$ & $2.0$ & $3.0$ & $4.0$ & $5.0$ \\"
+
+
+def test_a_table_of_results_tells_what_each_protocol_is():
+    frame = pd.DataFrame({"row": ["a"], "protocol": "cross_clothes", "rank1": 0.5, "mean_ap": 0.25, "minp": 0.1})
+    described = {"cross_clothes": "queries <in> other clothes", "general": "not in this table"}
+    table = figures.results_table(frame.assign(counted=4), described)
+    assert table.text.endswith("\n\ncross_clothes: queries <in> other clothes")
+    assert "<caption>cross-clothes: queries &lt;in&gt; other clothes</caption>" in table.html
+    assert table.latex.startswith("% cross_clothes: queries <in> other clothes\n")
 
 
 def test_what_is_no_table_is_refused_and_nothing_written(tmp_path):

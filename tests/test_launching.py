@@ -20,8 +20,8 @@ from small_runs import assert_same, small, told
 from csgn_lib import training
 from csgn_lib.__main__ import main
 from csgn_lib.config import Experiment
-from csgn_lib.records import Run
-from csgn_lib.training import checkpoints
+from csgn_lib.records import InputError, Run
+from csgn_lib.training import checkpoints, trackers
 from csgn_lib.training.checkpoints import Checkpoints
 
 ALONE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}  # of a process that tests start
@@ -209,3 +209,58 @@ def test_a_training_says_what_it_will_do_holds_its_folder_and_stops_when_asked(c
     assert f"stage 1  epoch {last}/60  " not in out  # nothing is done twice
     epochs = [(record["stage"], record["epoch"]) for record in run.metrics()]
     assert epochs == [*((1, epoch) for epoch in range(1, 61)), (2, 1)]
+
+
+# ---------------------------------------------------------------- trackers
+
+
+def test_tensorboard_gets_every_number_of_the_record(people, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = training.fit(small(tracker="tensorboard"), people, tmp_path / "run")
+    (events,) = [path for path in run.path("tracker", "csgn").iterdir() if path.is_file()]
+    read = EventAccumulator(str(events)).Reload()
+    expected = {
+        (f"stage{record['stage']}/{name}", record["epoch"]): value
+        for record in run.metrics() for name, value in record.items() if name not in ("stage", "epochs")
+    }  # fmt: skip
+    found = {(tag, event.step): event.value for tag in read.Tags()["scalars"] for event in read.Scalars(tag)}
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert not run.path("tracker", "wandb").exists()
+    again = training.fit(small(), people, run.dir)  # a tracker is no part of what the run is
+    assert (
+        again.path("model.safetensors").read_bytes()
+        == training.fit(small(), people, tmp_path / "plain").path("model.safetensors").read_bytes()
+    )
+    assert not (tmp_path / "plain" / "tracker").exists()
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow", "trackio"])
+def test_a_tracker_that_is_not_installed_is_named_before_training(people, tmp_path, monkeypatch, tracker):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=f"tracker={tracker} needs a package .*pip install {tracker}"):
+        training.fit(small(tracker=tracker), people, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trackers_stay_on_this_machine(tmp_path, monkeypatch):
+    """What accelerate is given: a folder of the run, and wandb's offline mode."""
+    given: list[tuple] = []
+
+    class Recorded:
+        is_main_process = True
+
+        def init_trackers(self, *arguments: Any) -> None:
+            given.append(arguments)
+
+    for name in ("MLFLOW_TRACKING_URI", "TRACKIO_DIR", "WANDB_MODE"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    for tracker in ("wandb", "mlflow", "trackio"):
+        trackers.start_tracker(small(tracker=tracker), Run(tmp_path / "run"), Recorded())
+    (_, config, wandb), (_, _, mlflow), (_, _, trackio) = given
+    assert config["stage1_epochs"] == 2 and config["root"] == "None"
+    assert wandb["wandb"]["mode"] == "offline" and wandb["wandb"]["dir"] == str(tmp_path / "run" / "tracker")
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/run/tracker/mlflow.db"
+    assert os.environ["TRACKIO_DIR"] == str(tmp_path / "run" / "tracker")
+    assert mlflow["mlflow"]["run_name"] == trackio["trackio"]["name"] == "run"

@@ -19,10 +19,16 @@ import trees
 
 from csgn_lib import retrieval, runs, synthetic, training
 from csgn_lib.config import Experiment
-from csgn_lib.records import Run
+from csgn_lib.records import Run, write_json
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+SWEEP = {
+    "rows": {"identity + triplet": {"preset": "demo+identity-triplet"}, "CSGN": {}},
+    "every": {"stage1_epochs": 1, "stage2_epochs": 1},
+    "seeds": [0],
+}
 BRIEF = {  # the others run with their defaults
+    "40_ablation_sweep": {"grid": "sweep.yaml"},  # others than the cells of 41's short sweep, which may run beside it
     "12_train": {"stage1_epochs": 1, "stage2_epochs": 1, "seed": 1},  # seed 0 is a cell of the sweep's
     "11_stage1_prompts": {"stage1_epochs": 1},
     "10_colour_bias": {"pictures_per_person": 2, "sentences": 40, "resamples": 100},
@@ -43,6 +49,7 @@ def workbench(tmp_path_factory, worker_id) -> Path:
     home.mkdir(exist_ok=True)
     with suppress(FileExistsError):  # another worker was faster
         (home / "notebooks").symlink_to(NOTEBOOKS[0].parent)
+    write_json(home / "sweep.yaml", SWEEP)  # JSON is YAML
     return home
 
 
@@ -58,10 +65,17 @@ def _the_sweep_records_the_colour_sensitivity(run: Run) -> None:
 
 
 def _the_tables_show_the_colour_sensitivity(run: Run) -> None:
-    records = (pd.read_csv(path) for path in run.dir.parent.glob("40_ablation_sweep-*/colours-records.csv"))
-    [short] = [frame for frame in records if "frozen small CLIP" in set(frame.row)]  # the sweep that 41 ran
-    shown = pd.read_csv(run.path("results.csv")).query("column == 'colour sensitivity'").set_index("row")
-    means = short.query("descriptor == 'plain'").groupby("row").value.mean()
+    short = runs.load_sweep_records("notebooks/short_sweep.yaml")  # the sweep that 41 ran
+    results = pd.read_csv(run.path("results.csv"))
+    shown = results.query("column == 'colour sensitivity'").set_index("row")
+    means = short.colours.set_index("label")["mean"]
+    for metric, name in (("rank1", "rank-1"), ("mean_ap", "mAP")):  # side by side under each protocol
+        own = results[(results.column == name) & (results.group == "cloth-changing")].set_index("row")["mean"]
+        expected = short.of(metric).means.query("protocol == 'cloth_changing'").set_index("label")["mean"]
+        assert own.to_dict() == pytest.approx(expected.to_dict(), rel=1e-5)
+    tex = run.path("results.tex").read_text()
+    assert r" & \multicolumn{2}{c}{cloth-changing} & \multicolumn{2}{c}{general}" in tex and "GiB" not in tex
+    assert "mean and s.d. over runs" in run.path("results-float.tex").read_text()
     assert shown["mean"].to_dict() == pytest.approx(means.to_dict(), rel=1e-5) and (shown.digits == 2).all()
 
 
@@ -203,7 +217,9 @@ def test_a_sweep_on_another_benchmark_reports_its_first_protocol(workbench, tmp_
         "benchmark": "prcc", "root": str(trees.prcc(tmp_path / "prcc")), "batch_persons": 2, "batch_images": 2,
         "stage1_epochs": 1, "stage2_epochs": 1, "hsf": "none", "vss": "none",
     }  # fmt: skip
-    given = {"rows": {"plain": {}}, "seeds": [0, 1], "every": every, "out": str(tmp_path / "made")}
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(json.dumps({"rows": {"plain": {}}, "seeds": [0, 1], "every": every}))
+    given = {"grid": str(grid), "out": str(tmp_path / "made")}
     run = runs.execute(NOTEBOOKS[0].parent / "40_ablation_sweep.ipynb", given, threads=1, timeout=600)
     assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
     asked = pd.read_csv(tmp_path / "made" / "per-query.csv.gz")

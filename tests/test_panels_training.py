@@ -1,10 +1,13 @@
-"""The training panels, headless: their callbacks are fired, and what trains is a real process."""
+"""The training panels without a browser: their callbacks are called, and training is a real process."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import html
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,15 +17,16 @@ from pathlib import Path
 from typing import Literal
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import pytest
 
 from csgn_lib import panels, runs
 from csgn_lib.config import Experiment
-from csgn_lib.panels import background, parameters, reading
+from csgn_lib.panels import background, parameters, reading, views
 from csgn_lib.records import InputError, Run, write_json
 
 SMALL = {"batch_persons": 4, "batch_images": 4, "stage1_epochs": 2, "stage1_batch": 64, "precision": "fp32"}
-FIELDS = [name for name in Experiment.model_fields if name != "preset"]
+FIELDS = [name for name in Experiment.model_fields if name not in ("preset", "plugin")]
 
 
 def _recorded(folder: Path, state: str = "done", epochs: int = 2, **status: object) -> Run:
@@ -72,8 +76,8 @@ class TestReading:
         seen = panels.read(run)
         assert seen.state == "damaged" and "status.json cannot be read" in seen.remarks[0]
         assert any("older version" in remark for remark in seen.remarks) and seen.mean_ap is None
-        for html in (panels.summary_table([seen]).data, panels.run_table(panels.board_frame(tmp_path)).data):
-            assert "damaged" in html
+        for page in (panels.summary_table([seen]).data, panels.run_table(panels.board_frame(tmp_path)).data):
+            assert "damaged" in page
 
     def test_curves_overlay_runs_and_survive_words_in_place_of_numbers(self, tmp_path):
         first, second = _recorded(tmp_path / "first"), _recorded(tmp_path / "second", epochs=4)
@@ -81,9 +85,27 @@ class TestReading:
         seen = panels.readings([first, second])
         frame = panels.epochs(seen)
         assert frame.groupby("run").size().to_dict() == {"first": 4, "second": 9}
-        figure = panels.drawn(seen)
+        figure = panels.training_curves(seen)
         assert [line.get_label() for line in figure.axes[0].get_lines()] == ["first", "second"]
-        assert panels.drawn([]) is None
+        assert panels.training_curves([]) is None
+        plt.close(figure)
+
+    def test_a_run_that_has_every_epoch_and_no_score_is_being_scored_with_its_progress(self, tmp_path):
+        run = _recorded(tmp_path / "one", "running", heartbeat=time.time(), epochs=5)
+        assert panels.read(run).where == "scoring"
+        report = "embedding gallery images: 30 %, 4,800 of 15,913, 12 s left"
+        run.path("console.txt").write_text(f"$ csgn train\n{report}\nsomething else\n")
+        assert panels.read(run).where == f"scoring, {report}"
+        run.set_status("done")
+        assert panels.read(run).where == "stage 2, epoch 5/5"
+
+    def test_a_run_names_its_benchmark(self, tmp_path):
+        run = _recorded(tmp_path / "one", parameters={"benchmark": "synthetic", "world": 3, "root": None})
+        assert panels.read(run).benchmark == "synthetic, world 3"
+        experiment = Experiment.from_parameters(benchmark="prcc", root="/data/prcc")
+        write_json(run.path("config.json"), experiment.model_dump(mode="json"))
+        assert panels.read(run).benchmark == panels.named(experiment) == "prcc, prcc"
+        assert panels.read(_recorded(tmp_path / "two")).benchmark == "unknown"
 
     def test_what_a_folder_holds_is_shown_as_text_and_no_word_stops_a_panel(self, tmp_path):
         alive = {"heartbeat": time.time(), "host": socket.gethostname(), "memory_mib": "<s>"}
@@ -92,14 +114,14 @@ class TestReading:
         cell = _recorded(tmp_path / "two", "failed", 0, cell="<b>", cells="<b>", error="<b>", notebook="<b>.ipynb")
         seen = panels.readings([run, cell])
         assert (seen[0].where, seen[0].images_per_second, seen[0].seconds_left) == ("stage 2, epoch 3", 80.0, None)
-        for html in (panels.summary_table(seen).data, panels.run_table(panels.board_frame(tmp_path)).data):
-            assert not any(tag in html for tag in ("<u>", "<s>", "<b>")) and "&lt;u&gt;one" in html
+        for page in (panels.summary_table(seen).data, panels.run_table(panels.board_frame(tmp_path)).data):
+            assert not any(tag in page for tag in ("<u>", "<s>", "<b>")) and "&lt;u&gt;one" in page
 
     def test_a_single_epoch_can_be_seen(self, tmp_path):
-        single = panels.drawn([panels.read(_recorded(tmp_path / "one", epochs=1))])
+        single = panels.training_curves([panels.read(_recorded(tmp_path / "one", epochs=1))])
         assert all(tick == round(tick) for tick in single.axes[0].get_xticks())
         run = panels.read(_recorded(tmp_path / "two", epochs=2))
-        drawn = [axes.get_lines()[0].get_marker() for axes in panels.drawn([run]).axes if axes.get_visible()]
+        drawn = [axes.get_lines()[0].get_marker() for axes in panels.training_curves([run]).axes if axes.get_visible()]
         assert single.axes[0].get_lines()[0].get_marker() == "o" and set(drawn) == {"None"}
 
 
@@ -139,7 +161,10 @@ class TestParameters:
             panel.show(experiment)
             assert panel.values()[0][name] == getattr(experiment, name)
         assert isinstance(panel.widgets[name], ipywidgets.ValueWidget)
-        assert Experiment.model_fields[name].description in panel.help[name].value.replace("&#x27;", "'")
+        meaning = parameters.in_words(Experiment.model_fields[name].description)
+        shown = html.unescape(panel.help[name].value)
+        assert meaning and not meaning.startswith("("), "a meaning, not only where the value comes from"
+        assert meaning[1:] in shown and not re.search(r"\[[ACPO]\b|[≤≥<>] \d", shown.replace("small>", ""))
 
     def test_widgets_follow_the_types(self):
         panel = panels.ParameterPanel()
@@ -168,17 +193,28 @@ class TestParameters:
         assert kinds["flag"] == "Checkbox" and kinds["fixed"] == "Dropdown" and kinds["maybe"] == "Dropdown"
         assert kinds["either"] == kinds["weights"] == "Text" and found["maybe"].nullable
 
-    def test_an_invalid_value_is_told_beside_its_field_and_nothing_can_start(self):
+    def test_origin_marks_are_written_in_words(self):
+        assert (
+            parameters.in_words("pixels [C: 12]; none: a patch") == "pixels (CLIP-ReID's convention: 12); none: a patch"
+        )
+        assert parameters.in_words("stage 1 [A, form O]") == "stage 1 (the paper's abstract, in a form of our choice)"
+        found = {field.name: field.limits for field in parameters.fields()}
+        assert (found["beta"], found["stage1_lr"]) == ("at least 0 and at most 1", "more than 0")
+
+    def test_an_invalid_value_is_shown_beside_its_field_and_as_the_reason_why_nothing_can_start(self):
         panel = panels.ParameterPanel()
         assert not panel.start.disabled
         panel.widgets["batch_persons"].value = 1
         panel.widgets["ema"].value = "often"
-        assert "greater than or equal to 2" in panel.errors["batch_persons"].value
-        assert "valid number" in panel.errors["ema"].value
-        assert panel.errors["beta"].value == "" and panel.experiment is None and panel.start.disabled
+        assert "greater than or equal to 2" in panel.help["batch_persons"].value
+        assert "valid number" in panel.help["ema"].value
+        assert "alert" not in panel.help["beta"].value and panel.experiment is None and panel.start.disabled
+        assert re.search("batch_persons: [^;]*greater than or equal to 2; ema: .*valid number|"
+                         "ema: .*valid number[^;]*; batch_persons: .*greater than", panel.difference.value)  # fmt: skip
         panel.widgets["batch_persons"].value, panel.widgets["ema"].value = 8, "0.9"
         assert panel.experiment.difference() == {"batch_persons": 8, "ema": 0.9} and not panel.start.disabled
-        assert "2 parameters differ from the preset demo" in panel.difference.value
+        assert "2 parameter(s) differ from the preset demo" in panel.difference.value
+        assert "batch_persons" in panel.difference.value and "beta" not in panel.difference.value
 
     def test_another_preset_keeps_what_was_changed(self):
         panel = panels.ParameterPanel()
@@ -195,10 +231,43 @@ class TestParameters:
         panel.start.click()
         assert "set hsf=none" in panel.needs.value and panel.start.disabled
 
-    def test_the_static_table_marks_what_differs(self):
-        table = panels.experiment_table(Experiment.from_parameters(beta=0.25)).data
-        assert "&lt; 1,000,000" in table
-        assert table.count("≠") == 1 and "≠ beta</b>" in table
+
+class TestDashboard:
+    def test_runs_of_another_benchmark_and_runs_without_curves_are_apart(self, tmp_path):
+        for name, world, epochs in (("old", 0, 2), ("bare", 0, 0), ("new", 0, 2), ("other", 1, 2)):
+            facts = {"parameters": {"benchmark": "synthetic", "root": None, "world": world}, "heartbeat": time.time()}
+            run = _recorded(tmp_path / name, "running" if name == "bare" else "done", epochs, **facts)
+            os.utime(run.path("status.json"), (1e9 + len(name) + epochs + world,) * 2)
+        panel = panels.TrainingDashboard([tmp_path / "old", tmp_path / "other"], folder=tmp_path)
+        assert panel.benchmark.options == ("synthetic, world 0", "synthetic, world 1")
+        assert [run.dir.name for run in panel.chosen] == ["old"] and "another benchmark" in panel.said.value
+        labels = [label for label, _ in panel.runs.options]
+        assert set(labels[:2]) == {"old", "new"} and labels[2:] == ["bare (no curves)"]
+        panel.benchmark.value = "synthetic, world 1"
+        assert panel.runs.options == (("other", "other"),)
+        assert "No run is chosen" in panel.table.value and "<img" not in panel.curves.value
+
+    def test_curves_are_drawn_at_the_width_of_the_widget_and_a_fixed_height(self, tmp_path):
+        before = plt.get_fignums()
+        panel = panels.TrainingDashboard([_recorded(tmp_path / "one")], folder=tmp_path)
+        for width in (0, 640, 1200):
+            panel.curves.width = width
+            found = re.search(r'base64,([^"]+)" width="(\d+)" height="(\d+)"', panel.curves.value)
+            assert (int(found[2]), int(found[3])) == (width or 900, 430)
+            inches = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', base64.b64decode(found[1]).decode())
+            assert float(inches[1]) / float(inches[2]) == pytest.approx((width or 900) / 430, rel=0.01)
+        panel.runs.value = ()
+        assert "min-height:430px" in panel.curves.value and "<img" not in panel.curves.value
+        assert plt.get_fignums() == before
+
+
+def test_a_panel_is_displayed_with_a_note_for_readers_without_a_kernel(capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(views, "display", lambda *given: shown.extend(given))
+    panels.show("The <b>", ipywidgets.HTML("x"))
+    note, box = shown
+    assert "The &lt;b&gt;" in note.data and "needs a running kernel" in note.data
+    assert "csgn-live" in box._dom_classes and ".csgn-live" in note.data
 
 
 HOLDS = """
@@ -274,8 +343,8 @@ class TestStop:
             runs.stop(_recorded(tmp_path / "far", "running", host="elsewhere", heartbeat=time.time()))
         with pytest.raises(InputError, match="waits for its sweep"):
             runs.stop(_recorded(tmp_path / "waits", "queued", pid=os.getpid(), host=socket.gethostname()))
-        with pytest.raises(InputError, match="only a run that has ended"):
-            background.go_on(Run(tmp_path / "done"))
+        with pytest.raises(InputError, match="only a run that ended"):
+            background.resume(Run(tmp_path / "done"))
 
 
 def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root, tmp_path, monkeypatch, request):
@@ -295,13 +364,13 @@ def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root,
     del first
     second = panels.TrainingDashboard()  # as after a new kernel: it knows nothing but the folder
     assert [shown.dir.name for shown in second.chosen] == [run.dir.name]
-    assert bytes(second.picture.value).startswith(b"\x89PNG") and "▶ running" in second.table.value
+    assert "image/svg+xml" in second.curves.value and "▶ running" in second.table.value
     assert panels.read(run).memory_mib > 50 and panels.read(run).seconds_left > 0
     second.stop.click()
     assert "was asked to stop" in second.said.value
     _until(lambda: panels.read(run).state == "interrupted")
     second.refresh()
-    assert "it was stopped; it can go on" in second.table.value
+    assert "it was stopped; it can continue" in second.table.value
     before = len(panels.read(run).records)
     assert second.stop.disabled and not second.resume.disabled and list(run.path("checkpoint").iterdir())
     second.resume.click()
@@ -310,7 +379,7 @@ def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root,
     second.stop.click()
     _until(lambda: panels.read(run).state == "interrupted")
     epochs = [record["epoch"] for record in panels.read(run).records if record["stage"] == 2]
-    assert epochs == list(range(1, len(epochs) + 1))  # it went on, and did not begin again
+    assert epochs == list(range(1, len(epochs) + 1))  # it continued and did not start again
     shutil.rmtree(run.dir)
     second.refresh()
     assert "its folder is gone" in second.table.value

@@ -1,4 +1,4 @@
-"""A paper's figures, tables and numbers: from records alone, the same bytes twice, and a chain back to the runs."""
+"""Figures, tables and numbers of a paper: from records alone, reproducible to the byte, traced back to the runs."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_float_escapes_its_caption_and_a_tables_stands_above(tmp_path):
 
 def test_means_and_differences_are_those_of_plain_loops(tmp_path):
     folder = _sweep(tmp_path / "s")
-    found = runs.swept(folder, ["no such row", "identity + triplet"], ["plain", "clothing out"])
+    found = runs.load_sweep_records(folder, ["no such row", "identity + triplet"], ["plain", "clothing out"])
     queries = _queries()
     assert found.baseline == "identity + triplet" and len(found.means) == 3 * 2 * 2
     for part in found.differences.itertuples():
@@ -155,9 +155,8 @@ def test_means_and_differences_are_those_of_plain_loops(tmp_path):
 
 
 def test_without_single_queries_the_intervals_are_the_same_and_nothing_is_tested(tmp_path):
-    tested, untested = (
-        runs.swept(_sweep(tmp_path / str(t), t), descriptors=["plain", "clothing out"]) for t in (True, False)
-    )
+    folders = [_sweep(tmp_path / "tested"), _sweep(tmp_path / "untested", tested=False)]
+    tested, untested = (runs.load_sweep_records(folder, descriptors=["plain", "clothing out"]) for folder in folders)
     keys = ["label", "protocol", "runs", "clusters", "mean", "sd", "low", "high"]
     left, right = (s.differences[keys].sort_values(keys[:2], ignore_index=True) for s in (tested, untested))
     pd.testing.assert_frame_equal(left, right, check_dtype=False)
@@ -167,7 +166,7 @@ def test_without_single_queries_the_intervals_are_the_same_and_nothing_is_tested
 def test_one_row_alone_has_no_difference(tmp_path):
     frame = {"row": ["a"] * 2, "seed": [0, 1], "world": [0, 1], "plain.protocols.general.mean_ap": [0.1, 0.3]}
     pd.DataFrame(frame).to_csv(tmp_path / "runs-records.csv", index=False)
-    found = runs.swept(tmp_path)
+    found = runs.load_sweep_records(tmp_path)
     assert found.differences.empty and np.isnan(found.least_p) and found.means["mean"].tolist() == [20.0]
 
 
@@ -175,7 +174,7 @@ def test_runs_of_one_world_are_one_draw_of_it(tmp_path):
     values = {(0, 0): 0.1, (1, 0): 0.3, (0, 1): 0.5, (1, 1): 0.3}
     frame = [{"row": "a", "seed": s, "world": w, "plain.protocols.general.mean_ap": v} for (s, w), v in values.items()]
     pd.DataFrame(frame).to_csv(tmp_path / "runs-records.csv", index=False)
-    [mean] = runs.swept(tmp_path).means.itertuples()
+    [mean] = runs.load_sweep_records(tmp_path).means.itertuples()
     assert (mean.runs, mean.clusters, mean.mean) == (4, 2, pytest.approx(30))
     assert mean.sd == pytest.approx(np.std([20, 40], ddof=1))
 
@@ -187,20 +186,20 @@ def test_records_that_are_none_are_refused(tmp_path, text, words):
     if text is not None:
         (tmp_path / "runs-records.csv").write_text(text)
     with pytest.raises(InputError, match=words):
-        runs.swept(tmp_path)
+        runs.load_sweep_records(tmp_path)
 
 
 def test_the_committed_records_say_what_41_recorded(tmp_path):
     """The control: another path through the same queries gives the same differences and p values."""
     asked = ["identity + triplet"], ["plain", "clothing out", "person only"]
-    found = runs.swept(HOME / "reports/ablation/clips/first", *asked)
-    shutil.copy(found.folder / "runs-records.csv", tmp_path)
-    bare = runs.swept(tmp_path, *asked).differences.merge(found.differences, on=["label", "protocol"])
+    found = runs.load_sweep_records(HOME / "reports/ablation/clips/first", *asked)
+    shutil.copy(found.path / "runs-records.csv", tmp_path)
+    bare = runs.load_sweep_records(tmp_path, *asked).differences.merge(found.differences, on=["label", "protocol"])
     for name in ("runs", "clusters", "mean", "low", "high"):
         assert len(bare) == len(found.differences) and np.allclose(bare[f"{name}_x"], bare[f"{name}_y"], rtol=1e-3), (
             name
         )
-    theirs = pd.read_csv(found.folder / "paired-records.csv").rename(columns={"row": "label"})
+    theirs = pd.read_csv(found.path / "paired-records.csv").rename(columns={"row": "label"})
     both = found.differences.merge(theirs, on=["label", "protocol"], suffixes=("", "_41"))
     assert len(both) == len(theirs) == len(found.differences)
     for name in ("mean", "low", "high", "p", "holm_people"):
@@ -364,6 +363,32 @@ def test_a_figure_leads_back_to_its_numbers_command_runs_code_and_data(saved):
     )
 
 
+def test_a_run_is_listed_once_and_missing_links_fail_the_command(tmp_path, monkeypatch, capsys):
+    """A figure that its run drew of itself, as 12_train does, from a run that ``csgn train`` recorded."""
+    monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+    run = Run(tmp_path / "reports/runs/demo-1-s0")
+    with runs.recorded(run, parameters={}, key=runs.key(None, {})):
+        write_json(run.path("config.json"), {})
+        write_json(run.path("benchmark.json"), {"manifest": "dada" * 16})
+    environment = json.loads(run.path("environment.json").read_text()) | {"git": {"commit": "a" * 40, "dirty": False}}
+    write_json(run.path("environment.json"), environment)
+    monkeypatch.setenv("CSGN_COMMAND", "csgn run 12_train")
+    monkeypatch.setenv("CSGN_RUN_DIR", str(run.dir))
+    figure = plt.figure()
+    base = figures.save(figure, "curves", {"x": [1]}, "What.", [run, run])
+    plt.close(figure)
+    monkeypatch.delenv("CSGN_RUN_DIR")
+    found = runs.explain(base)
+    assert not found.missing
+    assert [link.name for link in found.links if link.said.startswith("demo-1-s0")] == ["run"]
+    for missing, status in ((False, 0), (True, 1)):
+        if missing:
+            run.path("benchmark.json").unlink()
+        with pytest.raises(SystemExit) as left:
+            main(["explain", str(base)])
+        assert left.value.code == status and ("MISSING" in capsys.readouterr().out) == missing
+
+
 @pytest.mark.parametrize("changed", ["numbers", "read", "run"])
 def test_what_is_no_longer_as_recorded_is_broken(saved, tmp_path, capsys, changed):
     file = {
@@ -425,6 +450,6 @@ def test_a_papers_figure_leads_through_the_sweeps_records_to_its_runs(paper, mon
 
 
 def test_figures_and_records_load_no_torch():
-    code = "import sys; from csgn_lib import figures, runs; runs.swept; runs.explain; print('torch' in sys.modules)"
+    code = "import sys; from csgn_lib import figures, runs; runs.explain; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

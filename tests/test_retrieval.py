@@ -210,7 +210,7 @@ def test_a_device_scores_as_the_processor(monkeypatch):
     used = []
     kernel = device.full_ranks
     monkeypatch.setattr(device, "full_ranks", lambda *args: used.append(1) or kernel(*args))
-    for module in (features, evaluation.checked, ranking, device):
+    for module in (features, evaluation.checked, device):
         monkeypatch.setattr(module, "on_accelerator", features.is_tensor)  # take the CPU for a device
     tensors = torch.from_numpy(query_features), torch.from_numpy(gallery_features)
     on_device = retrieval.evaluate(*tensors, query, gallery)

@@ -33,10 +33,12 @@ def test_nearest_is_a_stable_sort_cut_short(block, k):
     assert values.tolist() == np.take_along_axis(block, expected, axis=1).tolist()
 
 
-def test_search_is_exact_in_blocks(monkeypatch):
+@pytest.mark.parametrize("queries", [3, 40])  # few read the gallery once; many work in blocks
+def test_search_is_exact_in_blocks(monkeypatch, queries):
+    monkeypatch.setattr(neighbours, "CHUNK", 7)
     monkeypatch.setattr("csgn_lib.retrieval.blocks.BLOCK_BYTES", 4 * 50 * 3)
-    query, gallery = features(10, 0), features(50, 1)
-    found = retrieval.search(5 * query, gallery, 7, threads=2)
+    query, gallery = features(queries, 0), features(50, 1)
+    found = retrieval.search(5 * query, 3 * gallery, 7, threads=2)
     distance = 1 - unit(query) @ unit(gallery).T
     expected = distance.argsort(axis=1, kind="stable")[:, :7]
     assert found.rows.tolist() == expected.tolist()
@@ -114,3 +116,18 @@ def test_an_unknown_kind_and_a_missing_faiss_are_named(monkeypatch):
     pytest.importorskip("faiss")
     with pytest.raises(InputError, match="'lsh'; one of ivf, hnsw"):
         retrieval.approximate_index(features(50, 0), "lsh")
+
+
+def test_a_gallery_row_without_a_direction_is_named_for_few_queries_too():
+    gallery = features(50, 1)
+    gallery[33] = 0
+    for queries in (3, 40):
+        with pytest.raises(InputError, match="row 33 of gallery_features is zero"):
+            retrieval.search(features(queries, 0), gallery, 2)
+    with pytest.raises(InputError, match="8 wide and gallery_features 5"):
+        retrieval.search(features(3, 0), gallery[:, :5], 2)
+    np.testing.assert_allclose(
+        neighbours.cosine_distances(features(3, 0), gallery[:5]),
+        1 - unit(features(3, 0)) @ unit(gallery[:5]).T,
+        atol=1e-6,
+    )

@@ -1,15 +1,15 @@
-"""Runs: what papermill gets wrong is refused or told right; folders, sweeps and the demo's plan."""
+"""Runs: headless notebooks and their states, folders and keys, sweeps, and the demo."""
 
 import io
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from PIL import Image
 from csgn_lib import records, runs
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.runs import answers, execution, folders, machine, notebooks, sweeps
-from csgn_lib.runs import plan as plan_room
-from csgn_lib.runs.plan import Outcome, Step, forecast, pace
+from csgn_lib.runs.demo import Outcome, Step
+from csgn_lib.runs.progress import Progress
 
 PARAMETERS = """beta: float = 0.5  # weight
 seed: int = 0  # seed
@@ -106,6 +106,18 @@ def test_a_run_gets_its_values_in_plain_types_and_this_interpreter(executed):
     assert {path.name for path in run.dir.iterdir()} == {
         ".lock", "config.json", "environment.json", "executed.ipynb", "results.json", "status.json",
     }  # fmt: skip
+
+
+def test_a_notebook_runs_from_a_checkout_whose_path_holds_csgn_a_space_and_an_umlaut(tmp_path):
+    checkout = tmp_path / "csgn wörk"
+    source = "import csgn_lib\nassert 'csgn wörk' in csgn_lib.__file__"
+    write_notebook(checkout / "notebooks" / "a.ipynb", source, parameters=None)
+    (checkout / "csgn_lib").symlink_to(machine.LIBRARY)
+    variables = os.environ | {"PYTHONPATH": str(checkout), "CSGN_HOME": str(checkout)}
+    command = [sys.executable, "-m", "csgn_lib", "run", "a"]
+    done = subprocess.run(command, cwd=checkout, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert runs.state(Run(Path(done.stdout.strip()))) == "done" and done.stdout.startswith(str(checkout))
 
 
 def test_what_the_cells_print_is_repeated_while_they_run(executed):
@@ -463,13 +475,31 @@ def test_a_training_resumes_after_a_changed_figure_and_not_after_a_changed_loss(
 
 
 def test_a_key_covers_the_content_of_files_that_parameters_name(home):
-    notebook, plugin = write_notebook(home / "a.ipynb", "1"), home / "idea.py"
-    plugin.write_text("weight = 1")
-    values = {"more": {"plugin": str(plugin)}, "name": "x" * 5000, "layers": ["\0"]}
+    notebook, checkpoint = write_notebook(home / "a.ipynb", "1"), home / "weights.safetensors"
+    checkpoint.write_text("1")
+    values = {"more": {"clip_checkpoint": str(checkpoint)}, "name": "x" * 5000, "layers": ["\0"]}
     key = folders.key(notebook, values)
     assert folders.key(notebook, values) == key and folders.key(None, values) != key
-    plugin.write_text("weight = 2.0")
+    checkpoint.write_text("2.0")
     assert folders.key(notebook, values) != key
+
+
+IDEA = """from csgn_lib.registry import register
+
+@register("hsf", "idea", meaning="a form")
+def idea(*parts):
+    return {}
+"""
+
+
+@pytest.mark.parametrize("given", [lambda path: {"plugin": path}, lambda path: {"more": {"plugin": path}}])
+def test_a_key_covers_a_plugins_content_and_not_the_tracker(home, given):
+    notebook, plugin = write_notebook(home / "a.ipynb", "1"), home / "idea.py"
+    plugin.write_text(f"{IDEA}weight = 1\n")
+    key = folders.key(notebook, given(str(plugin)))
+    assert folders.key(notebook, given(str(plugin)) | {"tracker": "tensorboard"}) == key != folders.key(notebook, {})
+    plugin.write_text(f"{IDEA}weight = 2.0\n")
+    assert folders.key(notebook, given(str(plugin))) != key
 
 
 def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
@@ -518,7 +548,6 @@ def faked(home, monkeypatch):
         return run
 
     monkeypatch.setattr(sweeps, "execute", execute)
-    monkeypatch.setattr(plan_room, "execute", execute)
     write_notebook(home / "notebooks" / "12_train.ipynb")
     return calls
 
@@ -583,7 +612,7 @@ def test_the_demo_runs_what_it_can_in_order_and_skips_what_lost_its_needs(faked,
     out = io.StringIO()
     outcomes = runs.demo(plan, workers=2, stream=out)
     assert [o.state for o in outcomes] == ["done", "failed", "failed", "done", "skipped"]
-    assert outcomes[2].error == "no space left on device"
+    assert outcomes[2].error == "OSError: no space left on device"
     assert faked[-1] == {"runs": {"good": str(outcomes[0].run.dir)}}
     assert outcomes[3].run.dir.name.startswith("sum-of-good-")
     assert all(step.name in out.getvalue() for step in plan)
@@ -604,7 +633,8 @@ def test_the_demo_runs_what_it_can_in_order_and_skips_what_lost_its_needs(faked,
         ([Step("a", "no_such")], "no_such"),
         ([Step("a", "12_train", {"bta": 1})], "bta"),
         ([Step("a", "12_train"), Step("a", "12_train")], "name must be new"),
-        ([Step("a", "12_train", needs=("b",)), Step("b", "12_train")], "must stand before"),
+        ([Step("a", "12_train", needs=("b",))], "a step without needs"),
+        ([Step("a", "12_train"), Step("b", "12_train", needs=("a",)), Step("c", "12_train", needs=("b",))], "'c'"),
     ],
 )
 def test_a_plan_that_cannot_run_is_refused_before_its_first_step(faked, plan, words):
@@ -613,31 +643,50 @@ def test_a_plan_that_cannot_run_is_refused_before_its_first_step(faked, plan, wo
     assert not faked
 
 
-def test_the_forecast_by_hand():
-    # two workers: a 0-10 | b 0-20; c needs a: 10-15; d needs b and c: 20-21
-    plan = [Step("a", "n", seconds=10), Step("b", "n", seconds=20), Step("c", "n", needs=("a",), seconds=5)]
-    plan.append(Step("d", "n", needs=("b", "c"), seconds=1))
-    assert forecast(plan, set(), {}, 2) == 21
-    assert forecast(plan, {"a"}, {"b": 12.0}, 2) == 9  # b 8 more, c 5, then d
-    assert forecast(plan, {"a"}, {"b": 12.0}, 2, pace=2) == 30  # b 28 more, then d 2
-    assert forecast(plan, {"a", "b", "c", "d"}, {}, 2) == 0
-    assert forecast(plan, {"a", "b", "c"}, {"d": 50.0}, 2) == pytest.approx(0.1)  # late, but not over
+def _progress(folder, expected, workers):
+    """A progress of cells a, b, ... and how long each is expected to take; none for a sweep, which knows nothing."""
+    cells = [sweeps.Cell(folder, {}, {}, Run(folder / name), name) for name in expected]
+    known = {cell.run.dir: seconds for cell in cells if (seconds := expected[cell.name])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps.Cell, "done", False)
+        return cells, Progress(cells, io.StringIO(), known, workers)
 
 
-def test_the_pace_is_known_from_what_ended_and_from_what_is_late(tmp_path):
-    plan = [Step("a", "n", seconds=10), Step("b", "n", seconds=20)]
-    assert pace(plan, [], {"a": 9.0, "b": 5.0}) == 1
-    assert pace(plan, [], {"a": 40.0, "b": 5.0}) == 4
-    ended = Outcome(plan[0], Run(tmp_path), "done", 15.0)
-    assert pace(plan, [ended], {"b": 5.0}) == 1.5 and pace(plan, [ended], {"b": 60.0}) == 2.5
-    assert pace(plan, [replace(ended, reused=True)], {}) == 1
+def test_the_time_left_by_hand(tmp_path):
+    (a, b, c), progress = _progress(tmp_path, {"a": 10, "b": 20, "c": 30}, 2)
+    assert progress.seconds_left([a, b, c], {}) == 30  # the longest; (10 + 20 + 30) / 2 workers
+    assert progress.seconds_left([b, c], {b.run.dir: 5.0}) == 30  # b 15 more, c 30: 45 / 2 is less than c alone
+    progress.took[a.run.dir] = 20.0  # twice as long as expected
+    assert progress.seconds_left([b, c], {b.run.dir: 5.0}) == 60
+    assert progress.seconds_left([b], {b.run.dir: 80.0}) == pytest.approx(0.1 * 20 * 100 / 30)  # late, but not over
+    assert progress.seconds_left([], {}) == 0
+
+
+def test_a_sweep_knows_the_time_left_once_a_cell_has_ended(tmp_path):
+    (a, b, c), progress = _progress(tmp_path, {"a": None, "b": None, "c": None}, None)
+    assert progress.seconds_left([a, b, c], {a.run.dir: 5.0}) is None
+    assert "time left unknown until the first one has ended" in progress.line([a, b, c])
+    progress.took[a.run.dir] = 60.0
+    assert progress.seconds_left([b, c], {b.run.dir: 20.0}) == 100 and "about 2:00 left" in progress.line([b, c])
+
+
+def test_progress_is_printed_now_and_then_where_there_is_no_terminal(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(runs.progress.time, "monotonic", lambda: clock[0])
+    (a,), progress = _progress(tmp_path, {"a": 10}, 1)
+    a.run.set_status("running", heartbeat=time.time(), started=time.time(), cell=3, cells=7)
+    for clock[0] in (1.0, 16.0, 20.0, 600.0, 620.0, 700.0):
+        progress.show([a])
+    lines = progress.stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["0:16", "10:00", "11:40"]
+    assert "0/1 done" in lines[0] and "a (cell 3/7)" in lines[0]
 
 
 def test_the_default_plan_names_every_need_once_and_before():
     names = [step.name for step in runs.PLAN]
     assert len(set(names)) == len(names)
-    for position, step in enumerate(runs.PLAN):
-        assert set(step.needs) <= set(names[:position])
+    for step in runs.PLAN:
+        assert set(step.needs) <= {other.name for other in runs.PLAN if not other.needs}
 
 
 def test_clock():

@@ -19,12 +19,14 @@ import yaml
 from csgn_lib.__main__ import main
 from csgn_lib.records import Run
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "student.md"
+HOME = Path(__file__).resolve().parents[1]
+PAGE = HOME / "docs" / "student.md"
 NOT_RUN = {"make install", "source .venv/bin/activate"}
 TINY = {
     "clip_model": "csgn-tiny", "clip_checkpoint": None, "resnet_model": "csgn_tiny_resnet", "resnet_checkpoint": None,
     "image_height": 48, "image_width": 24, "precision": "fp32", "stage1_epochs": 2, "stage1_batch": 8,
-    "stage1_warmup": 0, "stage2_epochs": 1, "stage2_warmup": 1, "stage2_milestones": [1], "batch_persons": 3, "batch_images": 2,
+    "stage1_warmup": 0, "stage2_epochs": 1, "stage2_warmup": 1, "stage2_milestones": [1], "batch_persons": 3,
+    "batch_images": 2,
 }  # fmt: skip
 
 
@@ -105,6 +107,7 @@ def save_grid(text: str) -> None:
 def test_the_page_runs_and_prints_what_it_shows(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").symlink_to(HOME / "notebooks")
     root = prcc_tree(tmp_path / "data" / "prcc")
     printed, ran, compared = "", 0, 0
     for language, text in blocks():
@@ -122,7 +125,7 @@ def test_the_page_runs_and_prints_what_it_shows(tmp_path, monkeypatch, capfd):
         else:
             assert_shown(text, printed)
             compared += 1
-    assert ran >= 8 and compared >= 4
+    assert ran >= 7 and compared >= 4
     (tables,) = (tmp_path / "reports" / "runs").glob("41_ablation_tables-*")
     assert list(tables.rglob("*.tex")) and list(tables.rglob("*.png"))
 

@@ -1,4 +1,4 @@
-"""Sweeps: the grid's file, where cells run, two at once, a full disk, and the page about what failed."""
+"""Sweeps: grid files, executors, concurrent sweeps, a full disk, the report, and the records of scores."""
 
 import json
 import os
@@ -88,12 +88,22 @@ def test_a_file_that_cannot_run_is_refused_in_words_that_help(home, capsys, text
     assert left.value.code == 2 and words in capsys.readouterr().err and not (home / "reports").exists()
 
 
+def test_a_grid_may_name_every_parameter_of_the_experiment(home):
+    parameters = 'preset: str = "demo"\nclip_checkpoint: str = ""\nmore: dict = {}\nseed: int = 0'
+    write_notebook(home / "notebooks/12_train.ipynb", parameters=parameters)
+    every = "every: {image_height: 48, clip_checkpoint: null, more: {flip: 0.0}}\nseeds: [1]"
+    [cell] = runs.read_grid(grid(home, every)).cells
+    assert cell == {"more": {"flip": 0.0, "image_height": 48, "clip_checkpoint": None}, "seed": 1}
+    with pytest.raises(InputError, match="unknown parameter 'image_hight' .did you mean 'image_height'"):
+        runs.read_grid(grid(home, every.replace("height", "hight")))
+
+
 def test_a_missing_file_is_named(home):
     with pytest.raises(InputError, match="none.yaml cannot be read"):
         runs.read_grid(home / "none.yaml")
 
 
-# ---- cells that are pretended
+# ---- cells whose execution is replaced
 
 
 @pytest.fixture
@@ -128,6 +138,7 @@ def test_the_command_runs_what_is_not_done_and_says_where_the_report_is(home, pr
     status, said = call("--workers", "2")
     lines = said.out.splitlines()
     assert status == 0 and lines[0] == "4 cells, 0 of them done before" and "done" in lines[1] and "(1:01)" in lines[1]
+    assert "half, seed 0" in said.out and "small, seed 1" in said.out
     assert {line.split("/4  done")[0].strip() for line in lines[1:5]} == {"1", "2", "3", "4"}
     report = Path(lines[-1])
     assert report.parent == home / "reports/runs" and "Every cell is done." in report.read_text()
@@ -148,6 +159,48 @@ def test_the_command_runs_what_is_not_done_and_says_where_the_report_is(home, pr
     ):  # fmt: skip
         assert line in page
     assert "good" not in page
+
+
+@pytest.fixture
+def scored(pretended, monkeypatch):
+    """Runs that record scores of a benchmark whose first protocol is cross_clothes, two queries of two people each."""
+    finish = sweeps.execute
+
+    def execute(notebook, parameters, run_dir, *arguments, **options):
+        run, beta = Run(Path(run_dir)), notebooks.checked(notebook, parameters)["beta"]
+        scores = {p: {"rank1": beta, "mean_ap": beta / 2, "minp": 0.1} for p in ("cross_clothes", "general")}
+        write_json(run.path("results.json"), {"plain": {"descriptor": "f", "protocols": scores}})
+        write_json(run.path("config.json"), {})
+        lines = [f"plain,{p},{q},0,{q},{beta},1,True" for p in scores for q in (0, 1)]
+        header = "descriptor,protocol,row,draw,person,ap,first_hit,valid"
+        run.path("per_query.csv").write_text("\n".join([header, *lines]) + "\n")
+        return finish(notebook, parameters, run_dir, *arguments, **options)
+
+    monkeypatch.setattr(sweeps, "execute", execute)
+
+
+def test_a_sweep_prints_its_scores_and_its_grid_or_its_folder_leads_to_the_tables(home, scored, capsys, monkeypatch):
+    path = grid(home)
+    with pytest.raises(InputError, match=f"4 of 4 runs of {path} are not done; run csgn sweep {path} first"):
+        runs.load_sweep_records(path)
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", str(path)])
+    said = capsys.readouterr().out
+    assert left.value.code == 0
+    for line in ("cross_clothes", "half 50.0 ± 0.0 25.0 ± 0.0 50.0 ± 0.0", "small 0.1 ± 0.0", "s.d. over 2 seeds"):
+        assert line in " ".join(said.split())
+    monkeypatch.chdir(home / "notebooks")  # as in JupyterLab
+    folder = runs.records_folder("grid.yaml")
+    assert f"-p grid {folder.name}" in said
+    for source in ("grid.yaml", folder.name, f"reports/runs/{folder.name}", folder):
+        records = runs.load_sweep_records(source)
+        assert (records.baseline, records.protocols) == ("half", ("cross_clothes", "general"))
+        assert records.differences.query("protocol == 'general'")["mean"].tolist() == pytest.approx([-49.9])
+        assert records.of("rank1").means["mean"].tolist() == pytest.approx([50, 50, 0.1, 0.1])
+    with pytest.raises(InputError, match="no protocol 'cross_cloth'; there are: cross_clothes, general"):
+        runs.load_sweep_records("grid.yaml", protocols=["cross_cloth"])
+    with pytest.raises(InputError, match="no descriptor 'person only'; there are: plain"):
+        runs.load_sweep_records("grid.yaml", descriptors=["person only"])
 
 
 @pytest.mark.parametrize(
@@ -226,7 +279,7 @@ def test_a_full_disk_fails_its_cell_and_costs_at_most_the_report(home, monkeypat
     def refuse(path, text):
         raise OSError(28, "No space left on device")
 
-    full_for = sweeps._planned({"beta": [0.2]}, "12_train").runs[0].dir.name
+    full_for = sweeps.planned_cells({"beta": [0.2]})[0].run.dir.name
     monkeypatch.setattr(sweeps, "execute", execute)
     monkeypatch.setattr(Run, "set_status", full)
     monkeypatch.setattr(words, "write_text", refuse)
@@ -284,7 +337,7 @@ def _kill_the_worker_of(run: Run) -> None:
 
 
 def _killed(cells: dict, pool) -> tuple:
-    victim = sweeps._planned(cells, "12_train").runs[0]
+    victim = sweeps.planned_cells(cells)[0].run
     killer = threading.Thread(target=_kill_the_worker_of, args=(victim,), daemon=True)
     killer.start()
     with pool:
@@ -364,3 +417,6 @@ def test_a_status_of_a_cell_says_its_memory_while_it_runs(home, monkeypatch):
 def test_the_listing_survives_damage(home):
     write_json(home / "reports/runs/a/status.json", json.loads('{"state": "done"}'))
     assert "damaged" in words.listing()[1]
+    assert words.ended(Run(home / "reports/runs/a"), "a").startswith("done         a (0:00)")
+    Run(home / "reports/runs/a").path("status.json").write_text("[1]")
+    assert words.ended(Run(home / "reports/runs/a"), "a").startswith("damaged      a (?): ")

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trees
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from csgn_lib import backbones, losses, mdg, training, vocabulary
+from csgn_lib import backbones, losses, mdg, progress, synthetic, training, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, InputError, Run
-from csgn_lib.training import checkpoints, stage1, stage2
+from csgn_lib.training import checkpoints, stage1, stage2, steps
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.stage1 import stage1_batches
 from csgn_lib.training.steps import STREAMS, LossMeter, Stage2Targets, StepContext, save_tensors
@@ -410,9 +411,11 @@ def test_a_run_records_which_checkpoints_it_starts_from(people, tmp_path):
     run = training.fit(experiment, people, tmp_path / "run")
     file = backbones.TOWERS / "csgn-tiny-resnet.safetensors"
     known = {"clip": None, "resnet": hashlib.sha256(file.read_bytes()).hexdigest()}
-    assert json.loads(run.path("towers.json").read_text()) == {"checkpoints": known}
+    origin = json.loads(run.path("towers.json").read_text())
+    terms = ["id_z12", "id_f", "id_c", "triplet_z11", "triplet_z12", "triplet_f", "triplet_c"]
+    assert origin == {"checkpoints": known, "plugins": {}, "terms": terms}
     alone = training.fit(small(hsf="none", stage2_epochs=0), people, tmp_path / "alone")
-    assert json.loads(alone.path("towers.json").read_text()) == {"checkpoints": {"clip": None}}
+    assert json.loads(alone.path("towers.json").read_text())["checkpoints"] == {"clip": None}
 
 
 def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
@@ -548,7 +551,7 @@ def test_means_are_over_steps():
     terms = LossMeter.from_state(terms.state(), torch.device("cpu"))  # as if stopped there
     for value in (math.nan, 1.0):
         terms.add({"b": torch.tensor(value), "a": torch.tensor(0.0)})
-    message = "loss term b became nan in epoch 7 of stage 2, step 4, with the images y.png, x.png; it may have begun"
+    message = "loss term b became nan in epoch 7 of stage 2, step 4, with the images y.png, x.png; the update before"
     with pytest.raises(InputError, match=message):
         terms.means(here)
     assert log == ["loss term b became nan in epoch 7 of stage 2, step 4, with these images: y.png x.png"]
@@ -588,7 +591,7 @@ def test_what_each_step_of_stage_1_sees_arrives_in_one_copy_and_whole(monkeypatc
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        (dict(vss="resnet"), "vss=resnet has no embedding that meets text; set hsf=none"),
+        (dict(vss="resnet"), "vss=resnet has no joint embedding for text; set hsf=none"),
         (dict(vss="resnet", hsf="none", vocabulary_train="head"), "vocabulary_train=none"),
         (dict(hsf="none", vocabulary_train="targets"), "hsf=none has none"),
         (dict(hsf="orthogonal", mdg="random"), "mdg=random makes none"),
@@ -614,7 +617,7 @@ def test_labels_that_an_experiment_needs_are_missed_before_it_begins(people, tmp
         training.fit(small(), people.validation, tmp_path / "run")
     broken = people.train.copy()
     broken.loc[3, "path"] = "train/gone.png"
-    with pytest.raises(InputError, match="train/gone.png does not exist"):
+    with pytest.raises(InputError, match="listed files do not exist .*train/gone.png"):
         training.fit(small(), replace(people, train=broken), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -622,8 +625,12 @@ def test_labels_that_an_experiment_needs_are_missed_before_it_begins(people, tmp
 def test_a_folder_of_another_experiment_is_refused_whatever_it_holds_already(people, tmp_path):
     run = training.fit(small(mdg="random"), people, tmp_path)
     before = {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()}
-    for parameters, name in ((dict(beta=0.25), "beta"), (dict(seed=1), "seed"), (dict(stage2_epochs=2), "stage2_")):
-        with pytest.raises(InputError, match=f"another {name}.*name another folder"):
+    for parameters, name in (
+        (dict(beta=0.25), "beta: 0.5, and now 0.25"),
+        (dict(seed=1), "seed: 0, and now 1"),
+        (dict(stage2_epochs=2), "stage2_epochs: 1, and now 2"),
+    ):
+        with pytest.raises(InputError, match=f"another {name}; name another folder"):
             training.fit(small(mdg="random", **parameters), people, tmp_path)
     assert {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()} == before
     for damage in (lambda path: path.write_text("{"), Path.unlink):  # what stays was trained with nobody knows what
@@ -637,10 +644,101 @@ def test_a_folder_of_another_experiment_is_refused_whatever_it_holds_already(peo
     with pytest.raises(InputError, match="another mdg"):  # else its random text would pass for learned
         training.fit(small(mdg="mutual"), people, tmp_path)
     fewer = replace(people, train=people.train.iloc[:-1])  # as if an image had been left out since
-    with pytest.raises(InputError, match="was begun on other data: its images was .*bring the data back"):
+    with pytest.raises(InputError, match="its number of training images was 24, and is 23; name .*bring the data back"):
         training.fit(small(mdg="random"), fewer, tmp_path)
     run.path("text.safetensors").unlink()
     training.fit(small(mdg="mutual", stage1_epochs=0, stage2_epochs=0), people, tmp_path)
+
+
+def test_what_is_wrong_with_the_data_is_said_before_anything_is_trained(people, tiny_root, tmp_path):
+    copied = shutil.copytree(tiny_root, tmp_path / "data")
+    data = replace(people, root=copied)
+    image = copied / data.query["path"][1]
+    image.write_bytes(image.read_bytes()[:200])
+    alone = people.query.assign(camera=0, clothes=0), people.gallery.assign(camera=0, clothes=0)
+    one = people.train[people.train["person"] == 0]
+    leak = people.query.assign(person_label=people.train["person_label"][0])
+    for benchmark, words in (
+        (data, data.query["path"][1]),
+        (replace(people, query=people.query.iloc[:0]), "no query image"),
+        (replace(people, query=alone[0], gallery=alone[1]), "no protocol"),
+        (replace(people, train=one), "1 training people"),
+        (replace(people, query=leak), "people_in_train_and_test"),
+    ):
+        with pytest.raises(InputError, match=f"synthetic at .* is not ready: .*{words}"):
+            training.fit(small(), benchmark, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    training.check(small(), data)  # without ``images`` no image is opened
+    with pytest.raises(InputError, match=data.query["path"][1]):
+        training.check(small(), data, images=True)
+
+
+def test_a_benchmarks_folder_without_its_name_is_recognised(tmp_path):
+    root = trees.prcc(tmp_path / "PRCC")
+    with pytest.raises(InputError, match="is not the embedded benchmark .*; set benchmark=prcc: "):
+        synthetic.benchmark_for(Experiment.from_parameters(root=str(root)))
+
+
+def test_only_training_data_must_be_the_same_afterwards(people, tiny_root, tmp_path):
+    copied = shutil.copytree(tiny_root, tmp_path / "data")
+    data = replace(people, root=copied)
+    run = training.fit(small(stage1_epochs=0, mdg="random"), data, tmp_path / "run")
+    model, before = run.path("model.safetensors").read_bytes(), json.loads(run.path("benchmark.json").read_text())
+    (copied / data.query["path"][1]).write_bytes(b"mended")
+    fewer = replace(data.without([data.gallery["path"][0]], "spoilt"), validation=data.validation)
+    for changed in (data, fewer):
+        assert training.fit(small(stage1_epochs=0, mdg="random"), changed, run.dir) == run
+        after = json.loads(run.path("benchmark.json").read_text())
+        assert after["training"] == before["training"] and after["manifest"] != before["manifest"]
+    assert run.path("model.safetensors").read_bytes() == model
+    image = copied / data.train["path"][0]
+    image.write_bytes(image.read_bytes() + b"0")
+    with pytest.raises(InputError, match="other data: its SHA-256 of the training data was .*bring the data back"):
+        training.fit(small(stage1_epochs=0, mdg="random"), data, run.dir)
+
+
+def test_a_moved_root_is_named_with_the_old_one(people, tmp_path):
+    training.fit(small(mdg="random", root="/data/"), people, tmp_path / "run")
+    training.fit(small(mdg="random", root="/data"), people, tmp_path / "run")
+    with pytest.raises(InputError, match="begun with root=/data, and now root=/elsewhere; bring the data back there"):
+        training.fit(small(mdg="random", root="/elsewhere"), people, tmp_path / "run")
+
+
+def test_an_epochs_time_is_that_of_all_the_processes_that_trained_it(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(steps.time, "time", lambda: now[0])
+    saved: dict[str, Any] = {}
+
+    class Kept:
+        due = True
+
+        def save(self, stage: int, epoch: int, step: int, state: dict[str, Any]) -> None:
+            saved.update(state)
+
+    state = steps.TrainingState({}, torch.device("cpu"))
+    now[0] += 7.0
+    state.keep(Kept(), StepContext(2, 1, (), [[]], print), 0)
+    resumed = steps.TrainingState({}, torch.device("cpu"))
+    resumed.load(saved)
+    now[0] += 1000.0  # nothing ran
+    resumed.begin_epoch()
+    now[0] += 5.0
+    assert resumed.seconds == pytest.approx(12.0)
+    resumed.end_epoch(StepContext(2, 1, (), [[]], print))
+    resumed.begin_epoch()
+    assert resumed.seconds == 0.0
+
+
+def test_image_features_report_their_progress(people, random_clip, accelerator, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    monkeypatch.setattr(stage1, "CHUNK", 6)
+    images = open_images(people.train, people.root, (96, 48))
+    capsys.readouterr()  # decoding reports too
+    training.frozen_features(random_clip, images, accelerator)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("stage 1: image features: 20 %, 6 of 24") and lines[-1].startswith(
+        "stage 1: image features: 100 %, 24 of 24"
+    )
 
 
 # ---------------------------------------------------------------- options

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from csgn_lib import registry
 from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError
-from csgn_lib.vss import VARIANTS, Embeddings, Heads, VisualEncoder, concatenate, parameter_groups
+from csgn_lib.vss import Embeddings, Heads, VisualEncoder, concatenate, parameter_groups
 
 WIDTHS = {"z11": 128, "z12": 128, "f": 128, "c": 256}
 PARTS = {
@@ -79,7 +80,7 @@ def test_recomputing_blocks_gives_the_same_gradients_to_the_bit_and_keeps_less(e
     assert kept[1] < 0.7 * kept[0]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", registry.names("vss"))
 def test_each_variant_gives_its_parts_in_float32(encoder, images, variant):
     model = encoder(variant)
     with torch.no_grad():
@@ -172,7 +173,7 @@ def test_gamma_learns_first_then_the_projection_and_the_resnet(encoder, images):
 
 
 def test_every_parameter_learns_once_the_gates_are_open(encoder, images):
-    for variant in VARIANTS:
+    for variant in registry.names("vss"):
         model = encoder(variant).train()
         for gate in ("gamma", "gate"):
             if hasattr(getattr(model, "join", None), gate):
@@ -196,7 +197,7 @@ def test_initial_weights_come_from_the_generator_alone(encoder):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", registry.names("vss"))
 def test_weights_have_clean_names_and_survive_safetensors(encoder, images, variant, tmp_path):
     model = encoder(variant)
     state = model.state_dict()
@@ -211,7 +212,7 @@ def test_weights_have_clean_names_and_survive_safetensors(encoder, images, varia
             assert torch.equal(getattr(other(images), name), value)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", registry.names("vss"))
 def test_bf16_autocast_is_finite_close_and_leaves_float32(encoder, images, variant):
     model = encoder(variant)
     heads = Heads(model.widths, 3, torch.Generator().manual_seed(0))
@@ -302,7 +303,7 @@ def test_heads_read_f_through_the_map():
     assert not torch.allclose(mapped.logits["f"], plain.logits["f"])
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", registry.names("vss"))
 def test_groups_hold_every_trainable_parameter_once_at_its_rate(encoder, variant):
     model = encoder(variant)
     heads = Heads(model.widths, 5, torch.Generator().manual_seed(0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from csgn_lib import registry
 from csgn_lib.datasets import (
     ccvid,
     celebreid,
@@ -40,6 +41,10 @@ _READERS = {
     "csv": (own_images.read, own_images.FOLDER),
 }
 NAMES: tuple[str, ...] = tuple(_READERS)
+for _name, (_read, _) in _READERS.items():
+    registry.built_in("benchmark", _name, _read)
+for _name in dict.fromkeys([*PROTOCOLS, *(name for known in BENCHMARK_PROTOCOLS.values() for name in known)]):
+    registry.built_in("protocol", _name, PROTOCOLS.get(_name), "of the benchmarks that name it")
 
 __all__ = [
     "BENCHMARK_PROTOCOLS",
@@ -72,9 +77,10 @@ def load(name: str, root: str | Path | None = None) -> Benchmark:
         InputError: an unknown name (with the nearest), a wrong root (with the right one, if it is near
             by), a file whose name cannot be read, an empty split.
     """
-    if name not in _READERS:
-        raise InputError(f"unknown benchmark {name!r}{nearest(str(name).lower().replace('-', ''), NAMES)}")
-    read, folder = _READERS[name]
+    readers = registry.entries("benchmark")
+    if name not in readers:
+        raise InputError(f"unknown benchmark {name!r}{nearest(str(name).lower().replace('-', ''), tuple(readers))}")
+    read, folder = (readers[name].bind({}), name) if readers[name].plugin else _READERS[name]
     if root is None and name == "synthetic":
         raise InputError(
             "the embedded benchmark is drawn before it is read: "

@@ -1,7 +1,8 @@
-"""For a paper: `latex_table`, where only what is more than noise is marked, and `number_macros` for its text."""
+"""LaTeX for a paper: `latex_table`, which marks significant differences, and `number_macros` for its text."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from contextlib import ExitStack
@@ -13,24 +14,25 @@ import pandas as pd
 from csgn_lib.figures.tables import LATEX
 from csgn_lib.records import InputError, atomic_path
 
-ALPHA = 0.05  # a corrected p below it is marked, here and in 41_ablation_tables
+ALPHA = 0.05  # corrected p values below it are significant, here and in 41_ablation_tables
 MARK = "^{*}"
 _DIGITS = "Zero One Two Three Four Five Six Seven Eight Nine".split()
 
 
 def latex_table(
-    frame: pd.DataFrame, target: str | Path, spread: Literal["sd", "interval"] = "sd", note: str = ""
+    frame: pd.DataFrame, target: str | Path, spread: Literal["sd", "interval", "none"] = "sd", note: str = ""
 ) -> Path:
     """Write a booktabs tabular, ``<target>.tex``, and the frame, ``<target>.csv``: both or none, always the same bytes.
 
     Args:
         frame: one line for each cell: ``row``, ``column``, ``mean``; optionally ``sd``, or ``low`` and ``high``;
             ``p``, of the difference to the baseline, corrected; ``p_best``, of the lead of the column's
-            best row over the others, corrected; ``digits`` after the point (default 1). Rows and columns keep
-            the order of their first appearance; a missing cell is a dash.
+            best row over the others, corrected; ``digits`` after the point (default 1); ``group``, a heading over
+            neighbouring columns, such as a protocol over rank-1 and mAP. Rows and columns keep the order of
+            their first appearance; a missing cell is a dash.
         target: path without a suffix.
-        spread: mean ± s.d., or mean [low, high]; where that is not known, the mean alone.
-        note: one line for whoever opens the file, as a comment of LaTeX.
+        spread: mean ± s.d., mean [low, high], or none; where it is not known, the mean alone.
+        note: lines written into the file as LaTeX comments.
 
     A star stands only where ``p`` is below ALPHA, and n.s. where it is known and not. Bold is only the highest mean
     of a column, and only if its ``p_best`` is below ALPHA; without one, nothing is.
@@ -45,7 +47,8 @@ def latex_table(
     if absent or frame.empty:
         said = f"lacks the column {', '.join(absent)}" if absent else "has no line"
         raise InputError(f"the frame of table {target.name!r} {said}; give row, column and mean of every cell")
-    if len(twice := frame[frame.duplicated(["row", "column"])]):
+    columns = [name for name in ("group", "column") if name in frame]
+    if len(twice := frame[frame.duplicated(["row", *columns])]):
         raise InputError(
             f"table {target.name!r} holds {twice['row'].iloc[0]!r} under {twice['column'].iloc[0]!r} twice; keep one"
         )
@@ -57,7 +60,7 @@ def latex_table(
 
 
 def macro_name(words: str, prefix: str = "csgn") -> str:
-    r"""The command that ``words`` are quoted by: letters only, each word begun by a capital, digits spelled.
+    r"""The name of the LaTeX command for ``words``: letters only, each word capitalized, digits spelled out.
 
     >>> macro_name("CSGN, clothing out: cloth_changing mAP, 2 worlds")
     'csgnCsgnClothingOutClothChangingMapTwoWorlds'
@@ -75,7 +78,7 @@ def macro_name(words: str, prefix: str = "csgn") -> str:
 def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
     r"""Write a ``\newcommand`` for every number, ``<target>.tex``, and all of them, ``<target>.csv``: both or none.
 
-    A text that says ``\csgnSeedsCsgnClothChangingMapMean{}`` can not quote an older number than the records hold.
+    A text that uses ``\csgnSeedsCsgnClothChangingMapMean{}`` always quotes the recorded number.
 
     Args:
         frame: one line for each number: ``name`` (words, see `macro_name`), ``value`` (a number, or a text, which is
@@ -93,7 +96,7 @@ def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
         raise InputError(f"the numbers of {target.name!r} lack the column {', '.join(absent)}; give name and value")
     formats = frame["format"] if "format" in frame else [".1f"] * len(frame)
     named: dict[str, str] = {}
-    lines, shown = ["% Written from the records; a number that is wrong here is wrong there."], []
+    lines, shown = ["% Generated from the records; do not edit."], []
     for name, value, form in zip(frame["name"], frame["value"], formats, strict=True):
         macro = macro_name(name)
         if macro in named:
@@ -112,7 +115,7 @@ def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
 
 
 def latex_float(kind: Literal["figure", "table"], name: str, caption: str) -> str:
-    r"""LaTeX that shows a saved figure, or a saved table, no wider than the text, with its caption; needs graphicx.
+    r"""A LaTeX float with a saved figure or table, at most as wide as the text, and its caption; needs graphicx.
 
     Args:
         kind: ``figure`` (``<name>.pdf`` is shown) or ``table`` (``<name>.tex`` is).
@@ -143,24 +146,37 @@ def _quoted(name: str, value: Any, form: Any) -> str:
 
 
 def _tabular(frame: pd.DataFrame, spread: str, note: str) -> str:
-    columns = list(frame["column"].unique())
-    best = (
-        frame.loc[frame.dropna(subset="mean").groupby("column")["mean"].idxmax()].set_index("column")["row"].to_dict()
-    )
-    cells = {
-        (cell["row"], cell["column"]): _cell(cell, spread, best.get(cell["column"]) == cell["row"])
-        for cell in frame.to_dict("records")
-    }
-    told = "mean and s.d." if spread == "sd" else "mean and its interval"
+    frame = frame.assign(group=frame["group"].fillna("") if "group" in frame else "")
+    keys = ["group", "column"]
+    columns = list(dict.fromkeys(frame[keys].itertuples(index=False, name=None)))
+    best = frame.loc[frame.dropna(subset="mean").groupby(keys)["mean"].idxmax()].set_index(keys)["row"].to_dict()
+    cells = {}
+    for cell in frame.to_dict("records"):
+        place = (cell["group"], cell["column"])
+        cells[cell["row"], *place] = _cell(cell, spread, best.get(place) == cell["row"])
+    told = {"sd": "mean and s.d.", "interval": "mean and its interval"}.get(spread, "mean")
     lines = [
         f"% {told}; *: differs from the baseline, corrected p < {ALPHA}; bold: better than every other row, likewise"
     ]
     lines += [f"% {line}" for line in note.splitlines()]
-    lines += [rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule"]
-    lines += [" & ".join(["", *map(_escaped, columns)]) + r" \\", r"\midrule"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule", *_headings([group for group, _ in columns])]
+    lines += [" & ".join(["", *(_escaped(column) for _, column in columns)]) + r" \\", r"\midrule"]
     for row in frame["row"].unique():
-        lines.append(" & ".join([_escaped(row), *(cells.get((row, column), "--") for column in columns)]) + r" \\")
+        lines.append(" & ".join([_escaped(row), *(cells.get((row, *place), "--") for place in columns)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _headings(groups: list[str]) -> list[str]:
+    """A line of headings over neighbouring columns of one group, and the rules below; none without groups."""
+    if not any(groups):
+        return []
+    over, rules, first = [""], [], 2
+    for group, members in itertools.groupby(groups):
+        last = first + len(list(members)) - 1
+        over.append(rf"\multicolumn{{{last - first + 1}}}{{c}}{{{_escaped(group)}}}")
+        rules += [rf"\cmidrule(lr){{{first}-{last}}}"] if group else []
+        first = last + 1
+    return [" & ".join(over) + r" \\", " ".join(rules)]
 
 
 def _cell(cell: dict[str, Any], spread: str, best: bool) -> str:

@@ -46,7 +46,8 @@ def parameter_table(experiments: Experiment | Mapping[str, Experiment]) -> Param
     values = pd.DataFrame({name: experiment.model_dump() for name, experiment in named.items()}, dtype=object)
     changed = {name for experiment in named.values() for name in experiment.difference()}
     changed |= {name for name in values.index if len(set(map(repr, values.loc[name]))) > 1}
-    meaning = [field.description for field in Experiment.model_fields.values()]
+    fields = {name: field for experiment in named.values() for name, field in type(experiment).model_fields.items()}
+    meaning = [fields[name].description for name in values.index]  # plugins' parameters among them
     shown = values.astype(str)
     return ParameterTable(
         shown[[name in changed for name in values.index]],

@@ -1,9 +1,9 @@
-"""The results as a table: for a terminal, a page and a paper."""
+"""The results as a table: text, HTML and LaTeX."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,12 +13,12 @@ from csgn_lib.records import InputError
 COLUMNS = ("row", "protocol", "rank1", "mean_ap", "minp", "counted")
 _HEADS = ("rank-1", "mAP", "mINP", "queries")
 _NAMED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | _NAMED)  # what LaTeX would read otherwise, as it prints it
+LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | _NAMED)  # escapes LaTeX's special characters
 
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """One table, three times: plain ``text``, an ``html`` element, ``latex`` for booktabs."""
+    """One table as plain ``text``, as an ``html`` element and as ``latex`` for booktabs."""
 
     text: str
     html: str
@@ -33,15 +33,16 @@ class Table:
         return self.html
 
 
-def results_table(frame: pd.DataFrame) -> Table:
+def results_table(frame: pd.DataFrame, descriptions: Mapping[str, str] | None = None) -> Table:
     """Rows by protocols: rank-1, mAP, mINP in percent, and the queries counted.
 
     Args:
         frame: columns row, protocol, rank1, mean_ap, minp (fractions in [0, 1]) and counted;
             optionally low and high, the ends of an interval of mean_ap, which HTML and LaTeX print.
             Rows and protocols keep the order of their first appearance; a missing cell is a dash.
+        descriptions: one line for each protocol, printed with the table (in LaTeX as comments).
 
-    Nothing is set in bold: which differences are more than noise, this table cannot know.
+    Nothing is set in bold, since one run a row cannot show which differences are significant.
     Raises InputError naming a missing column, or a row that is given twice.
     """
     absent = [name for name in COLUMNS if name not in frame]
@@ -50,7 +51,10 @@ def results_table(frame: pd.DataFrame) -> Table:
     twice = frame[frame.duplicated(["row", "protocol"])]
     if len(twice):
         raise InputError(f"results hold {twice['row'].iloc[0]!r} under {twice['protocol'].iloc[0]!r} twice; keep one")
-    return Table(_text(frame), _html(frame), _latex(frame))
+    lines = [f"{name}: {descriptions[name]}" for name in frame["protocol"].unique() if name in (descriptions or {})]
+    text = "\n".join([_text(frame), *([""] if lines else []), *lines])
+    latex = "".join(f"% {line}\n" for line in lines) + _latex(frame)
+    return Table(text, _html(frame, lines), latex)
 
 
 def _entries(frame: pd.DataFrame, spread: Callable[[float, float], str] | None) -> list[tuple[str, list[str]]]:
@@ -94,7 +98,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
-def _html(frame: pd.DataFrame) -> str:
+def _html(frame: pd.DataFrame, lines: Sequence[str] = ()) -> str:
     protocols = list(frame["protocol"].unique())
     over = "".join(f'<th colspan="{len(_HEADS)}" scope="colgroup">{_escape(name)}</th>' for name in protocols)
     heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS * len(protocols))
@@ -104,7 +108,8 @@ def _html(frame: pd.DataFrame) -> str:
         tds = "".join(f'<td class="{mark}">{cell}</td>' for mark, cell in zip(marks, cells, strict=True))
         body += f'<tr><th scope="row">{_escape(name)}</th>{tds}</tr>\n'
     head = f'<thead><tr><th rowspan="2" scope="col"></th>{over}</tr><tr>{heads}</tr></thead>'
-    return f'<table class="results">{head}<tbody>\n{body}</tbody></table>'
+    caption = f"<caption>{'<br>'.join(map(_escape, lines))}</caption>" if lines else ""
+    return f'<table class="results">{caption}{head}<tbody>\n{body}</tbody></table>'
 
 
 def _latex(frame: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""A trained model in use: embed a folder, search it, export a program, publish a folder with its card.
+"""A trained model in use: embed folders, search them by image or in words, export programs, write a model card.
 
 ``MODEL_DIR`` is a finished run's folder or a folder that ``export`` made; both hold config.json and
 model.safetensors, and nothing here needs the network. Everything compares the plain descriptor
@@ -7,17 +7,33 @@ model.safetensors, and nothing here needs the network. Everything compares the p
 
 from csgn_lib.models.cards import write_card
 from csgn_lib.models.exporting import Exported, export
-from csgn_lib.models.galleries import Gallery, embed_folder, list_images, read_gallery, search
+from csgn_lib.models.galleries import Changes, Gallery, embed_folder, list_images, read_gallery, update_gallery
 from csgn_lib.models.opening import Model, describe, open_model
 from csgn_lib.models.programs import TOLERANCE, DescriptorProgram, difference, export_onnx, export_program
+from csgn_lib.models.searching import (
+    Threshold,
+    answers_text,
+    parse_threshold,
+    query_paths,
+    recorded_threshold,
+    refuse_search,
+    save_strip,
+    search,
+    search_words,
+)
+from csgn_lib.models.words import Words, open_words, text_feature
 from csgn_lib.retrieval.recording import model_digest
 
 __all__ = [
     "TOLERANCE",
+    "Changes",
     "DescriptorProgram",
     "Exported",
     "Gallery",
     "Model",
+    "Threshold",
+    "Words",
+    "answers_text",
     "describe",
     "difference",
     "embed_folder",
@@ -27,7 +43,16 @@ __all__ = [
     "list_images",
     "model_digest",
     "open_model",
+    "open_words",
+    "parse_threshold",
+    "query_paths",
     "read_gallery",
+    "recorded_threshold",
+    "refuse_search",
+    "save_strip",
     "search",
+    "search_words",
+    "text_feature",
+    "update_gallery",
     "write_card",
 ]

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from csgn_lib import plugins
 from csgn_lib.config import Experiment
 from csgn_lib.models.cards import BENCHMARK, RESULTS, write_card
 from csgn_lib.models.opening import Model, open_model
@@ -54,6 +55,8 @@ def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
         made = _fill(model, Path(name))
         out.mkdir(exist_ok=True)
         for path in sorted(Path(name).iterdir()):
+            if path.is_dir():  # plugins
+                shutil.rmtree(out / path.name, ignore_errors=True)
             os.replace(path, out / path.name)
     return Exported(out, *made)
 
@@ -62,6 +65,7 @@ def _fill(model: Model, folder: Path) -> tuple[dict[str, float], list[str]]:
     for name in (WEIGHTS, RESULTS, VERIFICATION, BENCHMARK):
         if model.run.path(name).exists():
             shutil.copyfile(model.run.path(name), folder / name)
+    plugins.keep_copies(model.experiment.loaded, folder)
     write_json(folder / CONFIG, _without_paths(model.experiment).model_dump(mode="json"))
     differences, missing = {PROGRAM: export_program(model, folder / PROGRAM)}, missing_packages()
     if not missing:
@@ -74,7 +78,8 @@ def _without_paths(experiment: Experiment) -> Experiment:
     """The same experiment without its data's folder, and with the bare names of checkpoint files."""
     files = {name: getattr(experiment, name) for name in ("clip_checkpoint", "resnet_checkpoint")}
     bare = {name: PurePath(value.replace("\\", "/")).name for name, value in files.items() if value}
-    return experiment.model_copy(update={"root": None} | bare)
+    named = tuple(plugin.name for plugin in experiment.loaded)
+    return experiment.model_copy(update={"root": None, "plugin": named} | bare)
 
 
 def _refuse_other_content(model: Model, out: Path) -> None:

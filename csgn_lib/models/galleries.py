@@ -1,17 +1,26 @@
-"""A folder of images as a searchable file: descriptors, and in the header what they are of and by whom."""
+"""Folders of images as a searchable index: descriptors, and in the header what they are of and which model made them.
+
+The index is a safetensors file: ``features`` (N, D) float32, and as text in its header ``paths`` (a JSON list of N),
+``files`` (size in bytes, modification time and SHA-256 of each), ``folders``, ``model`` (its digest) and
+``descriptor``. From HNSW_FROM images on an approximate index (FAISS, HNSW) lies beside it, if FAISS is installed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import tempfile
+import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -23,31 +32,65 @@ from csgn_lib.retrieval import neighbours
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES = "features"
+HNSW_FROM = 1_000_000  # images: below, exact search takes less than a third of a second
+File = tuple[int, int, str]  # size in bytes, modification time in ns, SHA-256
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A folder, embedded.
+    """Images, embedded.
 
     Attributes:
         features: (N, D) float32, each part of the descriptor of unit length.
-        folder: as it was given to ``embed_folder``.
-        paths: N image files, relative to ``folder``.
+        paths: N image files, each with its folder as it was given.
+        files: size, modification time and SHA-256 of each.
+        folders: where the images were found.
         model: digest of the model that made the features.
         descriptor: what they are, such as [z12; f; c].
+        index: file of the approximate index; None where there is none.
     """
 
     features: NDArray[np.float32]
-    folder: str
     paths: list[str]
+    files: list[File]
+    folders: list[str]
     model: str
     descriptor: str
+    index: Path | None = None
+
+    def nearest(self, query: NDArray[np.float32], k: int) -> neighbours.Neighbours:
+        """The k nearest images of each query (Q, D): approximate where there is an index, else exact."""
+        k = min(k, len(self.paths))
+        if self.index is None:
+            return neighbours.search(query, self.features, k)
+        return neighbours.search_index(self._approximate, query, k)
+
+    @cached_property
+    def _approximate(self) -> Any:
+        return neighbours.read_index(self.index)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an update did: paths of images that were added, changed, moved (from, to), deleted, and how many stayed."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    moved: list[tuple[str, str]] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    unchanged: int = 0
+
+    def __str__(self) -> str:
+        counts = {name: len(getattr(self, name)) for name in ("added", "changed", "moved", "deleted")}
+        lines = [", ".join(f"{count} {name}" for name, count in counts.items()) + f", {self.unchanged} unchanged"]
+        lines += [f"moved: {old} -> {new}" for old, new in self.moved] + [f"deleted: {path}" for path in self.deleted]
+        return "\n".join(lines)
 
 
 def list_images(folder: str | Path) -> list[str]:
     """Every image file below ``folder``, at any depth, relative to it; sorted. Links to folders are followed.
 
-    Hidden files and system folders are passed over; a warning counts other files by their suffix.
+    Hidden files and system folders are left out; a warning counts other files by their suffix.
 
     Raises:
         InputError: no such folder, no image in it, a sub-folder that cannot be listed, a name that is not UTF-8.
@@ -66,82 +109,154 @@ def list_images(folder: str | Path) -> list[str]:
 
 
 def embed_folder(
-    model: Model,
-    folder: str | Path,
-    out: str | Path,
-    *,
-    batch_size: int = 128,
-    report: Callable[[int], None] | None = None,
+    model: Model, folders: str | Path | Sequence[str | Path], out: str | Path, *, batch_size: int = 128
 ) -> Gallery:
-    """Embed every image below ``folder`` and write ``out``, whole or not at all.
-
-    The file is safetensors: ``features`` (N, D) float32, and in its header, as text: ``paths`` (a JSON list of
-    N), ``folder``, ``model`` (its digest) and ``descriptor``.
+    """Embed every image below one or several folders and write the index ``out``, whole or not at all.
 
     Raises:
-        InputError: as ``list_images``; an image that cannot be read; an ``out`` that is a folder or cannot be
-            written.
+        InputError: as ``list_images``; an image that cannot be read; an ``out`` that is a folder, cannot be written, or
+            is a file that is no index: only an index is replaced.
     """
-    if Path(out).is_dir():
-        raise InputError(f"{out} is a folder; name a file in it, such as {Path(out, 'gallery.safetensors')}")
-    paths = list_images(folder)
-    with writing(out):  # tried before hours are spent
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=Path(out).parent).close()
-    features = describe(model, folder, paths, batch_size=batch_size, report=report)
-    gallery = Gallery(features, str(folder), paths, model.digest, model.descriptor)
-    header = {"folder": gallery.folder, "model": gallery.model, "descriptor": gallery.descriptor}
-    with writing(out), atomic_path(out) as temporary:
-        save_file({FEATURES: features}, temporary, metadata=header | {"paths": json.dumps(paths)})
-    return gallery
+    folders = _as_list(folders)
+    _refuse_out(Path(out))
+    gallery, _ = _embed(model, folders, None, batch_size)
+    return _write(gallery, Path(out))
+
+
+def update_gallery(
+    model: Model, folders: str | Path | Sequence[str | Path], out: str | Path, *, batch_size: int = 128
+) -> tuple[Gallery, Changes]:
+    """Bring an index up to date with its folders and with further ones; embed only what it does not hold.
+
+    An image is unchanged if its size and modification time are, or else its content; moved if a vanished image had its
+    content; deleted if it is in none of the folders. The index is written anew, whole or not at all.
+
+    Raises:
+        InputError: as ``embed_folder`` and ``read_gallery``; a folder of the index that is not there; an index of
+            another model.
+    """
+    before = read_gallery(out)
+    refuse_other_model(model, before)
+    given = [folder for folder in _as_list(folders) if folder not in before.folders]
+    gallery, changes = _embed(model, before.folders + given, before, batch_size)
+    return _write(gallery, Path(out)), changes
 
 
 def read_gallery(file: str | Path) -> Gallery:
-    """Read what ``embed_folder`` wrote.
+    """Read an index that ``embed_folder`` wrote.
 
     Raises:
         InputError: no such file, or one that ``embed_folder`` did not write.
     """
-    if not Path(file).is_file():
+    file = Path(file)
+    if not file.is_file():
         raise InputError(f"{file} does not exist; make it: csgn embed MODEL_DIR FOLDER --out {file}")
     try:
         with safe_open(file, framework="numpy") as opened:
             header = opened.metadata() or {}
             features = opened.get_tensor(FEATURES)
-        paths = json.loads(header["paths"])
-        gallery = Gallery(features, header["folder"], paths, header["model"], header["descriptor"])
+        lists = {name: json.loads(header[name]) for name in ("paths", "files", "folders")}
+        lists["files"] = [tuple(entry) for entry in lists["files"]]
+        gallery = Gallery(features, **lists, model=header["model"], descriptor=header["descriptor"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(
             f"{file} was not written by csgn embed, or is damaged ({error}); embed the folder again"
         ) from None
-    if features.ndim != 2 or len(paths) != len(features):
-        raise InputError(f"{file} has {len(paths)} paths for features {features.shape}; embed the folder again")
-    return gallery
+    if features.ndim != 2 or not len(gallery.paths) == len(gallery.files) == len(features):
+        raise InputError(f"{file} has {len(gallery.paths)} paths for features {features.shape}; embed the folder again")
+    index = file.with_name(header["hnsw"]) if "hnsw" in header else None
+    return Gallery(**_fields(gallery) | {"index": index if index is not None and index.is_file() else None})
 
 
-def search(model: Model, image: str | Path, gallery: Gallery, k: int = 10) -> pd.DataFrame:
-    """The k gallery images nearest to one image, exactly; all of them where there are fewer.
-
-    Returns:
-        rank (from 1), distance (1 - cosine, in [0, 2]), path (with the gallery's folder); nearest first.
-
-    Raises:
-        InputError: a gallery that another model made, an image that cannot be read, k below 1.
-    """
+def refuse_other_model(model: Model, gallery: Gallery) -> None:
+    """Raise InputError if another model made the gallery."""
     if gallery.model != model.digest:
         raise InputError(
             f"the gallery was embedded by another model ({gallery.model[:12]}, not {model.digest[:12]}): their "
-            f"distances mean nothing; embed it again: csgn embed {model.run.dir} {gallery.folder} --out FILE"
+            f"distances mean nothing; embed it again: csgn embed {model.run.dir} {' '.join(gallery.folders)} --out FILE"
         )
-    image = Path(image)
-    if not image.is_file():
-        raise InputError(f"{image} does not exist; give an image file to look for")
-    query = describe(model, image.parent, [image.name])
-    found = neighbours.search(query, gallery.features, min(k, len(gallery.paths)))
-    return pd.DataFrame(
-        {
-            "rank": np.arange(1, found.rows.shape[1] + 1),
-            "distance": np.maximum(found.distances[0], 0),
-            "path": [str(Path(gallery.folder, gallery.paths[row])) for row in found.rows[0]],
-        }
+
+
+def _embed(model: Model, folders: list[str], before: Gallery | None, batch_size: int) -> tuple[Gallery, Changes]:
+    paths = _all_images(folders)
+    held = dict(zip(before.paths, before.files, strict=True)) if before is not None else {}
+    row_of = {path: row for row, path in enumerate(held)}
+    files = {path: _file(path, held.get(path)) for path in paths}
+    vanished = {held[path][2]: path for path in held if path not in files}
+    same = {path: path for path in paths if path in held and held[path][2] == files[path][2]}
+    moved = {path: vanished[files[path][2]] for path in paths if path not in held and files[path][2] in vanished}
+    new = [path for path in paths if path not in same and path not in moved]
+    features = np.empty((len(paths), model.width), dtype=np.float32)
+    place = {path: row for row, path in enumerate(paths)}
+    if new:
+        features[[place[path] for path in new]] = describe(model, ".", new, batch_size=batch_size)
+    for path, old in (same | moved).items():
+        features[place[path]] = before.features[row_of[old]]
+    changes = Changes(
+        added=[path for path in new if path not in held],
+        changed=[path for path in new if path in held],
+        moved=[(old, path) for path, old in moved.items()],
+        deleted=[path for path in held if path not in files and path not in moved.values()],
+        unchanged=len(same),
     )
+    return Gallery(features, paths, [files[path] for path in paths], folders, model.digest, model.descriptor), changes
+
+
+def _all_images(folders: list[str]) -> list[str]:
+    """Every image of the folders with its folder's name, once where one folder lies in another."""
+    found = {}
+    for folder in folders:
+        for name in list_images(folder):
+            path = Path(folder, name).as_posix()
+            found.setdefault(os.path.abspath(path), path)
+    return list(found.values())
+
+
+def _file(path: str, held: File | None) -> File:
+    """What identifies a file's content; the hash is not computed anew where size and time are as before."""
+    try:
+        state = os.stat(path)
+        if held is not None and held[:2] == (state.st_size, state.st_mtime_ns):
+            return held
+        with open(path, "rb") as opened:
+            return state.st_size, state.st_mtime_ns, hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable, or take it out") from None
+
+
+def _refuse_out(out: Path) -> None:
+    """Raise InputError for a place where an index cannot or must not be written, before hours are spent."""
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; name a file in it, such as {out / 'gallery.safetensors'}")
+    if out.exists():
+        try:
+            read_gallery(out)
+        except InputError:
+            raise InputError(f"{out} exists and is no index of csgn embed; name another file, or remove it") from None
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+
+
+def _write(gallery: Gallery, out: Path) -> Gallery:
+    header = {"model": gallery.model, "descriptor": gallery.descriptor}
+    header |= {name: json.dumps(getattr(gallery, name)) for name in ("paths", "files", "folders")}
+    index = None
+    if len(gallery.paths) >= HNSW_FROM and neighbours.has_faiss():
+        index = out.with_name(f"{out.stem}-{uuid.uuid4().hex[:8]}.hnsw")
+        header["hnsw"] = index.name
+        neighbours.write_index(neighbours.approximate_index(gallery.features, "hnsw", probes=32), index)
+    with writing(out), atomic_path(out) as temporary:
+        save_file({FEATURES: gallery.features}, temporary, metadata=header)
+    for old in out.parent.glob(f"{out.stem}-*.hnsw"):
+        if old != index:
+            old.unlink()
+    return Gallery(**_fields(gallery) | {"index": index})
+
+
+def _fields(gallery: Gallery) -> dict[str, Any]:
+    return {name: getattr(gallery, name) for name in Gallery.__dataclass_fields__}
+
+
+def _as_list(folders: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(folders)] if isinstance(folders, str | Path) else list(dict.fromkeys(map(str, folders)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from csgn_lib.batches import iterate
 from csgn_lib.config import Experiment
+from csgn_lib.progress import track
 from csgn_lib.records import InputError, Run
 from csgn_lib.retrieval.recording import CONFIG, model_digest
 from csgn_lib.training import load_encoder
@@ -87,13 +88,13 @@ def describe(
     paths: Sequence[str],
     *,
     batch_size: int = 128,
-    report: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Descriptors (N, D) of image files, in their order: each part of unit length, as retrieval records them.
 
+    Reports progress on standard error where there are many.
+
     Args:
         paths: relative to ``root``.
-        report: called with the number of images just done.
 
     Raises:
         InputError: no image, or one that cannot be read, by its name.
@@ -102,10 +103,9 @@ def describe(
         raise InputError(f"no images to embed below {root}")
     unknown = dict.fromkeys(("person", "camera", "clothes"), -1)
     made = np.empty((len(paths), model.width), dtype=np.float32)
-    for batch in iterate(pd.DataFrame({"path": list(paths)} | unknown), root, model.size, batch_size):
+    batches = iterate(pd.DataFrame({"path": list(paths)} | unknown), root, model.size, batch_size)
+    for batch in track(batches, len(paths), "embedding images", size=lambda batch: len(batch.index)):
         made[batch.index.numpy()] = model.encoder(batch.images.to(model.device)).descriptor().cpu().numpy()
-        if report is not None:
-            report(len(batch.index))
     return made
 
 

@@ -1,9 +1,9 @@
 """Notebook widgets. Each is displayed below a static figure or table that a notebook shows without it.
 
 Queries: an `Explorer` ranks and `panel` shows it; `linked_maps` are two maps with one selection. Runs:
-`TrainingDashboard` follows them, `Board` lists all, `ParameterPanel` starts one (`start`, `stop`, `go_on`, `command`
-without a widget); `read` and `summary`, `run_table`, `experiment_table` are their contents. `show` displays a widget
-with a note for readers without a kernel.
+`TrainingDashboard` follows them, `Board` lists all, `ParameterPanel` starts one (`start`, `resume`, `command`
+without a widget); `read`, `summary` and `run_table` are their contents. `show` displays a widget with a note for
+readers without a kernel.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {  # imported on first use: each needs its own of torch, ipywidgets, jupyter-scatter
-    "background": ("command", "go_on", "start", "stop"),
+    "background": ("command", "resume", "start"),
     "board": ("Board", "board_frame", "run_table"),
-    "dashboard": ("TrainingDashboard", "drawn", "epochs", "summary", "summary_table"),
+    "dashboard": ("TrainingDashboard", "epochs", "summary", "summary_table", "training_curves"),
     "explorer": ("Explorer",),
     "explorer_widgets": ("panel",),
     "looks": ("Answer", "Filter", "Look", "TYPICAL"),
     "maps": ("layout", "linked_maps", "maps_figure", "marks_of", "placed", "sides"),
-    "parameters": ("ParameterPanel", "experiment_table"),
-    "reading": ("Reading", "read", "readings"),
+    "parameters": ("ParameterPanel",),
+    "reading": ("Reading", "named", "read", "readings"),
     "sources": ("Source", "frozen_clip", "open_source"),
     "strips": ("strip_cells", "strip_html"),
     "thumbnails": ("Thumbnails", "decode_upload"),

@@ -1,7 +1,7 @@
-"""Training in a process of its own: started, stopped and continued from a notebook, and independent of it.
+"""Training in a separate process, started and resumed from a notebook and independent of it.
 
-The process leads a session of its own, so that neither a closed tab nor a restarted kernel ends it. What is
-known of it lies in its run's folder.
+The process leads its own session, so that neither a closed tab nor a restarted kernel ends it. Its state is in its
+run's folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, claimed
 from csgn_lib.runs.machine import LIBRARY
 
 CONSOLE = "console.txt"  # what the process prints, in the run's folder
-_STARTED: list[subprocess.Popen[bytes]] = []  # asked for at times, so that one that has ended does not linger
+_STARTED: list[subprocess.Popen[bytes]] = []  # polled by `reap`, so that an ended one is no zombie
 
 
 def folder_of(experiment: Experiment) -> Path:
@@ -30,21 +30,21 @@ def folder_of(experiment: Experiment) -> Path:
 
 
 def command(experiment: Experiment, run_dir: str | Path | None = None) -> str:
-    """The command line that trains it: ``csgn train --preset ... --set name=value``; the same again goes on."""
+    """The command line that trains it: ``csgn train --preset ... --set name=value``; run again, it resumes."""
     return shlex.join(["csgn", *_train_words(experiment, run_dir)])
 
 
-def again(run: Run) -> str:
-    """The command line that runs it again, or goes on with it; empty if its folder does not tell.
+def command_again(run: Run) -> str:
+    """The command line that runs or resumes it; empty if its folder does not record one.
 
-    The folder's path is relative to the workbench's where it lies in it.
+    The run's folder is given relative to the workbench's folder where it is inside.
     """
     words = _words_again(run, _near(run.dir))
     return shlex.join(["csgn", *words]) if words else ""
 
 
 def start(experiment: Experiment, run_dir: str | Path | None = None) -> Run:
-    """Start ``csgn train`` on the experiment in a process of its own and return its run at once.
+    """Start ``csgn train`` on the experiment in a separate process and return its run at once.
 
     Raises:
         InputError: the folder's run is queued, running or done, or its folder cannot be written.
@@ -57,25 +57,25 @@ def start(experiment: Experiment, run_dir: str | Path | None = None) -> Run:
     return run
 
 
-def go_on(run: Run) -> Run:
-    """Continue a run that was stopped, failed or died, in a process of its own, from its last saved state.
+def resume(run: Run) -> Run:
+    """Resume a run that was stopped, failed or died from its last saved state, in a separate process.
 
     Raises:
-        InputError: it runs, is done, waits for a sweep, or its folder does not say what it was.
+        InputError: it is running, done or queued by a sweep, or its folder does not record its command.
     """
     state = runs.state(run)
     if state in ("running", "done", "queued", "missing"):
-        raise InputError(f"{run.dir} is {state}; only a run that has ended before it was done can go on")
+        raise InputError(f"{run.dir} is {state}; only a run that ended before it was done can be resumed")
     words = _words_again(run, str(run.dir.resolve()))
     if not words:
-        raise InputError(f"{run.dir} does not say which command made it; start it again with csgn run or csgn train")
+        raise InputError(f"{run.dir} does not record its command; start it again with csgn run or csgn train")
     kept = {name: value for name, value in run.status.items() if name in ("notebook", "parameters", "command", "key")}
     _launch(run, words, kept)
     return run
 
 
 def reap() -> None:
-    """Let processes that were started here and have ended be gone."""
+    """Release started processes that have ended."""
     _STARTED[:] = [child for child in _STARTED if child.poll() is None]
 
 

@@ -1,4 +1,4 @@
-"""All runs and their states: a table for a page, and the same with filters."""
+"""All runs and their states, as a table and as a table with filters."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from IPython.display import HTML
 from csgn_lib import runs
 from csgn_lib.panels import background
 from csgn_lib.panels.reading import MARKS, read
+from csgn_lib.panels.views import table_html
 from csgn_lib.records import Run
 from csgn_lib.runs.words import clock
 
 ALL = "all"
-_HEADS = {
-    "run": "run", "kind": "notebook", "state": "state", "at": "came to", "metric": "last metric", "age": "heartbeat",
-    "again": "to go on, or the error",
-}  # fmt: skip
+_HEADS = ("run", "notebook", "state", "progress", "last metric", "last heartbeat", "command to continue, or error")
 _ENDED = ("failed", "died", "timed_out", "interrupted")
 
 
 def board_frame(folder: str | Path | None = None) -> pd.DataFrame:
-    """All runs, the newest first: run, kind (notebook, or train), state, at, metric, age (s), seconds, error, again.
+    """All runs, newest first: run, kind (notebook, or train), state, at, metric, age (s), seconds, error, again.
 
-    ``again`` is the command that goes on with a run that has ended and is not done.
+    ``again`` is the command that continues a run that ended before it was done.
     """
     root, rows = Path(folder) if folder else runs.runs_folder(), []
     found = runs.table(root)
@@ -36,31 +34,25 @@ def board_frame(folder: str | Path | None = None) -> pd.DataFrame:
         rows.append({
             "run": name, "kind": Path(seen.status.get("notebook", "train")).stem, "state": seen.state, "at": seen.where,
             "metric": seen.last_metric, "age": seen.age, "seconds": seconds, "error": "; ".join(seen.remarks),
-            "again": background.again(seen.run) if seen.state in _ENDED else "",
+            "again": background.command_again(seen.run) if seen.state in _ENDED else "",
         })  # fmt: skip
     columns = ["run", "kind", "state", "at", "metric", "age", "seconds", "error", "again"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def run_table(frame: pd.DataFrame) -> HTML:
-    """The frame as a table; each state with a sign and its word, so that no colour is needed to tell them."""
-    return HTML(table_html(frame))
+    """The frame as a table, each state with a sign and its name."""
+    return HTML(_table(frame))
 
 
-def table_html(frame: pd.DataFrame) -> str:
-    """The same as text."""
+def _table(frame: pd.DataFrame) -> str:
     if frame.empty:
-        return "<p>No run is here yet. <code>csgn train</code> or the parameter panel starts one.</p>"
-    head = "".join(f'<th scope="col" style="text-align:left;padding:2px 8px">{name}</th>' for name in _HEADS.values())
-    body = "".join(_line(row) for row in frame.to_dict("records"))
-    return (
-        '<table style="font-size:90%;border-collapse:collapse;line-height:1.35">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+        return "<p>There are no runs yet. <code>csgn train</code> or the parameter panel starts one.</p>"
+    return table_html(_HEADS, map(_line, frame.to_dict("records")))
 
 
 def badge(state: str) -> str:
-    """A state as an element of a page: its sign and word on its colour."""
+    """A state as HTML: its sign and name on its colour."""
     mark, colour = MARKS.get(state, MARKS["damaged"])
     style = f"background:{colour};color:#262626;padding:1px 7px;border-radius:3px;white-space:nowrap"
     return f'<span style="{style}">{mark} {html.escape(state.replace("_", " "))}</span>'
@@ -76,23 +68,20 @@ def ago(seconds: float | None) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
-def _line(row: dict[str, Any]) -> str:
-    said = f"<small>{html.escape(row['error'])}</small>" if row["error"] else ""
+def _line(row: dict[str, Any]) -> list[str]:
+    error = f"<small>{html.escape(row['error'])}</small>" if row["error"] else ""
     again = f"<code>{html.escape(row['again'])}</code>" if row["again"] else ""
-    cells = [
-        html.escape(row["run"]), html.escape(row["kind"]), badge(row["state"]), html.escape(row["at"]),
-        html.escape(row["metric"]), f"{ago(row['age'])} ago" if ago(row["age"]) else "",
-        "<br>".join(filter(None, [again, said])),
-    ]  # fmt: skip
-    return "<tr>" + "".join(f'<td style="text-align:left;padding:2px 8px">{cell}</td>' for cell in cells) + "</tr>"
+    text = [html.escape(row[name]) for name in ("run", "kind", "at", "metric")]
+    age = f"{ago(row['age'])} ago" if ago(row["age"]) else ""
+    return [*text[:2], badge(row["state"]), *text[2:], age, "<br>".join(filter(None, [again, error]))]
 
 
 class Board:
-    """The table of all runs, filtered by notebook and state. Show ``.widget``; ``refresh()`` reads the folders again.
+    """The table of all runs, filtered by notebook and state. Display ``.widget``; ``refresh()`` reads the folders.
 
     Args:
         folder: of runs; default ``reports/runs``.
-        rows: lines at most.
+        rows: the largest number of lines.
     """
 
     def __init__(self, folder: str | Path | None = None, rows: int = 30) -> None:
@@ -109,7 +98,7 @@ class Board:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read all folders and show what the filters let through."""
+        """Read all folders and show the runs that pass the filters."""
         self.frame = board_frame(self.folder)
         for chooser, column in ((self.kind, "kind"), (self.state, "state")):
             options, chosen = [ALL, *sorted(set(self.frame[column]))], chooser.value
@@ -127,4 +116,4 @@ class Board:
         left = f" The newest {self.rows} are shown." if len(kept) > self.rows else ""
         total = clock(kept["seconds"].fillna(0).sum()) if len(kept) else "0:00"
         self.counts.value = f"<p>{counts} · {len(kept)} of {len(self.frame)} runs, {total} minutes of work.{left}</p>"
-        self.table.value = table_html(kept.head(self.rows))
+        self.table.value = _table(kept.head(self.rows))

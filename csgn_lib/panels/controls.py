@@ -25,8 +25,8 @@ from csgn_lib.retrieval import PLAIN
 
 NOBODY = "none"
 WIDE = {"description_width": "90px"}
-SHORT, LONG = WIDE | {"button_width": "80px"}, WIDE | {"button_width": "max-content"}
-COLUMN, FITTING = {"width": "330px"}, {"width": "max-content"}
+SHORT, LONG = WIDE | {"button_width": "64px"}, WIDE | {"button_width": "max-content"}
+COLUMN, BUTTONS, FITTING = {"width": "330px"}, {"width": "480px"}, {"width": "max-content"}
 CONTROLS = ("search", "order", "camera", "clothes", "first", "ap", "vocabulary", "rank", "paint", "hue", "text", "use",
              "weight", "attention", "other")  # fmt: skip
 _NOTES = {  # by whether a text is typed, and its use
@@ -52,16 +52,16 @@ class Controls:
         self.order = w.Dropdown(options=ORDERS, value=TYPICAL, description="order", style=WIDE)
         self.camera = w.Dropdown(description="camera", style=WIDE, layout={"width": "330px"})
         self.clothes = w.Dropdown(description="outfit", style=WIDE, layout={"width": "330px"})
-        self.first = w.ToggleButtons(options=[ALL, RIGHT, WRONG], description="rank 1 is", style=SHORT, layout=FITTING)
+        self.first = w.ToggleButtons(options=[ALL, RIGHT, WRONG], description="rank 1 is", style=SHORT, layout=COLUMN)
         self.ap = w.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.01, description="AP", style=WIDE, layout=COLUMN)
-        self.query = w.Select(rows=11, layout={"width": "480px"})
-        self.vocabulary = w.ToggleButtons(description="features", style=LONG, layout=FITTING)
+        self.query = w.Select(rows=11, layout={"width": "520px"})
+        self.vocabulary = w.ToggleButtons(description="features", style=LONG, layout=BUTTONS)
         self.rank = w.IntSlider(value=1, min=1, max=1, description="directions", disabled=True, style=WIDE)
-        self.paint = w.ToggleButtons(options=PICTURES, description="image", style=LONG, layout=FITTING)
+        self.paint = w.ToggleButtons(options=PICTURES, description="image", style=LONG, layout=BUTTONS)
         self.hue = w.IntSlider(value=0, min=-180, max=180, step=10, description="hue, °", style=WIDE)
         self.text = w.Text(placeholder="a photo of a person wearing a red shirt", description="text", style=WIDE,
                            continuous_update=False)  # fmt: skip
-        self.use = w.ToggleButtons(options=TEXT_USES, description="text is", style=LONG, layout=FITTING)
+        self.use = w.ToggleButtons(options=TEXT_USES, description="text is", style=LONG, layout=BUTTONS)
         self.weight = w.FloatSlider(value=0.5, min=0, max=2, step=0.05, description="weight", style=WIDE)
         self.attention = w.Checkbox(description="show attention maps", indent=False)
         self.upload = w.FileUpload(
@@ -78,13 +78,13 @@ class Controls:
     def _arranged(self) -> w.VBox:
         chosen = w.VBox([self.model, self.other, self.protocol, self.camera, self.clothes, self.first, self.ap])
         listed = w.VBox([w.HBox([self.search, self.order]), self.query, self.listed])
-        changes = [self.vocabulary, self.rank, self.paint, self.hue, self.text, self.use, self.text_note, self.weight]
-        for widget in (self.search, self.order):
-            widget.layout.width = "238px"
-        actions = w.HBox([self.reset, self.upload, self.back, self.file, self.save], layout={"flex_flow": "row wrap"})
-        controls = w.HBox([chosen, listed, w.VBox([*changes, self.attention])], layout={"flex_flow": "row wrap"})
-        shown = [self.scale, self.strip, self.other_strip, self.enlarged]
-        return w.VBox([controls, actions, self.says, *shown])
+        image = w.VBox([self.vocabulary, self.rank, self.paint, self.hue])
+        text = w.VBox([self.text, self.use, self.weight, self.text_note])
+        self.search.layout.width, self.order.layout.width, self.text.layout.width = "300px", "220px", "470px"
+        actions = [self.reset, self.upload, self.back, self.attention]
+        rows = [[chosen, listed], [image, text], actions, [self.file, self.save]]
+        boxes = [w.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows]
+        return w.VBox([*boxes, self.says, self.scale, self.strip, self.other_strip, self.enlarged])
 
     @contextmanager
     def _silent(self) -> Iterator[None]:

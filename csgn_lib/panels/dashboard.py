@@ -1,11 +1,12 @@
-"""Training, followed from its folders: curves, rate, memory, time left; several runs over each other.
+"""Training runs followed from their folders: curves, rate, memory, time left; several runs in one figure.
 
-Nothing is kept here that the folders do not hold, so a panel that is opened again shows what the last one showed.
+All state is in the folders, so a panel that is opened again shows the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import html
 import io
 from collections.abc import Callable, Iterable, Sequence
@@ -24,28 +25,32 @@ from csgn_lib import figures, runs
 from csgn_lib.panels import background
 from csgn_lib.panels.board import ago, badge
 from csgn_lib.panels.reading import Reading, read, readings
+from csgn_lib.panels.views import View, alert, table_html
 from csgn_lib.records import InputError, Run
 from csgn_lib.runs.folders import flat
 from csgn_lib.runs.words import clock
 
-_HEADS = ("run", "state", "came to", "images/s", "memory", "left of the stage", "validation mAP", "mAP", "heartbeat")
-_GOES_ON = ("failed", "died", "timed_out", "interrupted")
+_HEADS = ("run", "state", "progress", "images/s", "memory", "time left of the stage", "validation mAP", "mAP",
+          "last heartbeat")  # fmt: skip
+WIDTH, HEIGHT = 900, 430  # CSS pixels of the curves: the width before a browser reports its own, and the height
+DPI = 100  # CSS pixels of a figure's inch
+_CONTINUES = ("failed", "died", "timed_out", "interrupted")
 
 
 def epochs(seen: Sequence[Reading]) -> pd.DataFrame:
-    """What the runs recorded: columns run, stage, epoch, the loss groups of `figures.loss_frame`, images_per_second."""
+    """The runs' records: columns run, stage, epoch, the loss groups of `figures.loss_frame`, images per second."""
     frame = pd.DataFrame([{"run": one.name, **flat(record)} for one in seen for record in one.records])
     if frame.empty:
         return pd.DataFrame(columns=["run", "stage", "epoch"])
     terms = [name for name in frame if name not in ("run", "stage", "epoch")]
-    frame[terms] = frame[terms].apply(pd.to_numeric, errors="coerce")  # an older version's word is no number
+    frame[terms] = frame[terms].apply(pd.to_numeric, errors="coerce")  # an older version wrote words
     losses = figures.loss_frame(frame)
     rate = frame.get("images_per_second", pd.Series(index=frame.index, dtype=float))
-    return losses.assign(**{"images a second": rate})
+    return losses.assign(**{"images per second": rate})
 
 
-def drawn(seen: Sequence[Reading]) -> Figure | None:
-    """The loss terms of all runs, group by group, epoch by epoch; None where no epoch is recorded."""
+def training_curves(seen: Sequence[Reading]) -> Figure | None:
+    """The loss groups and images per second of all runs by epoch; None without a recorded epoch."""
     frame = epochs(seen)
     terms = [name for name in frame.columns[3:] if frame[name].notna().any()]
     if not terms:
@@ -55,8 +60,8 @@ def drawn(seen: Sequence[Reading]) -> Figure | None:
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, (low + high - 1) / 2), max(high, (low + high + 1) / 2))  # one epoch has no width
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-        if axes.get_title(loc="left").endswith("images a second"):
-            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # else every wobble looks like a collapse
+        if axes.get_title(loc="left").endswith("images per second"):
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # else small variations look large
         for line in axes.get_lines():
             if pd.notna(line.get_ydata()).sum() == 1:  # a line needs two epochs
                 line.set_marker("o")
@@ -64,7 +69,7 @@ def drawn(seen: Sequence[Reading]) -> Figure | None:
 
 
 def summary(seen: Sequence[Reading]) -> pd.DataFrame:
-    """One row a run: what `Reading` tells of it, fractions and seconds as they are; empty where nothing tells."""
+    """One row per run with the values of its `Reading`; fractions and seconds, empty where unknown."""
     rows = [
         {
             "run": one.name, "state": one.state, "came_to": one.where, "images_per_second": one.images_per_second,
@@ -78,47 +83,39 @@ def summary(seen: Sequence[Reading]) -> pd.DataFrame:
 
 
 def summary_table(seen: Sequence[Reading]) -> HTML:
-    """The same as a table, with what is wrong with a folder in words below its run."""
-    return HTML(summary_html(seen))
+    """The same as an HTML table, with the faults of a folder below its run."""
+    return HTML(_summary(seen))
 
 
-def summary_html(seen: Sequence[Reading]) -> str:
-    """The same as text."""
+def _summary(seen: Sequence[Reading]) -> str:
     if not seen:
         return "<p>No run is chosen.</p>"
-    head = "".join(f'<th scope="col" style="text-align:left;padding:2px 8px">{name}</th>' for name in _HEADS)
-    body = "".join(_line(one) for one in seen)
-    return f'<table style="font-size:90%;border-collapse:collapse"><thead><tr>{head}</tr></thead>{body}</table>'
+    rows = [row for one in seen for row in (_line(one), *([f"⚠ {html.escape(text)}"] for text in one.remarks))]
+    return table_html(_HEADS, rows)
 
 
-def _line(one: Reading) -> str:
+def _line(one: Reading) -> list[str]:
     rate, left, memory = one.images_per_second, one.seconds_left, one.memory_mib
-    cells = [
+    return [
         html.escape(one.name), badge(one.state), html.escape(one.where), f"{rate:.0f}" if rate else "",
         html.escape(f"{memory} MiB") if memory else "", clock(left) if left is not None else "",
         f"{one.validation:.1%}" if isinstance(one.validation, float) else "",
         f"{one.mean_ap:.1%} <small>{html.escape(one.protocol)}</small>" if one.mean_ap is not None else "",
         f"{ago(one.age)} ago" if one.age is not None else "",
     ]  # fmt: skip
-    row = "".join(f'<td style="text-align:left;padding:2px 8px">{cell}</td>' for cell in cells)
-    said = "".join(
-        f'<tr><td colspan="{len(_HEADS)}" style="text-align:left;padding:0 8px 4px 24px">'
-        f"⚠ {html.escape(text)}</td></tr>"
-        for text in one.remarks
-    )
-    return f"<tr>{row}</tr>{said}"
 
 
 class TrainingDashboard:
-    """Runs followed as they train; stop one, go on with one. Show ``.widget``, then call ``follow()``.
+    """Runs followed as they train; buttons to stop and to continue one. Display ``.widget``, then call ``follow()``.
 
-    The folders are read every few seconds by a task of the kernel's event loop, which rests while a cell runs and
-    ends with ``close()``. Training is a process of its own: neither a closed tab nor a new kernel ends it.
+    A task of the kernel's event loop reads the folders every few seconds, not while a cell runs; ``close()`` ends it.
+    Training is a separate process, which neither a closed tab nor a new kernel ends. Only runs of one benchmark are
+    shown together; runs without curves come last in the list.
 
     Args:
-        chosen: folders of the runs to show first; default: those that run, else the newest that recorded an epoch.
+        chosen: folders of the runs to show first; default: running ones, else the newest with an epoch.
         folder: of all runs to choose from; default ``reports/runs``.
-        every: seconds between two looks.
+        every: seconds between two updates.
     """
 
     def __init__(
@@ -126,57 +123,66 @@ class TrainingDashboard:
     ) -> None:
         self.folder = Path(folder) if folder else runs.runs_folder()
         self.every, self.task = every, None
-        self._known: dict[str, Path] = {}  # folders by name; one that is gone stays, to be told of
-        self._shown: Any = None  # what the picture was drawn from
+        self._known: dict[str, tuple[Path, str]] = {}  # folder and benchmark by name; a removed folder stays
+        self._shown: Any = None  # what the curves were drawn from
         self._targets: dict[str, str] = {}
-        self.runs = ipywidgets.SelectMultiple(rows=6, layout=ipywidgets.Layout(width="420px"))
+        self.benchmark = ipywidgets.Dropdown(description="benchmark", layout={"width": "420px"})
+        self.runs = ipywidgets.SelectMultiple(rows=6, layout={"width": "420px"})
         self.stop = ipywidgets.Button(description="Stop", icon="stop", disabled=True)
-        self.resume = ipywidgets.Button(description="Go on", icon="play", disabled=True)
-        self.again = ipywidgets.Button(description="Read again", icon="refresh")
+        self.resume = ipywidgets.Button(description="Continue", icon="play", disabled=True)
+        self.again = ipywidgets.Button(description="Update now", icon="refresh")
         self.following = ipywidgets.ToggleButton(description="Follow", icon="eye", value=False)
-        self.said, self.table, self.note = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
-        self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", display="none"))
+        self.said, self.table, self.curves = ipywidgets.HTML(layout={"min_height": "28px"}), View(), View()
         self.stop.on_click(lambda button: self._act(button, runs.stop))
-        self.resume.on_click(lambda button: self._act(button, lambda run: f"{background.go_on(run).dir.name} goes on."))
+        self.resume.on_click(lambda button: self._act(button, _resume))
         self.again.on_click(lambda button: self.refresh())
         self.following.observe(lambda change: self.follow() if change["new"] else self.close(), "value")
         buttons = ipywidgets.VBox(
-            [ipywidgets.HBox([self.stop, self.resume]), ipywidgets.HBox([self.following, self.again])]
+            [ipywidgets.HBox([self.stop, self.resume]), ipywidgets.HBox([self.following, self.again]), self.said]
         )
-        hint = ipywidgets.HTML("<small>Ctrl or Shift and a click choose several runs.</small>")
-        top = ipywidgets.HBox([ipywidgets.VBox([self.runs, hint]), buttons])
-        self.widget = ipywidgets.VBox([top, self.said, self.table, self.picture, self.note])
+        hint = ipywidgets.HTML("<small>Select several runs with Ctrl or Shift and a click.</small>")
+        top = ipywidgets.HBox([ipywidgets.VBox([self.benchmark, self.runs, hint]), buttons])
+        self.widget = ipywidgets.VBox([top, self.table, self.curves])
         self._find()
         self.choose(*(chosen or self._first()))
         self.runs.observe(lambda change: self.refresh(), "value")
+        self.benchmark.observe(lambda change: self._offer(), "value")
+        self.curves.observe(lambda change: self._draw(readings(self.chosen)), "width")
 
     @property
     def chosen(self) -> list[Run]:
         """The runs that are shown."""
-        return [Run(self._known[name]) for name in self.runs.value]
+        return [Run(self._known[name][0]) for name in self.runs.value]
 
     def choose(self, *given: Run | str | Path) -> None:
-        """Show these runs."""
+        """Show these runs; of runs of several benchmarks, those of the first one's."""
         folders = [run.dir if isinstance(run, Run) else Path(run) for run in given]
-        self._known |= {folder.name: folder for folder in folders}
+        self._known |= {folder.name: (folder, read(Run(folder)).benchmark) for folder in folders}
+        self._list_benchmarks()
+        if folders:
+            self.benchmark.value = self._known[folders[0].name][1]
         self._offer()
-        self.runs.value = [folder.name for folder in folders]
+        shown = [folder.name for folder in folders if self._known[folder.name][1] == self.benchmark.value]
+        self.runs.value = shown
+        left = len(folders) - len(shown)
+        self.said.value = f"{left} run(s) of another benchmark are left out: choose it to see them." if left else ""
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the chosen folders again, and draw where something has changed."""
+        """Read the chosen folders, and draw the curves again if an epoch was added."""
         self._find()
         seen = readings(self.chosen)
-        self.table.value = summary_html(seen)
+        self.table.value = _summary(seen)
+        self._offer()
         self._offer_to(self.stop, [one.name for one in seen if one.state in ("running", "queued")])
-        self._offer_to(self.resume, [one.name for one in seen if one.state in _GOES_ON])
+        self._offer_to(self.resume, [one.name for one in seen if one.state in _CONTINUES])
         shown = [(one.name, len(one.records), str(one.records[-1:])) for one in seen]
         if shown != self._shown:
             self._shown = shown
             self._draw(seen)
 
     def follow(self) -> None:
-        """Read again every few seconds until `close`; in a plain script, which has no event loop, not at all."""
+        """Update every few seconds until `close`; without an event loop, as in a script, not at all."""
         with suppress(RuntimeError):
             loop = asyncio.get_running_loop()
             if self.task is None or self.task.done():
@@ -184,7 +190,7 @@ class TrainingDashboard:
         self.following.value = self.task is not None and not self.task.done()
 
     def close(self) -> None:
-        """Stop following. What trains goes on."""
+        """Stop following. Training continues."""
         if self.task is not None:
             self.task.cancel()
             self.task = None
@@ -194,66 +200,90 @@ class TrainingDashboard:
         while True:
             try:
                 self.refresh()
-            except Exception as error:  # a task's error would be silent, and the panel would stand still
-                self.said.value = f"<p>⚠ the panel stopped following: {html.escape(repr(error))}</p>"
+            except Exception as error:  # an error of a task is not displayed
+                self.said.value = alert(f"the panel stopped following: {error!r}")
                 self.following.value = False
                 return
             await asyncio.sleep(self.every)
 
     def _act(self, button: ipywidgets.Button, action: Callable[[Run], str]) -> None:
-        self.refresh()  # what it would act on may have ended meanwhile
+        self.refresh()  # the run may have ended meanwhile
         if button.disabled:
-            self.said.value = "<p>⚠ Nothing that is chosen can be stopped, or go on, as it is now.</p>"
+            self.said.value = alert("no chosen run can be stopped or continued now")
             return
-        run = Run(self._known[self._targets[button.description]])
+        run = Run(self._known[self._targets[button.description]][0])
         try:
-            text = action(run)
+            self.said.value = html.escape(action(run))
         except InputError as error:
-            text = f"⚠ {error}"
-        except OSError as error:  # it has ended in this moment
-            text = f"⚠ {run.dir.name}: {error}"
-        self.said.value = f"<p>{html.escape(text)}</p>"
+            self.said.value = alert(str(error))
+        except OSError as error:  # the process has just ended
+            self.said.value = alert(f"{run.dir.name}: {error}")
         self.refresh()
 
     def _offer_to(self, button: ipywidgets.Button, names: list[str]) -> None:
-        """Let the button act on the one run that it can act on; with several, one has to be chosen."""
+        """Enable the button if exactly one chosen run allows its action."""
         button.disabled = len(names) != 1
         self._targets[button.description] = names[0] if names else ""
         one = f"{button.description}: {names[0]}" if len(names) == 1 else ""
-        button.tooltip = one or "choose one run that this can be done to"
+        button.tooltip = one or "choose one run that allows it"
 
     def _draw(self, seen: Sequence[Reading]) -> None:
-        figure = drawn(seen)
-        self.picture.layout.display = "none" if figure is None else ""
-        self.note.value = "" if figure is not None else "<p>No epoch is recorded yet.</p>" if seen else ""
+        """The curves at the widget's width; the height is fixed, so that nothing below moves."""
+        figure, width = training_curves(seen), self.curves.width or WIDTH
+        shown = "The training curves appear here after the first epoch."
         if figure is not None:
+            figure.set_size_inches(width / DPI, HEIGHT / DPI)
             with io.BytesIO() as buffer:
-                figure.savefig(buffer, format="png", dpi=130)
-                self.picture.value = buffer.getvalue()
+                figure.savefig(buffer, format="svg")
+                url = f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
             plt.close(figure)
+            shown = f'<img src="{url}" width="{width}" height="{HEIGHT}" alt="training curves" style="max-width:none">'
+        border = "" if figure else ";border:1px dashed #bbb;box-sizing:border-box;padding:12px"
+        self.curves.value = f'<div style="min-height:{HEIGHT}px{border}">{shown}</div>'
 
     def _find(self) -> None:
-        found = [path.parent for path in self.folder.glob("*/status.json")]
-        trained = [path for path in found if path.joinpath("metrics.jsonl").exists() or _starts(path)]
-        if set(trained) - set(self._known.values()):
-            self._known |= {path.name: path for path in trained}
+        """Look for new runs; a run's benchmark is read once."""
+        known, new = {folder for folder, _ in self._known.values()}, {}
+        for path in (path.parent for path in self.folder.glob("*/status.json")):
+            if path not in known and (_has_curves(path) or read(Run(path)).state in ("running", "queued")):
+                new[path.name] = path, read(Run(path)).benchmark
+        if new:
+            self._known |= new
+            self._list_benchmarks()
             self._offer()
 
+    def _list_benchmarks(self) -> None:
+        names = sorted({benchmark for _, benchmark in self._known.values()})
+        if tuple(names) != tuple(self.benchmark.options):
+            self.benchmark.options, value = names, self.benchmark.value
+            if value in names:
+                self.benchmark.value = value
+
     def _offer(self) -> None:
-        """The known runs as options, the newest first; what is chosen stays chosen."""
-        names, value = sorted(self._known, key=lambda name: _written(self._known[name]), reverse=True), self.runs.value
-        if tuple(names) != tuple(self.runs.options):
-            self.runs.options = names
+        """The benchmark's runs as options: newest first, those without curves last; chosen ones stay chosen."""
+        own = {name: folder for name, (folder, benchmark) in self._known.items() if benchmark == self.benchmark.value}
+        curves = {name: _has_curves(folder) for name, folder in own.items()}
+        names = sorted(own, key=lambda name: (curves[name], _written(own[name])), reverse=True)
+        options = tuple((name if curves[name] else f"{name} (no curves)", name) for name in names)
+        if options != tuple(self.runs.options):
+            value, self.runs.options = self.runs.value, options
             self.runs.value = [name for name in value if name in names]
 
     def _first(self) -> list[Path]:
-        folders = [self._known[name] for name in self.runs.options]
+        """The running runs, else the newest one, of the benchmark of the newest run."""
+        folders = sorted((folder for folder, _ in self._known.values()), key=_written, reverse=True)
         running = [folder for folder in folders if read(Run(folder)).state == "running"]
-        return running or folders[:1]
+        return running or [folder for folder in folders if _has_curves(folder)][:1] or folders[:1]
 
 
-def _starts(folder: Path) -> bool:
-    return read(Run(folder)).state in ("running", "queued")
+def _resume(run: Run) -> str:
+    return f"{background.resume(run).dir.name} continues."
+
+
+def _has_curves(folder: Path) -> bool:
+    with suppress(OSError):
+        return folder.joinpath("metrics.jsonl").stat().st_size > 0
+    return False
 
 
 def _written(folder: Path) -> float:

@@ -208,12 +208,9 @@ class Explorer:
             marked = not any(look.text_alone for _, look in looks)
             figure = figures.rank_strips(rows, data.root, top, titles, data.hide_faces, answers=marked)
         query = f"{data.query['path'].iloc[row]} under {protocol}" if marked else "Search by text alone"
-        caption, table = (
-            f"{query}: first answers. One query: there is no interval.",
-            pd.concat(tables, ignore_index=True),
-        )
+        caption = f"{query}: first answers. One query: there is no interval."
         try:
-            return figures.save(figure, to, table, caption, runs, show=show)
+            return figures.save(figure, to, pd.concat(tables, ignore_index=True), caption, runs, show=show)
         finally:
             plt.close(figure)
 

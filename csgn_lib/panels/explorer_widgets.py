@@ -117,6 +117,7 @@ class ExplorerPanel(Controls):
                 with self._silent():
                     self.model.value = change["old"]
                 raise
+            self.gallery_row = None  # a row of the other model's benchmark
             self._suggest()
             self._list()
 
@@ -258,6 +259,8 @@ class ExplorerPanel(Controls):
         """Show the query, or an answer beside it, large."""
         answer, top = self._shown[name]
         found = top.head(0) if choice == QUERY else top[top["row"] == int(choice)]
+        if choice != QUERY and found.empty:
+            raise InputError("this image is no longer among the answers; click one that is")
         images, _ = self._images(name, answer, found["path"], ENLARGED)
         cells = strip_cells(answer, found, self.explorer.thumbnails(name), images, self.look().text_alone)
         row = answer.query if found.empty else found.iloc[0]

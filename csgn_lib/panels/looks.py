@@ -89,7 +89,8 @@ class Filter:
     Attributes:
         camera, clothes: a label, or -1 for all. first: "all", or whether the rank-1 answer is "right" or "wrong".
         ap: lowest and highest average precision. contains: text in the image's path, in any case.
-        order: one of ORDERS; "typical first" sorts by distance from the median average precision.
+        order: one of ORDERS. "typical first" begins with queries that have a match in the first ten, by the distance of
+            their average precision from the median of those.
     """
 
     camera: int = -1
@@ -103,8 +104,11 @@ class Filter:
         """Rows of ``Scores.per_query`` in this filter's order."""
         if self.order == BY_NAME:
             return queries.sort_values(["path", "draw"])
-        ap = queries["ap"]
-        key = {TYPICAL: (ap - ap.median()).abs(), HARDEST: ap, EASIEST: -ap}[self.order]
+        if self.order == TYPICAL:
+            easy = queries["first_hit"] <= 10
+            key = (queries["ap"] - queries["ap"][easy].median()).abs() + 2.0 * ~easy
+        else:
+            key = queries["ap"] * (1 if self.order == HARDEST else -1)
         return queries.loc[key.sort_values(kind="stable").index]
 
 

@@ -28,12 +28,11 @@ from csgn_lib.retrieval import CLOTHING_OUT, features_of
 from csgn_lib.vocabulary import coordinates
 
 LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
-PREVIEWS = 2000  # images with a tooltip; with more, the image under the pointer is shown below the maps instead
 SHOWN = 24  # images of a selection
 EDGES = (-1.08, 1.08)  # axis limits of the maps, so that no point lies on the border
-MARKS = {  # colour and size of a point, by what it is; drawn in this order in the legend
-    "query": ("#000000", 11), "right answer": ("#009E73", 9), "wrong answer": ("#D55E00", 9), "answer": ("#0072B2", 9),
-    "same person, ranked lower": ("#56B4E9", 6), "other image": ("#B5B5B5", 3),
+MARKS = {  # colour and size of a point, by what it is; later ones are drawn above earlier ones
+    "other image": ("#B5B5B5", 3), "same person, ranked lower": ("#56B4E9", 6), "answer": ("#0072B2", 9),
+    "wrong answer": ("#D55E00", 9), "right answer": ("#009E73", 9), "query": ("#000000", 11),
 }  # fmt: skip
 
 
@@ -90,8 +89,8 @@ def maps_figure(
     with figures.styled():
         figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.5))
         above, below = figure.subfigures(2, 1, height_ratios=[3, 1.1])
-        for axes, (name, points) in zip(above.subplots(1, len(places)), places.items(), strict=True):
-            for mark in reversed(MARKS):
+        for axes, (name, points) in zip(np.atleast_1d(above.subplots(1, len(places))), places.items(), strict=True):
+            for mark in MARKS:
                 colour, size = MARKS[mark]
                 if (here := marks == mark).any():
                     axes.plot(*points[here].T, "o", color=colour, ms=size / 1.7, mew=0.4, mec="white", label=mark)
@@ -143,8 +142,6 @@ class LinkedMaps:
         data = frame[["path", "person", "camera", "clothes"]].reset_index(drop=True)
         for name, points in places.items():
             data[f"{name} x"], data[f"{name} y"] = points.T
-        if len(data) <= PREVIEWS:
-            data["picture"] = [data_url(thumbnails.jpeg(path)) for path in data["path"]]
         data["mark"] = pd.Categorical(["other image"] * len(data), categories=list(MARKS))
         colours, sizes = zip(*MARKS.values(), strict=True)
         self.strip, self.preview = ipywidgets.HTML(), ipywidgets.HTML(layout={"height": "140px"})
@@ -152,16 +149,13 @@ class LinkedMaps:
         for name in places:
             scatter = jscatter.Scatter(
                 data=data, x=f"{name} x", y=f"{name} y", color_by="mark", color_map=list(colours), size_by="mark",
-                size_map=list(sizes), opacity=0.8, height=360, x_scale=EDGES, y_scale=EDGES,
+                size_map=list(sizes), opacity=0.8, height=350, x_scale=EDGES, y_scale=EDGES,
             )  # fmt: skip
             scatter.axes(False)
             scatter.mouse("lasso")  # jscatter's other lasso, Shift and a drag, selects cells in JupyterLab
-            if "picture" in data:
-                scatter.tooltip(True, properties=["person", "camera", "clothes"], preview="picture",
-                                preview_type="image", preview_image_height=112)  # fmt: skip
             self.scatters[name] = scatter
         linked = [(scatter, f"by {name}") for name, scatter in self.scatters.items()]
-        maps = jscatter.compose(linked, sync_selection=True, sync_hover=True, rows=1, row_height=400)
+        maps = jscatter.compose(linked, sync_selection=True, sync_hover=True, rows=1, row_height=430)
         for scatter in self.scatters.values():
             scatter.widget.observe(lambda change: self.show(change["new"]), names="selection")
             scatter.widget.observe(lambda change: self._hover(change["new"]), names="hovering")
@@ -173,13 +167,14 @@ class LinkedMaps:
         """Mark a query and its answers in every map."""
         codes = pd.Categorical(marks_of(answer, top, self.frame), categories=list(MARKS)).codes
         for scatter in self.scatters.values():
-            points = np.array(scatter.widget.points)
-            points[:, 2] = codes  # x, y, category: a new data frame would be prepared for 0.1 s
+            points = np.array(scatter.widget.points)  # x, y, category: a new data frame would cost 0.1 s
+            points[:, 2] = codes
             scatter.widget.points = points
+            scatter.order(by=np.argsort(codes, kind="stable"))
 
     def show(self, rows: Sequence[int]) -> None:
         """Show the first few of the selected rows, or how to select."""
-        rows = [int(row) for row in ([] if rows is None else rows)]
+        rows = [] if rows is None else [int(row) for row in rows]
         if not rows:
             self.strip.value = (
                 "Drag around points in either map to select them; the wheel zooms. The cross in a map's bar lets a "
@@ -210,6 +205,6 @@ def _legend() -> str:
     marks = (
         f'<span style="white-space:nowrap"><span style="display:inline-block;width:{size}px;height:{size}px;'
         f'border-radius:50%;background:{colour}"></span> {mark}</span>'
-        for mark, (colour, size) in MARKS.items()
+        for mark, (colour, size) in reversed(MARKS.items())
     )
     return f'<div style="display:flex;gap:18px;align-items:center">{"".join(marks)}</div>'

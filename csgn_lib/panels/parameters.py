@@ -1,31 +1,33 @@
-"""An experiment as a form, made from its JSON schema: a widget a field, its limits, its errors in words, a start.
+"""A form for an experiment, made from its JSON schema: one widget per field, with limits, errors and a start button.
 
-A field that is added to `config.Experiment` gets its widget by its type; one of a type that is not known here
-becomes a text that is read as on a command line.
+A field added to `config.Experiment` gets a widget by its type; a field of another type becomes a text that is read as
+on the command line.
 """
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets
-from IPython.display import HTML
 from pydantic import ValidationError
 
 from csgn_lib import datasets, runs
-from csgn_lib.config import METHODS, PRESETS, Experiment
+from csgn_lib.config import METHODS, PRESETS, Experiment, with_plugins
 from csgn_lib.panels import background
+from csgn_lib.panels.views import alert, table_html
 from csgn_lib.records import InputError, Run
 
 _GROUPS = {
-    "preset": "What",
+    "preset": "Data",
     "mdg": "Method",
     "stage1_epochs": "Training",
     "image_height": "Images",
     "clip_model": "Towers",
+    "tracker": "Plugins",
 }
 _NUMBERS = {
     "integer": (ipywidgets.IntSlider, ipywidgets.IntText),
@@ -36,9 +38,9 @@ _WIDE = 100  # whole numbers from which on a slider is too coarse
 
 @dataclass(frozen=True)
 class Field:
-    """A field as its schema describes it. kind: choice, flag, number or text; low, high: inclusive ends or None.
+    """A field as its schema describes it. kind: choice, flag, number or text; low, high: inclusive bounds or None.
 
-    limits: the range in words. group: the part of the form that it stands in.
+    limits: the range in words. meaning: the description, its origin marks in words. group: the tab of the form.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Field:
 
 def fields(model: type[Experiment] = Experiment) -> list[Field]:
     """All fields of the experiment, in order."""
-    found, group = [], "What"
+    found, group = [], "Data"
     for name, schema in model.model_json_schema()["properties"].items():
         group = _GROUPS.get(name, group)
         found.append(_field(name, schema, group))
@@ -71,28 +73,46 @@ def _field(name: str, schema: dict[str, Any], group: str) -> Field:
     type_ = part.get("type", "")
     kind = "choice" if choices else {"boolean": "flag", "integer": "number", "number": "number"}.get(type_, "text")
     bounds = {sign: part.get(key) for sign, key in _BOUNDS.items()}
-    limits = ", ".join(f"{sign} {value:,}" for sign, value in bounds.items() if value is not None)
-    low = bounds["≥"] if bounds["≥"] is not None else bounds[">"]
-    high = bounds["≤"] if bounds["≤"] is not None else bounds["<"]
-    meaning = schema.get("description", "")
+    limits = " and ".join(f"{words} {value:,}" for words, value in bounds.items() if value is not None)
+    low = bounds["at least"] if bounds["at least"] is not None else bounds["more than"]
+    high = bounds["at most"] if bounds["at most"] is not None else bounds["less than"]
+    meaning = in_words(schema.get("description", ""))
     return Field(name, kind, type_, nullable, choices, low, high, limits, meaning, group)
 
 
-_BOUNDS = {"≥": "minimum", ">": "exclusiveMinimum", "≤": "maximum", "<": "exclusiveMaximum"}
+_BOUNDS = {
+    "at least": "minimum",
+    "more than": "exclusiveMinimum",
+    "at most": "maximum",
+    "less than": "exclusiveMaximum",
+}
+_ORIGINS = {"A": "the paper's abstract", "P": "the paper", "C": "CLIP-ReID's convention", "O": "our choice"}
+_MARK = re.compile(r"\s*\[([APCO])(?:: ([^\],]+))?(?:, form ([APCO]))?\]")
+
+
+def in_words(description: str) -> str:
+    """A description with its origin marks in words: ``pixels [C: 12]`` as ``pixels (CLIP-ReID's convention: 12)``."""
+
+    def words(mark: re.Match[str]) -> str:
+        value = f": {mark[2]}" if mark[2] else ""
+        form = f", in a form of {_ORIGINS[mark[3]]}" if mark[3] else ""
+        return f" ({_ORIGINS[mark[1]]}{value}{form})"
+
+    return _MARK.sub(words, description).strip()
 
 
 class Alike:
-    """Makes widgets that share a layout and, of a kind, a style.
+    """Makes widgets that share one layout, and one style per class.
 
-    One of their own for each would make nearly a thousand of a form, a message each, which a browser on a busy machine
-    takes seconds to read.
+    With a layout and a style each, a form has nearly a thousand widgets and as many messages, which takes a browser
+    seconds.
     """
 
     def __init__(self) -> None:
         self.layout, self.styles = ipywidgets.Layout(), {}
 
     def __call__(self, kind: type[ipywidgets.Widget], *given: Any, **options: Any) -> Any:
-        """A widget of a kind; ``layout`` of its own if it is given one."""
+        """A widget of a class; with its own ``layout`` if one is given."""
         if (style := kind.class_traits().get("style")) is not None:
             if style.klass not in self.styles:
                 self.styles[style.klass] = style.klass()
@@ -101,7 +121,7 @@ class Alike:
 
 
 def widget_for(field: Field, alike: Alike, layout: ipywidgets.Layout) -> ipywidgets.ValueWidget:
-    """Dropdown for choices and for flags that may be none, checkbox, slider between two ends, number box, or text."""
+    """A dropdown for choices and nullable flags, a checkbox, a slider between two bounds, a number box, or a text."""
     if field.name == "benchmark":
         return alike(ipywidgets.Combobox, options=[*datasets.NAMES, "csv"], layout=layout)
     if field.kind == "choice" or (field.kind == "flag" and field.nullable):
@@ -120,55 +140,32 @@ def widget_for(field: Field, alike: Alike, layout: ipywidgets.Layout) -> ipywidg
     return alike(ipywidgets.Text, continuous_update=False, placeholder=placeholder, layout=layout)
 
 
-def experiment_table(experiment: Experiment) -> HTML:
-    """The experiment as a table: value, the preset's where it differs, limits, meaning; changed values are marked."""
-    return HTML(experiment_html(experiment))
-
-
-def experiment_html(experiment: Experiment, changed_only: bool = False) -> str:
-    """The same as text; ``changed_only``: only what differs from the preset."""
-    changed, base = experiment.difference(), Experiment.from_parameters(preset=experiment.preset)
-    head = "".join(
-        _cell(name, "th") for name in ("parameter", "value", f"{experiment.preset} has", "limits", "meaning")
-    )
-    body = ""
-    for field in fields():
-        if changed_only and field.name not in changed:
-            continue
-        value, mark = getattr(experiment, field.name), field.name in changed
-        limits = ", ".join(map(str, field.choices)) or field.limits
-        cells = [
-            f'<b style="white-space:nowrap">≠ {field.name}</b>' if mark else field.name, html.escape(_shown(value)),
-            html.escape(_shown(getattr(base, field.name))) if mark else "", html.escape(limits),
-            html.escape(field.meaning),
-        ]  # fmt: skip
-        body += f"<tr>{''.join(map(_cell, cells))}</tr>"
-    return f'<table style="font-size:90%;border-collapse:collapse"><thead><tr>{head}</tr></thead>{body}</table>'
-
-
 class ParameterPanel:
-    """The form. Show ``.widget``; ``values()`` is what it says, ``experiment`` that as an experiment, or None.
+    """The form. Display ``.widget``; ``values()`` are its values, ``experiment`` the experiment of them, or None.
 
-    Choosing another preset keeps what was changed from the last one. An error stands beside its field, and as
-    long as there is one, nothing can be started.
+    Another preset keeps the values that differ from the last one. An error is shown beside its field and above the
+    start button, which is disabled as long as there is one.
 
     Args:
-        experiment: what to begin with; default: the preset demo.
-        started: called with the run that the button has started, e.g. a dashboard's ``choose``.
+        experiment: the first values; default: the preset demo.
+        started: called with the run that the button has started, such as a dashboard's ``choose``.
     """
 
     def __init__(self, experiment: Experiment | None = None, started: Callable[[Run], Any] | None = None) -> None:
         self.started, self.experiment, self._quiet = started, None, False
-        self.fields = [field for field in fields() if field.name != "preset"]
+        self.plugin = experiment.plugin if experiment is not None else ()
+        self.model = with_plugins(self.plugin)
+        self.fields = [field for field in fields(self.model) if field.name not in ("preset", "plugin")]
         self.setting = ipywidgets.Dropdown(options=list(PRESETS), description="setting")
         self.method = ipywidgets.Dropdown(options=list(METHODS), description="method")
         alike, wide = Alike(), ipywidgets.Layout(width="230px")
         self.widgets = {field.name: widget_for(field, alike, wide) for field in self.fields}
         self.help = {field.name: alike(ipywidgets.HTML) for field in self.fields}
-        self.errors = {field.name: alike(ipywidgets.HTML) for field in self.fields}
         self.start = ipywidgets.Button(description="Start training", button_style="primary", icon="play")
-        narrow = ipywidgets.Layout(width="190px")
-        self.estimate = ipywidgets.Button(description="What does it need?", icon="clock-o", layout=narrow)
+        narrow = ipywidgets.Layout(width="210px")
+        self.estimate = ipywidgets.Button(
+            description="Estimate time and memory", icon="clock-o", layout={"width": "max-content"}
+        )
         self.difference, self.needs, self.said, self.line = (alike(ipywidgets.HTML) for _ in range(4))
         self.widget = self._laid_out(alike, narrow)
         for chooser in (self.setting, self.method):
@@ -177,7 +174,7 @@ class ParameterPanel:
             widget.observe(lambda change: self._changed(), "value")
         self.start.on_click(lambda button: self._start())
         self.estimate.on_click(lambda button: self._estimate())
-        self._base = Experiment.from_parameters(preset="demo")
+        self._base = self._preset("demo")
         self.show(experiment or self._base)
 
     @property
@@ -186,8 +183,8 @@ class ParameterPanel:
         return self.setting.value + (f"+{self.method.value}" if self.method.value != "csgn" else "")
 
     def values(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """What the widgets say, by field, and what is wrong with those that cannot be read."""
-        values, wrong = {"preset": self.preset}, {}
+        """The widgets' values by field, and the errors of those that cannot be read."""
+        values, wrong = {"preset": self.preset, "plugin": self.plugin}, {}
         for field in self.fields:
             given = self.widgets[field.name].value
             try:
@@ -196,13 +193,16 @@ class ParameterPanel:
                 wrong[field.name] = str(error).split(": ", 1)[-1]
         return values, wrong
 
+    def _preset(self, name: str) -> Experiment:
+        return Experiment.from_parameters(preset=name, plugin=self.plugin)
+
     def show(self, experiment: Experiment) -> None:
-        """Put an experiment's values into the form."""
+        """Set the form to an experiment's values."""
         self._quiet = True
         try:
             setting, _, method = experiment.preset.partition("+")
             self.setting.value, self.method.value = setting, method or "csgn"
-            self._base = Experiment.from_parameters(preset=experiment.preset)
+            self._base = self._preset(experiment.preset)
             for field in self.fields:
                 self._put(field, getattr(experiment, field.name))
         finally:
@@ -221,7 +221,7 @@ class ParameterPanel:
             return given
         if field.nullable and given.strip().lower() in ("", "none"):
             return None
-        value = runs.from_text(Experiment.model_fields[field.name].annotation, given, field.name)
+        value = runs.from_text(self.model.model_fields[field.name].annotation, given, field.name)
         return tuple(value) if isinstance(value, list) else value
 
     def _preset_chosen(self) -> None:
@@ -230,22 +230,22 @@ class ParameterPanel:
         values, wrong = self.values()
         kept = {
             name: value for name, value in values.items()
-            if name != "preset" and name not in wrong and value != getattr(self._base, name)
+            if name not in ("preset", "plugin") and name not in wrong and value != getattr(self._base, name)
         }  # fmt: skip
-        base = Experiment.from_parameters(preset=self.preset)
+        base = self._preset(self.preset)
         try:
             self.show(base.model_validate(base.model_dump() | kept))
-        except ValidationError:  # a change that was wrong before is not carried along
+        except ValidationError:  # an invalid value is dropped
             self.show(base)
 
     def _changed(self) -> None:
-        """Check everything, say what is wrong beside its field, what differs from the preset, and the command."""
+        """Check all values; show errors, differences from the preset, and the command."""
         if self._quiet:
             return
         values, wrong = self.values()
         self.experiment = None
-        try:  # with the preset's values for those that cannot be read, so that all errors are told at once
-            checked = Experiment(**self._base.model_dump() | values)
+        try:  # with the preset's values for unreadable ones, so that all errors are shown at once
+            checked = self.model(**self._base.model_dump() | values)
             self.experiment = None if wrong else checked
         except ValidationError as error:
             for one in error.errors():
@@ -253,32 +253,29 @@ class ParameterPanel:
         for field in self.fields:
             value, base = values.get(field.name), getattr(self._base, field.name)
             same = field.name in values and value == base
-            mark = "" if same else f" <b>≠ preset: {html.escape(_shown(base))}</b>"
-            limits = f" ({html.escape(field.limits)})" if field.limits else ""
-            self.help[field.name].value = f"<small>{html.escape(field.meaning)}{limits}{mark}</small>"
-            said = html.escape(wrong.get(field.name, ""))
-            self.errors[field.name].value = f'<b style="color:#b34700">✖ {said}</b>' if said else ""
+            mark = "" if same else f" <b>Preset: {html.escape(_shown(base))}.</b>"
+            meaning = "; ".join(filter(None, [field.meaning, field.limits]))
+            text = f"<small>{html.escape(meaning[:1].upper() + meaning[1:])}.{mark}</small>"
+            self.help[field.name].value = alert(wrong[field.name]) if field.name in wrong else text
         self._say(wrong)
 
     def _say(self, wrong: dict[str, str]) -> None:
         self.start.disabled = self.estimate.disabled = self.experiment is None
         self.needs.value = self.said.value = ""
         if self.experiment is None:
-            named = ", ".join(wrong)
-            self.difference.value = (
-                f'<p style="color:#b34700">✖ Not a possible experiment yet: {html.escape(named)}.</p>'
-            )
-            self.line.value = ""
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())
+            self.difference.value, self.line.value = alert(f"These values cannot be trained: {reasons}"), ""
             return
-        count = len(self.experiment.difference())
-        table = experiment_html(self.experiment, changed_only=True) if count else ""
-        what = f"{count} parameter{'s' * (count > 1)} differ{'s' * (count == 1)} from" if count else "Exactly"
-        self.difference.value = f"<p>{what} the preset {self.preset}.</p>{table}"
+        changed = self.experiment.difference()
+        rows = [[name, html.escape(_shown(value)), html.escape(_shown(getattr(self._base, name)))]
+                for name, value in changed.items()]  # fmt: skip
+        table = table_html(("parameter", "value", f"preset {self.preset}"), rows) if rows else ""
+        self.difference.value = f"<p>{len(rows)} parameter(s) differ from the preset {self.preset}.</p>{table}"
         self.line.value = f"<code>{html.escape(background.command(self.experiment))}</code>"
 
     def _needs(self) -> str:
-        """What training needs at least, as ``csgn train --dry-run`` says it. Raises InputError if it cannot be done."""
-        from csgn_lib import synthetic, training  # torch, seconds: only for who asks
+        """The least time and memory of training, as from ``csgn train --dry-run``. Raises InputError if impossible."""
+        from csgn_lib import synthetic, training  # imports torch, which takes seconds
         from csgn_lib.training.estimate import estimate
 
         benchmark = synthetic.planned_for(self.experiment)
@@ -290,8 +287,8 @@ class ParameterPanel:
             self.needs.value = f"<pre>{html.escape(self._needs())}</pre>"
             return True
         except InputError as error:
-            self.needs.value = f'<p style="color:#b34700">✖ {html.escape(str(error))}</p>'
-            self.start.disabled = True  # until a parameter is another
+            self.needs.value = alert(str(error))
+            self.start.disabled = True  # until a value changes
             return False
 
     def _start(self) -> None:
@@ -300,9 +297,9 @@ class ParameterPanel:
         try:
             run = background.start(self.experiment)
         except InputError as error:
-            self.said.value = f'<p style="color:#b34700">✖ {html.escape(str(error))}</p>'
+            self.said.value = alert(str(error))
             return
-        self.said.value = f"<p>✔ {html.escape(run.dir.name)} was started in a process of its own.</p>"
+        self.said.value = f"✔ {html.escape(run.dir.name)} was started in a separate process."
         if self.started is not None:
             self.started(run)
 
@@ -310,19 +307,12 @@ class ParameterPanel:
         parts: dict[str, list[ipywidgets.Widget]] = {}
         for field in self.fields:
             label = alike(ipywidgets.Label, field.name, layout=narrow)
-            beside = alike(ipywidgets.VBox, [self.help[field.name], self.errors[field.name]])
-            row = alike(ipywidgets.HBox, [label, self.widgets[field.name], beside])
+            row = alike(ipywidgets.HBox, [label, self.widgets[field.name], self.help[field.name]])
             parts.setdefault(field.group, []).append(row)
         tabs = ipywidgets.Tab([alike(ipywidgets.VBox, rows) for rows in parts.values()], titles=list(parts))
-        marks = "[A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID, [O] our choice"
-        marks = ipywidgets.HTML(f"<small>{marks}; ≠: not the preset's.</small>")
         top, bottom = ipywidgets.HBox([self.setting, self.method]), ipywidgets.HBox([self.estimate, self.start])
-        return ipywidgets.VBox([top, tabs, marks, self.difference, bottom, self.said, self.needs, self.line])
+        return ipywidgets.VBox([top, tabs, bottom, self.said, self.difference, self.needs, self.line])
 
 
 def _shown(value: Any) -> str:
     return "none" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)
-
-
-def _cell(text: str, tag: str = "td") -> str:
-    return f'<{tag} style="text-align:left;padding:2px 8px">{text}</{tag}>'

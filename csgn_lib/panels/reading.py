@@ -1,14 +1,15 @@
-"""What a run's folder tells of it now, whatever state the folder is in: read, never raised.
+"""A run's folder as a `Reading`, whatever state the folder is in. Nothing is raised: faults are listed as remarks.
 
-Folders of running, killed and older runs are all met here; what cannot be read is said in words.
+Folders may be of running, killed or removed runs, or of an older version.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,24 +17,27 @@ from statistics import median
 from typing import Any
 
 from csgn_lib import runs
+from csgn_lib.config import Experiment
 from csgn_lib.panels import background
 from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.runs.machine import resident
 
-MARKS = {  # a sign, a word and a colour for each state, so that no colour is needed to tell them
+MARKS = {  # a sign and a colour for each state; the sign and the state's name suffice without the colour
     "running": ("▶", "#cfe6f7"), "queued": ("…", "#eeeeee"), "done": ("✔", "#cdebdf"), "failed": ("✖", "#f9d6c4"),
     "died": ("†", "#f9d6c4"), "timed_out": ("⏱", "#fbe7bf"), "interrupted": ("■", "#fbe7bf"),
     "damaged": ("?", "#f3d9e7"), "gone": ("∅", "#f3d9e7"), "missing": ("∅", "#f3d9e7"),
 }  # fmt: skip
+
+_REPORT = re.compile(r"[^$].*: \d+ %")  # a line of `csgn_lib.progress`
 
 
 @dataclass(frozen=True)
 class Reading:
     """A run as its folder shows it.
 
-    state: as `runs.state`, or `damaged`, or `gone` for a folder that is not there. records: the epochs that can be
-    read. mean_ap, validation: fractions, None before the run is scored. memory_mib: what its process holds now, or
-    its peak once it has ended. age, seconds_left: seconds. remarks: what is wrong with the folder, in words.
+    state: as `runs.state`, or `damaged`, or `gone` for a folder that does not exist. records: the readable epochs.
+    mean_ap, validation: fractions, None before the run is scored. memory_mib: of its process now, or the peak of a
+    run that has ended. age, seconds_left: seconds. remarks: faults of the folder, for a reader.
     """
 
     run: Run
@@ -52,15 +56,30 @@ class Reading:
 
     @property
     def where(self) -> str:
-        """How far it came: its last epoch, else its cell."""
+        """Its progress: the last epoch, or that it is being scored; without an epoch, the notebook's cell."""
         if self.records:
             last = self.records[-1]
+            if self._scores:
+                return "scoring" + (f", {reported}" if (reported := _progress(self.run)) else "")
             return f"stage {last['stage']}, epoch {last['epoch']}" + (f"/{last['epochs']}" if "epochs" in last else "")
         return f"cell {self.status['cell']}/{self.status.get('cells', '?')}" if self.status.get("cell") else ""
 
     @property
+    def _scores(self) -> bool:
+        """Whether every epoch is recorded and the run still works, without a score yet."""
+        last, plan = self.records[-1], self.config.get("stage2_epochs")
+        done = last["stage"] == 2 and last["epoch"] == last.get("epochs", plan)
+        return self.state == "running" and done and self.mean_ap is None
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark that it is trained on, as from `named`; ``unknown`` without a config."""
+        config = self.config or self.status.get("parameters") or {}
+        return _named(config) if isinstance(config, dict) and "benchmark" in config else "unknown"
+
+    @property
     def age(self) -> float | None:
-        """Since its last sign of life."""
+        """Seconds since its last heartbeat."""
         last = self.status.get("heartbeat", self.status.get("time"))
         return time.time() - last if isinstance(last, int | float) else None
 
@@ -77,7 +96,7 @@ class Reading:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of the stage under way, its epochs at their median time; None if nothing tells. Scoring is not counted."""
+        """Of the current stage, from the median time of its epochs, without scoring; None if unknown."""
         if self.state != "running" or not self.records or not {"epochs", "seconds"} <= self.records[-1].keys():
             return None
         last = self.records[-1]
@@ -86,12 +105,22 @@ class Reading:
 
     @property
     def last_metric(self) -> str:
-        """The sum of the last epoch's loss terms; once it is scored, its mAP."""
+        """The mAP of a scored run, else the sum of the last epoch's loss terms."""
         if self.mean_ap is not None:
             return f"mAP {self.mean_ap:.1%}"
         terms = [v for k, v in (self.records[-1] if self.records else {}).items() if k not in BOOKS]
         terms = [value for value in terms if isinstance(value, float)]
         return f"loss {sum(terms):.3g}" if terms else ""
+
+
+def named(experiment: Experiment) -> str:
+    """An experiment's benchmark for a reader: ``synthetic, world 0``, or its name and folder."""
+    return _named(experiment.model_dump())
+
+
+def _named(config: Mapping[str, Any]) -> str:
+    root, world = config.get("root"), config.get("world", 0)
+    return f"{config['benchmark']}, {Path(str(root)).name if root else f'world {world}'}"
 
 
 def readings(given: Iterable[Run | str | Path]) -> list[Reading]:
@@ -100,7 +129,7 @@ def readings(given: Iterable[Run | str | Path]) -> list[Reading]:
 
 
 def read(run: Run) -> Reading:
-    """The run as its folder shows it now. Raises nothing: what is wrong stands under ``remarks``."""
+    """The run as its folder shows it now. Raises nothing; faults are in ``remarks``."""
     background.reap()
     remarks: list[str] = []
     if not run.dir.is_dir():
@@ -117,7 +146,7 @@ def read(run: Run) -> Reading:
     records = _records(run, remarks)
     mean_ap, protocol, validation = _scores(_object(run, "results.json", remarks), remarks)
     if state == "interrupted" and str(status.get("error", "")) == runs.folders.STOPPED:
-        remarks.append("it was stopped; it can go on from its last saved state")
+        remarks.append("it was stopped; it can continue from its last saved state")
     elif status.get("error"):
         remarks.append(" ".join(str(status["error"]).split()))
     elif state in ("interrupted", "died", "failed") and status.get("launched"):
@@ -139,7 +168,7 @@ def _object(run: Run, name: str, remarks: list[str]) -> dict[str, Any]:
 
 
 def _records(run: Run, remarks: list[str]) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl; what follows the last line break is still being written."""
+    """The complete lines of metrics.jsonl; text after the last line break is still being written."""
     try:
         lines = run.path("metrics.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
@@ -183,12 +212,20 @@ def _scores(results: dict[str, Any], remarks: list[str]) -> tuple[float | None, 
 
 
 def _console(run: Run) -> list[str]:
-    """The last line that its process printed before it ended without a word of its own."""
+    """The last line that its process printed before it exited without reporting a result."""
     with suppress(OSError):
         lines = run.path(background.CONSOLE).read_text(encoding="utf-8", errors="replace").split("\n")
         said = [line for line in lines if line.strip() and not line.startswith("$ ")]
         return said[-1:]
     return []
+
+
+def _progress(run: Run) -> str:
+    """The last progress report that the run's process printed, such as ``embedding gallery images: 30 %``."""
+    with suppress(OSError):
+        text = run.path(background.CONSOLE).read_text(encoding="utf-8", errors="replace")[-4000:]
+        return next((line for line in reversed(text.splitlines()) if _REPORT.match(line)), "")
+    return ""
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -15,7 +15,8 @@ from csgn_lib.retrieval.neighbours import Neighbours, approximate_index, expand_
 from csgn_lib.retrieval.rankings import Rankings
 from csgn_lib.retrieval.reranking import rerank, rerank_blocks
 from csgn_lib.retrieval.scores import Scores
-from csgn_lib.retrieval.verification import Verification, suggested_threshold, verify
+from csgn_lib.retrieval.thresholds import error_curves, suggested_threshold
+from csgn_lib.retrieval.verification import Verification, verify
 
 _MODELS = {  # these import torch and the towers, which takes seconds and scoring features does not need
     "embedding": ("Embedded", "embed", "embed_benchmark"),
@@ -24,6 +25,8 @@ _MODELS = {  # these import torch and the towers, which takes seconds and scorin
         "descriptors_for", "features_of",
     ),
     "recording": ("model_digest", "score_model", "score_run"),
+    "stored": ("load_embeddings",),
+    "text_search": ("evaluate_words", "text_to_image"),
     "baselines": ("chance", "colour_histogram"),
 }  # fmt: skip
 
@@ -42,6 +45,7 @@ __all__ = [
     "Scores",
     "Verification",
     "approximate_index",
+    "error_curves",
     "evaluate",
     "evaluate_all",
     "evaluate_all_distances",

@@ -89,12 +89,12 @@ def each_product(
         finally:
             scratch.put(memory)  # or the next thread would wait for it for ever
 
-    with _single_threaded_blas():
+    with single_threaded_blas():
         return list(in_threads(work, range(0, len(left), rows), threads))
 
 
 @contextmanager
-def _single_threaded_blas() -> Iterator[None]:
+def single_threaded_blas() -> Iterator[None]:
     """BLAS on one thread; the limit is the process's, so only one caller at a time sets and restores it."""
     with _one_blas, threadpool_limits(1, user_api="blas"):
         yield

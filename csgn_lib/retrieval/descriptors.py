@@ -7,14 +7,17 @@ reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from csgn_lib import vocabulary
 from csgn_lib.backbones import ClipTower
+from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run
+from csgn_lib.registry import Form
 from csgn_lib.retrieval.embedding import Embedded
 from csgn_lib.retrieval.evaluation import evaluate
 from csgn_lib.vss import Embeddings, VisualEncoder
@@ -27,13 +30,21 @@ PLAIN, CLOTHING_OUT, PERSON_ONLY = "plain", "clothing out", "person only"
 @dataclass(frozen=True)
 class Descriptor:
     """What is compared at test. parts: of z11, z12, f, c; none: those of z12, f, c that there are.
-    vocabulary: plain, "clothing out" or "person only", applied to f with ``rank`` directions."""
+    vocabulary: plain, "clothing out" or "person only", applied to f with ``rank`` directions; or the name of a plugin's
+    descriptor, whose ``form`` is Embeddings to (B, width)."""
 
     parts: tuple[str, ...] = ()
     vocabulary: str = PLAIN
     rank: int = 0
+    form: Form | None = field(default=None, repr=False, compare=False)
+
+    def record(self) -> dict[str, Any]:
+        """Its fields for results.json, which ``chosen_descriptors`` reads back."""
+        return {"parts": list(self.parts), "vocabulary": self.vocabulary, "rank": self.rank}
 
     def __str__(self) -> str:
+        if self.form is not None:
+            return f"[{self.vocabulary}]"
         joint = {PLAIN: "f", CLOTHING_OUT: f"f without {self.rank} clothing directions"}
         joint[PERSON_ONLY] = f"{self.rank} person directions of f"
         return "[" + "; ".join(joint[self.vocabulary] if part == "f" else part for part in self.parts) + "]"
@@ -72,6 +83,8 @@ class Vocabularies:
 
 def features_of(descriptor: Descriptor, words: Vocabularies | None = None) -> Callable[[Embeddings], Tensor]:
     """A descriptor as a function from Embeddings to (B, D)."""
+    if descriptor.form is not None:
+        return descriptor.form
     f_map = None
     if descriptor.vocabulary != PLAIN:
         if words is None:
@@ -138,6 +151,10 @@ def chosen_descriptors(run: Run) -> dict[str, Descriptor]:
         raise InputError(f"{path} does not exist; score the run first (12_train does, and csgn train)")
     try:
         compared = {name: found["compared"] for name, found in run.results.items()}
-        return {name: Descriptor(tuple(c["parts"]), c["vocabulary"], c["rank"]) for name, c in compared.items()}
+        forms = Experiment.from_parameters(**run.config).added("descriptor")
+        return {
+            name: Descriptor(tuple(c["parts"]), c["vocabulary"], c["rank"], forms.get(c["vocabulary"]))
+            for name, c in compared.items()
+        }
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} does not say what was compared (no {error}); score the run again") from error

@@ -1,7 +1,6 @@
 """The same ranks on an accelerator: torch's sort and binary search on whole blocks.
 
-Every other file of this room reads features without torch; this one is imported only for tensors that lie
-on a device.
+Imported only for tensors that lie on a device; the other modules that score features do not need torch.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from csgn_lib.retrieval.blocks import BLOCK_BYTES, block_rows
 from csgn_lib.retrieval.features import CHUNK, bad_row, on_accelerator
-from csgn_lib.retrieval.ranking import Pairs, rank_block
+from csgn_lib.retrieval.ranking import Pairs, pairs_in
 
 
 def full_ranks(block: Tensor, row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -47,6 +46,12 @@ def unit_rows(features: Tensor, name: str) -> Tensor:
             raise bad_row(start + int(bad[0]), part[bad[0]].cpu().numpy(), name)
         parts.append(part / length)
     return torch.cat(parts)
+
+
+def rank_block(block: Tensor, start: int, pairs: list[Pairs]) -> None:
+    """``ranking.rank_block`` for a tensor on a device."""
+    for rank, columns, _, row, column in pairs_in(block, start, pairs):
+        rank[:] = full_ranks(columns, row, column)
 
 
 def rank_features(query: Tensor, gallery: Tensor, pairs: list[Pairs]) -> None:

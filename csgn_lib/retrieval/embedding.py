@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from csgn_lib.batches import iterate
 from csgn_lib.datasets import Benchmark
+from csgn_lib.progress import track
 from csgn_lib.retrieval.evaluation import evaluate_all
 from csgn_lib.retrieval.scores import Scores
 from csgn_lib.vss import Embeddings, concatenate
@@ -43,32 +44,38 @@ def embed(
     device: torch.device | str = "cpu",
     flip: bool = False,
     cache_dir: str | Path | None = None,
+    what: str = "embedding images",
 ) -> Embeddings:
     """Embed every image of a frame, in its order; Embeddings of (N, D) tensors on the CPU.
 
     Args:
         encoder: images (B, 3, H, W) uint8 to Embeddings, such as a VisualEncoder in eval mode.
         size: (H, W) that the encoder was built for.
-        flip: average each embedding with that of the mirrored image; off in a headline.
+        flip: average each embedding with that of the mirrored image; off in headline results.
+        what: the name that progress is reported under, on standard error.
 
     Raises:
         InputError: an unreadable image, an empty frame.
     """
-    made = []
-    for batch in iterate(frame, root, size, batch_size, cache_dir):
+    parts_of_batches = []
+    batches = iterate(frame, root, size, batch_size, cache_dir)
+    for batch in track(batches, len(frame), what, size=lambda batch: len(batch.index)):
         images = batch.images.to(device)
         parts = encoder(images).parts()
         if flip:
             mirrored = encoder(images.flip(-1)).parts()
             parts = {name: (value + mirrored[name]) / 2 for name, value in parts.items()}
-        made.append(
+        parts_of_batches.append(
             Embeddings(**{name: None for name in ("z11", "z12", "f", "c")} | {n: v.cpu() for n, v in parts.items()})
         )
-    return concatenate(made)
+    return concatenate(parts_of_batches)
 
 
 def embed_benchmark(encoder: nn.Module, benchmark: Benchmark, size: tuple[int, int], **options: Any) -> Embedded:
     """Embed a benchmark's queries and gallery with an encoder, set to eval mode. Options as for ``embed``."""
     encoder.eval()
-    query, gallery = (embed(encoder, f, benchmark.root, size, **options) for f in (benchmark.query, benchmark.gallery))
-    return Embedded(benchmark, query, gallery)
+    sides = [
+        embed(encoder, frame, benchmark.root, size, what=f"embedding {split}", **options)
+        for split, frame in (("query", benchmark.query), ("gallery", benchmark.gallery))
+    ]
+    return Embedded(benchmark, *sides)

@@ -14,7 +14,7 @@ from csgn_lib.datasets import protocol as resolve
 from csgn_lib.records import InputError
 from csgn_lib.retrieval import features as checked
 from csgn_lib.retrieval.blocks import thread_count
-from csgn_lib.retrieval.ranking import Pairs, rank_distances, rank_features, same_person
+from csgn_lib.retrieval.ranking import Pairs, rank_block, rank_distances, rank_features, same_person
 from csgn_lib.retrieval.scores import RANKS, Scores, score
 
 Features = ArrayLike | Any  # (N, D) array, nested lists or torch tensor
@@ -86,17 +86,16 @@ def evaluate_all(
     tracklets = [protocol for protocol in chosen if protocol.aggregate == "tracklet"]
     images = [protocol for protocol in chosen if protocol.aggregate is None]
 
-    def rank(asked: Features, ranked: Features) -> Callable[[list[Pairs]], None]:
-        return lambda pairs: _rank(asked, ranked, pairs, threads)
+    def rank(query_rows: Features, gallery_rows: Features) -> Callable[[list[Pairs]], None]:
+        return lambda pairs: _rank(query_rows, gallery_rows, pairs, threads)
 
     scores = {}
     if images:
         scores |= _score(images, query, gallery, rank(query_features, gallery_features), ranks)
     if tracklets:
-        asked, query_rows = checked.by_tracklet(query_features, query, "query_features")
-        ranked, gallery_rows = checked.by_tracklet(gallery_features, gallery, "gallery_features")
-        frames = query.iloc[query_rows], gallery.iloc[gallery_rows]
-        scores |= _score(tracklets, *frames, rank(asked, ranked), ranks, query_rows)
+        query_means, query_units, rows = checked.ranked_units(query_features, query, "query", "tracklet")
+        gallery_means, gallery_units, _ = checked.ranked_units(gallery_features, gallery, "gallery", "tracklet")
+        scores |= _score(tracklets, query_units, gallery_units, rank(query_means, gallery_means), ranks, rows)
     return {protocol.name: scores[protocol.name] for protocol in chosen}
 
 
@@ -149,7 +148,9 @@ def evaluate_all_distances(
     if not isinstance(distances, Iterable):
         raise InputError(f"distances are {distances!r}; a (Q, G) array, or an iterator of blocks (B, G), is needed")
     blocks = (checked.ready(block, "distances") for block in distances)
-    return _score(chosen, query, gallery, lambda pairs: rank_distances(blocks, shape, pairs, threads), ranks)
+    return _score(
+        chosen, query, gallery, lambda pairs: rank_distances(blocks, shape, pairs, threads, _rank_block), ranks
+    )
 
 
 def _only(scores: dict[str, Scores]) -> Scores:
@@ -174,13 +175,22 @@ def _resolve(
 
 def _rank(query: Features, gallery: Features, pairs: list[Pairs], threads: int) -> None:
     if checked.on_accelerator(query) or checked.on_accelerator(gallery):
-        from csgn_lib.retrieval import device
+        from csgn_lib.retrieval import device  # torch, which arrays do not need
 
         device.rank_mixed(query, gallery, pairs)
         return
     length = checked.lengths(gallery, "gallery_features", threads)
     gallery = np.ascontiguousarray(gallery, dtype=np.float32)
     rank_features(checked.unit_rows(query, "query_features", threads), gallery, length, pairs, threads)
+
+
+def _rank_block(block: Any, start: int, pairs: list[Pairs]) -> None:
+    if checked.on_accelerator(block):
+        from csgn_lib.retrieval import device  # torch, which arrays do not need
+
+        device.rank_block(block, start, pairs)
+    else:
+        rank_block(block, start, pairs)
 
 
 def _score(
@@ -196,18 +206,21 @@ def _score(
     ``rows``, where given, are the positions that the rows of ``query`` had in the caller's frame.
     """
     galleries = {protocol.name: protocol.gallery_rows(gallery) for protocol in protocols}
-    asked: dict[bytes, list[NDArray[np.int64]]] = {}
-    ranked: dict[bytes, NDArray[np.int64]] = {}
+    query_rows: dict[bytes, list[NDArray[np.int64]]] = {}
+    gallery_rows: dict[bytes, NDArray[np.int64]] = {}
     for protocol in protocols:
-        for rows_ranked in galleries[protocol.name]:
-            asked.setdefault(rows_ranked.tobytes(), []).append(protocol.query_rows(query))
-            ranked[rows_ranked.tobytes()] = rows_ranked
+        for drawn in galleries[protocol.name]:
+            query_rows.setdefault(drawn.tobytes(), []).append(protocol.query_rows(query))
+            gallery_rows[drawn.tobytes()] = drawn
     people = query["person"].to_numpy(), gallery["person"].to_numpy()
-    pairs = {key: same_person(*people, np.unique(np.concatenate(asked[key])), ranked[key]) for key in ranked}
+    pairs = {
+        key: same_person(*people, np.unique(np.concatenate(query_rows[key])), drawn)
+        for key, drawn in gallery_rows.items()
+    }
     rank(list(pairs.values()))
     scores = {}
     for protocol in protocols:
-        draws = [pairs[rows_ranked.tobytes()] for rows_ranked in galleries[protocol.name]]
+        draws = [pairs[drawn.tobytes()] for drawn in galleries[protocol.name]]
         result = score(protocol, query, gallery, draws, ranks)
         if rows is not None:
             result.per_query["row"] = rows[result.per_query["row"]]

@@ -161,6 +161,20 @@ def by_tracklet(
     return mean, first
 
 
+def ranked_units(
+    features: Any, frame: pd.DataFrame, split: str, aggregate: str | None
+) -> tuple[Any, pd.DataFrame, NDArray[np.int64]]:
+    """What a protocol ranks: images, or tracklets, as (features, frame, positions of its rows in ``frame``).
+
+    Raises InputError unless there is one row of features for each row of the frame of this split.
+    """
+    check_rows(len(features), frame, f"{split}_features", split)
+    if aggregate != "tracklet":
+        return features, frame, np.arange(len(frame))
+    means, rows = by_tracklet(features, frame, f"{split}_features")
+    return means, frame.iloc[rows], rows
+
+
 def first_rows(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Number of each row's tracklet in order of appearance (N,), and each tracklet's first row (T,)."""
     code, _ = pd.factorize(frame["tracklet"].to_numpy())

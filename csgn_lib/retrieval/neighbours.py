@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from csgn_lib.records import InputError
-from csgn_lib.retrieval.blocks import each_product, thread_count
-from csgn_lib.retrieval.features import check_columns, unit_rows
+from csgn_lib.records import InputError, atomic_path, writing
+from csgn_lib.retrieval.blocks import each_product, in_threads, single_threaded_blas, thread_count
+from csgn_lib.retrieval.features import CHUNK, as_array, bad_row, check_columns, unit_rows
 
+FEW = 16  # queries up to which the gallery is read once and not copied
 BEYOND = 3.0  # a distance that no pair has (1 - cosine ends at 2): for rows that a search did not return
 FAISS_MISSING = "approximate search needs FAISS: pip install csgn-workbench[faiss]; search() is exact and needs nothing"
 
@@ -70,12 +73,50 @@ def search(
     """
     threads = thread_count(threads)
     query = unit_rows(query_features, "query_features", threads)
+    _check_k(k, len(gallery_features))
+    if len(query) <= FEW:
+        columns, values = nearest(_negative_cosines(query, gallery_features, threads), k)
+        return Neighbours(columns, 1 + values)
     gallery = unit_rows(gallery_features, "gallery_features", threads)
     check_columns(query, gallery)
-    _check_k(k, len(gallery))
     parts = each_product(-query, gallery, lambda block, start: nearest(block, k), threads)
     columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Neighbours(columns, 1 + values)
+
+
+def cosine_distances(
+    query_features: ArrayLike | Any, gallery_features: ArrayLike | Any, *, threads: int | None = None
+) -> NDArray[np.float32]:
+    """Distances 1 - cosine (Q, G) of few queries, from one pass over a gallery that may be large.
+
+    Args:
+        query_features, gallery_features: (Q, D) and (G, D), any scale; neither is copied whole.
+
+    Raises:
+        InputError: features as in ``evaluate``.
+    """
+    threads = thread_count(threads)
+    return 1 + _negative_cosines(unit_rows(query_features, "query_features", threads), gallery_features, threads)
+
+
+def _negative_cosines(
+    query: NDArray[np.float32], gallery_features: ArrayLike | Any, threads: int
+) -> NDArray[np.float32]:
+    """-cosine (Q, G) of unit queries. The gallery is read once, in chunks that stay in the cache while their norms and
+    products are computed: with few queries, reading it is what takes the time."""
+    gallery = as_array(gallery_features, "gallery_features")
+    check_columns(query, gallery)
+
+    def products(start: int) -> NDArray[np.float32]:
+        chunk = np.asarray(gallery[start : start + CHUNK], dtype=np.float32)
+        length = np.sqrt(np.einsum("nd,nd->n", chunk, chunk))
+        bad = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
+        if len(bad):
+            raise bad_row(start + int(bad[0]), gallery[start + bad[0]], "gallery_features")
+        return -(query @ chunk.T) / length
+
+    with single_threaded_blas():
+        return np.concatenate(list(in_threads(products, range(0, len(gallery), CHUNK), threads)), axis=1)
 
 
 def expand_queries(
@@ -149,6 +190,26 @@ def search_index(index: Any, query_features: ArrayLike | Any, k: int = 10) -> Ne
     _check_k(k, index.ntotal)
     cosine, rows = index.search(query, k)
     return Neighbours(rows, np.where(rows < 0, np.float32(BEYOND), 1 - cosine))
+
+
+def has_faiss() -> bool:
+    """Whether FAISS is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+def write_index(index: Any, path: str | Path) -> None:
+    """Write a FAISS index, whole or not at all."""
+    with writing(path), atomic_path(path) as temporary:
+        _faiss().write_index(index, str(temporary))
+
+
+def read_index(path: str | Path) -> Any:
+    """Read what ``write_index`` wrote. Raises InputError for a file that FAISS cannot read."""
+    faiss = _faiss()
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} is no FAISS index, or is damaged ({error}); embed the folder again") from None
 
 
 def _check_k(k: int, gallery: int) -> None:

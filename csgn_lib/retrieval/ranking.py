@@ -9,7 +9,7 @@ Nothing of size Q x G is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from csgn_lib.datasets.protocols import UNKNOWN
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.blocks import each_product, in_threads
-from csgn_lib.retrieval.features import is_tensor, on_accelerator
+from csgn_lib.retrieval.features import is_tensor
 
 LINES = 16  # rows that a thread sorts at a time: with fewer, threads wait for Python's lock; more leave the cache
 
@@ -54,9 +54,9 @@ def same_person(
     people = gallery_person[gallery_rows]
     order = np.argsort(people, kind="stable")
     people = people[order]
-    asked = query_person[query_rows]
-    first = np.searchsorted(people, asked, "left")
-    count = np.where(asked == UNKNOWN, 0, np.searchsorted(people, asked, "right") - first)
+    person = query_person[query_rows]
+    first = np.searchsorted(people, person, "left")
+    count = np.where(person == UNKNOWN, 0, np.searchsorted(people, person, "right") - first)
     offset = np.repeat(first - (np.cumsum(count) - count), count)
     column = order[offset + np.arange(count.sum())]
     everything = len(gallery_rows) == len(gallery_person)
@@ -126,28 +126,32 @@ def _sorted_up_to(lines: Block, farthest: Block, ordered: Block, near: NDArray[n
         yield picked[start:stop]
 
 
-def rank_block(
-    block: Block | Any, start: int, pairs: Iterable[Pairs], scale: NDArray[np.float32] | None = None
-) -> None:
-    """Fill the ranks of all pairs whose query lies in this block.
+def pairs_in(
+    block: Block | Any, start: int, pairs: Iterable[Pairs]
+) -> Iterator[tuple[NDArray[np.int64], Block | Any, NDArray[np.int64] | None, NDArray[np.int64], NDArray[np.int64]]]:
+    """What of each gallery's pairs lies in a block of distances of queries ``start`` to ``start + B``.
 
-    Args:
-        block: (B, G) distances of queries ``start`` to ``start + B``; array, or tensor on an accelerator.
-        pairs: for each gallery that is ranked; only their ``rank`` is written.
-        scale: (G,) factors of the columns, for arrays; None for 1.
+    Yields the part of ``rank`` to fill (n,), a view; the block's columns that are ranked; their positions, None for
+    all; and the row and column (n,) of each pair among them.
     """
     for pair in pairs:
         part = slice(*np.searchsorted(pair.query, [start, start + len(block)]))
-        if part.start == part.stop:
-            continue
-        rows, row, column = pair.gallery_rows, pair.query[part] - start, pair.column[part]
-        columns = block if rows is None else block[:, rows]
-        if on_accelerator(block):
-            from csgn_lib.retrieval import device
+        if part.start < part.stop:
+            rows = pair.gallery_rows
+            columns = block if rows is None else block[:, rows]
+            yield pair.rank[part], columns, rows, pair.query[part] - start, pair.column[part]
 
-            pair.rank[part] = device.full_ranks(columns, row, column)
-        else:
-            pair.rank[part] = full_ranks(columns, row, column, scale if scale is None or rows is None else scale[rows])
+
+def rank_block(block: Block, start: int, pairs: Iterable[Pairs], scale: NDArray[np.float32] | None = None) -> None:
+    """Fill the ranks of all pairs whose query lies in this block.
+
+    Args:
+        block: (B, G) distances of queries ``start`` to ``start + B``.
+        pairs: for each gallery that is ranked; only their ``rank`` is written.
+        scale: (G,) factors of the columns; None for 1.
+    """
+    for rank, columns, rows, row, column in pairs_in(block, start, pairs):
+        rank[:] = full_ranks(columns, row, column, scale if scale is None or rows is None else scale[rows])
 
 
 def rank_features(
@@ -173,8 +177,16 @@ def rank_features(
     each_product(-query, gallery, lambda block, start: rank_block(block, start, pairs, scale), threads)
 
 
-def rank_distances(distances: Iterable[Block | Any], shape: tuple[int, int], pairs: list[Pairs], threads: int) -> None:
+def rank_distances(
+    distances: Iterable[Block | Any],
+    shape: tuple[int, int],
+    pairs: list[Pairs],
+    threads: int,
+    rank: Callable[[Block | Any, int, list[Pairs]], None] = rank_block,
+) -> None:
     """Fill all ranks from blocks of distances (B, G) in the order of the queries.
+
+    ``rank`` fills those of one block; where tensors on an accelerator come, it is not ``rank_block``.
 
     Raises:
         InputError: blocks that do not add up to ``shape`` (Q, G), or a distance that is not finite.
@@ -182,7 +194,7 @@ def rank_distances(distances: Iterable[Block | Any], shape: tuple[int, int], pai
 
     def work(item: tuple[int, Block | Any]) -> None:
         check_finite(item[1], item[0])
-        rank_block(item[1], item[0], pairs)
+        rank(item[1], item[0], pairs)
 
     for _ in in_threads(work, _cut(distances, shape, threads), threads):
         pass

@@ -1,4 +1,4 @@
-"""What a query is answered, image by image: the ranking behind a score, for strips and lists of failures."""
+"""The ranking behind a score, image by image, for strips of images and lists of failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csgn_lib.datasets import Protocol
 from csgn_lib.datasets import protocol as resolve
 from csgn_lib.datasets.protocols import UNKNOWN
 from csgn_lib.records import InputError
-from csgn_lib.retrieval.features import by_tracklet, check_columns, check_rows, unit_rows
+from csgn_lib.retrieval.features import as_array, check_columns, ranked_units, unit_rows
 
 
 class Rankings:
@@ -37,20 +37,18 @@ class Rankings:
     ) -> None:
         self.protocol = resolve(protocol, query.attrs.get("benchmark"))
         self.protocol.check(query, gallery)
-        sides = []
-        for name, features, frame in (("query", query_features, query), ("gallery", gallery_features, gallery)):
-            rows = np.arange(len(frame))
-            if self.protocol.aggregate == "tracklet":
-                features, rows = by_tracklet(features, frame, f"{name}_features")
-            unit = unit_rows(features, f"{name}_features")
-            check_rows(len(unit), frame.iloc[rows], f"{name}_features", name)
-            sides.append((unit, frame.iloc[rows], rows))
-        (self._asked, self._query, self._query_rows), (self._ranked, self._gallery, self._gallery_rows) = sides
-        check_columns(self._asked, self._ranked)
+        self._query_unit, self._query, self._query_rows = self._side(query_features, query, "query")
+        self._gallery_unit, self._gallery, self._gallery_rows = self._side(gallery_features, gallery, "gallery")
+        check_columns(self._query_unit, self._gallery_unit)
         self._draws = self.protocol.gallery_rows(self._gallery)
 
+    def _side(self, features: Any, frame: pd.DataFrame, split: str) -> tuple[Any, pd.DataFrame, NDArray[np.int64]]:
+        features = as_array(features, f"{split}_features")
+        units, frame, rows = ranked_units(features, frame, split, self.protocol.aggregate)
+        return unit_rows(units, f"{split}_features"), frame, rows
+
     def of(self, row: int, draw: int = 0) -> NDArray[np.int64]:
-        """Gallery rows in the order in which they answer a query, nearest first, junk left out.
+        """Gallery rows in the order of their distance to a query, nearest first, junk left out.
 
         Args:
             row: of the query frame, as ``Scores.per_query`` has it; of a tracklet, its first row.
@@ -60,11 +58,11 @@ class Rankings:
             InputError: a row that is no query of this protocol.
         """
         place = int(np.searchsorted(self._query_rows, row))
-        asked = self.protocol.query_rows(self._query)
-        if place == len(self._query_rows) or self._query_rows[place] != row or place not in asked:
+        queries = self.protocol.query_rows(self._query)
+        if place == len(self._query_rows) or self._query_rows[place] != row or place not in queries:
             raise InputError(f"row {row} is no query of {self.protocol.name}; per_query.row lists them")
         columns = self._draws[draw]
-        order = columns[np.argsort(-(self._ranked[columns] @ self._asked[place]), kind="stable")]
+        order = columns[np.argsort(-(self._gallery_unit[columns] @ self._query_unit[place]), kind="stable")]
         person = self._query["person"].to_numpy()[place]
         same = (self._gallery["person"].to_numpy()[order] == person) & (person != UNKNOWN)
         junk = np.zeros(len(order), dtype=bool)

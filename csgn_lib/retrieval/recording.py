@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,7 @@ def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None 
         validation = _embed(encoder, benchmark.validation, experiment)
     ranks = experiment.clothing_rank, experiment.person_rank
     chosen, words, reached = descriptors_for(encoder, clip, validation, ranks)
+    chosen |= {name: Descriptor(vocabulary=name, form=form) for name, form in experiment.added("descriptor").items()}
     return _score_and_write(test, chosen, words, reached, model_digest(run), run.dir)
 
 
@@ -120,7 +120,7 @@ def _score_and_write(
     benchmark = test.benchmark
     scores = {name: test.scores(features_of(d, words), benchmark.protocols) for name, d in chosen.items()}
     about = {
-        name: {"descriptor": str(d), "compared": asdict(d), "validation_mean_ap": reached.get(name)}
+        name: {"descriptor": str(d), "compared": d.record(), "validation_mean_ap": reached.get(name)}
         for name, d in chosen.items()
     }
     plain = features_of(chosen[PLAIN])
@@ -158,7 +158,7 @@ def _reported_descriptors(
     """The descriptors to compare, by name; their text encoder's vocabulary; and why others are left out."""
     plain = Descriptor(tuple(name for name in DESCRIPTOR if name in encoder.widths))
     chosen = {PLAIN: plain} | (chosen_descriptors(run) if run.path(RESULTS).exists() else {})
-    worded = [name for name, descriptor in chosen.items() if descriptor.vocabulary != PLAIN]
+    worded = [name for name, descriptor in chosen.items() if descriptor.vocabulary != PLAIN and descriptor.form is None]
     if not worded:
         return chosen, None, {}
     try:

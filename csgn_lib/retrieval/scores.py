@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from csgn_lib.datasets import Protocol
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.ranking import Pairs
-from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, middle, people_drawn
+from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, people_drawn, percentile_interval
 
 RANKS = 50  # length of the CMC curve
 METRICS = ("rank1", "mean_ap", "minp")
@@ -72,7 +72,7 @@ class Scores:
 
     @property
     def dropped(self) -> int:
-        """Queries that were asked and have no match left: they are in no mean."""
+        """Queries of the protocol that have no match left: they are in no mean."""
         return int(self.per_query["row"].nunique()) - self.counted
 
     def _over_draws(self, column: str) -> float:
@@ -168,7 +168,7 @@ def _bootstrap(counted: pd.DataFrame, level: float, resamples: int, seed: int) -
         raise InputError(f"level = {level}, resamples = {resamples}: a level between 0 and 1, and at least 1 draw")
     people = np.sort(counted["person"].unique())
     times = people_drawn(len(people), np.random.default_rng(seed), resamples, "counted is")
-    return middle(means_drawn(counted, people, times), level)
+    return percentile_interval(means_drawn(counted, people, times), level)
 
 
 def score(
@@ -177,7 +177,7 @@ def score(
     """Scores of one protocol from the ranks of all same-person pairs.
 
     Args:
-        protocol: decides which queries are asked and which pairs are junk.
+        protocol: decides which queries there are and which pairs are junk.
         query, gallery: the frames that the pairs' positions mean.
         draws: the ranked pairs of each of the protocol's galleries; they may hold further queries.
         ranks: length of the CMC curve.
@@ -190,9 +190,9 @@ def score(
     frames = []
     for draw, pairs in enumerate(draws):
         kept = np.isin(pairs.query, rows)
-        asked, found, rank = pairs.query[kept], pairs.gallery[kept], pairs.rank[kept]
-        junk = protocol.is_junk(query, gallery, asked, found)
-        measured = per_query(np.searchsorted(rows, asked), rank, junk, len(rows), protocol.ap)
+        query_row, rank = pairs.query[kept], pairs.rank[kept]
+        junk = protocol.is_junk(query, gallery, query_row, pairs.gallery[kept])
+        measured = per_query(np.searchsorted(rows, query_row), rank, junk, len(rows), protocol.ap)
         frames.append(pd.concat([pd.DataFrame({"row": rows, "draw": draw}), labels, measured], axis=1))
     frame = pd.concat(frames, ignore_index=True)
     if not frame["valid"].any():

@@ -32,7 +32,7 @@ from csgn_lib.datasets import protocol as resolve
 from csgn_lib.datasets.protocols import UNKNOWN
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.blocks import each_product, thread_count
-from csgn_lib.retrieval.features import by_tracklet, check_columns, check_rows, unit_rows
+from csgn_lib.retrieval.features import as_array, check_columns, ranked_units, unit_rows
 from csgn_lib.retrieval.ranking import Pairs, same_person
 from csgn_lib.statistics.intervals import RESAMPLES, people_drawn
 
@@ -106,47 +106,24 @@ def verify(
         InputError: features or frames as in ``evaluate``; fewer than two people with a genuine pair.
     """
     threads, results = thread_count(threads), {}
+    query_array, gallery_array = (
+        as_array(query_features, "query_features"),
+        as_array(gallery_features, "gallery_features"),
+    )
     measured: dict[tuple[bytes, ...], _Distances] = {}
     for protocol in _distinct(protocols, query.attrs.get("benchmark")):
         protocol.check(query, gallery)
-        sides = []
-        for name, features, frame in (("query", query_features, query), ("gallery", gallery_features, gallery)):
-            check_rows(len(features), frame, f"{name}_features", name)
-            if protocol.aggregate == "tracklet":
-                features, rows = by_tracklet(features, frame, f"{name}_features")
-                frame = frame.iloc[rows]
-            sides.append((features, frame))
-        (asked, query_frame), (ranked, gallery_frame) = sides
+        query_side, query_frame, _ = ranked_units(query_array, query, "query", protocol.aggregate)
+        gallery_side, gallery_frame, _ = ranked_units(gallery_array, gallery, "gallery", protocol.aggregate)
         rows = (
             _known(protocol.query_rows(query_frame), query_frame),
             _known(protocol.gallery_rows(gallery_frame)[0], gallery_frame),
         )
         key = (rows[0].tobytes(), rows[1].tobytes(), str(protocol.aggregate).encode())
         if key not in measured:
-            measured[key] = _measure(asked, ranked, query_frame, gallery_frame, rows, threads)
+            measured[key] = _measure(query_side, gallery_side, query_frame, gallery_frame, rows, threads)
         results[protocol.name] = _rates(protocol, measured[key], query_frame, gallery_frame, resamples, seed)
     return results
-
-
-def suggested_threshold(record: dict[str, Any], fpir: float = 0.1) -> float:
-    """The threshold of a recorded ``searches`` curve at which at most a share ``fpir`` of non-mated searches answers.
-
-    Args:
-        record: of one protocol, as ``Verification.record`` gives it.
-
-    Raises:
-        InputError: a rate outside (0, 1), or one below what the recorded searches can tell.
-    """
-    searches = record["counts"]["non_mated"]
-    if not 0 < fpir < 1:
-        raise InputError(f"error rate {fpir}: a share of searches between 0 and 1, such as 0.1")
-    if fpir * searches < 1:
-        raise InputError(
-            f"error rate {fpir}: only {searches} searches were measured, so nothing is known below {1 / searches:.2g}; "
-            "ask for a larger rate, or measure on a larger benchmark with csgn evaluate"
-        )
-    below = [point["threshold"] for point in record["searches"] if point["fpir"] <= fpir]
-    return max(below, default=0.0)
 
 
 @dataclass(frozen=True)
@@ -185,16 +162,20 @@ def _measure(
     threads: int,
 ) -> _Distances:
     """One pass over the distances of the queries and gallery images in ``rows``, in blocks."""
-    asked, ranked = (
-        unit_rows(f, f"{n}_features") for f, n in ((query_features, "query"), (gallery_features, "gallery"))
+    query_unit, gallery_unit = (
+        unit_rows(query_features, "query_features"),
+        unit_rows(gallery_features, "gallery_features"),
     )
-    check_columns(asked, ranked)
-    asked, ranked = (side if len(r) == len(side) else side[r] for side, r in zip((asked, ranked), rows, strict=True))
+    check_columns(query_unit, gallery_unit)
+    query_unit, gallery_unit = (
+        side if len(kept) == len(side) else side[kept]
+        for side, kept in zip((query_unit, gallery_unit), rows, strict=True)
+    )
     people = query["person"].to_numpy()[rows[0]], gallery["person"].to_numpy()[rows[1]]
     pairs = same_person(*people, np.arange(len(people[0])), np.arange(len(people[1])))
     names, person = np.unique(people[0], return_inverse=True)
     impostors, of_people = np.zeros(BINS, np.int64), np.zeros((len(names), BINS // COARSE), np.float32)
-    distance, other = np.empty(len(pairs.query), np.float32), np.empty(len(asked), np.float32)
+    distance, other = np.empty(len(pairs.query), np.float32), np.empty(len(query_unit), np.float32)
     lock = Lock()
 
     def count(block: NDArray[np.float32], start: int) -> None:
@@ -213,8 +194,8 @@ def _measure(
                 impostors[:] += found[:BINS]
                 of_people[who] += found[:BINS].reshape(-1, COARSE).sum(axis=1)
 
-    each_product(-asked, ranked, count, threads)
-    return _Distances(rows[0], pairs, distance, other, impostors, person, of_people, len(ranked))
+    each_product(-query_unit, gallery_unit, count, threads)
+    return _Distances(rows[0], pairs, distance, other, impostors, person, of_people, len(gallery_unit))
 
 
 def _rates(
@@ -222,14 +203,14 @@ def _rates(
 ) -> Verification:
     columns = _known(protocol.gallery_rows(gallery)[0], gallery)[found.pairs.gallery]
     kept = ~protocol.is_junk(query, gallery, found.rows[found.pairs.query], columns)
-    asked, distance = found.pairs.query[kept], found.distance[kept]
+    queries, distance = found.pairs.query[kept], found.distance[kept]
     nearest = np.full(len(found.person), np.inf, np.float32)
-    np.minimum.at(nearest, asked, distance)
+    np.minimum.at(nearest, queries, distance)
     counts = {"genuine": len(distance), "impostor": int(found.impostors.sum())}
     if not all(counts.values()):
         raise InputError(f"{protocol.name}: {counts['genuine']} genuine and {counts['impostor']} impostor pairs")
     times = people_drawn(len(found.of_people), np.random.default_rng(seed), resamples, f"{protocol.name} asks for")
-    pairs, pair_rates = _pair_rates(found, found.person[asked], distance, times)
+    pairs, pair_rates = _pair_rates(found, found.person[queries], distance, times)
     searches, search_rates = _search_rates(found.nearest_other, nearest, found.person, times)
     rates = pd.DataFrame(pair_rates + search_rates, columns=list(COLUMNS))
     counts |= {"mated": int(np.isfinite(nearest).sum()), "non_mated": len(nearest), "people": times.shape[1]}

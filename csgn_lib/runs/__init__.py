@@ -1,61 +1,32 @@
-"""Runs: notebooks executed headless, their folders and states, sweeps over them, and the demo.
+"""Runs: notebooks executed headless, their folders and states, sweeps over them, and the demo. Never imports torch.
 
-`execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `table` all runs ·
-`state` of one · `current` from inside a notebook · the `answer` that it gave, `keep_answer` under its question,
-`collect` in a folder · `demo` the plan behind ``make demo`` · `swept`, a sweep's committed records · `explain` a
-figure, back to its runs.
-Never imports torch.
+`execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `load_sweep_records`:
+a sweep's scores and statistics · `open_run` by path or name · `table` of all runs · `state` of one, `stop` it · the
+`current` run of a notebook · its `answer`, `keep_answer`, `collect` · `demo`: ``make demo`` · `explain` a figure.
 """
 
 from csgn_lib.runs import executors
 from csgn_lib.runs.answers import answer, collect, keep_answer
+from csgn_lib.runs.demo import PLAN, Outcome, Step, demo
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.explain import Explanation, explain, origin
 from csgn_lib.runs.folders import current, flat, key, locate, open_run, recorded, runs_folder, state, stop, table
 from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
-from csgn_lib.runs.plan import PLAN, Outcome, Step, demo
+from csgn_lib.runs.sweep_records import (
+    SweepRecords,
+    collect_records,
+    load_sweep_records,
+    records_folder,
+    write_sweep_records,
+)  # fmt: skip
 from csgn_lib.runs.sweeps import planned, sweep
-from csgn_lib.runs.swept import Swept, swept
-from csgn_lib.runs.words import clock, ended, label, listing
+from csgn_lib.runs.words import clock, listing
 
 __all__ = [
-    "PLAN",
-    "Explanation",
-    "Grid",
-    "Outcome",
-    "Step",
-    "Swept",
-    "answer",
-    "clock",
-    "collect",
-    "current",
-    "declared",
-    "demo",
-    "ended",
-    "environment",
-    "execute",
-    "executors",
-    "explain",
-    "find",
-    "fitted",
-    "flat",
-    "from_text",
-    "keep_answer",
-    "key",
-    "label",
-    "listing",
-    "locate",
-    "open_run",
-    "origin",
-    "planned",
-    "read_grid",
-    "recorded",
-    "runs_folder",
-    "state",
-    "stop",
-    "sweep",
-    "swept",
-    "table",
-]
+    "PLAN", "Explanation", "Grid", "Outcome", "Step", "SweepRecords", "answer", "clock", "collect", "collect_records",
+    "current", "declared", "demo", "environment", "execute", "executors", "explain", "find", "fitted", "flat",
+    "from_text", "keep_answer", "key", "listing", "load_sweep_records", "locate", "open_run", "origin", "planned",
+    "read_grid", "recorded", "records_folder", "runs_folder", "state", "stop", "sweep", "table", "write_sweep_records",
+]  # fmt: skip

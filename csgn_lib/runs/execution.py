@@ -1,4 +1,4 @@
-"""`execute`: one notebook, headless, through papermill, with a status that can be believed."""
+"""`execute`: run a notebook headless through papermill, and record its true state."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from csgn_lib import plugins
 from csgn_lib.records import InputError, Run, read_json, stops_on_sigterm, write_json, write_text
 from csgn_lib.runs import folders, notebooks
 from csgn_lib.runs.answers import answered
@@ -37,7 +38,7 @@ def execute(
     echo: TextIO | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Run:
-    """Run a notebook in a process of its own and return its folder, whatever became of it.
+    """Run a notebook in a process of its own and return its run, whatever its state.
 
     Look at ``run.status["state"]``: `done`, `failed` (with ``cell`` as in ``In [cell]``, and
     ``error``), `died` (the kernel or its process was killed, most often for memory), `timed_out`
@@ -61,10 +62,12 @@ def execute(
             folder that is in use or belongs to other parameters.
         KeyboardInterrupt: passed on, once the status says `interrupted`.
     """
-    path = notebooks.find(notebook)
-    values = notebooks.checked(path, parameters or {})
-    run = Run(Path(run_dir) if run_dir else folders.folder_for(name or path.stem, path, values))
-    with folders.claimed(run):
+    with ExitStack() as held:
+        held.enter_context(plugins.copies_in(run_dir))  # where a worker finds the plugins of its cell
+        path = notebooks.find(notebook)
+        values = notebooks.checked(path, parameters or {})
+        run = Run(Path(run_dir) if run_dir else folders.folder_for(name or path.stem, path, values))
+        held.enter_context(folders.claimed(run))
         _refuse_other(run, path, values)
         given = {name: values[name] for name in parameters or {}}
         job = _Job(run, path, values, given, timeout, threads, stop or threading.Event(), echo, variables or {})
@@ -81,7 +84,7 @@ def execute(
 
 @dataclass
 class _Job:
-    """A run under way, and the last that was heard of it."""
+    """A run in progress, and the last messages of its process."""
 
     run: Run
     notebook: Path
@@ -109,7 +112,7 @@ class _Job:
             "stops_on_sigterm": stops_on_sigterm(),
         }
         if self.run.path("metrics.jsonl").exists() and self.run.path("status.json").exists():
-            self.before = self.run.status  # of the training that is now continued
+            self.before = self.run.status  # of the training that is continued
 
     @property
     def output(self) -> Path:
@@ -118,14 +121,14 @@ class _Job:
 
     @property
     def command(self) -> str:
-        """The command line that runs this again."""
+        """The command line that repeats the run."""
         words = ["csgn", "run", notebooks.shortest(self.notebook)]
         for name, value in self.given.items():
             words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
         return shlex.join(words)
 
     def beat(self, state: str, **fields: Any) -> None:
-        """Write the status: what the run is, and the moment it was last alive."""
+        """Write the status with the run's facts and the heartbeat."""
         self.run.set_status(state, heartbeat=time.time(), **self.facts, **fields)
 
 
@@ -153,7 +156,7 @@ def _prepare(job: _Job) -> None:
 
 
 def _supervised(job: _Job) -> tuple[str, dict[str, Any]]:
-    """Start the child and watch it to its end: the state, and what is to be said about it."""
+    """Start the child process and watch it until it ends. Returns the state and further fields of the status."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         child = subprocess.Popen(
             [sys.executable, "-m", "csgn_lib.runs.kernel"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -189,15 +192,15 @@ def _listen(messages: IO[str], job: _Job) -> None:
             said = message.pop("said", "")
             job.heard.update(message)
             if job.echo:
-                with suppress(OSError):  # whoever read along may have gone
+                with suppress(OSError):  # the reader may have closed the stream
                     job.echo.write(said)
                     job.echo.flush()
 
 
 def _watched(child: subprocess.Popen[str], job: _Job) -> str | None:
-    """Beat until the child has ended by itself (None) or has to be ended (the state to record)."""
+    """Write heartbeats until the child ends by itself (None) or must be ended (the state to record)."""
     assert child.stdin is not None
-    with suppress(BrokenPipeError):  # a child that died at once is seen below
+    with suppress(BrokenPipeError):  # a child that died at once is handled below
         request = {"notebook": str(job.notebook), "output": str(job.output), "parameters": job.given}
         child.stdin.write(json.dumps(request) + "\n")
         child.stdin.flush()
@@ -210,19 +213,19 @@ def _watched(child: subprocess.Popen[str], job: _Job) -> str | None:
         if time.monotonic() - beat > folders.HEARTBEAT:
             beat = time.monotonic()
             _hear_memory(job)
-            with suppress(OSError):  # a full disk must not end a run that may outlive it
+            with suppress(OSError):  # a full disk must not end the run
                 job.beat("running", cell=job.heard.get("cell"), memory_mib=job.heard.get("memory_mib"))
     return None
 
 
 def _hear_memory(job: _Job) -> None:
-    """The kernel's peak so far, for a run that will have no word of its own; the system tells it on Linux alone."""
+    """Record the kernel's peak memory so far, in case it ends without reporting it (Linux only)."""
     with suppress(OSError, ValueError, StopIteration):
         job.heard["memory_mib"] = resident("VmHWM", job.heard.get("kernel")) // 1024
 
 
 def _end(child: subprocess.Popen[str], job: _Job) -> None:
-    """End the child and its kernel, if they run: by closing its input, then by force."""
+    """End the child and its kernel if they run: close its input, then kill it."""
     if child.poll() is not None:
         return
     with suppress(OSError):
@@ -253,7 +256,7 @@ def _verdict(state: str | None, code: int, job: _Job, errors: IO[str]) -> tuple[
         state = "died"
         _end_kernel(job)
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        fields["error"] = f"the notebook's process ended without a word ({cause})"
+        fields["error"] = f"the notebook's process exited without reporting a result ({cause})"
     if state != "done":
         errors.seek(0)
         job.run.log("".join(errors.readlines()[-40:]))
@@ -261,7 +264,7 @@ def _verdict(state: str | None, code: int, job: _Job, errors: IO[str]) -> tuple[
 
 
 def _finish(job: _Job, state: str, fields: dict[str, Any]) -> None:
-    """Put the executed notebook in place, then the status: `done` is the last thing written."""
+    """Save the executed notebook, then the status: `done` is written last."""
     if not job.run.path("config.json").exists():
         write_json(job.run.path("config.json"), job.values)
     _publish(job, state, fields)
@@ -269,7 +272,7 @@ def _finish(job: _Job, state: str, fields: dict[str, Any]) -> None:
 
 
 def _seconds(job: _Job) -> float:
-    """What the run cost, the sessions that it goes on from included; one that was done has nothing left to train."""
+    """Seconds of the run, with those of the sessions that it continues; a run that was done has nothing to add."""
     now, before = time.time() - job.started, job.before
     spent = before.get("seconds", before.get("heartbeat", 0.0) - before.get("started", 0.0))
     return max(spent, now) if before.get("state") == "done" else spent + now

@@ -1,7 +1,7 @@
 """Where a sweep's cells run: `local` threads, each with its own GPUs; `dask` workers; `submitit` jobs (SLURM).
 
-Each is a ``concurrent.futures.Executor``, and any other will do. A cell is a process of its own
-wherever it runs, and ends when the worker that started it is gone.
+Each is a ``concurrent.futures.Executor``; any other one works too. A cell is a process of its own, which ends when the
+worker that started it ends.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LENT: ContextVar[str | None] = ContextVar("lent", default=None)
 
 
 def variables() -> dict[str, str]:
-    """What a cell that runs here gets in its environment: the GPUs that are its own for the time being."""
+    """Environment variables of a cell that runs in this thread: the GPUs that are reserved for it."""
     lent = _LENT.get()
     return {} if lent is None else {"CUDA_VISIBLE_DEVICES": lent}
 
 
 def groups(gpus: Sequence[int | str], gpus_per_cell: int) -> list[str]:
-    """The GPUs shared out, ``gpus_per_cell`` to each place. Raises InputError if they do not make one place."""
+    """The GPUs in groups of ``gpus_per_cell``, one for each cell at a time. Raises InputError for too few GPUs."""
     size = max(1, gpus_per_cell)
     made = [",".join(map(str, gpus[i : i + size])) for i in range(0, len(gpus) - size + 1, size)]
     if not made:
@@ -40,7 +40,7 @@ def groups(gpus: Sequence[int | str], gpus_per_cell: int) -> list[str]:
 def named(
     name: str, workers: int | None, gpus_per_cell: int, address: str | None, parameters: Mapping[str, Any]
 ) -> Executor:
-    """What the command line means by ``local``, ``dask`` or ``submitit``. Raises InputError for what does not fit."""
+    """The executor of a name of the command line. Raises InputError for options that do not fit it."""
     if name not in ("local", "dask", "submitit"):
         raise InputError(f"executor {name!r} does not exist; there are: local, dask, submitit")
     if parameters and name != "submitit":
@@ -59,12 +59,12 @@ def named(
 
 
 def share(name: str, workers: int | None) -> int | None:
-    """CPU threads of a cell where ``workers`` share this machine; None where it has one to itself."""
+    """CPU threads of a cell if ``workers`` share this machine; None if a cell has a machine of its own."""
     return max(1, machine.cores() // workers) if workers and name != "submitit" else None
 
 
 def local(workers: int | None = None, gpus: Sequence[int | str] | None = None, gpus_per_cell: int = 1) -> Executor:
-    """This machine's pool. With ``gpus``, a cell that runs sees ``gpus_per_cell`` of them that no other one sees.
+    """A pool of this machine. With ``gpus``, each running cell sees ``gpus_per_cell`` of them that no other one sees.
 
     ``workers`` cells run at a time; default one, or as many as have GPUs.
     """
@@ -146,7 +146,7 @@ def dask(
 
 
 class _Dask(Executor):
-    """dask's executor that takes its client, and a cluster of its own, with it when it ends."""
+    """dask's executor; shutting it down also closes its client, and the cluster if it started one."""
 
     def __init__(self, inner: Executor, client: Any, cluster: Any) -> None:
         self._inner, self._client, self._cluster = inner, client, cluster
@@ -193,7 +193,7 @@ def submitit(folder: str | Path, cluster: str | None = None, **parameters: Any) 
 
 
 class _Submitit(Executor):
-    """submitit's jobs as futures of the standard library, which a thread watches."""
+    """submitit's jobs as futures of the standard library; a thread polls them."""
 
     def __init__(self, inner: Any) -> None:
         self._inner, self._jobs, self._over = inner, {}, False
@@ -232,7 +232,7 @@ class _Submitit(Executor):
 
 
 class _JobFuture(Future[Any]):
-    """Waiting until its job is done, so that it can be cancelled all the time."""
+    """A future that stays pending until its job is done, so that it can be cancelled at any time."""
 
     def __init__(self, job: Any) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ def _settle(future: Future[Any], job: Any) -> None:
         return
     try:
         error = job.exception()
-    except Exception as raised:  # a job whose outcome cannot be read has none
+    except Exception as raised:  # the job's outcome cannot be read
         error = raised
     if error is None:
         future.set_result(job.result())
@@ -258,7 +258,7 @@ def _settle(future: Future[Any], job: Any) -> None:
 
 
 class _Resumable:
-    """A call that submitit may put back into the queue: its run goes on from its folder."""
+    """A call that submitit may requeue: its run is continued from its folder."""
 
     def __call__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return fn(*args, **kwargs)

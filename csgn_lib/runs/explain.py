@@ -1,4 +1,4 @@
-"""`explain`: from a figure back to its numbers, its command, the runs behind it, their code and their data."""
+"""`explain`: trace a figure to its numbers, its command, the runs behind it, their code and their data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 12  # hexadecimal digits of a digest
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain. ``state``: `found`, `missing` (nothing is known), or `broken` (not what was recorded)."""
+    """One link of the chain. ``state``: `found`, `missing` (not recorded, or not here), `broken` (another)."""
 
     name: str
     said: str
@@ -30,19 +30,19 @@ class Link:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a figure came from, link by link; ``str()`` is what ``csgn explain`` prints."""
+    """The provenance of a figure, link by link; ``str()`` is what ``csgn explain`` prints."""
 
     figure: Path
     links: tuple[Link, ...]
 
     @property
     def missing(self) -> list[Link]:
-        """The links of which nothing is known."""
+        """The links that are not recorded, or not here."""
         return [link for link in self.links if link.state == "missing"]
 
     @property
     def broken(self) -> list[Link]:
-        """The links that are no longer what was recorded."""
+        """The links that differ from what was recorded."""
         return [link for link in self.links if link.state == "broken"]
 
     def __str__(self) -> str:
@@ -71,12 +71,14 @@ def explain(figure: str | Path) -> Explanation:
     """
     base = _found(figure)
     record = _record(base)
-    links = [*_itself(base, record), *_made(base, record), *_sources(record)]
-    return Explanation(base, tuple([*links, *_runs(base, record)]))
+    links = [*_itself(base, record), *_made(base, record), *_sources(record), *_runs(base, record)]
+    runs = {link.said for link in links if link.name == "run"}  # the run that drew the figure may be one of them
+    once = dict.fromkeys(link for link in links if link.name != "drawn in" or link.said not in runs)
+    return Explanation(base, tuple(once))
 
 
 def origin(run: Run) -> dict[str, Any]:
-    """What tells a run from every other, to be kept where its folder may not follow; None for what is not recorded.
+    """The identity of a run, for records that are kept without its folder; None for what is not recorded.
 
     ``run`` (the folder's bare name), ``key``, ``config`` (SHA-256 of config.json, 12 digits), ``library`` (digest),
     ``commit``, ``dirty`` (git's state), ``data`` (hash of the benchmark, of benchmark.json).
@@ -102,7 +104,7 @@ def sha256(path: Path) -> str:
 
 
 def within(path: Path) -> str:
-    """The path from the workbench's folder, or the bare name of what lies outside: a record names no machine."""
+    """The path from the workbench's folder; the bare name outside of it, so that records hold no machine's paths."""
     resolved, base = path.resolve(), home().resolve()
     return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else resolved.name
 
@@ -169,13 +171,13 @@ def _sources(record: Mapping[str, Any]) -> Iterator[Link]:
 
 
 def _runs(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
-    """The runs that the record names, else those of the sweep whose records lie beside it or were read."""
+    """The runs that the record names, else those of the sweep records that were read or lie beside it."""
     if record.get("runs"):
         yield from (_run(run) for run in record["runs"])
         return
     folders = [(home() / str(source.get("path"))).parent for source in record.get("sources", [])]
-    swept = [path for folder in dict.fromkeys([*folders, base.parent]) if (path := folder / RECORD).is_file()]
-    for path in swept:
+    records = [path for folder in dict.fromkeys([*folders, base.parent]) if (path := folder / RECORD).is_file()]
+    for path in records:
         try:
             table = pd.read_csv(path, dtype={name: str for name in ORIGIN if name != "dirty"})  # a key may be 12345678
         except (ValueError, OSError) as error:
@@ -185,14 +187,14 @@ def _runs(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
             continue
         for row in table.astype(object).where(table.notna(), None).to_dict("records"):
             yield _run(row)
-    if not swept and base.parent.name == "figures":
+    if not records and base.parent.name == "figures":
         yield Link("runs", "none beside the one that drew it")
-    elif not swept:
+    elif not records:
         yield _absent("runs", "the record names none")
 
 
 def _run(kept: Mapping[str, Any]) -> Link:
-    """What is recorded of a run, held against its folder if that is here."""
+    """What is recorded of a run, compared with its folder if that is here."""
     name = str(kept.get("run"))
     if not kept.get("run"):
         return _absent("run", "one without a name")

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
+from csgn_lib.config import RECORDED, plugin_digests
 from csgn_lib.records import InputError, Run, home, read_record, stops_on_sigterm, write_json, writing
 from csgn_lib.runs import processes
 from csgn_lib.runs.machine import core_digest, environment, file_digest
@@ -51,17 +52,17 @@ def runs_folder() -> Path:
 
 
 def locate(name: str | Path) -> Path:
-    """The folder that a run's ``name`` means: a path, or the bare name that ``csgn status`` prints.
+    """The path that ``name`` means: of a run (``csgn status`` prints its bare name), of a sweep, or of any file.
 
     A relative path is looked for in the working folder, then in the workbench's, then among the runs of
-    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is no
-    such folder yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
+    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is
+    nothing yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
     """
     path = Path(name)
     if path.is_absolute():
         return path
     for candidate in (path, home() / path, runs_folder() / path):
-        if candidate.is_dir() and path != Path("."):
+        if candidate.exists() and path != Path("."):
             return candidate
     return home() / path if path.parts[:2] == ("reports", "runs") else path
 
@@ -104,18 +105,21 @@ def current_folder() -> Path | None:
 def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of what decides a run's result, but for its seed.
 
-    These are the parameters, the content of every file that they name, the core's code and weights
+    These are the parameters, the content of plugins and of every file that they name, the core's code and weights
     (`machine.core_digest`), and the notebook's code cells (None: ``csgn train``, which has no notebook). Text cells,
     docstrings, comments and the rest of the library, such as figures and panels, are left out.
     """
     code = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"] if notebook else []
-    values = {name: value for name, value in parameters.items() if name != "seed"}
-    text = json.dumps([values, named_files(values), core_digest(), code], sort_keys=True)
+    values = {name: value for name, value in parameters.items() if name not in RECORDED}
+    if isinstance(more := values.get("more"), Mapping):
+        values["more"] = {name: value for name, value in more.items() if name not in RECORDED}
+    contents = [named_files(values), sorted(plugin_digests(parameters).values())]
+    text = json.dumps([values, contents, core_digest(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def named_files(parameters: Any) -> dict[str, str]:
-    """SHA-256 of every file that a parameter's text names, such as a checkpoint, a CSV or a plugin."""
+    """SHA-256 of every file that a parameter's text names, such as a checkpoint or a CSV."""
     if isinstance(parameters, Mapping):
         parameters = list(parameters.values())
     if isinstance(parameters, list | tuple):

@@ -1,4 +1,4 @@
-"""`read_grid`: a sweep's YAML file, as the list of cells that it means, each checked before anything runs."""
+"""`read_grid`: read a sweep's YAML file as a list of cells, each validated before anything runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = ("notebook", "every", "rows", "grid", "seeds", "worlds", "gpus_per_cell")
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a sweep, in their order: each one's parameters, and the name of its row."""
+    """The cells of a sweep in order: the parameters of each one, and the name of its row."""
 
     path: Path
     notebook: Path
@@ -44,6 +44,8 @@ def read_grid(path: str | Path) -> Grid:
         worlds: [0, 1, 2]                 # one for each seed; absent: the notebook's own
         gpus_per_cell: 1                  # absent: the cells see what the machine shows
 
+    Every parameter of the experiment may be named: those that the notebook does not declare are given as its ``more``.
+
     Raises:
         InputError: an unknown key or parameter (with the nearest name), a value of the wrong type, a
             parameter that is set in two places, a grid of zero cells, or the same cell twice.
@@ -64,13 +66,13 @@ def read_grid(path: str | Path) -> Grid:
     if not rows:
         raise InputError(f"{path}: rows names no row, so the grid has no cell; name one, or leave rows out")
     notebook = notebooks.find(spec.get("notebook", "12_train"))
-    made = Grid(path, notebook, [], [], gpus)
+    made, known = Grid(path, notebook, [], [], gpus), notebooks.declared(notebook)
     for name, own in rows.items():
         own = _mapping(path, f"row {name!r}", own or {})
         _refuse_twice(path, name, {**every, **own}, {**values[0], **draws[0]})
         for value, draw in itertools.product(values, draws):
             made.names.append(_name(str(name), value) or notebook.stem)
-            made.cells.append({**every, **own, **value, **draw})
+            made.cells.append(_for_notebook({**every, **own, **value, **draw}, known))
     check(made)
     return made
 
@@ -101,7 +103,7 @@ def combinations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose 1e-3 is a number, and in which a name that stands twice is an error instead of its last value."""
+    """YAML in which 1e-3 is a number, and a repeated name an error instead of its last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -155,6 +157,15 @@ def _refuse_twice(path: Path, row: str, own: Mapping[str, Any], varied: Mapping[
         if name in varied:
             where = f"row {row!r}" if row else "every"
             raise InputError(f"{path}: {name!r} is set by {where} and varied by grid, seeds or worlds; keep one")
+
+
+def _for_notebook(cell: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The cell with parameters that the notebook does not declare, and null (none) for those it does, in ``more``."""
+    if "more" not in known:
+        return cell
+    more = {name: value for name, value in cell.items() if name not in known or (value is None and name != "more")}
+    rest = {name: value for name, value in cell.items() if name not in more}
+    return rest | ({"more": {**(cell.get("more") or {}), **more}} if more else {})
 
 
 def _name(row: str, value: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""One notebook in a process of its own: ``python -m csgn_lib.runs.kernel``, started by `execute`.
+"""Runs one notebook: ``python -m csgn_lib.runs.kernel``, started by `execute`.
 
 The job comes as one line of JSON on standard input; progress and the outcome leave as lines of
 JSON on standard output. Standard input stays open: its end means that the parent stopped the run,
@@ -36,7 +36,7 @@ _ARGV = [
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts the interpreter that runs this, whatever kernels the user or the system has installed."""
+    """Starts kernels with this interpreter, whatever kernels are installed."""
 
     running: ThisPython | None = None
 
@@ -52,7 +52,7 @@ class ThisPython(AsyncKernelManager):
 
 
 def main() -> None:
-    """Run the job that standard input names, tell its outcome, leave with status 0."""
+    """Run the job read from standard input, report its outcome, exit with status 0."""
     tell = _teller()
     os.environ[progress.HEADLESS] = "1"  # for the kernel, which inherits it
     job = json.loads(sys.stdin.readline())
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _teller() -> Callable[[dict[str, Any]], None]:
-    """Keep the real standard output for messages; what the kernel prints natively goes to the log."""
+    """Reserve standard output for messages; native output of the kernel goes to standard error, the log."""
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return lambda message: print(json.dumps(message), file=output, flush=True)
@@ -77,7 +77,7 @@ def _end_with_parent() -> None:
 
 
 class _Said:
-    """A stream whose text travels to the parent, as it is printed by the cells."""
+    """A stream that sends what the cells print to the parent process."""
 
     def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
         self.tell = tell

@@ -1,4 +1,4 @@
-"""A notebook's parameters: what its `parameters` cell declares, and whether given values fit.
+"""A notebook's parameters: those that its `parameters` cell declares, and the validation of given values.
 
 papermill only warns of a parameter that the notebook does not know, and then runs the default; it
 does not see ``root: str | None = None`` at all (its pattern stops at the bar), and never checks a
@@ -53,7 +53,7 @@ def find(notebook: str | Path) -> Path:
 
 
 def shortest(notebook: Path) -> str:
-    """What `find` finds the notebook by: a bare name for one of the workbench's own, else its path."""
+    """The shortest name that `find` accepts: the bare name of a notebook of the workbench, else its path."""
     own = home() / "notebooks" / f"{notebook.stem}.ipynb"
     return notebook.stem if own.is_file() and own.samefile(notebook) else str(notebook)
 

@@ -1,4 +1,4 @@
-"""`sweep`: a grid of parameters over one notebook, cell by cell, whatever becomes of each."""
+"""`sweep`: run a notebook for every cell of a grid of parameters, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,21 +8,66 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)  # fmt: skip
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 
+from csgn_lib import plugins
+from csgn_lib.config import plugins_of
 from csgn_lib.records import InputError, Run, writing
 from csgn_lib.runs import executors, folders, notebooks
 from csgn_lib.runs.execution import GRACE, execute
 from csgn_lib.runs.grids import Grid, check, combinations
 from csgn_lib.runs.machine import gpus as visible_gpus
-from csgn_lib.runs.words import write_report
+from csgn_lib.runs.progress import Progress
+from csgn_lib.runs.words import label, write_report
 
 _KEPT = ("notebook", "parameters", "command", "started", "heartbeat", "seconds")  # of a status that is written again
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: the parameters as given, all of the notebook's values, the run's folder and its key."""
+
+    notebook: Path
+    given: dict[str, Any]
+    values: dict[str, Any]
+    run: Run
+    name: str = ""  # of its row; empty where the sweep has no named rows
+
+    @property
+    def key(self) -> str:
+        """The key of the run, from the code as it is now."""
+        return folders.key(self.notebook, self.values)
+
+    @property
+    def label(self) -> str:
+        """The row's name, seed and world; the folder's name where it has none of them."""
+        return label(({"row": self.name} if self.name else {}) | self.given) or self.run.dir.name
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is done by the code as it is now."""
+        return folders.finished(self.run, self.key)
+
+
+def cell(notebook: Path, given: Mapping[str, Any], name: str = "", folder: str = "") -> Cell:
+    """The cell of these parameters. Raises InputError for parameters that the notebook does not accept."""
+    values = notebooks.checked(notebook, given)
+    run = Run(folders.folder_for(folder or notebook.stem, notebook, values))
+    return Cell(notebook, {key: values[key] for key in given}, values, run, name)
 
 
 def sweep(
@@ -34,15 +79,15 @@ def sweep(
     threads: int | None = None,
     workers: int | None = None,
     report: Callable[[Run], None] | None = None,
+    stream: TextIO | None = None,
 ) -> pd.DataFrame:
     """Run the notebook for every cell of the grid; one row a cell, in their order.
 
-    A cell that is done, with the same parameters, library and notebook, is not run again; one that
-    failed, died or was interrupted is continued. A cell that fails does not stop the others: its
-    row says what became of it, and ``reports/runs/sweep-<digest>.md`` what is to be done.
+    Cells that are done, by their `key`, are skipped; those that failed, died or were interrupted are continued. A cell
+    that fails does not stop the others: its row holds the error, and ``reports/runs/sweep-<digest>.md`` the cure.
 
     Args:
-        grid: what `read_grid` read; or parameter -> list of values (a single value stands for a list of
+        grid: what `read_grid` returned; or parameter -> list of values (a single value stands for a list of
             one), for example ``{"hsf": ["none", "convex"], "seed": [0, 1, 2]}``; or a list of cells,
             each with its own parameters.
         executor: where cells run; each is a process of its own anyway. Default: this machine, with
@@ -52,6 +97,7 @@ def sweep(
         threads: CPU threads of each cell; with as many workers as cores, 1.
         workers: cells at a time, without an executor; default 1, or as many as have GPUs.
         report: called with each run that was not done before, when it has ended.
+        stream: where progress and the estimated time left are printed.
 
     Returns a frame: the cells' parameters (a `Grid`'s ``row`` first), ``run`` (folder), ``state``, ``error``, and
     the results; ``frame.attrs["report"]`` is the report's path, or the reason why it could not be written.
@@ -61,20 +107,21 @@ def sweep(
             cell twice, or a cell that another sweep or run is working on.
         KeyboardInterrupt: passed on, once every cell has been told to stop and the report is written.
     """
-    plan = _planned(grid, notebook)
-    report_to = folders.runs_folder() / f"sweep-{plan.digest}.md"
+    cells = planned_cells(grid, notebook)
+    report_to = folders.runs_folder() / f"sweep-{digest(cells)}.md"
     source = grid.path if isinstance(grid, Grid) else None
     gpus = visible_gpus() if isinstance(grid, Grid) and grid.gpus_per_cell and executor is None else None
     pool = executor or executors.local(workers, gpus, grid.gpus_per_cell if isinstance(grid, Grid) else 1)
+    errors: dict[Path, str] = {}
+    frame = pd.DataFrame()
     try:
-        with _alone(plan) as lock:
-            errors: dict[Path, str] = {}
+        with exclusive(cells) as lock:
             try:
-                _run_all(pool, plan, lock, (timeout, threads), errors, report)
+                progress = Progress(cells, stream, {}, getattr(pool, "_max_workers", None))
+                run_cells(pool, cells, lock, (timeout, threads), errors, report, progress)
             finally:
-                _say_interrupted(plan)
-                frame = pd.DataFrame([_row(plan, index, errors) for index in range(len(plan.runs))])
-                frame.attrs["report"] = write_report(report_to, frame, plan.given, source)
+                frame = frame_of(cells, errors)
+                frame.attrs["report"] = write_report(report_to, frame, [cell.given for cell in cells], source)
             return frame
     finally:
         if executor is None:
@@ -82,114 +129,116 @@ def sweep(
 
 
 def planned(grid: Grid) -> pd.DataFrame:
-    """The grid's cells as they stand now, as `sweep` returns them, and nothing run or written."""
-    plan = _planned(grid, grid.notebook)
-    frame = pd.DataFrame([_row(plan, index, {}) for index in range(len(plan.runs))])
+    """The grid's cells with their present states, as `sweep` returns them. Runs and writes nothing."""
+    frame = frame_of(planned_cells(grid), {})
     return frame.assign(state=[state if state != "missing" else "new" for state in frame["state"]])
 
 
-class _Plan:
-    """The sweep's cells: what is given to each, all its values, its folder, its row's name."""
-
-    def __init__(
-        self, notebook: Path, given: list[dict[str, Any]], full: list[dict[str, Any]], names: list[str]
-    ) -> None:
-        self.notebook, self.given, self.full, self.names = notebook, given, full, names
-        self.runs = [Run(folders.folder_for(notebook.stem, notebook, values)) for values in full]
-        self.keys = [folders.key(notebook, values) for values in full]
-        text = json.dumps([notebook.name, full], sort_keys=True)
-        self.digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-
-    def waiting(self) -> list[int]:
-        """The cells that are not done."""
-        cells = enumerate(zip(self.runs, self.keys, strict=True))
-        return [index for index, (run, key) in cells if not folders.finished(run, key)]
-
-
-def _planned(grid: Grid | Mapping[str, Any] | Sequence[Mapping[str, Any]], notebook: str | Path) -> _Plan:
+def planned_cells(
+    grid: Grid | Mapping[str, Any] | Sequence[Mapping[str, Any]], notebook: str | Path = "12_train"
+) -> list[Cell]:
+    """The cells of a sweep. Raises InputError as `sweep` does before anything runs."""
     if isinstance(grid, Grid):
-        return _Plan(grid.notebook, _own(grid.cells, full := check(grid)), full, grid.names)
+        check(grid)
+        named = zip(grid.cells, grid.names, strict=True)
+        return [cell(grid.notebook, given, name) for given, name in named]
     path = notebooks.find(notebook)
-    given = combinations(grid) if isinstance(grid, Mapping) else [dict(cell) for cell in grid]
+    given = combinations(grid) if isinstance(grid, Mapping) else list(grid)
     if not given:
         raise InputError("the grid has no cell; give at least one")
-    full = [notebooks.checked(path, cell) for cell in given]
-    if any(values in full[:index] for index, values in enumerate(full)):
+    cells = [cell(path, one) for one in given]
+    if any(one.values in [other.values for other in cells[:index]] for index, one in enumerate(cells)):
         raise InputError("the grid names the same cell twice; leave one of them out")
-    return _Plan(path, _own(given, full), full, [])
+    return cells
 
 
-def _own(given: list[dict[str, Any]], full: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: values[name] for name in own} for own, values in zip(given, full, strict=True)]
+def digest(cells: Sequence[Cell]) -> str:
+    """Eight hexadecimal digits that name a sweep: its notebooks and all their values."""
+    text = json.dumps([[cell.notebook.name, cell.values] for cell in cells], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @contextmanager
-def _alone(plan: _Plan) -> Iterator[Run]:
-    """Hold the sweep for this process, its waiting cells queued. Raises InputError naming who else works on them."""
-    lock = Run(folders.runs_folder() / ".sweeps" / plan.digest)
+def exclusive(cells: Sequence[Cell]) -> Iterator[Run]:
+    """Hold the cells for this process; those that are not done are queued.
+
+    Yields the folder of the sweep's lock. Raises InputError naming who else works on them.
+    """
+    lock = Run(folders.runs_folder() / ".sweeps" / digest(cells))
     with ExitStack() as held:
         try:
             held.enter_context(folders.claimed(lock))
         except folders.InUse as error:
             raise InputError(f"a sweep over the same cells is running: {error}") from None
         with writing(lock.dir):
-            held.callback(_let_go, lock)
+            held.callback(_release, lock)
             held.enter_context(folders.beating(lock))
         lock.path("stop").unlink(missing_ok=True)
-        for index in plan.waiting():
-            run = plan.runs[index]
+        waiting = [cell.run for cell in cells if not cell.done]
+        for run in waiting:
             if (state := folders.state(run)) in ("running", "queued"):
                 raise InputError(
                     f"{run.dir} is {state} by another process (pid {run.status['pid']} on {run.status['host']}); "
                     "wait for it, or end it"
                 )
-        for index in plan.waiting():
-            with suppress(OSError):  # a full disk: the cell itself will say so
-                plan.runs[index].set_status("queued", **_kept(plan.runs[index]))
+        for run in waiting:
+            with suppress(OSError):  # a full disk: the cell itself will report it
+                run.set_status("queued", **_kept(run))
         yield lock
 
 
-def _let_go(lock: Run) -> None:
-    with suppress(OSError):  # then other hosts wait until it has been silent long enough
+def _release(lock: Run) -> None:
+    with suppress(OSError):  # then other hosts wait until its heartbeat is old enough
         lock.set_status("done")
 
 
 def _kept(run: Run) -> dict[str, Any]:
-    """What a run that goes on still needs of its last status: its parameters, and what it has cost so far."""
+    """Fields of a status that a continued run needs: its parameters, and what it has cost so far."""
     status = run.status if run.path("status.json").exists() else {}
     return {name: status[name] for name in _KEPT if name in status}
 
 
-def _run_all(
+def run_cells(
     pool: Executor,
-    plan: _Plan,
+    cells: Sequence[Cell],
     lock: Run,
     limits: tuple[float | None, int | None],
     errors: dict[Path, str],
     report: Callable[[Run], None] | None,
+    progress: Progress,
 ) -> None:
-    """Run the cells that wait; ``errors`` gets what went wrong outside of a run, by folder."""
+    """Run the cells that are not done; ``errors`` gets what went wrong outside of a run, by folder.
+
+    ``limits``: seconds of wall clock and CPU threads of each cell, None for no limit.
+    """
     stop = threading.Event() if isinstance(pool, ThreadPoolExecutor) else _StopFile(lock.path("stop"))
-    futures: dict[Future[None], Run] = {}
+    futures: dict[Future[None], Cell] = {}
     try:
-        for index in plan.waiting():
-            run = plan.runs[index]
-            job = (plan.notebook, plan.given[index], run.dir, plan.keys[index], *limits, stop)
+        for one in (cell for cell in cells if not cell.done):
+            plugins.keep_copies(plugins_of(one.values), one.run.dir)  # for workers that do not have the files
+            job = (one.notebook, one.given, one.run.dir, one.key, *limits, stop)
             try:
-                futures[pool.submit(_cell, *job)] = run
-            except (BrokenExecutor, OSError) as error:  # the pool has died: so have its cells, each by its name
-                _blame(run, error, errors)
-        for future in as_completed(futures):
-            if error := _error(future):
-                _blame(futures[future], error, errors)
-            if report:
-                report(futures[future])
+                futures[pool.submit(_run_cell, *job)] = one
+            except (BrokenExecutor, OSError) as error:  # the pool has died, and its cells with it
+                _record_failure(one.run, error, errors)
+        pending = set(futures)
+        while pending:
+            ended, pending = wait(pending, progress.interval, FIRST_COMPLETED)
+            for future in ended:
+                if error := _error(future):
+                    _record_failure(futures[future].run, error, errors)
+                progress.ended(futures[future])
+                if report:
+                    report(futures[future].run)
+            progress.show([futures[future] for future in pending])
     except BaseException:
         stop.set()
         wait(futures, 2 * GRACE)  # each cell looks at stop, and ends by itself
         for future in futures:
             future.cancel()
         raise
+    finally:
+        _mark_interrupted(cells)
 
 
 class _StopFile:
@@ -210,7 +259,7 @@ class _StopFile:
         return self.is_set()
 
 
-def _cell(
+def _run_cell(
     notebook: Path,
     given: dict[str, Any],
     folder: Path,
@@ -222,7 +271,7 @@ def _cell(
     run = Run(folder)
     deadline = time.monotonic() + folders.SILENCE + folders.HEARTBEAT
     while folders.state(run) == "running" and time.monotonic() < deadline and not stop.wait(1.0):
-        pass  # a worker of another host was killed with it: dead once it has been silent long enough
+        pass  # its worker was killed on another host: `died` once its heartbeat is old enough
     if not stop.is_set() and not folders.finished(run, key):
         execute(notebook, given, folder, timeout, threads=threads, stop=stop, variables=executors.variables())
 
@@ -234,13 +283,13 @@ def _error(future: Future[None]) -> BaseException | None:
         return error
 
 
-def _blame(run: Run, error: BaseException, errors: dict[Path, str]) -> None:
-    """Note what went wrong outside of the run, and let its status say it, where it says nothing yet itself."""
+def _record_failure(run: Run, error: BaseException, errors: dict[Path, str]) -> None:
+    """Keep what went wrong outside of the run, and write it to its status if that reports nothing yet."""
     errors[run.dir] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     with suppress(OSError, InputError):
         patience = time.monotonic() + GRACE
         while _verdict(error) == "died" and folders.state(run) == "running" and time.monotonic() < patience:
-            time.sleep(0.1)  # the worker has let go of us, and is about to be gone
+            time.sleep(0.1)  # the worker's process is about to end
         if folders.state(run) in ("queued", "missing"):
             run.set_status(_verdict(error), **_kept(run), error=errors[run.dir])
 
@@ -252,24 +301,29 @@ def _verdict(error: BaseException) -> str:
     return "died" if died else "failed"
 
 
-def _say_interrupted(plan: _Plan) -> None:
-    """What this sweep has queued and will not come to is interrupted."""
-    for run in plan.runs:
+def _mark_interrupted(cells: Sequence[Cell]) -> None:
+    """Cells that are still queued by this process will not run: they are interrupted."""
+    for run in (cell.run for cell in cells):
         with suppress(OSError, InputError):
             if folders.state(run) == "queued" and run.status["pid"] == os.getpid():
                 run.set_status("interrupted", **_kept(run), error="the sweep was stopped before this cell began")
 
 
-def _row(plan: _Plan, index: int, errors: Mapping[Path, str]) -> dict[str, Any]:
-    run, error = plan.runs[index], errors.get(plan.runs[index].dir)
+def frame_of(cells: Sequence[Cell], errors: Mapping[Path, str]) -> pd.DataFrame:
+    """One row a cell: row (if named), parameters as given, run, state, error and results."""
+    return pd.DataFrame([_row(cell, errors.get(cell.run.dir)) for cell in cells])
+
+
+def _row(cell: Cell, error: str | None) -> dict[str, Any]:
+    run = cell.run
     try:
         state = folders.state(run)
         status = run.status if state != "missing" else {}
         results = folders.flat(run.results) if run.path("results.json").exists() else {}
     except InputError as damaged:
         state, status, results, error = "failed", {}, {}, error or str(damaged)
-    if error and state in ("missing", "queued", "done"):  # the disk did not take the word
+    if error and state in ("missing", "queued", "done"):  # the error could not be written to the status
         state, results = "failed", {}
-    name = {"row": plan.names[index]} if plan.names else {}
+    name = {"row": cell.name} if cell.name else {}
     row = {"run": str(run.dir), "state": state, "error": error or status.get("error")}
-    return {**name, **plan.given[index], **row, **results}
+    return {**name, **cell.given, **row, **results}

@@ -1,6 +1,6 @@
-"""What is said of runs: the line of one that ended, the list of all, and the page about a sweep.
+"""Run listings, the line of a run that has ended, and the report of a sweep.
 
-The page counts how many cells ended how, and tells of each that is not done what is needed to mend it.
+The report counts the cells by state, and describes each one that is not done: parameters, error, command.
 """
 
 from __future__ import annotations
@@ -18,31 +18,35 @@ from csgn_lib.runs import folders
 
 
 def listing(folder: str | Path | None = None) -> list[str]:
-    """All runs as the lines of a table, the newest last: state, how far it came, seconds, peak MiB, error."""
+    """All runs as the lines of a table, the newest last: state, last epoch or cell, seconds, peak MiB, error."""
     found = folders.table(folder)
     if found.empty:
         return [f"no runs under {folder or folders.runs_folder()}"]
     shown = found[["run", "state", "at", "seconds", "memory_mib", "error"]].rename(columns={"memory_mib": "MiB"})
     shown["MiB"] = ["" if pd.isna(peak) else f"{peak:.0f}" for peak in shown["MiB"]]
     shown["error"] = ["" if pd.isna(error) else one_line(error) for error in shown["error"]]
-    return shown.fillna("").to_string(index=False, max_colwidth=80).splitlines()
+    return shown.astype(object).fillna("").to_string(index=False, max_colwidth=80).splitlines()
 
 
 def ended(run: Run, name: str) -> str:
     """The line about a cell that has ended: state, name, time, and its error if it has one."""
-    last = run.status if run.path("status.json").exists() else {}
+    try:
+        state, last = folders.state(run), run.status if run.path("status.json").exists() else {}
+        seconds = clock(last.get("seconds", 0.0))
+    except (InputError, TypeError, ValueError) as damage:
+        state, last, seconds = "damaged", {"error": damage}, "?"
     error = f": {one_line(last['error'])}" if last.get("error") else ""
-    return f"{folders.state(run):<11}  {name} ({clock(last.get('seconds', 0.0))}){error}"
+    return f"{state:<11}  {name} ({seconds}){error}"
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """A cell's name for a reader: its row, seed and world, as far as it has them."""
+    """A cell's name: its row, seed and world, as far as it has them."""
     names = [str(row["row"])] if "row" in row else []
     return ", ".join(names + [f"{key} {row[key]}" for key in ("seed", "world") if key in row and not pd.isna(row[key])])
 
 
 def one_line(text: Any) -> str:
-    """The text without its line breaks, as a table or a list can hold it."""
+    """The text without line breaks, for a table or a list."""
     return " ".join(str(text).split())
 
 
@@ -52,7 +56,7 @@ def clock(seconds: float) -> str:
 
 
 def write_report(path: Path, frame: pd.DataFrame, given: Sequence[Mapping[str, Any]], grid: Path | None) -> Path | str:
-    """Write the page of a sweep's frame; its path, or, where the disk refuses it, what is wrong.
+    """Write the report of a sweep; returns its path, or, if the disk refuses it, the reason.
 
     Args:
         path: the page, Markdown.

@@ -1,4 +1,4 @@
-"""Confidence intervals over people, spread over runs, and paired differences between runs. Never imports torch.
+"""Confidence intervals over people, spread over runs, paired differences between runs. Never imports torch.
 
 `Interval` and `over_people`: the percentile bootstrap over people · `spread` over runs, `people_interval` of one
 run's queries, `paired` differences, `against` a baseline with Holm's correction · `cost` and `queries` of a run.

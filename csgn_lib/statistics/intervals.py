@@ -1,4 +1,4 @@
-"""A number with its interval: people, not pictures, are drawn again, since pictures of one person are alike."""
+"""Bootstrap intervals over people: images of one person are correlated, so people are resampled, not images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from csgn_lib.records import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-RESAMPLES = 1000  # times that people are drawn
+RESAMPLES = 1000  # bootstrap resamples
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def over_people(
     times = people_drawn(len(total), np.random.default_rng(seed), resamples)
     if count.sum() == 0:
         raise InputError("the ratio's denominator is zero in every row; nothing to compare with")
-    return Interval(float(total.sum() / count.sum()), *middle(_ratio(times, total, count)))
+    return Interval(float(total.sum() / count.sum()), *percentile_interval(_ratio(times, total, count)))
 
 
 def people_drawn(
     people: int, generator: np.random.Generator, resamples: int = RESAMPLES, whose: str = "given is"
 ) -> NDArray[np.int64]:
-    """How often each person is drawn, with replacement, in each of the resamples: (resamples, people).
+    """How often each person is drawn, with replacement, in each resample: (resamples, people).
 
     Raises InputError for fewer than two people; ``whose`` says in its message which people they are.
     """
@@ -91,12 +91,12 @@ def means_drawn(counted: pd.DataFrame, people: ArrayLike, times: NDArray[np.int6
     return np.nanmean(_ratio(times, total, count), axis=1)
 
 
-def middle(drawn: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """The ends of the middle ``level`` of resampled numbers, NaN left out: the percentile interval."""
+def percentile_interval(drawn: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of resampled values (resamples,) with coverage ``level``; NaN is left out."""
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def _ratio(times: NDArray[np.int64], total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore", divide="ignore"):  # a draw of people who count nowhere
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample whose people have no query
         return (times @ total) / (times @ count)

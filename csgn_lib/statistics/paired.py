@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from scipy.special import stdtrit
 
 from csgn_lib.records import InputError, Run
-from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, middle, people_drawn
+from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, people_drawn, percentile_interval
 
 EXACT = 16  # units up to which every sign pattern is enumerated
 DRAWS = 10_000  # sign patterns drawn above that
@@ -102,7 +102,7 @@ def people_interval(
         people = np.sort(part["person"].unique())
         times = people_drawn(len(people), generator, resamples, f"world {world} has")
         values += [means_drawn(one, people, times) for _, one in part.groupby("seed")]
-    return middle(np.mean(values, axis=0), level)
+    return percentile_interval(np.mean(values, axis=0), level)
 
 
 def paired(
@@ -192,7 +192,7 @@ def against(
 
 
 def sign_flip(values: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p of the mean of ``values`` when each sign is a coin's: how often it is as far from 0.
+    """Two-sided p value of the mean of ``values`` under random sign flips: how often it is as far from 0.
 
     Exact for up to 16 values; above, ``draws`` patterns and the observed one. NaN for no value.
     """
@@ -200,7 +200,7 @@ def sign_flip(values: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
     n = len(parts)
     if n == 0 or np.isnan(parts).any():
         return math.nan
-    bound = abs(parts.sum()) - 1e-12 * np.abs(parts).sum()  # sums that differ by rounding alone are equal
+    bound = abs(parts.sum()) - 1e-12 * np.abs(parts).sum()  # equal up to rounding
     if n <= EXACT:
         sums = np.zeros(1)
         for part in parts:

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -211,10 +212,25 @@ def benchmark_for(experiment: Experiment) -> datasets.Benchmark:
     root = experiment.root
     if experiment.benchmark == "synthetic" and root is None:
         root = str(ensure(experiment.world))
-    benchmark = datasets.load(experiment.benchmark, root)
+    benchmark = _loaded(experiment, root)
     if experiment.validation_people:
         benchmark = benchmark.hold_out(experiment.validation_people, seed=0)
     return benchmark
+
+
+def _loaded(experiment: Experiment, root: str | None) -> datasets.Benchmark:
+    """``datasets.load``; if another benchmark's folder was given without its name, the error says which it is."""
+    try:
+        return datasets.load(experiment.benchmark, root)
+    except InputError as error:
+        if experiment.benchmark != "synthetic" or experiment.root is None:
+            raise
+        fitting = []
+        for name in datasets.NAMES:
+            with suppress(InputError):
+                fitting += [name] if datasets.load(name, root) else []
+        cure = f"set benchmark={fitting[0]}" if fitting else "set benchmark to what the folder holds"
+        raise InputError(f"root={root} is not the embedded benchmark (benchmark=synthetic); {cure}: {error}") from None
 
 
 def planned_for(experiment: Experiment) -> datasets.Benchmark:

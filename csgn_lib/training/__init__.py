@@ -10,6 +10,7 @@ was not, on a CPU with the same number of threads. Another number of threads, or
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from csgn_lib.training import run_files, trackers
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.distributed import BatchShard
 from csgn_lib.training.encoders import build_learner, load_encoder, load_towers
-from csgn_lib.training.run_files import refuse_another, resume_point
+from csgn_lib.training.run_files import refuse_another
 from csgn_lib.training.stage1 import frozen_features, learn_prompts, prepare_targets, read_descriptions
 from csgn_lib.training.stage2 import Learner, Stage2Step, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import Report, Stage2Targets, save_tensors
@@ -35,7 +36,7 @@ from csgn_lib.vss import embedding_widths
 
 __all__ = [
     "Learner", "Stage2Step", "Stage2Targets", "build_learner", "check", "fit", "frozen_features", "learn_prompts",
-    "load_encoder", "load_towers", "read_descriptions", "refuse_another", "resume_point", "stage2_terms",
+    "load_encoder", "load_towers", "read_descriptions", "refuse_another", "stage2_terms",
 ]  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def fit(
     """
     run = Run(Path(run_dir))
     begun = run.path("towers.json").exists()
-    check(experiment, benchmark, images=not begun)
+    check(experiment, benchmark, images=not begun and os.environ.get("RANK", "0") == "0")  # once for all processes
     refuse_another(run, experiment, benchmark)
     if run.path("model.safetensors").exists():  # written last: the run is finished
         if begun and run.path("benchmark.json").exists():
@@ -146,8 +147,11 @@ def check(experiment: Experiment, benchmark: Benchmark, images: bool = False) ->
     if Path(benchmark.root).exists():  # an embedded benchmark that is not rendered yet has no images to look at
         errors = [problem for problem in readiness(benchmark, images=images) if problem.severity == "error"]
         if errors:
-            more = f" (and {len(errors) - 1} more problems: csgn check {benchmark.name} ROOT)" if errors[1:] else ""
-            raise InputError(f"{benchmark.name} at {benchmark.root} is not ready: {errors[0]}{more}")
+            more = f" and {len(errors) - 1} more problems" if errors[1:] else ""
+            raise InputError(
+                f"{benchmark.name} at {benchmark.root} is not ready: {errors[0].text}{more}; `csgn check` lists all; "
+                "mend the data, or leave images out (data/README.md)"
+            )
     identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 takes time
     if experiment.clothes_adversarial_weight:
         clothes_by_person(*(torch.tensor(benchmark.train[name].to_numpy()) for name in ("person", "clothes")))

@@ -121,7 +121,7 @@ class Estimate:
         ]
         if stage1:
             lines.append(
-                f"  arithmetic  {_tera(stage1)}  stage 1: {self.features // 2:,} images, RGB and gray, once through the ViT "
+                f"  arithmetic  {_tera(stage1)}  stage 1: {self.features // 2:,} images, RGB and gray, through the ViT "
                 f"({self.vit_flops / 1e9:.3g} GFLOP), {self.epochs[0]} epochs of {self.prompts:,} prompts "
                 f"(2 x {self.prompt_flops / 1e9:.3g})"
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,7 +66,8 @@ def write_origin(
 ) -> None:
     """Write config.json, benchmark.json and towers.json, and copy the plugins."""
     plugins.keep_copies(experiment.loaded, run.dir)
-    write_json(run.path("config.json"), experiment.model_dump(mode="json"))
+    names = {"plugin": list(experiment.plugins)}  # of the copies: the originals may move
+    write_json(run.path("config.json"), experiment.model_dump(mode="json") | names)
     write_data_record(run, benchmark)
     origin = {"checkpoints": weights, "plugins": experiment.plugins, "terms": terms}
     write_json(run.path("towers.json"), origin)
@@ -176,12 +176,3 @@ def publish(run: Run, record: dict[str, Any], report: Callable[[dict[str, Any]],
     run.log(" ".join(f"{name} {value:.5g}" for name, value in record.items()))
     if report is not None:
         report(record)
-
-
-def resume_point(run: Run) -> str | None:
-    """Where the run goes on, such as ``stage 2, epoch 3, step 17``; None for one that has no state yet."""
-    states = sorted(Path(run.dir, "checkpoint").glob("[12]-*-*-*.pt"))
-    if not states:
-        return None
-    stage, epoch, step, _ = states[-1].stem.split("-")
-    return f"stage {stage}, epoch {int(epoch)}, step {int(step)}"

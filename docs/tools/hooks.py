@@ -39,7 +39,7 @@ SECTIONS = {  # pages of docs/ that are named nowhere here follow under Guides
     "Results": "results ablations performance reproduction",
     "Project": "library contributing changelog",
 }
-LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#])")  # [text](this) and ![text](this)
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#])|(?<=<img src=\")([^\"]+)(?=\")")  # [text](this), ![](this)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -51,8 +51,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     nav: list[Any] = [{"Home": "index.md"}]
     nav += [{title: [f"{name}.md" for name in names]} for title, names in sections.items()]
     nav.insert(2, {"Notebooks": [f"notebooks/{path.stem}.md" for path in notebooks()]})
-    nav.insert(3, {"Reference": ["reference/cli.md", "reference/parameters.md",
-                                 *({name: f"reference/{name}.md"} for name in reference.packages())]})  # fmt: skip
+    first = [f"reference/{name}.md" for name in ("index", "cli", "parameters", "protocols")]
+    nav.insert(3, {"Reference": first + [{name: f"reference/{name}.md"} for name in reference.packages()]})
     config.nav = nav
     return config
 
@@ -60,7 +60,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     pages = {page: (HOME / source).read_text(encoding="utf-8") for page, source in COPIED.items()}
-    pages |= {"reference/cli.md": reference.cli(), "reference/parameters.md": reference.parameters()}
+    written = {
+        "index": reference.overview,
+        "cli": reference.cli,
+        "parameters": reference.parameters,
+        "protocols": reference.protocols,
+    }
+    pages |= {f"reference/{name}.md": write() for name, write in written.items()}
     pages |= {f"reference/{name}.md": reference.package(name) for name in reference.packages()}
     for path in notebooks():
         text, pictures = reference.notebook(path)
@@ -78,7 +84,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if uri.startswith("reference/"):
         return markdown
     source = PurePosixPath(_source(uri))
-    return LINK.sub(lambda found: _target(found[1], source, uri, files, config), markdown)
+    return LINK.sub(lambda found: _target(found[0], source, uri, files, config), markdown)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -85,7 +85,7 @@ def stage2(axes: Axes) -> None:
     box(axes, 69, 52, 10, 12, "ResNet", LEARNED, 10.5)
     arrow(axes, (60.6, 68), (63.7, 75.5))
     arrow(axes, (60.6, 62), (63.7, 55))
-    box(axes, 85.5, 78, 15, 10, "$f = z_p + \\gamma\\, W c$", FEATURE, 12)
+    box(axes, 85.5, 78, 15, 10, "$f = z_p + \\gamma\\, A c$", FEATURE, 12)
     arrow(axes, (74.2, 78), (77.8, 78))
     axes.text(76, 80.5, "$z_p$", ha="center", size=12, color=INK)
     arrow(axes, (74.2, 54), (80, 72.8))

@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page
 
 HOME = Path(__file__).resolve().parents[2]
-PATIENCE = 300_000  # milliseconds: the machine may be busy
+PATIENCE = 600_000  # milliseconds: the machine may be busy
 Lab = Callable[[Path, Path], str]
 
 
@@ -49,6 +49,7 @@ def serving(folder: Path, home: Path) -> Iterator[str]:
     options += [
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.news_url=None",
+        f"--LabApp.app_settings_dir={HOME / 'csgn_lib/panels/jupyterlab'}",
     ]  # as make lab
     own = {
         "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data"), "JUPYTER_TOKEN": token,

@@ -1,4 +1,4 @@
-"""The explorer in a real JupyterLab: it runs, and answers to a click, a slider, a lasso, a pointer and an upload."""
+"""The explorer in a real JupyterLab: clicks, sliders, a lasso, the pointer, an upload, a saved figure, no kernel."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from served import HOME, PATIENCE, Lab, opened, run_cells
 
 BOOK = HOME / "notebooks/50_explore.ipynb"
 STRIP = ".jp-OutputArea-output img[alt^='test/']"
+END_KERNELS = """async () => {
+    const headers = {"X-XSRFToken": document.cookie.match(/_xsrf=([^;]+)/)[1]};
+    for (const {id} of await (await fetch("/api/kernels")).json())
+        await fetch(`/api/kernels/${id}`, {method: "DELETE", headers});
+}"""
 DRAWN = "canvas => canvas.width > 0 && canvas.getBoundingClientRect().height > 100"
 
 
 @pytest.fixture(scope="module")
 def page(lab: Lab, browser: Browser, see: Callable, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """The notebook, set to interactive, run from its first cell to its last."""
+    """The notebook with its panel, run from the first cell to the last."""
     folder = tmp_path_factory.mktemp("lab")
     book = json.loads(BOOK.read_text(encoding="utf-8"))
     for cell in book["cells"]:
@@ -40,24 +45,47 @@ def page(lab: Lab, browser: Browser, see: Callable, tmp_path_factory: pytest.Tem
 
 
 def _shown(page: Page) -> list[tuple[str, str]]:
-    """What the first strip shows, in order: the answers' files, and their pictures."""
+    """The first strip's answers in order: their files, and their pictures."""
     page.wait_for_selector(STRIP)
     return page.eval_on_selector_all(STRIP, "images => images.slice(0, 11).map(image => [image.alt, image.src])")
 
 
 def _changed(page: Page, before: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What it shows as soon as that is something else."""
+    """The first strip as soon as it differs."""
     for _ in range(240):
         if (after := _shown(page)) != before:
             return after
         page.wait_for_timeout(500)
-    raise AssertionError("the strip has stayed as it was")
+    raise AssertionError("the strip has not changed")
 
 
 def test_a_click_on_another_query_changes_the_pictures(page: Page) -> None:
     before = _shown(page)
     page.locator(".widget-select select").select_option(index=5)
     _changed(page, before)
+
+
+def test_a_click_on_an_answer_enlarges_it_and_it_can_be_searched_with(page: Page, see: Callable) -> None:
+    before = _shown(page)
+    page.locator(STRIP).nth(2).click()
+    large = page.locator("img[style*='height:380px']")
+    expect(large).to_have_count(2, timeout=PATIENCE)
+    assert large.nth(1).get_attribute("alt") == before[2][0]
+    see(page, "enlarged")
+    page.get_by_role("button", name="Search with this image").click()
+    after = _changed(page, before)
+    assert before[2][0] not in [name for name, _ in after[1:]]
+    expect(large).to_have_count(0)
+    page.get_by_role("button", name="Reset", exact=True).click()
+    assert _changed(page, after)[0][0] != before[2][0]
+
+
+def test_a_saved_figure_is_reported_and_the_next_free_name_is_suggested(page: Page) -> None:
+    name = page.locator(".widget-text input[type=text]").last
+    assert name.input_value() == "explore-frozen-CLIP-1"
+    page.get_by_role("button", name="Save figure").click()
+    page.get_by_text(re.compile("saved in .* s: .*explore-frozen-CLIP-1.pdf")).wait_for()
+    expect(name).to_have_value("explore-frozen-CLIP-2")
 
 
 def test_a_slider_changes_the_pictures(page: Page) -> None:
@@ -73,11 +101,12 @@ def test_a_slider_changes_the_pictures(page: Page) -> None:
 def test_attention_is_laid_over_the_same_answers(page: Page) -> None:
     page.wait_for_timeout(3000)  # the slider's last answer
     before = _shown(page)
-    page.get_by_text("attention over each image").click()
+    page.get_by_text("show attention maps").click()
     after = _changed(page, before)
     assert [alt for alt, _ in after[1:]] == [alt for alt, _ in before[1:]], "the ranks are what they were"
     assert all(new != old for (_, new), (_, old) in zip(after, before, strict=True)), "over every image"
-    page.get_by_text("attention over each image").click()
+    expect(page.get_by_text("Attention rollout (Abnar and Zuidema")).to_be_visible()
+    page.get_by_text("show attention maps").click()
     _changed(page, after)
 
 
@@ -87,17 +116,17 @@ def _upload(page: Page, file: Path | dict) -> None:
     chooser.value.set_files(file)
 
 
-def test_an_image_of_ones_own_searches_the_gallery_and_one_that_is_none_is_refused(page: Page, tmp_path: Path) -> None:
+def test_an_uploaded_image_searches_the_gallery_and_another_file_is_refused(page: Page, tmp_path: Path) -> None:
     before = _shown(page)
     _upload(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image at all"})
     alert = page.locator("b[role=alert]")
     expect(alert).to_contain_text("notes.txt", timeout=PATIENCE)
-    assert _shown(page) == before, "nothing is lost"
+    assert _shown(page) == before, "the strip stays"
     Image.new("RGB", (48, 96), (180, 20, 20)).save(tmp_path / "mine.png")
     _upload(page, tmp_path / "mine.png")
     after = _changed(page, before)
     expect(alert).to_have_count(0)
-    page.get_by_role("button", name="back to the benchmark's query").click()
+    page.get_by_role("button", name="Back to the selected query").click()
     _changed(page, after)
 
 
@@ -136,13 +165,35 @@ def test_a_lasso_in_either_map_fills_the_strip(page: Page, see: Callable) -> Non
 def test_the_pointer_over_a_point_shows_its_image(page: Page, see: Callable) -> None:
     box, _ = _canvases(page)
     shown = page.locator("img[style*='height:96px']")
-    page.mouse.move(box["x"] - 50, box["y"] - 20)  # off the map, where the lasso may have left it over a point
+    page.mouse.move(box["x"] - 50, box["y"] - 20)  # away from any point
     page.wait_for_timeout(2000)
     before = shown.count()
-    for line in range(1, 14):  # some line across the map meets a point
+    for line in range(1, 14):  # until a line across the map meets a point
         for step in range(20, 80):
             page.mouse.move(box["x"] + step / 100 * box["width"], box["y"] + line / 14 * box["height"])
             if shown.count() > before:
                 see(page, "hover")
                 return
     raise AssertionError("no image was shown")
+
+
+def test_the_first_cells_link_leads_to_the_panel_and_no_news_is_asked_for(page: Page) -> None:
+    link = page.get_by_role("link", name="Go to the interactive panel")
+    link.scroll_into_view_if_needed()
+    link.click()
+    expect(page.get_by_role("heading", name="2. The interactive panel")).to_be_in_viewport(timeout=PATIENCE)
+    expect(page.get_by_text("Would you like to get notified about official Jupyter news")).to_have_count(0)
+
+
+def test_a_notebook_without_its_kernel_shows_a_note_in_place_of_its_panel(page: Page, see: Callable) -> None:
+    note = page.locator(".csgn-offline")
+    expect(note).to_be_hidden()
+    page.keyboard.press("Control+s")
+    page.wait_for_function("!document.querySelector('.lm-TabBar-tab.jp-mod-dirty')")
+    page.evaluate(END_KERNELS)
+    page.reload()
+    page.wait_for_selector("text=/Python 3.*Idle/")
+    page.get_by_role("link", name="Go to the interactive panel").click()
+    expect(note).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Error displaying widget")).to_be_hidden()
+    see(page, "offline")

@@ -90,7 +90,7 @@ def _angles(gait: Gait, pose: Pose) -> dict[tuple[str, str], float]:
 
 
 def _leg(side: str, sign: int, phase: float, stride: float, gait: Gait) -> dict[tuple[str, str], float]:
-    hip = stride * 24 * math.cos(2 * math.pi * phase) + 4 * stride
+    hip = stride * 20 * math.cos(2 * math.pi * phase) + 3 * stride
     knee = 4 + stride * (12 * _bump(phase, 0.14, 0.07) + 54 * _bump(phase, 0.72, 0.1))
     ankle = stride * (7 * _bump(phase, 0.45, 0.13) - 17 * _bump(phase, 0.62, 0.07))
     return {(f"upperleg01.{side}", "x"): -hip, (f"lowerleg01.{side}", "x"): knee,

@@ -13,40 +13,15 @@ from torch import Tensor
 
 from csgn_lib.synthetic.rendered.body import Body
 from csgn_lib.synthetic.rendered.cameras import FRAME, Camera, Lights, sensor_noise, soften, tap
-from csgn_lib.synthetic.rendered.dressing import Figure
-from csgn_lib.synthetic.rendered.gait import Pose, skinning
 from csgn_lib.synthetic.rendered.looks import Surface, Wearers, paint
-from csgn_lib.synthetic.rendered.materials import PART_OF_MATERIAL, PARTS
-from csgn_lib.synthetic.rendered.occluders import Occluder, occluder_mesh
+from csgn_lib.synthetic.rendered.materials import MATERIALS, PART_OF_MATERIAL, PARTS
 from csgn_lib.synthetic.rendered.places import Place, backdrop
-from csgn_lib.synthetic.rendered.rasteriser import Fragments, Triangles, rasterise
+from csgn_lib.synthetic.rendered.posing import Posed, Shot, crops, pose, projected
+from csgn_lib.synthetic.rendered.rasteriser import Fragments, rasterise
 from csgn_lib.synthetic.rendered.shading import Shadows, hollows, illuminate, wrinkled
 
 SAMPLES = 2  # per pixel and axis
-GROUND_LINE = 0.06  # of the crop's height: where the feet stand above its lower edge
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Everything of a picture that is neither person, clothes nor camera."""
-
-    pose: Pose
-    heading: float  # radians; 0 faces the camera
-    position: tuple[float, float]  # metres: to the right of and away from the camera
-    crop: float  # height of the picture in metres at the person's depth
-    shift: tuple[float, float]  # of the crop, as shares of its height
-    exposure: float
-    blur: float  # factor on the camera's
-    occluder: Occluder | None
-    seed: tuple[int, ...]  # of the sensor's noise
-    crop_fixed: bool = True  # whether the crop has the same height for everybody
-
-
-@dataclass(frozen=True)
-class Shot:
-    figure: Figure
-    camera: Camera
-    moment: Moment
+FINE = 256  # pixels: higher pictures show the places at full resolution
 
 
 @dataclass(frozen=True)
@@ -57,110 +32,29 @@ class Picture:
     mask: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Posed:
-    """The triangles of all shots in the world. N vertices, T faces."""
-
-    vertices: Tensor  # (N, 3)
-    attributes: Tensor  # (N, 11): normal, world place, template, arm, cut
-    faces: Tensor  # (T, 3)
-    picture: Tensor  # (T,)
-    vertex_picture: Tensor  # (N,)
-    material: Tensor  # (T,)
-    cut: Tensor  # (N,)
-    two_sided: Tensor  # (T,)
-
-
 def render(body: Body, shots: Sequence[Shot], height: int = 128) -> list[Picture]:
     """Render shots as pictures of ``height`` x ``height // 2`` pixels, on the device of the figures."""
     shape = (len(shots), height, height // 2)
     device = shots[0].figure.vertices.device
-    posed = _pose(body, shots)
+    posed = pose(body, shots)
     cameras = [shot.camera for shot in shots]
     lights = Lights.of(cameras, [shot.moment.exposure for shot in shots], device)
-    places = [backdrop(camera, device) for camera in cameras]
-    corners, scales = _crops(shots, height, device)
+    coarse_frame = 1 if height > FINE else 2
+    places = [backdrop(camera, device, coarse_frame) for camera in cameras]
+    corners, scales = crops(shots, height, device)
     fine = (shape[0], shape[1] * SAMPLES, shape[2] * SAMPLES)
-    fragments = rasterise(_projected(posed, shots, corners, scales * SAMPLES), fine)
+    fragments = rasterise(projected(posed, shots, corners, scales * SAMPLES), fine)
     centre = torch.tensor([(*shot.moment.position, 0.9) for shot in shots], device=device)
-    shadows = Shadows.cast(posed.vertices, posed.faces, posed.picture, posed.vertex_picture, posed.cut, lights, centre)
-    coarse = _coarse(fragments.pixel, fine)
-    colour, part = _shade(posed, fragments, coarse, shots, lights, places, shadows, shape)
+    shadows = Shadows.cast(posed, lights, centre)
+    groups = _Groups.of(_coarse(fragments.pixel, fine), posed.material[fragments.triangle])
+    colour, part = _shade(posed, fragments, groups, shots, lights, places, shadows, shape)
     behind = _background(shots, places, lights, shadows, posed, corners, scales, shape)
-    image = _compose(colour, coarse, behind, shape)
+    image = _compose(colour, groups, behind, shape)
     mask = torch.zeros(math.prod(fine), dtype=torch.uint8, device=device)
-    mask[fragments.pixel] = part
+    mask[fragments.pixel] = part[groups.group]
     mask = mask.view(fine)[:, SAMPLES // 2 :: SAMPLES, SAMPLES // 2 :: SAMPLES]
     image = _develop(image, shots, height)
     return [Picture(i, m) for i, m in zip(image, mask.cpu().numpy(), strict=True)]
-
-
-def _pose(body: Body, shots: Sequence[Shot]) -> _Posed:
-    """Skin every figure, turn it to its heading and stand it on the ground; add the occluders."""
-    figures = [shot.figure for shot in shots]
-    joints = torch.stack([figure.joints for figure in figures])
-    bones = skinning(body, joints, [f.person.gait for f in figures], [shot.moment.pose for shot in shots])
-    bones = _turned(bones, [shot.moment.heading for shot in shots])
-    columns: list[list[Tensor]] = [[] for _ in range(8)]
-    count = 0
-    for number, (shot, figure, transform) in enumerate(zip(shots, figures, bones, strict=True)):
-        moved = (figure.weights @ transform.flatten(1)).view(-1, 3, 4)
-        place = torch.bmm(moved[:, :, :3], figure.vertices[:, :, None])[..., 0] + moved[:, :, 3]
-        facing = torch.bmm(moved[:, :, :3], figure.normals[:, :, None])[..., 0]
-        ground = place[:, 2].min()
-        stand = torch.tensor([*shot.moment.position, 0.0], device=place.device)
-        stand[2] = -ground
-        place = place + stand
-        meshes = [(place, facing, figure.template, figure.arm, figure.cut, figure.faces, figure.material, figure.two_sided)]
-        if shot.moment.occluder is not None:
-            meshes.append(occluder_mesh(shot.moment.occluder, shot.camera, shot.moment.position, place.device))
-        for place, facing, template, arm, cut, faces, material, two_sided in meshes:
-            attributes = torch.cat([facing, place, template, arm[:, None], cut[:, None]], 1)
-            for column, value in zip(columns, (place, attributes, faces + count, torch.full_like(material, number),
-                                               torch.full_like(arm, number, dtype=torch.long), material, cut, two_sided),
-                                     strict=True):  # fmt: skip
-                column.append(value)
-            count += len(place)
-    return _Posed(*(torch.cat(column) for column in columns))
-
-
-def _turned(bones: Tensor, headings: Sequence[float]) -> Tensor:
-    """Transforms (B, J, 3, 4) followed by a turn about the vertical axis."""
-    turns = torch.tensor([[[math.cos(h), -math.sin(h), 0], [math.sin(h), math.cos(h), 0], [0, 0, 1]] for h in headings],
-                         device=bones.device)  # fmt: skip
-    return turns[:, None] @ bones
-
-
-def _crops(shots: Sequence[Shot], height: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Upper left corners (B, 2) in the full frame and scales (B,) in picture pixels a frame pixel.
-
-    They depend on where the skeleton's root stands, never on the body's or the clothes' outline.
-    """
-    corners, scales = [], []
-    for shot in shots:
-        x, y = shot.moment.position
-        anchors, depth = shot.camera.project(torch.tensor([[x, y, 0.0], [x, y, 0.95]]))
-        size = shot.camera.focal * shot.moment.crop / float(depth[1])
-        left = float(anchors[1, 0]) - size / 4 + shot.moment.shift[0] * size
-        top = float(anchors[0, 1]) - size * (1 - GROUND_LINE) + shot.moment.shift[1] * size
-        corners.append((left, top))
-        scales.append(height / size)
-    return torch.tensor(corners, device=device), torch.tensor(scales, device=device)
-
-
-def _projected(posed: _Posed, shots: Sequence[Shot], corners: Tensor, scales: Tensor) -> Triangles:
-    axes = torch.stack([shot.camera.axes(posed.vertices.device) for shot in shots])
-    camera = torch.tensor([[0.0, 0.0, shot.camera.height] for shot in shots], device=axes.device)
-    focal = torch.tensor([shot.camera.focal for shot in shots], device=axes.device)
-    points, depth = [], []
-    counts = torch.bincount(posed.vertex_picture, minlength=len(shots)).tolist()
-    for number, vertices in enumerate(posed.vertices.split(counts)):
-        seen = (vertices - camera[number]) @ axes[number].T
-        middle = seen.new_tensor([FRAME[1] / 2, FRAME[0] / 2]) - corners[number]
-        flat = seen[:, :2] * seen.new_tensor([1.0, -1.0]) * (focal[number] / seen[:, 2:])
-        points.append((flat + middle) * scales[number])
-        depth.append(seen[:, 2])
-    return Triangles(torch.cat(points), torch.cat(depth), posed.faces, posed.picture, posed.cut, posed.two_sided)
 
 
 def _coarse(pixel: Tensor, fine: tuple[int, int, int]) -> Tensor:
@@ -170,31 +64,60 @@ def _coarse(pixel: Tensor, fine: tuple[int, int, int]) -> Tensor:
     return (row // SAMPLES) * (width // SAMPLES) + column // SAMPLES
 
 
-def _shade(posed: _Posed, fragments: Fragments, coarse: Tensor, shots: Sequence[Shot], lights: Lights,
-           places: Sequence[Place], shadows: Shadows, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """sRGB (P, 3) and part (P,) of every fragment."""
+@dataclass(frozen=True)
+class _Groups:
+    """Samples of one material in one pixel are shaded once, at their mean. G groups of P samples."""
+
+    group: Tensor  # (P,) of each sample
+    count: Tensor  # (G,) samples
+    pixel: Tensor  # (G,) flat index into (B, H, W)
+    material: Tensor  # (G,)
+
+    @classmethod
+    def of(cls, pixel: Tensor, material: Tensor) -> _Groups:
+        key, group, count = torch.unique(pixel * len(MATERIALS) + material, return_inverse=True, return_counts=True)
+        return cls(group, count.float(), key // len(MATERIALS), key % len(MATERIALS))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(G, C) from (P, C)."""
+        total = torch.zeros(len(self.count), values.shape[1], device=values.device)
+        return total.index_add_(0, self.group, values) / self.count[:, None]
+
+
+def _shade(
+    posed: Posed,
+    fragments: Fragments,
+    groups: _Groups,
+    shots: Sequence[Shot],
+    lights: Lights,
+    places: Sequence[Place],
+    shadows: Shadows,
+    shape: tuple[int, int, int],
+) -> tuple[Tensor, Tensor]:
+    """sRGB (G, 3) and part (G,) of every group."""
     values = fragments.interpolate(posed.attributes, posed.faces)
+    away = (values[:, :3] * (lights.position[posed.picture[fragments.triangle]] - values[:, 3:6])).sum(1) < 0
+    away &= posed.two_sided[fragments.triangle]
+    values[:, :3] = torch.where(away[:, None], -values[:, :3], values[:, :3])
+    values = groups.mean(torch.cat([values, away[:, None].float(), fragments.depth[:, None]], 1))
     facing, points, template = (values[:, k : k + 3] for k in (0, 3, 6))
-    picture, material = posed.picture[fragments.triangle], posed.material[fragments.triangle]
+    picture = groups.pixel // (shape[1] * shape[2])
     facing = functional.normalize(facing, dim=1)
-    away = (facing * (lights.position[picture] - points)).sum(1) < 0
-    inside = away & posed.two_sided[fragments.triangle]
-    facing = torch.where(inside[:, None], -facing, facing)
-    surface = Surface(template, values[:, 9], values[:, 10], material, picture, inside)
+    surface = Surface(template, values[:, 9], values[:, 10], groups.material, picture, values[:, 11] > 0.5)
     wearers = Wearers.of([shot.figure.person for shot in shots], [shot.figure.outfit for shot in shots],
                          [shot.moment.occluder.colour if shot.moment.occluder else (0.0,) * 3 for shot in shots],
                          facing.device)  # fmt: skip
     look = paint(surface, wearers)
     facing = wrinkled(surface, look, facing, wearers.shift)
-    shelter = hollows(coarse, fragments.depth, shape)
+    shelter = hollows(groups.pixel, values[:, 12], shape)
     ground = torch.stack([place.ground for place in places])
     light = illuminate(surface, look, points, facing, shelter, lights, ground, shadows)
-    part = torch.tensor(PART_OF_MATERIAL, dtype=torch.uint8, device=material.device)[material]
+    part = torch.tensor(PART_OF_MATERIAL, dtype=torch.uint8, device=facing.device)[groups.material]
     part[look.strap] = PARTS.index("bag")
     return lights.expose(light, picture), part
 
 
-def _background(shots: Sequence[Shot], places: Sequence[Place], lights: Lights, shadows: Shadows, posed: _Posed,
+def _background(shots: Sequence[Shot], places: Sequence[Place], lights: Lights, shadows: Shadows, posed: Posed,
                 corners: Tensor, scales: Tensor, shape: tuple[int, int, int]) -> Tensor:  # fmt: skip
     """sRGB (B * H * W, 3) of the place behind each person, with the person's shadow on the ground."""
     count, height, width = shape
@@ -211,6 +134,8 @@ def _background(shots: Sequence[Shot], places: Sequence[Place], lights: Lights, 
     lit, open_sky = torch.ones(2, count * height * width, device=x.device)
     points = ground.view(-1, 3)[rows_near]
     lit[rows_near] = shadows.lit(points, picture[rows_near], 0.0)
+    beside = (points[:, :2] - shadows.centre[picture[rows_near], :2]).norm(dim=1) < 0.8
+    rows_near, points = rows_near[beside], points[beside]
     open_sky[rows_near] = _open_sky(points, picture[rows_near], posed)
     weight = level.flatten()
     lit, open_sky = 1 - weight * (1 - lit), 1 - weight * (1 - open_sky)
@@ -229,7 +154,7 @@ def _on_ground(camera: Camera, x: Tensor, y: Tensor) -> Tensor:
     return ray * reach + ray.new_tensor([0.0, 0.0, camera.height])
 
 
-def _open_sky(points: Tensor, picture: Tensor, posed: _Posed) -> Tensor:
+def _open_sky(points: Tensor, picture: Tensor, posed: Posed) -> Tensor:
     """(n,) share of the sky's light on the ground near feet: the lowest point of each figure's soles darkens it."""
     low = (posed.vertices[:, 2] < 0.06).nonzero()[:, 0]
     owner = posed.vertex_picture[low]
@@ -243,13 +168,11 @@ def _open_sky(points: Tensor, picture: Tensor, posed: _Posed) -> Tensor:
     return share
 
 
-def _compose(colour: Tensor, coarse: Tensor, behind: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """(B, 3, H, W): samples averaged over the background."""
-    total = SAMPLES * SAMPLES
-    covered = torch.zeros(len(behind), device=behind.device)
-    covered.index_add_(0, coarse, torch.ones_like(coarse, dtype=covered.dtype))
-    mixed = behind * (1 - covered / total)[:, None]
-    mixed.index_add_(0, coarse, colour / total)
+def _compose(colour: Tensor, groups: _Groups, behind: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(B, 3, H, W): groups, weighted by their samples, over the background."""
+    share = groups.count / SAMPLES**2
+    covered = torch.zeros(len(behind), device=behind.device).index_add_(0, groups.pixel, share)
+    mixed = (behind * (1 - covered)[:, None]).index_add_(0, groups.pixel, colour * share[:, None])
     return mixed.view(*shape, 3).permute(0, 3, 1, 2).contiguous()
 
 
@@ -261,5 +184,3 @@ def _develop(image: Tensor, shots: Sequence[Shot], height: int) -> np.ndarray:
     strength = torch.tensor([shot.camera.noise for shot in shots], device=image.device).view(-1, 1, 1, 1)
     image = image + noise.to(image.device) * strength
     return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-

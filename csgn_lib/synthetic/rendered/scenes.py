@@ -24,7 +24,8 @@ from csgn_lib.synthetic.rendered.gait import Pose
 from csgn_lib.synthetic.rendered.garments import Outfit, draw_outfit
 from csgn_lib.synthetic.rendered.occluders import draw_occluder
 from csgn_lib.synthetic.rendered.people import Person, rest_shape
-from csgn_lib.synthetic.rendered.rendering import Moment, Picture, Shot, render
+from csgn_lib.synthetic.rendered.posing import Moment, Shot
+from csgn_lib.synthetic.rendered.rendering import Picture, render
 from csgn_lib.synthetic.rendered.settings import Setting
 
 REACH = 2  # pixels: how far blur carries a change beyond the parts that changed
@@ -63,7 +64,7 @@ class Scene:
         return replace(self, person=fitting)
 
     def reposed(self, seed: int = 0) -> Scene:
-        """Another step of the same walk, in the same place, heading and light. The background differs only in shadow."""
+        """Another step of the same walk in the same place and light. The background differs only in the shadow."""
         rng = self._rng(79, seed)
         pose = replace(self.moment.pose, phase=(self.moment.pose.phase + float(rng.uniform(0.15, 0.85))) % 1,
                        head_turn=self.moment.pose.head_turn * float(rng.uniform(-1, 1)))  # fmt: skip
@@ -107,8 +108,12 @@ def luminance(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(luma[..., None], 3, axis=-1)
 
 
-def draw_moment(rng: Generator, setting: Setting, camera: Camera, person: Person, outfit: Outfit, seed: tuple[int, ...]) -> Moment:
-    """When and how a person passes a camera. Only ``crop``, steps in a long skirt and a carrying arm look at the person."""
+def draw_moment(
+    rng: Generator, setting: Setting, camera: Camera, person: Person, outfit: Outfit, seed: tuple[int, ...]
+) -> Moment:
+    """When and how a person passes a camera. Only ``crop``, steps in a long skirt and a carrying arm look at the
+    person.
+    """
 
     def around(width: float) -> float:
         return float(rng.uniform(-width, width))
@@ -120,7 +125,7 @@ def draw_moment(rng: Generator, setting: Setting, camera: Camera, person: Person
     if not setting.any_heading:
         heading = (int(heading / (np.pi / 2)) * 90 + around(25.0)) * np.pi / 180
     position = (around(setting.aside), camera.distance * float(rng.uniform(*setting.distance)))
-    size = setting.crop or person.stature * float(rng.uniform(1.14, 1.26))
+    size = setting.crop or person.stature * float(rng.uniform(1.27, 1.38))
     crop = size * (1 + around(setting.crop_jitter))
     shift = (around(setting.crop_jitter), around(setting.crop_jitter * 0.6))
     exposure, blur = 1 + around(setting.exposure), float(rng.uniform(0.8, 1.3))

@@ -1,0 +1,86 @@
+"""Sentences as queries: the text encoder of a model's CLIP, compared with the joint embedding f of the gallery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from csgn_lib.backbones import EMBEDDED, ClipTower, load_clip
+from csgn_lib.models.galleries import Gallery
+from csgn_lib.models.opening import Model
+from csgn_lib.records import InputError
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text encoder, and what is known of its training: ``note`` is empty, or a sentence to show the user."""
+
+    clip: ClipTower
+    note: str = ""
+
+
+def open_words(model: Model) -> Words:
+    """The frozen text encoder that a model was trained with.
+
+    Raises:
+        InputError: a model without a joint embedding; a CLIP checkpoint that cannot be loaded.
+    """
+    experiment = model.experiment
+    if "f" not in model.parts:
+        raise InputError(f"vss={experiment.vss} has no joint embedding, so words cannot be compared with its images")
+    try:
+        clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, model.size, experiment.vit_stride)
+    except InputError as error:
+        raise InputError(f"search in words needs the CLIP that the model was trained from: {error}") from None
+    return Words(clip.eval().requires_grad_(False), _note(experiment.clip_model, experiment.clip_checkpoint))
+
+
+@torch.inference_mode()
+def text_feature(words: Words, text: str) -> NDArray[np.float32]:
+    """A sentence's feature (P,), unit length.
+
+    Raises:
+        InputError: no word; a word that a small tokenizer does not know, by name; a sentence that is too long, of which
+            open_clip would drop the end.
+    """
+    if not text.strip():
+        raise InputError("--text is empty; describe a person, such as 'a tall woman with long hair'")
+    tokens = words.clip.tokenize([text])[0]
+    if int(tokens[-1]) != 0 and len(_encoded(words.clip, text)) + 2 > words.clip.context_length:
+        raise InputError(
+            f"{text!r} has more tokens than the {words.clip.context_length} that this CLIP reads; shorten it"
+        )
+    feature = words.clip.token_features(tokens[None])[0]
+    return (feature / feature.norm()).cpu().numpy()
+
+
+def joint_features(model: Model, gallery: Gallery) -> NDArray[np.float32]:
+    """The joint embeddings f (N, P) of a gallery, unit length: a part of the descriptor.
+
+    Raises InputError for a model without.
+    """
+    if "f" not in model.parts:
+        raise InputError(f"vss={model.experiment.vss} has no joint embedding; words cannot be compared with its images")
+    names = list(model.parts)
+    start = sum(model.parts[name] for name in names[: names.index("f")])
+    return gallery.features[:, start : start + model.parts["f"]]
+
+
+def _encoded(clip: ClipTower, text: str) -> list[int]:
+    pairs = getattr(clip.tokenizer, "tokenizer", clip.tokenizer)
+    return list(pairs.encode(text)) if hasattr(pairs, "encode") else []
+
+
+def _note(clip_model: str, checkpoint: str | None) -> str:
+    if checkpoint is None:
+        return f"{clip_model} has random weights (clip_checkpoint is none): its answers to words are chance"
+    if checkpoint in EMBEDDED or not Path(checkpoint).is_file():  # a tag of open_clip, whose training is published
+        return ""
+    return (
+        f"the training of {clip_model} with the weights {checkpoint} is not known here: its tokenizer can spell any "
+        "word, and the weights may not have learned it"
+    )

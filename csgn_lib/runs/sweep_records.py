@@ -1,0 +1,310 @@
+"""`load_sweep_records`: a sweep's scores, single queries, costs and colour sensitivity, with their statistics.
+
+They come from the folders of a grid's runs, or from the CSV files that `write_sweep_records` made of them.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from csgn_lib.records import InputError, Run, atomic_path
+from csgn_lib.runs.explain import RECORD, origin
+from csgn_lib.runs.folders import locate
+from csgn_lib.runs.grids import read_grid
+from csgn_lib.runs.sweeps import digest, frame_of, planned_cells
+from csgn_lib.statistics.paired import against, clusters_of, cost, queries, smallest_p, spread
+
+QUERIES, COSTS, COLOURS = "per-query.csv.gz", "costs-records.csv", "colours-records.csv"
+PLAIN = "plain"
+METRICS = {"rank1": "rank-1", "mean_ap": "mAP", "minp": "mINP"}
+_COST = ["encoder_parameters", "seconds", "memory_mib"]
+_KEYS = ["label", "row", "descriptor", "protocol"]
+_DIFFERENCES = [*_KEYS, *"runs clusters people mean sd low high holm_runs holm_people p".split()]
+
+
+@dataclass(frozen=True)
+class SweepRecords:
+    """The records of a sweep, and their statistics for one metric.
+
+    A label is a row and, unless it is plain, its descriptor: ``CSGN, clothing out``. Statistics are in percent, their
+    intervals 95 % of Student's t. Runs of one world are one cluster where there are several worlds, else each seed is.
+
+    Attributes:
+        path: the folder or the grid that was read.
+        runs: one line a run: ``row, seed, world``, its origin, its scores (``<descriptor>.protocols.<name>.<metric>``).
+        queries: one line a query of a run (`statistics.queries`); empty if not recorded.
+        cost_records, colour_records: one line a run, and a run's descriptor; empty if not recorded.
+        sources: the files that were read.
+        baseline: the label that is subtracted.
+        descriptors, protocols, metric: what the statistics are of.
+    """
+
+    path: Path
+    runs: pd.DataFrame
+    queries: pd.DataFrame
+    cost_records: pd.DataFrame
+    colour_records: pd.DataFrame
+    sources: tuple[Path, ...] = ()
+    baseline: str = ""
+    descriptors: tuple[str, ...] = (PLAIN,)
+    protocols: tuple[str, ...] = ()
+    metric: str = "mean_ap"
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """One line a run, descriptor and protocol: ``label, row, descriptor, protocol, seed, world, value``."""
+        parts = []
+        for descriptor in self.descriptors:
+            for protocol in self.protocols:
+                column = f"{descriptor}.protocols.{protocol}.{self.metric}"
+                if column in self.runs:
+                    part = self.runs[["row", "seed", "world"]].assign(descriptor=descriptor, protocol=protocol)
+                    parts.append(part.assign(value=100 * self.runs[column]).dropna(subset="value"))
+        if not parts:
+            raise InputError(f"{self.path} records no {self.metric}; give another metric, or run the sweep again")
+        values = pd.concat(parts, ignore_index=True)
+        order = {row: place for place, row in enumerate(dict.fromkeys(self.runs["row"]))}
+        values = values.sort_values("row", kind="stable", key=lambda row: row.map(order), ignore_index=True)
+        values.insert(0, "label", _label(values))
+        return values
+
+    @cached_property
+    def unit(self) -> str:
+        """What counts as independent: ``world`` where there are several, else ``seed``."""
+        return clusters_of(self.runs)
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """One line a label and protocol: the keys, ``runs, clusters, mean, sd, low, high``."""
+        return self._spread(self.values, _KEYS)
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """To the baseline, paired, in points: as `means`, with ``people, holm_runs, holm_people, p`` (the larger).
+
+        Without single queries, or for mINP, there is no test: p values are NaN, means and intervals the same.
+        """
+        if self.queries.empty or self.metric not in ("mean_ap", "rank1"):
+            return self._untested()[_DIFFERENCES]
+        labelled = self.queries.assign(row=_label(self.queries))
+        labelled = labelled[labelled["row"].isin(self.values["label"])]
+        parts = []
+        for protocol in dict.fromkeys(self.values["protocol"]):
+            part = labelled[labelled["protocol"] == protocol]
+            if not part.empty:
+                found = against(part, self.baseline, self.metric, self.unit).rename(columns={"row": "label"})
+                found[["mean", "sd", "low", "high"]] *= 100
+                parts.append(found.assign(protocol=protocol, p=found[["holm_runs", "holm_people"]].max(axis=1)))
+        if not parts:
+            raise InputError(f"{self.path}: the single queries are of other protocols than the runs; run it again")
+        known = self.values[["label", "row", "descriptor"]].drop_duplicates()
+        order = {label: place for place, label in enumerate(known["label"])}
+        found = pd.concat(parts, ignore_index=True).merge(known, on="label", how="left")
+        found = found.sort_values("label", kind="stable", key=lambda label: label.map(order), ignore_index=True)
+        return found[_DIFFERENCES]
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """One line a row: ``row, encoder_parameters, seconds, memory_mib`` of the median run; empty if not recorded."""
+        if self.cost_records.empty:
+            return pd.DataFrame(columns=["row", *_COST])
+        rows = list(dict.fromkeys(self.values["row"]))
+        return self.cost_records.groupby("row", sort=False)[_COST].median().reindex(rows).reset_index()
+
+    @cached_property
+    def colours(self) -> pd.DataFrame:
+        """Colour sensitivity, one line a label: as `means`, without a protocol; empty if not recorded."""
+        if self.colour_records.empty:
+            return pd.DataFrame(columns=[*_KEYS[:3], "runs", "clusters", "mean", "sd", "low", "high"])
+        found = self.colour_records.assign(label=_label(self.colour_records))
+        return self._spread(found[found["label"].isin(self.values["label"])], _KEYS[:3])
+
+    @property
+    def least_p(self) -> float:
+        """The smallest corrected p over runs that so many clusters and labels can give; NaN if nothing was tested."""
+        tested = self.differences.dropna(subset="p")
+        if tested.empty:
+            return float("nan")
+        return min(1.0, tested["label"].nunique() * smallest_p(int(tested["clusters"].min())))
+
+    def of(self, metric: str) -> SweepRecords:
+        """The same records with the statistics of another metric: mean_ap, rank1 or minp."""
+        return replace(self, metric=metric)
+
+    def table(
+        self, metrics: Sequence[str] = ("rank1", "mean_ap"), spread: Literal["sd", "interval", "none"] = "sd"
+    ) -> pd.DataFrame:
+        """The labels with their scores in percent as text, metrics side by side under each protocol.
+
+        ``spread``: ``35.8 ± 1.2`` (s.d.), ``35.8 [34.1, 37.5]`` (interval) or ``35.8``; where there is a single
+        cluster, the mean alone.
+        """
+        parts = [self.of(metric).means.assign(metric=METRICS[metric]) for metric in metrics]
+        means = pd.concat(parts, ignore_index=True)
+        means["text"] = [_shown(line, spread) for line in means.to_dict("records")]
+        columns = [(protocol, METRICS[metric]) for protocol in self.protocols for metric in metrics]
+        wide = means.pivot(index="label", columns=["protocol", "metric"], values="text")
+        wide = wide.reindex(index=list(dict.fromkeys(self.values["label"])), columns=pd.MultiIndex.from_tuples(columns))
+        return wide.fillna("–").rename_axis(index=None, columns=[None, None])
+
+    def _untested(self) -> pd.DataFrame:
+        keys = ["protocol", "seed", "world"]
+        base = self.values[self.values["label"] == self.baseline].set_index(keys)["value"]
+        others = self.values[self.values["label"] != self.baseline]
+        if others.empty:
+            return pd.DataFrame(columns=_DIFFERENCES)
+        gains = others["value"].to_numpy() - base.reindex(others.set_index(keys).index).to_numpy()
+        found = self._spread(others.assign(value=gains), _KEYS)
+        return found.assign(**dict.fromkeys(["people", "holm_runs", "holm_people", "p"], np.nan))
+
+    def _spread(self, values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+        """`statistics.spread` of ``value`` for each combination of the keys."""
+        of_keys = values.groupby(keys, sort=False)[["value", self.unit]]
+        return of_keys.apply(lambda part: spread(part["value"], part[self.unit])).reset_index()
+
+
+def load_sweep_records(
+    source: str | Path,
+    baselines: Sequence[str] = (),
+    descriptors: Sequence[str] = (PLAIN,),
+    protocols: Sequence[str] = (),
+    metric: str = "mean_ap",
+) -> SweepRecords:
+    """The records of a sweep.
+
+    Args:
+        source: a grid's YAML file, whose runs are all done; or a folder of records (`write_sweep_records`). A relative
+            path is looked for in the working folder and in the workbench's; a sweep's folder is found by its name.
+        baselines: the first of these labels that is recorded is subtracted; none of them: the first label.
+        descriptors: of plain, clothing out, person only.
+        protocols: names of protocols; empty: the benchmark's first one, and *general* if it is recorded.
+        metric: mean_ap, rank1 or minp.
+
+    Raises:
+        InputError: no records there, damaged ones, runs that are not done (with the command that runs them), or a
+            descriptor, protocol or metric that is not recorded, naming those that are.
+    """
+    path = locate(source)
+    raw = _of_grid(path) if path.suffix in (".yaml", ".yml") else _of_folder(path)
+    recorded = _recorded(raw.runs)
+    if not recorded:
+        raise InputError(f"{raw.path} records no scores, so that there is nothing to compare; run the sweep again")
+    kinds, names, metrics = (list(dict.fromkeys(part)) for part in zip(*recorded, strict=True))
+    protocols = protocols or list(dict.fromkeys([names[0], *({"general"} & set(names))]))
+    _refuse_unknown(raw.path, "protocol", protocols, names)
+    _refuse_unknown(raw.path, "metric", [metric], metrics)
+    descriptors = [name for name in descriptors if name in kinds] or list(descriptors)
+    _refuse_unknown(raw.path, "descriptor", descriptors, kinds)
+    chosen = replace(raw, descriptors=tuple(descriptors), protocols=tuple(protocols), metric=metric)
+    labels = list(dict.fromkeys(chosen.values["label"]))
+    return replace(chosen, baseline=next((name for name in baselines if name in labels), labels[0]))
+
+
+def write_sweep_records(records: SweepRecords, folder: str | Path) -> list[Path]:
+    """Write the records as CSV files that `load_sweep_records` reads; an empty one is not written.
+
+    Of single queries, those of the benchmark's first protocol, *general* and *same_clothes* are kept.
+    """
+    kept = records.queries
+    if not kept.empty:
+        first = records.protocols[:1] or tuple(dict.fromkeys(kept["protocol"]))[:1]
+        kept = kept[kept["protocol"].isin([*first, "general", "same_clothes"])]
+    files = {
+        RECORD: records.runs, QUERIES: kept, COSTS: records.cost_records, COLOURS: records.colour_records,
+    }  # fmt: skip
+    written = []
+    for name, frame in files.items():
+        if not frame.empty:
+            path = Path(folder) / name
+            content = frame.to_csv(index=False, float_format="%.6g").encode()
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+            written.append(path)
+    return written
+
+
+def collect_records(frame: pd.DataFrame, grid: str | Path) -> SweepRecords:
+    """The records of the runs of a grid that `sweep` returned; those of an unnamed row are the row ``all``.
+
+    Raises InputError if a run is not done, naming the command, or cannot be read.
+    """
+    if (wrong := frame["state"] != "done").any():
+        raise InputError(f"{int(wrong.sum())} of {len(frame)} runs of {grid} are not done; run csgn sweep {grid} first")
+    folders = [Run(Path(path)) for path in frame["run"]]
+    found = frame.assign(row=frame["row"] if "row" in frame else "all")
+    configs = [run.config for run in folders]
+    for draw in ("seed", "world"):
+        if draw not in found:
+            found[draw] = [config.get(draw) or 0 for config in configs]
+    labels = found[["row", "seed", "world"]].to_dict("records")
+    pairs = list(zip(folders, labels, strict=True))
+    origins = pd.DataFrame([origin(run) for run in folders], index=found.index)
+    runs = origins.join(found.drop(columns=["run", *origins.columns.intersection(found.columns)]))
+    scored = [(run, label) for run, label in pairs if run.path("per_query.csv").exists()]
+    per_query = pd.concat([queries(run, **label) for run, label in scored]) if scored else pd.DataFrame()
+    costs = pd.DataFrame([label | cost(run) for run, label in pairs])
+    colours = [
+        label | {"descriptor": descriptor} | scores["colour_sensitivity"]
+        for run, label in pairs
+        for descriptor, scores in (run.results if run.path("results.json").exists() else {}).items()
+        if isinstance(scores, dict) and "colour_sensitivity" in scores
+    ]
+    return SweepRecords(Path(grid), runs, per_query, costs, pd.DataFrame(colours))
+
+
+def records_folder(grid: str | Path) -> Path:
+    """Where `csgn sweep` writes the records of a grid: ``reports/runs/sweep-<digest>``."""
+    return locate(f"reports/runs/sweep-{digest(planned_cells(read_grid(locate(grid))))}")
+
+
+def _of_grid(path: Path) -> SweepRecords:
+    return collect_records(frame_of(planned_cells(read_grid(path)), {}), path)
+
+
+def _of_folder(folder: Path) -> SweepRecords:
+    paths = [folder / name for name in (RECORD, QUERIES, COSTS, COLOURS)]
+    frames = [_read(path) if path.is_file() or path.name == RECORD else pd.DataFrame() for path in paths]
+    return SweepRecords(folder, *frames, sources=tuple(path for path in paths if path.is_file()))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist; give a sweep's YAML file, or the folder of its records (csgn sweep, or "
+            "40_ablation_sweep, writes them)"
+        ) from None
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}); run the sweep again") from None
+
+
+def _recorded(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(descriptor, protocol, metric) of the columns that hold scores."""
+    parts = [str(column).split(".") for column in runs]
+    return [(p[0], p[2], p[3]) for p in parts if len(p) == 4 and p[1] == "protocols" and p[3] in METRICS]
+
+
+def _refuse_unknown(name: Path, kind: str, given: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [one for one in given if one not in known]:
+        raise InputError(f"{name} has no {kind} {', '.join(map(repr, unknown))}; there are: {', '.join(known)}")
+
+
+def _label(frame: pd.DataFrame) -> np.ndarray:
+    return np.where(frame["descriptor"] == PLAIN, frame["row"], frame["row"] + ", " + frame["descriptor"])
+
+
+def _shown(line: dict[str, float], spread: str) -> str:
+    if spread == "sd" and not np.isnan(line["sd"]):
+        return f"{line['mean']:.1f} ± {line['sd']:.1f}"
+    if spread == "interval" and not np.isnan(line["low"]):
+        return f"{line['mean']:.1f} [{line['low']:.1f}, {line['high']:.1f}]"
+    return f"{line['mean']:.1f}"

@@ -1,0 +1,69 @@
+"""The Makefile's installation: one line a step, pip's output in a log file, the log's name when it fails."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).resolve().parents[1]
+INTERPRETER = """#!/bin/sh
+case "$*" in
+  --version) echo "Python 3.12.1" ;;
+  "-m venv --clear .venv") mkdir -p .venv/bin && cp installed .venv/bin/python ;;
+esac
+"""
+INSTALLED = """#!/bin/sh
+case "$*" in
+  *--no-index*) exit {offline} ;;
+  *install*) echo "Collecting torch"; echo "Successfully installed" >&2; exit {online} ;;
+esac
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project folder whose name has a space and an umlaut; no .venv, and an interpreter that makes a fake one."""
+    folder = tmp_path / "csgn wörkbench"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(HOME / name, folder / name)
+    (folder / "python").write_text(INTERPRETER)
+    (folder / "python").chmod(0o755)
+
+    def make(offline: int, online: int) -> subprocess.CompletedProcess:
+        (folder / "installed").write_text(INSTALLED.format(offline=offline, online=online))
+        (folder / "installed").chmod(0o755)
+        command = ["make", "--no-print-directory", "install", "PYTHON=./python"]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+    return folder, make
+
+
+def test_a_new_environment_prints_two_lines_and_keeps_pips_output_in_a_log(project):
+    folder, make = project
+    done = make(offline=1, online=0)
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.splitlines() == [
+        "creating .venv with Python 3.12.1",
+        "installing packages into .venv: about 3 GB, some minutes; log: build/install.log",
+    ]
+    assert (folder / "build" / "install.log").read_text().splitlines() == ["Collecting torch", "Successfully installed"]
+    assert make(offline=1, online=1).stdout.strip() == "make: Nothing to be done for 'install'."
+
+
+def test_an_environment_that_has_everything_installs_without_the_network(project):
+    folder, make = project
+    assert make(offline=0, online=1).stdout.splitlines() == ["creating .venv with Python 3.12.1"]
+    assert not (folder / "build").exists()
+
+
+def test_a_failure_names_the_log_and_is_tried_again(project):
+    folder, make = project
+    failed = make(offline=1, online=1)
+    assert failed.returncode != 0
+    assert (
+        "csgn: the installation failed; see build/install.log" in failed.stderr and "Collecting torch" in failed.stderr
+    )
+    (folder / ".venv" / "bin" / "python").unlink()
+    assert make(offline=0, online=0).returncode == 0
