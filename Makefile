@@ -138,3 +138,13 @@ $(STAMP): pyproject.toml
 	@$(RUN) -m pip install --quiet --no-index --no-build-isolation -e ".[test]" >/dev/null 2>&1 \
 	  || { echo "installing packages into $(VENV): about 3 GB, some minutes; log: $(LOG)"; $(call INSTALL,test); }
 	@touch $@
+
+.PHONY: world-check world-sheets bench-world
+world-check: $(STAMP)  ## look 1,000 rendered people over for bare skin, holes, floating parts, people cut off: some minutes
+	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.quality --people 1000
+
+world-sheets: $(STAMP)  ## contact sheets of the rendered world; leaves reports/world
+	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.sheets reports/world
+
+bench-world: $(STAMP)  ## time the rendering, beside a prototype where WORLD_PROTOTYPE holds its path
+	@OMP_NUM_THREADS=1 $(RUN) benchmarks/world.py

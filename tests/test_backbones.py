@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import json
 import os
 import pickle
 import socket
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import open_clip
 import pytest
 import timm
@@ -22,7 +25,7 @@ from timm.layers import BlurPool2d
 from timm.models.resnet import Bottleneck, ResNet
 
 from csgn_lib import backbones, models
-from csgn_lib.backbones import ClipTower, CompactTokenizer, load_clip, load_resnet, tiny_words
+from csgn_lib.backbones import ClipTower, CompactTokenizer, checkpoints, load_clip, load_resnet, tiny_words
 from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run
 from csgn_lib.vss import VisualEncoder
@@ -270,7 +273,7 @@ def test_files_that_are_no_checkpoint_are_named(random_clip, tmp_path):
         ("hello.safetensors", ".*header too small"),
         ("cut.safetensors", ".*file not fully covered"),
         ("cut.pt", "PytorchStreamReader failed"),
-        ("empty.pt", "EOFError while it was read"),
+        ("empty.pt", "it is empty"),
         ("nothing.pt", "it holds no tensors by name"),
         ("list.pt", "it holds no tensors by name"),
     ):
@@ -280,8 +283,78 @@ def test_files_that_are_no_checkpoint_are_named(random_clip, tmp_path):
         assert str(caught.value).endswith("file") and "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
+WRAPPED = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model": lambda state: {"model": state, "args": argparse.Namespace(lr=0.1), "best": np.float64(0.5)},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}, "groups": [1]}},
+    "nested": lambda state: {"model": {"state_dict": state}},
+    "under a name of its own": lambda state: {"weights": state, "step": 5},
+    "compiled": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+    "ddp of ddp": lambda state: {f"module.module.{name}": value for name, value in state.items()},
+    "ddp of compiled": lambda state: {"model": {f"module._orig_mod.{name}": value for name, value in state.items()}},
+    "lightning": lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}},
+    "backbone": lambda state: {f"backbone.{n}": v for n, v in state.items()} | {"classifier.weight": torch.zeros(3, 4)},
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_checkpoints_load_in_the_forms_that_trainers_save(form, random_clip, tmp_path):
+    resnet = load_resnet("csgn_tiny_resnet", None).model
+    for model, load in ((random_clip.model, partial(load_clip, "csgn-tiny", image_size=SIZE)),
+                        (resnet, partial(load_resnet, "csgn_tiny_resnet"))):  # fmt: skip
+        state = {name: torch.rand_like(v) if v.is_floating_point() else v for name, v in model.state_dict().items()}
+        torch.save(WRAPPED[form](state), tmp_path / "weights.pth")
+        loaded = load(checkpoint=str(tmp_path / "weights.pth")).model.state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+def test_safetensors_under_another_name_are_read_as_such(random_clip, tmp_path):
+    save_file(random_clip.model.state_dict(), tmp_path / "weights.bin")
+    torch.save(random_clip.model.state_dict(), tmp_path / "weights.safetensors")
+    for name in ("weights.bin", "weights.safetensors"):
+        assert load_clip("csgn-tiny", str(tmp_path / name), SIZE).checkpoint == tmp_path / name
+
+
+def test_a_checkpoint_that_holds_no_weights_is_refused_with_what_it_is(random_clip, tmp_path):
+    state = random_clip.model.state_dict()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
+    (tmp_path / "lfs.safetensors").write_bytes(pointer)
+    (tmp_path / "lfs.pt").write_bytes(pointer)
+    (tmp_path / "page.pt").write_bytes(b"\n<!DOCTYPE html><html><body>404</body></html>")
+    torch.save(state | {"visual.proj": state["visual.proj"] * float("nan")}, tmp_path / "nan.pt")
+    torch.save({"student": state, "teacher": state}, tmp_path / "two.pt")
+    torch.save({"model": state, "cfg": Path("x")}, tmp_path / "path.pt")
+    for name, words in (
+        ("lfs.safetensors", "it is a Git LFS pointer, not the file itself; fetch that: git lfs pull, or give another"),
+        ("lfs.pt", "it is a Git LFS pointer"),
+        ("page.pt", "it is a web page; download the file itself"),
+        ("nan.pt", "visual.proj holds NaN: the training that wrote it diverged; give an earlier one"),
+        ("two.pt", "it holds several: student, teacher; save one of them alone"),
+        ("path.pt", "a pickle with a pathlib.PosixPath, which would run code; save the tensors as safetensors"),
+    ):
+        with pytest.raises(InputError, match=rf"{name} cannot be loaded into csgn-tiny: .*{words}"):
+            load_clip("csgn-tiny", str(tmp_path / name), SIZE)
+
+
+@pytest.mark.parametrize(("model", "twin"), [("ViT-B-16", "ViT-B-16-quickgelu"), ("ViT-L-14", "ViT-L-14-quickgelu")])
+def test_weights_trained_with_the_other_gelu_are_refused_before_any_download(model, twin, monkeypatch):
+    monkeypatch.setattr(checkpoints, "fetch_clip", lambda *_: pytest.fail("it was downloaded"))
+    with pytest.raises(
+        InputError, match=f"openai of {model} was trained with the other GELU; set .* to {twin}"
+    ):
+        load_clip(model, "openai", (224, 224))
+
+
+def test_a_file_of_openais_is_refused_for_a_model_with_the_other_gelu(random_clip, tmp_path):
+    beside = {name: torch.tensor(1) for name in checkpoints.BESIDE_WEIGHTS}
+    torch.save(random_clip.model.state_dict() | beside, tmp_path / "openai.pt")
+    with pytest.raises(InputError, match="openai.pt cannot be .*OpenAI's, which was trained with QuickGELU"):
+        load_clip("csgn-tiny", str(tmp_path / "openai.pt"), SIZE)
+
+
 def test_a_file_that_cannot_be_reached_is_told_apart_from_a_damaged_one(tmp_path, monkeypatch):
-    (tmp_path / "locked.pt").write_bytes(b"")
+    (tmp_path / "locked.pt").write_bytes(b"PK")
     monkeypatch.setattr(torch, "load", lambda *_, **__: open(tmp_path / "locked" / "x"))
     with pytest.raises(InputError, match="No such file.*; see that it can be reached, or give another file$"):
         load_clip("csgn-tiny", str(tmp_path / "locked.pt"), SIZE)

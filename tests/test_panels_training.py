@@ -26,7 +26,7 @@ from csgn_lib.panels import background, parameters, reading, views
 from csgn_lib.records import InputError, Run, write_json
 
 SMALL = {"batch_persons": 4, "batch_images": 4, "stage1_epochs": 2, "stage1_batch": 64, "precision": "fp32"}
-FIELDS = [name for name in Experiment.model_fields if name != "preset"]
+FIELDS = [name for name in Experiment.model_fields if name not in ("preset", "plugin")]
 
 
 def _recorded(folder: Path, state: str = "done", epochs: int = 2, **status: object) -> Run:

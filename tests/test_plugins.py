@@ -127,7 +127,7 @@ FORMS = dict(
 
 
 def test_every_part_of_the_method_may_be_a_plugins_and_a_run_is_opened_without_the_original(
-    people, tiny_benchmark, tmp_path, monkeypatch
+    people, tmp_path, monkeypatch
 ):
     experiment = small(**FORMS)
     run = training.fit(experiment, people, tmp_path / "run")
@@ -135,7 +135,7 @@ def test_every_part_of_the_method_may_be_a_plugins_and_a_run_is_opened_without_t
     assert {"i2t_rgb", "t2i_gray"} <= set(first) and {"text", "id_f"} <= set(second)
     encoder = training.load_encoder(run)
     assert encoder.join.project.bias is not None
-    scored = retrieval.score_run(run, tiny_benchmark)
+    scored = retrieval.score_run(run, people)
     assert list(scored)[0] == "plain" and list(scored)[-1] == "f alone"
     assert run.results["f alone"]["descriptor"] == "[f alone]"
     chosen = retrieval.chosen_descriptors(run)["f alone"]

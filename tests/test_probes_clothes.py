@@ -318,7 +318,8 @@ def test_an_embedded_row_has_every_compared_feature(tiny_benchmark: Benchmark) -
     parts, reported = found.parts(embeddings), found.reported(embeddings)
     assert list(reported) == [probes.CLOTHING_PART, retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY]
     assert set(parts) == {
-        probes.CLOTHING_PART, probes.JOINT, f"{probes.JOINT}, clothing out", f"{probes.JOINT}, person only", "z12",
+        probes.CLOTHING_PART, probes.JOINT, f"{probes.JOINT}, clothing out", f"{probes.JOINT}, person only",
+        "ViT output z12",
         probes.WHOLE,
     }  # fmt: skip
     assert torch.allclose(parts[probes.CLOTHING_PART] + parts[f"{probes.JOINT}, clothing out"], embeddings.f, atol=1e-5)

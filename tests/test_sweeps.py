@@ -417,3 +417,6 @@ def test_a_status_of_a_cell_says_its_memory_while_it_runs(home, monkeypatch):
 def test_the_listing_survives_damage(home):
     write_json(home / "reports/runs/a/status.json", json.loads('{"state": "done"}'))
     assert "damaged" in words.listing()[1]
+    assert words.ended(Run(home / "reports/runs/a"), "a").startswith("done         a (0:00)")
+    Run(home / "reports/runs/a").path("status.json").write_text("[1]")
+    assert words.ended(Run(home / "reports/runs/a"), "a").startswith("damaged      a (?): ")

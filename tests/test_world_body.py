@@ -11,7 +11,15 @@ from safetensors.torch import save_file
 
 from csgn_lib.records import InputError
 from csgn_lib.synthetic.rendered import body as bodies
-from csgn_lib.synthetic.rendered.body import BODY_FILE, PHENOTYPES, RACES, blendshape_weights, chain, load_body, rotation
+from csgn_lib.synthetic.rendered.body import (
+    BODY_FILE,
+    PHENOTYPES,
+    RACES,
+    blendshape_weights,
+    chain,
+    load_body,
+    rotation,
+)
 from csgn_lib.synthetic.rendered.decimation import decimate
 from csgn_lib.synthetic.rendered.people import draw_person, rest_shape
 
@@ -116,10 +124,14 @@ def test_shapes_are_annys_to_a_millimetre():
     morphs = torch.from_numpy(rng.uniform(-1, 1, (12, len(body.morphs)))).float()
     names = [*PHENOTYPES, *RACES]
     coefficients = model._get_phenotype_blendshape_coefficients(
-        model._parse_parameter_kwargs({name: phenotypes[:, k] for k, name in enumerate(names)}, model.phenotype_labels, 0.5, "p"),
-        model._parse_parameter_kwargs({name: morphs[:, k] for k, name in enumerate(body.morphs)}, model.local_change_labels, 0.0, "l"),
+        model._parse_parameter_kwargs(
+            {name: phenotypes[:, k] for k, name in enumerate(names)}, model.phenotype_labels, 0.5, "p"
+        ),
+        model._parse_parameter_kwargs(
+            {name: morphs[:, k] for k, name in enumerate(body.morphs)}, model.local_change_labels, 0.0, "l"
+        ),
         torch.zeros(12, 0),
-    )  # fmt: skip
+    )
     theirs = model.template_vertices + torch.einsum("ba,avk->bvk", coefficients, model.blendshapes)
     ours, _ = body.rest(phenotypes, morphs)
     errors = (ours - theirs[:, kept]).norm(dim=2).flatten().numpy() * 1000

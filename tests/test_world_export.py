@@ -19,7 +19,7 @@ from csgn_lib.synthetic.rendered.body import load_body
 from csgn_lib.synthetic.rendered.datasheet import command
 from csgn_lib.synthetic.rendered.export import KINDS, write_world
 from csgn_lib.synthetic.rendered.materials import PARTS
-from csgn_lib.synthetic.rendered.worlds import World, entries_of, cameras_of, person_of, split_of, wardrobe_of
+from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, person_of, split_of, wardrobe_of
 
 WORLD = World(people=6, size=32, outfits=2, cameras_each=1)
 
@@ -137,10 +137,17 @@ def test_folders_of_something_else_are_refused_and_left_alone(made, tmp_path):
 
 @pytest.mark.parametrize(
     ("world", "message"),
-    [(World(people=0), "people 0: a world has from 6"), (World(setting="hard"), "unknown setting 'hard'; one of"),
-     (World(size=65), "even number"), (World(images=1), "images 1"), (World(seed=-1), "seed -1"),
-     (World(cameras_each=5), "from 1 to 4"), (World(spread=0.0), "spread 0.0"), (World(colour_identity=2.0), "colour_identity")],
-)  # fmt: skip
+    [
+        (World(people=0), "people 0: a world has from 6"),
+        (World(setting="hard"), "unknown setting 'hard'; one of"),
+        (World(size=65), "even number"),
+        (World(images=1), "images 1"),
+        (World(seed=-1), "seed -1"),
+        (World(cameras_each=5), "from 1 to 4"),
+        (World(spread=0.0), "spread 0.0"),
+        (World(colour_identity=2.0), "colour_identity"),
+    ],
+)
 def test_worlds_that_cannot_be_drawn_are_refused_before_any_work(world, message, tmp_path):
     with pytest.raises(InputError, match=message):
         write_world(world, tmp_path / "w")
@@ -175,7 +182,7 @@ def test_splits_share_no_person_and_no_outfit_and_another_seed_is_another_world(
 
 def test_sharing_is_how_many_people_wear_an_outfit():
     world = World(people=40, sharing=5.0)
-    worn = [e.wardrobe for n in range(20) for e in entries_of(world, n, wardrobe_of(world, 0), cameras_of(world))[:: 4]]
+    worn = [e.wardrobe for n in range(20) for e in entries_of(world, n, wardrobe_of(world, 0), cameras_of(world))[::4]]
     assert len(wardrobe_of(world, 0)) == 20 * 4 / 5
     assert 3 <= np.bincount(worn).mean() <= 6
 
@@ -194,8 +201,12 @@ def test_captions_name_what_is_in_the_outer_fifths():
     person, outfit = person_of(world, 0), wardrobe_of(world, 0)[0]
     people = [{name: float(k) for name in MEASURES} for k in range(11)]
     levels = Levels.of(people)
-    texts = {caption(np.random.default_rng(k), person, outfit, dict.fromkeys(MEASURES, 10.0), levels) for k in range(40)}
+    texts = {
+        caption(np.random.default_rng(k), person, outfit, dict.fromkeys(MEASURES, 10.0), levels) for k in range(40)
+    }
     assert any("tall" in text for text in texts) and not any("short legs" in text for text in texts)
     assert len(texts) > 30
-    middle = {caption(np.random.default_rng(k), person, outfit, dict.fromkeys(MEASURES, 5.0), levels) for k in range(40)}
+    middle = {
+        caption(np.random.default_rng(k), person, outfit, dict.fromkeys(MEASURES, 5.0), levels) for k in range(40)
+    }
     assert not any(word in text for text in middle for word in ("tall", "heavy", "wide", "narrow", "slim"))

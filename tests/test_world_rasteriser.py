@@ -38,8 +38,14 @@ def _random(seed: int, count: int = 40, pictures: int = 2, size: float = 24.0) -
     points = torch.rand(3 * count, 2, generator=generator) * size - 2
     depth = 1 + 4 * torch.rand(3 * count, generator=generator)
     faces = torch.arange(3 * count).view(-1, 3)
-    return Triangles(points, depth, faces, torch.arange(count) % pictures, torch.rand(3 * count, generator=generator) - 0.7,
-                     torch.rand(count, generator=generator) < 0.5)  # fmt: skip
+    return Triangles(
+        points,
+        depth,
+        faces,
+        torch.arange(count) % pictures,
+        torch.rand(3 * count, generator=generator) - 0.7,
+        torch.rand(count, generator=generator) < 0.5,
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -10,13 +10,13 @@ from scipy import ndimage
 from csgn_lib.records import InputError
 from csgn_lib.synthetic.rendered import quality
 from csgn_lib.synthetic.rendered.body import load_body
-from csgn_lib.synthetic.rendered.garments import COLOUR_FIELDS, draw_outfit
 from csgn_lib.synthetic.rendered.gait import Pose, skinning
+from csgn_lib.synthetic.rendered.garments import COLOUR_FIELDS, draw_outfit
 from csgn_lib.synthetic.rendered.materials import PARTS
 from csgn_lib.synthetic.rendered.people import draw_person, rest_shape
 from csgn_lib.synthetic.rendered.scenes import REACH, draw, luminance
 from csgn_lib.synthetic.rendered.settings import SETTINGS, setting_named
-from csgn_lib.synthetic.rendered.worlds import World, entries_of, person_of, split_of, wardrobe_of, cameras_of
+from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, person_of, split_of, wardrobe_of
 
 PERSON = [PARTS.index(name) for name in PARTS if name not in ("background", "occluder")]
 CLOTHES = [PARTS.index(name) for name in ("upper", "lower", "shoes", "bag", "hat")]
@@ -31,13 +31,23 @@ def _scene(number: int = 0, setting: str = "middle"):
 def pictures():
     scene = _scene()
     other = person_of(World(people=8, seed=3), 5)
-    changed = {"original": scene, "recoloured": scene.recoloured(), "reclothed": scene.reclothed(), "rebodied": scene.rebodied(other),
-               "reposed": scene.reposed(), "gray": scene.grayed()}  # fmt: skip
+    changed = {
+        "original": scene,
+        "recoloured": scene.recoloured(),
+        "reclothed": scene.reclothed(),
+        "rebodied": scene.rebodied(other),
+        "reposed": scene.reposed(),
+        "gray": scene.grayed(),
+    }
     return dict(zip(changed, draw(list(changed.values()), 96), strict=True))
 
 
 def _near(mask, parts, reach):
-    return ndimage.binary_dilation(np.isin(mask, parts), np.ones((3, 3)), iterations=reach) if reach else np.isin(mask, parts)
+    return (
+        ndimage.binary_dilation(np.isin(mask, parts), np.ones((3, 3)), iterations=reach)
+        if reach
+        else np.isin(mask, parts)
+    )
 
 
 def test_recolouring_changes_clothes_alone_to_the_last_bit(pictures):
@@ -88,7 +98,12 @@ def test_recolouring_changes_every_colour_and_nothing_else():
 
 
 def test_masks_name_every_part(pictures):
-    assert set(np.unique(pictures["original"].mask)) >= {0, PARTS.index("skin"), PARTS.index("upper"), PARTS.index("shoes")}
+    assert set(np.unique(pictures["original"].mask)) >= {
+        0,
+        PARTS.index("skin"),
+        PARTS.index("upper"),
+        PARTS.index("shoes"),
+    }
 
 
 def test_an_unknown_setting_is_refused_with_those_there_are():
@@ -150,3 +165,10 @@ def test_the_check_counts_skin_that_a_garment_should_cover():
     nude = quality._undressed(body, figure, rest_shape(body, scene.person)[0])
     posed, seen, _ = quality._seen(body, [scene], [nude], (1, 128, 64))
     assert quality._bare(body, posed, seen, [figure]) > 0.3 * len(seen.pixel)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_the_same_people():
+    here, there = _scene().draw(96), draw([_scene()], 96, "cuda")[0]
+    assert (here.mask != there.mask).mean() < 0.01
+    assert np.abs(here.image.astype(int) - there.image).mean() < 1.0

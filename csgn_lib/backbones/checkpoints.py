@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub  # brought by open_clip and timm, which both fetch and keep their files through it
+import numpy as np
 import open_clip
 import torch
 from safetensors.torch import load_file
@@ -19,31 +22,98 @@ from csgn_lib.records import InputError
 TOWERS = Path(__file__).parent / "weights"
 EMBEDDED = ("embedded", "embedded-1")  # the second: other pairs, other chance, the same recipe
 BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's state dicts hold too
+HOLDERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+)  # where trainers keep weights
+PREFIXES = ("module.", "model.", "net.")  # what wrappers put before every name
+PLAIN = [  # values beside weights whose loading runs nothing
+    argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType,
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+]  # fmt: skip
+
+
+class NoWeights(ValueError):
+    """A file that holds no usable weights. ``args``: what it is, and the cure."""
+
+
+class Misfit(ValueError):
+    """Tensors of another model, or of another size of it."""
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name: safetensors, or a pickle that ``weights_only`` accepts.
 
-    What trainers put around them is taken off: a dict that holds them as ``state_dict``, a leading ``module.``,
-    and OpenAI's three numbers.
+    What trainers put around them is removed: a dict that holds them under a name such as ``state_dict`` or ``model``
+    (beside counters, optimizers, an argparse.Namespace), and the prefixes of wrappers (``module.``, ``_orig_mod.``,
+    ``model.``, ``backbone.``).
 
     Raises:
-        Exception: whatever safetensors and torch raise for a file that cannot be read, and ValueError for one
-            without tensors by name; ``diagnosis`` says it in one line.
+        NoWeights: the file is something else, such as a web page, or holds NaN.
+        Exception: whatever safetensors and torch raise for a file that cannot be read; ``diagnosis`` says each in one
+            line.
     """
-    if str(file).endswith(".safetensors"):
-        held = load_file(file)
-    else:
-        held = torch.load(file, map_location="cpu", weights_only=True)
-    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
-        held = held["state_dict"]
-    if not isinstance(held, dict) or not held or not all(isinstance(value, Tensor) for value in held.values()):
-        raise ValueError("it holds no tensors by name (a state_dict)")
-    return {name.removeprefix("module."): value for name, value in held.items() if name not in BESIDE_WEIGHTS}
+    weights = _unwrapped(_load(Path(file)))
+    for name, value in weights.items():
+        if value.is_floating_point() and value.isnan().any():
+            raise NoWeights(f"{_short(name, 60)} holds NaN: the training that wrote it diverged", "give an earlier one")
+    return weights
 
 
-class Misfit(ValueError):
-    """Tensors of another model, or of another size of it."""
+def is_openai(weights: dict[str, Tensor]) -> bool:
+    """Whether a state dict has the three numbers that OpenAI's hold beside the tensors."""
+    return set(BESIDE_WEIGHTS) <= set(weights)
+
+
+def _load(file: Path) -> Any:
+    with file.open("rb") as opened:
+        head = opened.read(512)
+    text = head.lstrip().lower()
+    if not head:
+        raise NoWeights("it is empty", "copy it again")
+    if text.startswith(b"version https://git-lfs"):
+        raise NoWeights("it is a Git LFS pointer, not the file itself", "fetch that: git lfs pull")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise NoWeights("it is a web page", "download the file itself, not the page about it")
+    pickled = head.startswith((b"PK", b"\x80"))
+    if head[8:9] == b"{" or (file.suffix == ".safetensors" and not pickled):  # a length of 8 bytes, then JSON
+        return load_file(file)
+    with torch.serialization.safe_globals(PLAIN):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _unwrapped(held: Any) -> dict[str, Tensor]:
+    """The state dict inside what was saved, without the prefixes of wrappers."""
+    while isinstance(held, dict) and not _is_state(held):
+        inner = {key: value for key, value in held.items() if isinstance(value, dict) and value}
+        key = next((key for key in HOLDERS if key in inner), None)
+        if key is None:
+            states = [name for name, value in inner.items() if _is_state(value)]
+            if len(states) > 1:
+                raise NoWeights(f"it holds several: {_some(sorted(map(str, states)), 5)}", "save one of them alone")
+            key = states[0] if states else None
+        held = inner.get(key)
+    if not isinstance(held, dict):
+        raise NoWeights("it holds no tensors by name (a state_dict)", "copy it again")
+    weights = {name.replace("_orig_mod.", ""): value for name, value in held.items()}
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in weights)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    if any(name.startswith("backbone.") for name in weights):  # what is beside it is not the tower's
+        inside = {name: value for name, value in weights.items() if name.startswith("backbone.")}
+        return {name.removeprefix("backbone."): value for name, value in inside.items()}
+    return weights
+
+
+def _is_state(held: Any) -> bool:
+    return (
+        isinstance(held, dict)
+        and bool(held)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items())
+    )
 
 
 def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
@@ -85,8 +155,13 @@ def diagnosis(error: Exception, parameter: str) -> tuple[str, str]:
             "it is a TorchScript archive, a program rather than tensors",
             "if you trust it, open it once by torch.jit.load and save its state_dict() as safetensors",
         )
+    if isinstance(error, NoWeights):
+        why, cure = error.args
+        return why, f"{cure}, or give another file"
     if isinstance(error, pickle.UnpicklingError):
-        return "it is no checkpoint, or a pickle that would run code", "save the tensors as safetensors"
+        named = re.search(r"(?:GLOBAL|type) ([\w.]+)", str(error))
+        what = f"a pickle with a {named[1]}, which" if named and "." in named[1] else "no checkpoint, or a pickle that"
+        return f"it is {what} would run code", "save the tensors as safetensors"
     if isinstance(error, Misfit):
         return str(error), f"set {parameter} to the model it is of, or give another file"
     cure = "see that it can be reached" if isinstance(error, OSError) else "copy it again"

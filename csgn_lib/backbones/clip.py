@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -264,7 +263,7 @@ def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], s
     if source:
         try:
             file = Path(source) if is_file else checkpoints.fetch_clip(model, source, clip)
-            _load_clip_weights(clip, checkpoints.read_weights(file))
+            _load_clip_weights(clip, _of_this_gelu(model, checkpoints.read_weights(file)))
         except Exception as error:  # torch and open_clip raise nine kinds for a file that is none of this model's
             why, cure = checkpoints.diagnosis(error, "clip_model")
             raise InputError(f"clip_checkpoint {source} cannot be loaded into {model}: {why}; {cure}") from error
@@ -307,8 +306,8 @@ def _check_grid(model: str, vision: dict[str, Any], image_size: tuple[int, int],
 def _build_clip(model: str, tag: str | None, image_size: tuple[int, int] | None) -> nn.Module:
     """With random weights, on the default device; mean and deviation as the tag's weights were trained with."""
     trained = open_clip.get_pretrained_cfg(model, tag) if tag else {}
-    if tag and bool(trained.get("quick_gelu")) != bool(open_clip.get_model_config(model).get("quick_gelu")):
-        warnings.warn(f"{tag} of {model} was trained with the other GELU; is it {model}-quickgelu?", stacklevel=3)
+    if tag and bool(trained.get("quick_gelu")) != _has_quick_gelu(model):
+        raise InputError(f"clip_checkpoint {tag} of {model} was trained with the other GELU; {_other_gelu(model)}")
     with _no_word_of_random_weights():
         return open_clip.create_model(
             model,
@@ -316,6 +315,23 @@ def _build_clip(model: str, tag: str | None, image_size: tuple[int, int] | None)
             force_image_size=image_size,
             force_preprocess_cfg={name: trained[name] for name in ("mean", "std") if name in trained},
         )
+
+
+def _has_quick_gelu(model: str) -> bool:
+    return bool(open_clip.get_model_config(model).get("quick_gelu"))
+
+
+def _other_gelu(model: str) -> str:
+    """The cure for weights that were trained with the other activation: the model of the same shape that has it."""
+    twin = model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
+    return f"set clip_model to {twin}" if twin in open_clip.list_models() else "give other weights"
+
+
+def _of_this_gelu(model: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without OpenAI's three numbers. Raises NoWeights for OpenAI's, if the model's GELU is the other."""
+    if checkpoints.is_openai(weights) and not _has_quick_gelu(model):
+        raise checkpoints.NoWeights("it is OpenAI's, which was trained with QuickGELU", _other_gelu(model))
+    return {name: value for name, value in weights.items() if name not in checkpoints.BESIDE_WEIGHTS}
 
 
 @contextlib.contextmanager

@@ -66,9 +66,7 @@ def decode(file: str | Path | BinaryIO, largest: int = LARGEST, formats: Sequenc
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ``largest`` is the bound here
         with Image.open(file, formats=formats) as image:
             if image.width * image.height > largest:
-                raise Image.DecompressionBombError(
-                    f"{image.width * image.height / 1e6:.0f} megapixels, more than {largest / 1e6:.0f}; make it smaller"
-                )
+                raise Image.DecompressionBombError(f"{image.width * image.height} pixels, more than {largest}")
             image.load()
             turn = 1
             with suppress(Exception):  # a damaged EXIF block says nothing about the orientation
@@ -92,8 +90,9 @@ def failure(error: Exception) -> str:
         return "missing"
     if isinstance(error, UnidentifiedImageError):  # Pillow's message holds an address in memory
         return "not an image: it begins like no known format"
-    if isinstance(error, Image.DecompressionBombError):
-        return str(error)
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's, which asks whether this is an attack, or ours
+        found, most = (int(number) / 1e6 for number in re.findall(r"\d+", str(error))[:2])
+        return f"{found:.0f} megapixels, more than {most:.0f}; make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: " + re.sub(

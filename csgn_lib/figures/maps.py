@@ -48,8 +48,8 @@ def label_maps(panels: Sequence[LabelMap], columns: int, coloured: int = 8, size
     """
     rows = -(-len(panels) // columns)
     with styled():
-        width = TEXT_WIDTH / columns
-        shape = (TEXT_WIDTH, 0.3 + rows * (width + 0.3))
+        height = min(TEXT_WIDTH / columns, 2.5) + 0.3
+        shape = (TEXT_WIDTH, 0.3 + rows * height)
         figure, grid = plt.subplots(rows, columns, figsize=shape, squeeze=False)
         for axes, panel in zip(grid.flat, panels, strict=True):
             _plot_labels(axes, panel, coloured, size)

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from csgn_lib import synthetic
 from csgn_lib.backbones import ClipTower, load_clip
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
-from csgn_lib.records import InputError, Run, read_json
+from csgn_lib.records import InputError, Run
 from csgn_lib.retrieval import (
     CLOTHING_OUT,
     PERSON_ONLY,
@@ -26,6 +24,7 @@ from csgn_lib.retrieval import (
     Vocabularies,
     chosen_descriptors,
     embed_benchmark,
+    load_embeddings,
 )
 from csgn_lib.training import load_encoder
 from csgn_lib.vss import DESCRIPTOR, Embeddings, VisualEncoder
@@ -119,20 +118,9 @@ def open_source(folder: str | Path) -> Source:
     if not run.dir.is_dir():
         raise InputError(f"{folder} is not a folder; give a finished run's under reports/runs")
     experiment = Experiment.from_parameters(**run.config)
-    path = run.path("embeddings.safetensors")
-    if not path.exists():
-        raise InputError(f"{path} does not exist: the run is unfinished or not scored; run 12_train again")
-    try:
-        stored = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); score the run again") from error
-    sides = [_embeddings(stored, split, path) for split in ("query", "gallery")]
     benchmark = synthetic.benchmark_for(experiment)
-    for side, split in zip(sides, ("query", "gallery"), strict=True):
-        rows, frame = len(next(iter(side.parts().values()))), getattr(benchmark, split)
-        if rows != len(frame):
-            raise InputError(f"{path} holds {rows} {split} images, {benchmark.name} has {len(frame)}; score it again")
-    _same_data(run, benchmark)
+    stored = load_embeddings(run, benchmark)
+    sides = [_embeddings(stored, split, run.path("embeddings.safetensors")) for split in ("query", "gallery")]
     chosen, note = _defaults(sides[1], experiment), ""
     try:
         chosen |= {name: one for name, one in chosen_descriptors(run).items() if one.form is None}
@@ -183,12 +171,3 @@ def _defaults(embedded: Embeddings, experiment: Experiment) -> dict[str, Descrip
         chosen[CLOTHING_OUT] = Descriptor(rest, CLOTHING_OUT, experiment.clothing_rank)
         chosen[PERSON_ONLY] = Descriptor(rest, PERSON_ONLY, experiment.person_rank)
     return chosen
-
-
-def _same_data(run: Run, benchmark: Benchmark) -> None:
-    """Raise InputError if the data on disk are not those that the run's record names."""
-    if not run.path("benchmark.json").exists():
-        return
-    before, now = read_json(run.path("benchmark.json")), benchmark.manifest()
-    if before.get("manifest") != now:
-        raise InputError(f"{run.dir} was embedded from other data than {benchmark.root} holds; restore those files")

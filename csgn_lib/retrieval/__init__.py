@@ -25,6 +25,7 @@ _MODELS = {  # these import torch and the towers, which takes seconds and scorin
         "descriptors_for", "features_of",
     ),
     "recording": ("model_digest", "score_model", "score_run"),
+    "stored": ("load_embeddings",),
     "text_search": ("evaluate_words", "text_to_image"),
     "baselines": ("chance", "colour_histogram"),
 }  # fmt: skip

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from csgn_lib.runs.sweeps import Cell
 
 INTERVAL = 1.0  # seconds between two looks at the runs
-QUIET = 15.0  # seconds between two lines where the output is no terminal; longer later: a twentieth of the time so far
+QUIET = 15.0  # seconds between two lines where the output is no terminal; longer later: a tenth of the time so far
 
 
 class Progress:
@@ -52,7 +52,7 @@ class Progress:
         now = time.monotonic()
         if self.stream.isatty():
             self._print(self.line(pending), last=False)
-        elif now - self.printed >= max(QUIET, (now - self.started) / 20):
+        elif now - self.printed >= max(QUIET, (now - self.started) / 10):
             self._print(self.line(pending), last=True)
 
     def line(self, pending: Sequence[Cell]) -> str:

@@ -30,9 +30,13 @@ def listing(folder: str | Path | None = None) -> list[str]:
 
 def ended(run: Run, name: str) -> str:
     """The line about a cell that has ended: state, name, time, and its error if it has one."""
-    last = run.status if run.path("status.json").exists() else {}
+    try:
+        state, last = folders.state(run), run.status if run.path("status.json").exists() else {}
+        seconds = clock(last.get("seconds", 0.0))
+    except (InputError, TypeError, ValueError) as damage:
+        state, last, seconds = "damaged", {"error": damage}, "?"
     error = f": {one_line(last['error'])}" if last.get("error") else ""
-    return f"{folders.state(run):<11}  {name} ({clock(last.get('seconds', 0.0))}){error}"
+    return f"{state:<11}  {name} ({seconds}){error}"
 
 
 def label(row: Mapping[str, Any]) -> str:

@@ -51,8 +51,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     nav: list[Any] = [{"Home": "index.md"}]
     nav += [{title: [f"{name}.md" for name in names]} for title, names in sections.items()]
     nav.insert(2, {"Notebooks": [f"notebooks/{path.stem}.md" for path in notebooks()]})
-    nav.insert(3, {"Reference": ["reference/index.md", "reference/cli.md", "reference/parameters.md",
-                                 *({name: f"reference/{name}.md"} for name in reference.packages())]})  # fmt: skip
+    first = [f"reference/{name}.md" for name in ("index", "cli", "parameters", "protocols")]
+    nav.insert(3, {"Reference": first + [{name: f"reference/{name}.md"} for name in reference.packages()]})
     config.nav = nav
     return config
 
@@ -60,11 +60,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     pages = {page: (HOME / source).read_text(encoding="utf-8") for page, source in COPIED.items()}
-    pages |= {
-        "reference/index.md": reference.overview(),
-        "reference/cli.md": reference.cli(),
-        "reference/parameters.md": reference.parameters(),
+    written = {
+        "index": reference.overview,
+        "cli": reference.cli,
+        "parameters": reference.parameters,
+        "protocols": reference.protocols,
     }
+    pages |= {f"reference/{name}.md": write() for name, write in written.items()}
     pages |= {f"reference/{name}.md": reference.package(name) for name in reference.packages()}
     for path in notebooks():
         text, pictures = reference.notebook(path)

@@ -8,6 +8,7 @@ import operator
 import re
 import subprocess
 import sys
+import types
 import typing
 from contextlib import suppress
 from functools import cache
@@ -21,6 +22,9 @@ from markdown.extensions.toc import slugify
 from nbconvert import MarkdownExporter
 
 import csgn_lib
+from csgn_lib import runs
+from csgn_lib.records import Run
+from csgn_lib.runs.folders import folder_for
 
 HOME = Path(__file__).resolve().parents[2]
 LIBRARY = Path(csgn_lib.__file__).parent
@@ -129,9 +133,32 @@ def parameters() -> str:
     return "\n".join(lines) + "\n"
 
 
+def protocols() -> str:
+    """Every protocol of every benchmark, headline first, with its one-line description."""
+    from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS
+
+    lines = [
+        "# Benchmarks and protocols", "",
+        "`csgn_lib.datasets.load(name, root)` reads a benchmark. The first protocol of a benchmark is its headline. A "
+        "*match* is a gallery image of the query's person; images of other people are never dropped.", "",
+        "| benchmark | protocol | what is ranked, and which matches are dropped |", "|---|---|---|",
+    ]  # fmt: skip
+    for benchmark, found in BENCHMARK_PROTOCOLS.items():
+        lines += [f"| `{benchmark}` | `{name}` | {_escaped(one.description)} |" for name, one in found.items()]
+    return "\n".join(lines) + "\n"
+
+
+def executed(path: Path) -> Path:
+    """The executed copy of a finished run with the notebook's code and default parameters; else the notebook itself."""
+    defaults = {name: parameter.default for name, parameter in runs.declared(path).items()}
+    run = Run(folder_for(path.stem, path, defaults))
+    copy = run.path("executed.ipynb")
+    return copy if copy.exists() and run.status["state"] == "done" else path
+
+
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
-    """A notebook as Markdown, and its pictures by name."""
-    content = nbformat.read(path, as_version=4)
+    """A notebook as Markdown, with its outputs if it was executed here, and its pictures by name."""
+    content = nbformat.read(executed(path), as_version=4)
     content.metadata.setdefault("language_info", {})["name"] = "python"
     text, resources = MarkdownExporter().from_notebook_node(content, {"unique_key": path.stem})
     text = re.sub(r"(?<=\]\(#)[^)]+(?=\))", lambda found: slugify(found[0].replace("-", " "), "-"), text)
@@ -177,10 +204,15 @@ def _collected(path: str) -> bool:
 
 
 def _type(annotation: Any) -> str:
+    """The values that a parameter takes, or its type: ``none``, ``"dot"``, ``tuple[str, ...]``."""
+    if annotation is type(None):
+        return "`none`"
+    arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Literal:
-        return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
-    name = str(annotation) if typing.get_args(annotation) else getattr(annotation, "__name__", str(annotation))
-    return f"`{_escaped(name)}`"
+        return ", ".join(f"`{value}`" for value in arguments)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return ", ".join(map(_type, arguments))
+    return f"`{annotation if arguments else getattr(annotation, '__name__', annotation)}`"
 
 
 def _shown(value: Any) -> str:

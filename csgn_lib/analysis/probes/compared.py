@@ -30,6 +30,7 @@ from csgn_lib.vss import Embeddings, VisualEncoder
 
 JOINT, CLOTHING_PART, WHOLE = "joint embedding", "clothing part of the joint embedding", "whole descriptor"
 FROZEN = "frozen CLIP"
+_BRANCHES = {"z12": "ViT output z12", "c": "ResNet output c"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Compared:
         found = {CLOTHING_PART: self._clothing(embeddings), JOINT: embeddings.f}
         for kind in (CLOTHING_OUT, PERSON_ONLY):
             found[f"{JOINT}, {kind}"] = self.words.map(kind, self.descriptors[kind].rank)(embeddings.f)
-        found |= {name: value for name, value in embeddings.parts().items() if name in ("z12", "c")}
+        found |= {_BRANCHES[name]: value for name, value in embeddings.parts().items() if name in _BRANCHES}
         return found | {WHOLE: features_of(self.descriptors[PLAIN])(embeddings)}
 
     def _clothing(self, embeddings: Embeddings) -> Tensor:

@@ -34,7 +34,7 @@ def hat_pieces(cloth: Cloth, skin: Tensor, facing: Tensor, outfit: Outfit) -> li
     shape = cloth.smooth(skin, 8) + facing * (0.020 + bulge * ((z - 0.76) / 0.05).clamp(0, 1))[:, None]
     faces = cloth.faces[((z > 0.66) & (x.abs() < 0.09))[cloth.faces].all(1)]
     none = torch.full_like(z, -1.0)
-    pieces = [Piece(shape, cloth.template, none, cloth.weights, faces, HAT, cut)]
+    pieces = [Piece(shape, cloth.template, none, cloth.weights, faces, HAT, cut, False)]
     if outfit.hat == "cap":
         pieces.append(_brim(cloth, skin))
     return pieces

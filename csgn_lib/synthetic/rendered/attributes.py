@@ -30,8 +30,9 @@ _SKIN = ("pale", "light", "tan", "brown", "dark")
 
 
 def measure(body: Body, person: Person) -> dict[str, float]:
-    """Stature in metres; all else as a share of it: lengths of legs, arms, head and neck; widths of shoulders, waist and
-    hips; girth is the trunk's depth."""
+    """Stature in metres; all else as a share of it: lengths of legs, arms, head and neck; widths of shoulders, waist
+    and hips; girth is the trunk's depth.
+    """
     vertices, joints = rest_shape(body, person)
     skin = torch.unique(body.faces["body"])
     place, template = vertices[skin], body.template[skin]
@@ -101,12 +102,17 @@ def outfit_attributes(outfit: Outfit) -> dict[str, object]:
 def caption(rng: Generator, person: Person, outfit: Outfit, measures: Mapping[str, float], levels: Levels) -> str:
     """A sentence. Its order varies and phrases are left out at random, so that no position means an attribute."""
     traits = [levels.word(name, measures[name]) for name in MEASURES]
-    adjectives = [word for word in (traits[0], traits[-1]) if word] + (["older"] if person_attributes(person)["older"] else [])
+    adjectives = [word for word in (traits[0], traits[-1]) if word] + (
+        ["older"] if person_attributes(person)["older"] else []
+    )
     parts = [word for word in traits[1:-1] if word] + _head_words(person)
     worn = _worn_words(outfit)
     kept_parts, kept_worn = (_some(rng, words) for words in (parts, worn))
     who = " ".join(["a", *_some(rng, adjectives), "woman" if person.female else "man"])
-    phrases = [f"with {_listed(kept_parts)}" if kept_parts else "", f"wearing {_listed(kept_worn)}" if kept_worn else ""]
+    phrases = [
+        f"with {_listed(kept_parts)}" if kept_parts else "",
+        f"wearing {_listed(kept_worn)}" if kept_worn else "",
+    ]
     if rng.random() < 0.5:
         phrases.reverse()
     sentence = " ".join([who, *(phrase for phrase in phrases if phrase)])
@@ -119,15 +125,27 @@ def _head_words(person: Person) -> list[str]:
     if person.hair_style == "bald":
         words.append("a bald head")
     else:
-        noun = {"buzz cut": "very short hair", "short hair": "short hair", "side parting": "short hair", "bob": "a bob of hair",
-                "long hair": "long hair", "bun": "hair in a bun", "ponytail": "a ponytail", "afro": "an afro"}  # fmt: skip
+        noun = {
+            "buzz cut": "very short hair",
+            "short hair": "short hair",
+            "side parting": "short hair",
+            "bob": "a bob of hair",
+            "long hair": "long hair",
+            "bun": "hair in a bun",
+            "ponytail": "a ponytail",
+            "afro": "an afro",
+        }
         words.append(f"{person.hair_colour} hair" if len(HAIR_COLOURS) > 1 else "hair")
         words.append(noun[person.hair_style])
     return words + (["a beard"] if person.beard > 0.5 else [])
 
 
 def _worn_words(outfit: Outfit) -> list[str]:
-    pattern = "" if outfit.pattern == "plain" else {"block": "two-coloured ", "logo": "printed "}.get(outfit.pattern, outfit.pattern + " ")
+    pattern = (
+        ""
+        if outfit.pattern == "plain"
+        else {"block": "two-coloured ", "logo": "printed "}.get(outfit.pattern, outfit.pattern + " ")
+    )
     words = [f"a {outfit.upper_colour} {pattern}{outfit.upper}"]
     if outfit.lower != "none":
         article = "a " if outfit.lower.endswith("skirt") else ""

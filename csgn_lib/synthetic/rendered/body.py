@@ -23,13 +23,21 @@ from torch import Tensor
 from csgn_lib.records import InputError
 
 FORMAT = 1
-SHA256 = "1ec5b8363c07b7f72d92cd3a9e84419218bb62041b471e11b4d99e5c2d584bf5"
+SHA256 = "fa0b2d62f29010571aac54ed296e6a51ddea0437ecefba7715959c4ab4111bc7"
 BODY_FILE = Path(__file__).with_name("body.safetensors")
 PARTS = ("body", "eyes", "tights", "skirt", "hair")
 
 # Ranges of the phenotypes that the components were fitted over. Age: 1/3 is a child, 2/3 a young adult, 1 old.
-PHENOTYPES = {"gender": (0.0, 1.0), "age": (0.55, 1.0), "muscle": (0.0, 1.0), "weight": (0.0, 1.0), "height": (0.0, 1.0),
-              "proportions": (0.0, 1.0), "cupsize": (0.0, 1.0), "firmness": (0.0, 1.0)}  # fmt: skip
+PHENOTYPES = {
+    "gender": (0.0, 1.0),
+    "age": (0.55, 1.0),
+    "muscle": (0.0, 1.0),
+    "weight": (0.0, 1.0),
+    "height": (0.0, 1.0),
+    "proportions": (0.0, 1.0),
+    "cupsize": (0.0, 1.0),
+    "firmness": (0.0, 1.0),
+}
 RACES = ("african", "asian", "caucasian")
 # Anchors of the piecewise linear functions, in the order of the columns of ``variation`` (races come first).
 _ANCHORS = {"gender": (0.0, 1.0), "age": (-1 / 3, 0.0, 1 / 3, 2 / 3, 1.0), "muscle": (0.0, 0.5, 1.0),

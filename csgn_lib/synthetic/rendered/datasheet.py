@@ -18,14 +18,26 @@ def datasheet(world: World, pairs: Mapping[str, int]) -> str:
     counts = ", ".join(f"{count} of {split}" for split, count in zip(SPLITS, world.counts(), strict=True))
     text = Path(__file__).with_name("datasheet.md").read_text(encoding="utf-8")
     values = {
-        "command": command(world), "people": world.people, "counts": counts, "pictures": world.people * per_person,
-        "height": world.size, "width": world.size // 2, "setting": world.setting, "cameras": setting.cameras,
-        "outfits": world.outfits, "seed": world.seed, "colour": f"{world.colour_identity:.0%}", "spread": f"{spread:g}",
-        "stature": f"{setting.stature_sd * 100:g}", "sharing": f"{sharing:g}", "occluded": f"{setting.occluded:.0%}",
-        "crop": f"{setting.crop:g} m at the person's depth: stature shows" if setting.crop else "drawn from the person's "
-        "stature, as a detector crops: stature hardly shows",
+        "command": command(world),
+        "people": world.people,
+        "counts": counts,
+        "pictures": world.people * per_person,
+        "height": world.size,
+        "width": world.size // 2,
+        "setting": world.setting,
+        "cameras": setting.cameras,
+        "outfits": world.outfits,
+        "seed": world.seed,
+        "colour": f"{world.colour_identity:.0%}",
+        "spread": f"{spread:g}",
+        "stature": f"{setting.stature_sd * 100:g}",
+        "sharing": f"{sharing:g}",
+        "occluded": f"{setting.occluded:.0%}",
+        "crop": f"{setting.crop:g} m at the person's depth: stature shows"
+        if setting.crop
+        else "drawn from the person's stature, as a detector crops: stature hardly shows",
         "pairs": ", ".join(f"{kind} {count}" for kind, count in pairs.items()),
-    }  # fmt: skip
+    }
     for name, value in values.items():
         text = text.replace("{" + name + "}", str(value))
     return text
@@ -36,5 +48,9 @@ def command(world: World) -> str:
     words = [f"csgn world --people {world.people} --setting {world.setting} --seed {world.seed} --size {world.size}",
              f"--images {world.images} --outfits {world.outfits} --cameras-each {world.cameras_each}",
              f"--colour-identity {world.colour_identity:g}"]  # fmt: skip
-    words += [f"--{name} {value:g}" for name, value in (("spread", world.spread), ("sharing", world.sharing)) if value is not None]
+    words += [
+        f"--{name} {value:g}"
+        for name, value in (("spread", world.spread), ("sharing", world.sharing))
+        if value is not None
+    ]
     return " ".join([*words, "--out DIR"])

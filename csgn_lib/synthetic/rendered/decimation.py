@@ -44,7 +44,9 @@ class Collapse:
         return {corner for face in self.incident[vertex] for corner in self.faces[face]} - {vertex}
 
     def cost(self, source: int, target: int) -> float:
-        """Summed squared distance (area-weighted) of ``target`` from the planes around ``source``, plus a length term."""
+        """Summed squared distance (area-weighted) of ``target`` from the planes around ``source``, plus a length
+        term.
+        """
         point = self.homogeneous[:, target]
         error = np.einsum("si,sij,sj->", point, self.quadrics[source], point)
         length = self.rest[source] - self.rest[target]
@@ -110,7 +112,9 @@ def decimate(
 
 
 def _quadrics(shapes: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(V, S, 4, 4): for each vertex and shape, the sum over its triangles of area times the outer product of the plane."""
+    """(V, S, 4, 4): for each vertex and shape, the sum over its triangles of area times the outer product of the
+    plane.
+    """
     quadrics = np.zeros((shapes.shape[1], len(shapes), 4, 4))
     for number, points in enumerate(shapes):
         a, b, c = (points[faces[:, k]] for k in range(3))

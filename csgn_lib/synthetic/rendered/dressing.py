@@ -52,9 +52,11 @@ def dress(body: Body, person: Person, outfit: Outfit, rest: tuple[Tensor, Tensor
     skin = vertices[sewn["skin"].vertex]
     pieces = [_skin(sewn["skin"], skin, outfit), _eyes(body, vertices)]
     pieces += _garments(sewn, vertices, outfit)
-    facing = normals(skin, sewn["skin"].faces)
-    pieces += hair_pieces(body, sewn["skin"], skin, facing, person, outfit.hat)
-    pieces += hat_pieces(sewn["skin"], skin, facing, outfit)
+    head = vertices[sewn["head"].vertex]
+    facing = normals(head, sewn["head"].faces)
+    trunk = (vertices[sewn["tights"].vertex], sewn["tights"].template)
+    pieces += hair_pieces(body, sewn["head"], head, facing, trunk, person, outfit.hat)
+    pieces += hat_pieces(sewn["head"], head, facing, outfit)
     pieces += bag_pieces(body, sewn["tights"], vertices[sewn["tights"].vertex], joints, outfit)
     return _joined(person, outfit, joints, pieces)
 
@@ -70,15 +72,19 @@ def _joined(person: Person, outfit: Outfit, joints: Tensor, pieces: Sequence[Pie
     two_sided = torch.tensor([piece.two_sided for piece in pieces], device=faces.device).repeat_interleave(lengths)
     vertices, template, arm, cut = (torch.cat([getattr(piece, name) for piece in pieces])
                                     for name in ("vertices", "template", "arm", "cut"))  # fmt: skip
-    facing = normals(vertices, faces)
     kept = (cut[faces].amin(1) < 0).nonzero()[:, 0]
     used = torch.zeros(len(vertices), dtype=torch.bool, device=faces.device)
     used[faces[kept].flatten()] = True
-    rows = used.nonzero()[:, 0]
-    number = used.cumsum(0) - 1
-    weights = torch.cat([piece.weights for piece in pieces])
-    return Figure(person, outfit, joints, vertices[rows], facing[rows], template[rows], arm[rows], weights[rows],
-                  number[faces[kept]], material[kept], cut[rows], two_sided[kept])  # fmt: skip
+    rows, number = used.nonzero()[:, 0], used.cumsum(0) - 1
+    faces, vertices = number[faces[kept]], vertices[rows]
+    weights = torch.cat(
+        [
+            piece.weights[mine]
+            for piece, mine in zip(pieces, used.split([len(piece.vertices) for piece in pieces]), strict=True)
+        ]
+    )
+    return Figure(person, outfit, joints, vertices, normals(vertices, faces), template[rows], arm[rows], weights, faces,
+                  material[kept], cut[rows], two_sided[kept])  # fmt: skip
 
 
 def _skin(cloth: Cloth, skin: Tensor, outfit: Outfit) -> Piece:
@@ -124,7 +130,7 @@ def _shoes(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> Piece:
     low = (z < -0.775) & (shoe[:, 2] < ground + 0.022)
     shoe[:, 2] = torch.where(low, ground - 0.014, shoe[:, 2])
     return Piece(shoe, cloth.template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("shoes"),
-                 shoe_outline(outfit, cloth.template))  # fmt: skip
+                 shoe_outline(outfit, cloth.template), False)  # fmt: skip
 
 
 def _trousers(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> tuple[Piece, Tensor]:
@@ -134,13 +140,13 @@ def _trousers(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> tup
     flare = [a + (b - a) * loose for a, b in zip(*kind.flare, strict=True)]
     gap = (kind.thickness + kind.loose * loose) * interpolate(z, FLARE_AT, flare)
     shape = cloth.smooth(base + facing * gap[:, None], kind.smoothing)
-    template = cloth.smooth(cloth.template, kind.smoothing)
+    template = cloth.smooth_template(kind.smoothing)
     if kind.folds:
         where = interpolate(z, (-0.8, -0.6, -0.4, -0.2, 0.0), (1.0, 0.5, 0.8, 0.2, 0.5))
         shape = shape + facing * (noise(cloth.template, outfit.seed % 997, 20) * kind.folds * (1 + where))[:, None]
     shape = push_outside(shape, base, facing, 0.6 * gap + 0.002)
     outline = lower_outline(outfit, template, cloth.on_arm)
-    piece = Piece(shape, template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("lower"), outline)
+    piece = Piece(shape, template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("lower"), outline, False)
     return piece, ((shape - base) * facing).sum(1)
 
 
@@ -163,7 +169,7 @@ def _upper(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit, gap_below
     x, y, z = cloth.template.unbind(1)
     gap = (kind.thickness + kind.loose * outfit.upper_loose) * _upper_profile(cloth, outfit)
     shape = cloth.smooth(base + facing * gap[:, None], kind.smoothing)
-    template = cloth.smooth(cloth.template, kind.smoothing)
+    template = cloth.smooth_template(kind.smoothing)
     trunk = (cloth.on_arm < 0.35) & (z < 0.44) & (z > 0.04)
     hung = shape.clone()
     hung[trunk] = hang(shape[trunk], kind.slope)
@@ -195,7 +201,11 @@ def _upper_tube(cloth: Cloth, tube: Tensor, facing: Tensor, outfit: Outfit) -> P
     kind = UPPERS[outfit.upper]
     x, y, z = cloth.template.unbind(1)
     gap = kind.thickness + kind.loose * outfit.upper_loose
-    gap = gap * 1.15 + 0.016 * interpolate(z, (-0.5, 0.13), (2.0, 0.0)) + noise(cloth.template, outfit.seed % 991, 24) * kind.folds
+    gap = (
+        gap * 1.15
+        + 0.016 * interpolate(z, (-0.5, 0.13), (2.0, 0.0))
+        + noise(cloth.template, outfit.seed % 991, 24) * kind.folds
+    )
     shape = hang(tube + facing * gap[:, None], 0.1)
     outline = torch.maximum(outfit.upper_hem - z, z - (WAIST_TOP - 0.01))
     if outfit.upper == "coat" and outfit.open:

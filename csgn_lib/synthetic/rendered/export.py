@@ -32,7 +32,16 @@ from csgn_lib.synthetic.rendered.body import load_body
 from csgn_lib.synthetic.rendered.datasheet import datasheet
 from csgn_lib.synthetic.rendered.materials import PARTS
 from csgn_lib.synthetic.rendered.scenes import Scene, draw
-from csgn_lib.synthetic.rendered.worlds import SPLITS, Entry, World, cameras_of, entries_of, person_of, split_of, wardrobe_of
+from csgn_lib.synthetic.rendered.worlds import (
+    SPLITS,
+    Entry,
+    World,
+    cameras_of,
+    entries_of,
+    person_of,
+    split_of,
+    wardrobe_of,
+)
 
 KINDS = ("recoloured", "reclothed", "rebodied", "reposed", "gray")
 PACKAGES = ("torch", "numpy", "pillow", "csgn-workbench")
@@ -95,7 +104,7 @@ def _versions_note(manifest: Mapping[str, object]) -> str:
     changed = [f"{name} {was.get(name)} then, {now[name]} now" for name in now if was.get(name) != now[name]]
     if not changed:
         return "the world is there already, made with these versions"
-    return f"the world is there already, made with other versions ({'; '.join(changed)}): rendered anew its bytes may differ"
+    return f"the world is there already, made with other versions ({'; '.join(changed)}); its bytes may differ anew"
 
 
 def _resumed(root: Path) -> dict[int, dict[str, str]]:
@@ -117,7 +126,9 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _rendered(world: World, root: Path, numbers: list[int], workers: int | None) -> Iterator[tuple[int, dict[str, str]]]:
+def _rendered(
+    world: World, root: Path, numbers: list[int], workers: int | None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Render people; yields each with the checksums of its files, as they are finished in order."""
     workers = min(workers or os.cpu_count() or 1, max(1, len(numbers)))
     if workers == 1:
@@ -182,7 +193,9 @@ def _mask_png(mask: NDArray[np.uint8]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> str:
-    """Move whole bytes into place; their sha256. Not flushed to the disk one by one: rendered.jsonl tells what is whole."""
+    """Move whole bytes into place; their sha256. Not flushed to the disk one by one: rendered.jsonl tells what is
+    whole.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -215,14 +228,22 @@ class _Progress:
 def _finish(world: World, root: Path, done: Mapping[int, Mapping[str, str]]) -> str:
     """Write the tables and the datasheet, then the manifest; its checksum."""
     texts = _tables(world) | _lists(world)
-    texts["datasheet.md"] = datasheet(world, {kind: sum(f"/{kind}/" in p for f in done.values() for p in f) for kind in KINDS})
+    texts["datasheet.md"] = datasheet(
+        world, {kind: sum(f"/{kind}/" in p for f in done.values() for p in f) for kind in KINDS}
+    )
     files = {path: sha for number in sorted(done) for path, sha in done[number].items()}
     for name, text in texts.items():
         files[name] = _write(root / name, text.encode())
     files["world.json"] = _digest(root / "world.json")
     files = dict(sorted(files.items()))
     checksum = hashlib.sha256("".join(f"{sha}  {path}\n" for path, sha in files.items()).encode()).hexdigest()
-    manifest = {"checksum": checksum, "versions": versions(), "world": world.description(), "parts": list(PARTS), "files": files}
+    manifest = {
+        "checksum": checksum,
+        "versions": versions(),
+        "world": world.description(),
+        "parts": list(PARTS),
+        "files": files,
+    }
     write_json(root / "manifest.json", manifest)
     (root / _PROGRESS).unlink(missing_ok=True)
     return checksum
@@ -241,18 +262,31 @@ def _tables(world: World) -> dict[str, str]:
             moment = entry.scene.moment
             ids = {"path": entry.path, "split": entry.split, "person": number, "outfit": entry.outfit,
                    "wardrobe": entry.wardrobe, "camera": entry.scene.camera.number + 1}  # fmt: skip
-            where = {"heading": moment.heading, "right": moment.position[0], "away": moment.position[1], "crop": moment.crop,
-                     "phase": moment.pose.phase, "occluder": moment.occluder.kind if moment.occluder else "none"}  # fmt: skip
-            rows.append(ids | measures[number] | person_attributes(person) | outfit_attributes(entry.scene.outfit) | where)
+            where = {
+                "heading": moment.heading,
+                "right": moment.position[0],
+                "away": moment.position[1],
+                "crop": moment.crop,
+                "phase": moment.pose.phase,
+                "occluder": moment.occluder.kind if moment.occluder else "none",
+            }
+            rows.append(
+                ids | measures[number] | person_attributes(person) | outfit_attributes(entry.scene.outfit) | where
+            )
             rng = np.random.default_rng((*moment.seed, 5))
             captions.append((entry.path, caption(rng, person, entry.scene.outfit, measures[number], levels)))
-            pairs += [(entry.path, kind, _counterfactual_paths(entry, kind)[0], whose) for kind, _, whose in counterfactuals(world, entry)]
+            pairs += [
+                (entry.path, kind, _counterfactual_paths(entry, kind)[0], whose)
+                for kind, _, whose in counterfactuals(world, entry)
+            ]
     return {
         "attributes.csv": pd.DataFrame(rows).to_csv(index=False, float_format="%.4f"),
         "captions.csv": pd.DataFrame(captions, columns=["path", "caption"]).to_csv(index=False),
-        "counterfactuals.csv": pd.DataFrame(pairs, columns=["path", "kind", "counterfactual", "body"]).to_csv(index=False),
+        "counterfactuals.csv": pd.DataFrame(pairs, columns=["path", "kind", "counterfactual", "body"]).to_csv(
+            index=False
+        ),
         "cameras.json": json.dumps([asdict(camera) for camera in cameras], indent=1) + "\n",
-    }  # fmt: skip
+    }
 
 
 def _lists(world: World) -> dict[str, str]:

@@ -25,7 +25,9 @@ _PATTERN_SHARES = (0.5, 0.14, 0.12, 0.05, 0.07, 0.12)
 
 @dataclass(frozen=True)
 class Upper:
-    """An upper garment. ``hem``: lowest height, several for several lengths. ``slope``: how fast it may narrow downwards."""
+    """An upper garment. ``hem``: lowest height, several for several lengths. ``slope``: how fast it may narrow
+    downwards.
+    """
 
     sleeve: float
     hem: tuple[float, ...]

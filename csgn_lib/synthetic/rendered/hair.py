@@ -26,14 +26,21 @@ ENDS = {"bob": (0.60, 0.575), "long hair": (0.52, 0.46, 0.40)}  # heights of the
 ROWS, COLUMNS = 10, 26
 
 
-def hair_pieces(body: Body, cloth: Cloth, skin: Tensor, facing: Tensor, person: Person, hat: str) -> list[Piece]:
-    """The hair of a person whose skin (n, 3), facing (n, 3), lies on ``cloth``; what a hat covers is left out."""
+def hair_pieces(
+    body: Body, cloth: Cloth, skin: Tensor, facing: Tensor, trunk: tuple[Tensor, Tensor], person: Person, hat: str
+) -> list[Piece]:
+    """The hair of a person; what a hat covers is left out.
+
+    Args:
+        cloth: the head's skin, which lies at ``skin`` (n, 3) and faces ``facing`` (n, 3).
+        trunk: the trunk's surface (m, 3), which long hair falls on, and its template places (m, 3).
+    """
     if person.hair_style == "bald":
         return []
     scalp = _scalp(cloth)
     pieces = [_shell(body, cloth, skin, facing, scalp, person, hat)]
     if person.hair_style in ENDS:
-        pieces.append(_curtain(body, cloth, skin, person, hat))
+        pieces.append(_curtain(body, cloth, skin, trunk, person, hat))
     elif person.hair_style == "bun" and hat == "no hat":
         pieces.append(_bun(body, cloth, skin, person))
     elif person.hair_style == "ponytail":
@@ -57,9 +64,7 @@ def _ears(template: Tensor) -> Tensor:
     return (x.abs() > 0.072) & (z < 0.765) & (z > 0.64) & (y > -0.065) & (y < 0.03)
 
 
-def _shell(
-    body: Body, cloth: Cloth, skin: Tensor, facing: Tensor, scalp: Tensor, person: Person, hat: str
-) -> Piece:
+def _shell(body: Body, cloth: Cloth, skin: Tensor, facing: Tensor, scalp: Tensor, person: Person, hat: str) -> Piece:
     """Hair that follows the scalp: thin at the hairline, full on top, uneven as locks are."""
     template = cloth.template
     y, z = template[:, 1], template[:, 2]
@@ -85,7 +90,7 @@ def _shell(
         cut = torch.maximum(cut, z - hat_edge(template) - 0.012)
     cut = torch.where(z > 0.60, cut, torch.ones_like(cut))
     faces = cloth.faces[scalp]
-    return Piece(shape, template, torch.full_like(z, -1.0), cloth.weights, faces, HAIR, cut)
+    return Piece(shape, template, torch.full_like(z, -1.0), cloth.weights, faces, HAIR, cut, False)
 
 
 def _radii(points: Tensor, centre: Tensor, levels: Tensor, angles: Tensor) -> Tensor:
@@ -99,10 +104,13 @@ def _radii(points: Tensor, centre: Tensor, levels: Tensor, angles: Tensor) -> Te
     return torch.where(near, radius, torch.zeros_like(radius)).amax(2)
 
 
-def _curtain(body: Body, cloth: Cloth, skin: Tensor, person: Person, hat: str) -> Piece:
-    """Long hair: from the upper head down the sides and the back, pushed outwards by the head and a little by the back."""
+def _curtain(body: Body, cloth: Cloth, skin: Tensor, trunk: tuple[Tensor, Tensor], person: Person, hat: str) -> Piece:
+    """Long hair: from the upper head down the sides and the back, pushed outwards by the head and a little by the
+    back.
+    """
     device = skin.device
     template = cloth.template
+    below = trunk[1]
     head = (template[:, 2] > 0.62) & (template[:, 0].abs() < 0.1)
     middle = skin[head & (template[:, 2] > 0.70)].mean(0)
     top = skin[:, 2].max()
@@ -113,7 +121,7 @@ def _curtain(body: Body, cloth: Cloth, skin: Tensor, person: Person, hat: str) -
     levels = torch.linspace(0, 1, ROWS, device=device)
     z = (0.79 + (height - 0.79) * levels) * scale  # (rows,)
     radius = _radii(skin[head], middle, z, angles)
-    shoulders = _radii(skin[(template[:, 2] > 0.3) & (template[:, 0].abs() < 0.13)], middle, z, angles) + 0.022
+    shoulders = _radii(trunk[0][(below[:, 2] > 0.3) & (below[:, 0].abs() < 0.13)], middle, z, angles) + 0.022
     widest = radius.amax(0)  # (columns,)
     back = -torch.cos(angles)  # 1 behind the head
     radius = torch.maximum(radius, widest * (1 - 0.12 * levels[:, None]) * (levels[:, None] > 0.12))
@@ -154,7 +162,9 @@ def _bun(body: Body, cloth: Cloth, skin: Tensor, person: Person) -> Piece:
     top, back = _landmarks(cloth, skin)
     unit, faces = sphere(14, 10, skin.device)
     high = person.seed % 2 == 1
-    centre = (top + back) / 2 + skin.new_tensor([0, 0.03, 0.018]) if high else back + skin.new_tensor([0.0, 0.022, -0.03])
+    centre = (
+        (top + back) / 2 + skin.new_tensor([0, 0.03, 0.018]) if high else back + skin.new_tensor([0.0, 0.022, -0.03])
+    )
     lumps = 1 + 0.08 * noise(unit, person.seed % 967, 5)[:, None]
     points = centre + unit * lumps * skin.new_tensor([0.042, 0.040, 0.036])
     return _solid(body, points, unit * 0.04 + skin.new_tensor([0, 0.1, 0.75]), faces)

@@ -62,7 +62,11 @@ class Wearers:
 
     @classmethod
     def of(
-        cls, people: Sequence[Person], outfits: Sequence[Outfit], things: Sequence[tuple[float, ...]], device: torch.device
+        cls,
+        people: Sequence[Person],
+        outfits: Sequence[Outfit],
+        things: Sequence[tuple[float, ...]],
+        device: torch.device,
     ) -> Wearers:
         """``things``: (3,) linear colour of each picture's occluder."""
 
@@ -241,7 +245,9 @@ def _lower(surface: Surface, wearers: Wearers, look: Look, rows: Tensor) -> None
     chosen = _among(kinds, ("jeans",), surface, rows)
     x, y, z = surface.template[chosen].unbind(1)
     x = x.abs()
-    worn = torch.exp(-(((x - 0.12) / 0.05) ** 2) - ((z + 0.2) / 0.14) ** 2) + 0.6 * torch.exp(-(((z + 0.36) / 0.05) ** 2))
+    worn = torch.exp(-(((x - 0.12) / 0.05) ** 2) - ((z + 0.2) / 0.14) ** 2) + 0.6 * torch.exp(
+        -(((z + 0.36) / 0.05) ** 2)
+    )
     grain = noise(surface.template[chosen], 3, 160, 4) + noise(surface.template[chosen], 4, 30, 4)
     factor = 1 + 0.5 * worn * (y < -0.02) + 0.07 * grain
     seam = (((y + 0.02).abs() < 0.005) & (x > 0.1)) | ((z - 0.10).abs() < 0.004)

@@ -37,7 +37,9 @@ def draw_occluder(rng: Generator) -> Occluder:
 def occluder_mesh(
     occluder: Occluder, camera: Camera, position: tuple[float, float], device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Vertices, normals, template places, arm, cut (n, ...), faces, materials and two-sidedness (f, ...) in the world."""
+    """Vertices, normals, template places, arm, cut (n, ...), faces, materials and two-sidedness (f, ...) in the
+    world.
+    """
     solids = [_solid(size, centre, occluder.kind == "bush", device) for size, centre in _parts(occluder)]
     toward = occluder.place[1] / camera.distance
     ground = torch.tensor([position[0] * (1 - toward) + occluder.place[0], position[1] - occluder.place[1], 0.0],
@@ -51,7 +53,16 @@ def occluder_mesh(
     place, triangles = torch.cat(points), torch.cat(faces)
     none = torch.full((count,), -1.0, device=device)
     material = torch.full((len(triangles),), MATERIALS.index("occluder"), device=device)
-    return place, torch.cat(facing), place, none, none, triangles, material, torch.zeros_like(material, dtype=torch.bool)
+    return (
+        place,
+        torch.cat(facing),
+        place,
+        none,
+        none,
+        triangles,
+        material,
+        torch.zeros_like(material, dtype=torch.bool),
+    )
 
 
 def _parts(occluder: Occluder) -> list[tuple[tuple[float, float, float], tuple[float, float, float]]]:
@@ -70,7 +81,9 @@ def _parts(occluder: Occluder) -> list[tuple[tuple[float, float, float], tuple[f
     return [((0.5, 0.3, 0.025), (0.0, 0.0, h)), *legs]
 
 
-def _solid(size: tuple[float, ...], centre: tuple[float, ...], round_: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+def _solid(
+    size: tuple[float, ...], centre: tuple[float, ...], round_: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
     if round_:
         unit, faces = sphere(20, 12, device)
         lumps = 1 + 0.07 * torch.sin(unit @ torch.tensor([[9.0, 5, 7], [4, 11, 3], [8, 2, 12]], device=device)).sum(1)

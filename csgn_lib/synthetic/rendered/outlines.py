@@ -38,20 +38,30 @@ class Cloth:
     def smooth(self, values: Tensor, times: int) -> Tensor:
         return smooth(values, self.near, self.degree, times)
 
+    @functools.lru_cache(maxsize=32)  # noqa: B019 - there are few of these, and they live as long as the process
+    def smooth_template(self, times: int) -> Tensor:
+        return self.smooth(self.template, times)
+
 
 @functools.lru_cache(maxsize=4)
 def cloths(body: Body) -> dict[str, Cloth]:
-    """``skin``, ``tights`` and ``skirt`` of a body."""
+    """``skin``, its ``head``, ``tights`` and ``skirt`` of a body."""
     arm, on_arm = _arm_coordinate(body)
     weights = torch.cat([body.weights, body.weights.new_zeros(len(body.weights), 2)], 1)
     found = {}
-    for name, part in (("skin", "body"), ("tights", "tights")):
-        vertex = torch.unique(body.faces[part])
+    x, _, z = body.template.unbind(1)
+    head = ((z > 0.56) & (x.abs() < 0.15))[body.faces["body"]].all(1)
+    for name, own in (
+        ("skin", body.faces["body"]),
+        ("head", body.faces["body"][head]),
+        ("tights", body.faces["tights"]),
+    ):
+        vertex = torch.unique(own)
         number = torch.full((len(body.template),), -1, device=vertex.device)
         number[vertex] = torch.arange(len(vertex), device=vertex.device)
-        faces = number[body.faces[part]]
+        faces = number[own]
         found[name] = Cloth(vertex, faces, body.template[vertex], arm[vertex], on_arm[vertex], weights[vertex],
-                            *neighbours(len(vertex), faces))  # fmt: skip
+                            *neighbours(len(vertex), faces, name == "tights"))  # fmt: skip
     found["skirt"] = _skirt(body, weights)
     return found
 
@@ -65,7 +75,8 @@ def _skirt(body: Body, weights: Tensor) -> Cloth:
     faces = grid_faces(RINGS, COLUMNS, True).to(vertex.device)
     template = body.template[vertex]
     none = torch.full_like(template[:, 0], -0.3)
-    return Cloth(vertex, faces, template, none, torch.zeros_like(none), grid.flatten(0, 1), *neighbours(len(vertex), faces))
+    return Cloth(vertex, faces, template, none, torch.zeros_like(none), grid.flatten(0, 1),
+                 *neighbours(len(vertex), faces, True))  # fmt: skip
 
 
 def _arm_coordinate(body: Body) -> tuple[Tensor, Tensor]:

@@ -85,9 +85,7 @@ class Person:
         return replace(self, stature=stature)
 
 
-def draw_person(
-    rng: Generator, spread: float = 1.0, stature_sd: float = 0.07, colour_identity: float = 1.0
-) -> Person:
+def draw_person(rng: Generator, spread: float = 1.0, stature_sd: float = 0.07, colour_identity: float = 1.0) -> Person:
     """Draw a person.
 
     Args:
@@ -129,8 +127,18 @@ def _phenotypes(rng: Generator, female: bool, spread: float) -> tuple[float, ...
 
 
 def _draw_gait(rng: Generator) -> Gait:
-    ranges = {"stride": (0.65, 1.0), "swing": (0.5, 1.4), "sway": (0.3, 1.5), "stance": (-1, 3.5), "toe_out": (-3, 12),
-              "arm_down": (25, 31), "elbow": (6, 28), "lean": (-2, 5), "hunch": (-3, 9), "head_pitch": (-8, 9)}  # fmt: skip
+    ranges = {
+        "stride": (0.65, 1.0),
+        "swing": (0.5, 1.4),
+        "sway": (0.3, 1.5),
+        "stance": (-1, 3.5),
+        "toe_out": (-3, 12),
+        "arm_down": (25, 31),
+        "elbow": (6, 28),
+        "lean": (-2, 5),
+        "hunch": (-3, 9),
+        "head_pitch": (-8, 9),
+    }
     return Gait(**{field.name: float(rng.uniform(*ranges[field.name])) for field in fields(Gait)})
 
 

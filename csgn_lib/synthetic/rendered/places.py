@@ -16,13 +16,25 @@ from csgn_lib.synthetic.rendered.cameras import FRAME, INDOOR, Camera
 from csgn_lib.synthetic.rendered.raycasting import Ground, Thing, cast
 
 FREE = 2.6  # metres behind the walking line that stay empty
-_GROUNDS = {"plaza": ("tiles", "slabs", "cobbles"), "street": ("asphalt", "slabs"), "park": ("gravel", "grass", "asphalt"),
-            "hall": ("lino", "tiles", "planks"), "mall": ("tiles", "lino"), "corridor": ("lino", "carpet"),
-            "car park": ("asphalt", "concrete"), "crossing": ("asphalt",)}  # fmt: skip
+_GROUNDS = {
+    "plaza": ("tiles", "slabs", "cobbles"),
+    "street": ("asphalt", "slabs"),
+    "park": ("gravel", "grass", "asphalt"),
+    "hall": ("lino", "tiles", "planks"),
+    "mall": ("tiles", "lino"),
+    "corridor": ("lino", "carpet"),
+    "car park": ("asphalt", "concrete"),
+    "crossing": ("asphalt",),
+}
 _ALBEDO = {"tiles": (0.3, 0.5), "slabs": (0.25, 0.42), "cobbles": (0.18, 0.32), "asphalt": (0.09, 0.17),
            "gravel": (0.28, 0.4), "grass": (0.10, 0.14), "lino": (0.3, 0.55), "planks": (0.2, 0.35),
            "carpet": (0.08, 0.2), "concrete": (0.25, 0.35)}  # fmt: skip
-_TINTS = {"gravel": (1.1, 1.0, 0.82), "grass": (0.75, 1.25, 0.4), "planks": (1.25, 0.95, 0.65), "cobbles": (1.05, 1, 0.93)}
+_TINTS = {
+    "gravel": (1.1, 1.0, 0.82),
+    "grass": (0.75, 1.25, 0.4),
+    "planks": (1.25, 0.95, 0.65),
+    "cobbles": (1.05, 1, 0.93),
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,9 @@ class Place:
     def sample(self, x: Tensor, y: Tensor, step: float) -> Tensor:
         """(7, H, W) at frame columns x (W,) and rows y (H,), which lie ``step`` frame pixels apart."""
         level = min(len(self.layers) - 1, max(0, round(float(np.log2(max(step / self.coarse, 1e-3))))))
-        grid = torch.stack([(x / FRAME[1] * 2 - 1).expand(len(y), -1), (y / FRAME[0] * 2 - 1)[:, None].expand(-1, len(x))], 2)
+        grid = torch.stack(
+            [(x / FRAME[1] * 2 - 1).expand(len(y), -1), (y / FRAME[0] * 2 - 1)[:, None].expand(-1, len(x))], 2
+        )
         layer = self.layers[level]
         return functional.grid_sample(layer, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
 
@@ -74,7 +88,9 @@ def build(rng: Generator, camera: Camera) -> tuple[Ground, list[Thing]]:
     name = str(rng.choice(_GROUNDS[kind]))
     value = rng.uniform(*_ALBEDO[name])
     cast_ = np.array(_TINTS.get(name, (1, 1, 1))) * (1 + rng.uniform(-0.12, 0.12, 3))
-    marks = {"street": "lane", "crossing": "zebra", "car park": "bays", "park": "path" if name != "grass" else ""}.get(kind, "")
+    marks = {"street": "lane", "crossing": "zebra", "car park": "bays", "park": "path" if name != "grass" else ""}.get(
+        kind, ""
+    )
     ground = Ground(name, tuple(float(c) for c in np.clip(value * cast_, 0.03, 0.8)), marks, float(rng.uniform(-4, 4)))
     far = camera.distance + float(rng.uniform(6, 15) if kind != "corridor" else rng.uniform(10, 20))
     things = _shell(rng, camera, far)
@@ -96,9 +112,15 @@ def _shell(rng: Generator, camera: Camera, far: float) -> list[Thing]:
         trees = []
         for _ in range(int(rng.integers(4, 8))):
             trees += _tree(rng, float(rng.uniform(-1, 1)) * far * 0.6, float(rng.uniform(far - 2, far + 8)))
-        hedge = Thing("box", (-40, far + 9, 0), (40, far + 10, float(rng.uniform(1.2, 2.5))), "hedge", (0.07, 0.14, 0.04), 0.5)
+        hedge = Thing(
+            "box", (-40, far + 9, 0), (40, far + 10, float(rng.uniform(1.2, 2.5))), "hedge", (0.07, 0.14, 0.04), 0.5
+        )
         return [*trees, hedge]
-    texture = "facade" if camera.place not in INDOOR else {"mall": "shops", "hall": "panels", "corridor": "panels"}[camera.place]
+    texture = (
+        "facade"
+        if camera.place not in INDOOR
+        else {"mall": "shops", "hall": "panels", "corridor": "panels"}[camera.place]
+    )
     if camera.place == "car park":
         texture = "stripe"
     if camera.place in ("street", "plaza") and rng.random() < 0.5:
@@ -110,18 +132,26 @@ def _shell(rng: Generator, camera: Camera, far: float) -> list[Thing]:
         if rng.random() < side[camera.place]:
             low, high = sorted((sign * distance, sign * (distance + 0.6)))
             height = 8.0 if camera.place in INDOOR else float(rng.choice([1.0, 4.0, 8.0]))
-            things.append(Thing("box", (low, 0, 0), (high, far, height), texture, _colour(rng, 0.2, 0.6), float(rng.random())))
+            things.append(
+                Thing("box", (low, 0, 0), (high, far, height), texture, _colour(rng, 0.2, 0.6), float(rng.random()))
+            )
     if camera.place in INDOOR or camera.place == "car park":
         top = 3.2 if camera.place in ("corridor", "car park") else 5.0
         top = max(top, camera.height + 0.6)
         things.append(Thing("box", (-40, 0, top), (40, far, top + 1), "ceiling", (0.7, 0.7, 0.68), float(rng.random())))
         for x in (-5.0, 5.0) if camera.place in ("hall", "car park") else ():
             y = camera.distance + FREE + 1.5
-            things.append(Thing("box", (x * 0.6, y, 0), (x * 0.6 + 0.45, y + 0.45, top), "plain", _colour(rng, 0.3, 0.6, 0.03), 0.0))
+            things.append(
+                Thing(
+                    "box", (x * 0.6, y, 0), (x * 0.6 + 0.45, y + 0.45, top), "plain", _colour(rng, 0.3, 0.6, 0.03), 0.0
+                )
+            )
     return things
 
 
-def _box(x: float, y: float, z: float, size: tuple[float, float, float], texture: str, colour: tuple[float, ...]) -> Thing:
+def _box(
+    x: float, y: float, z: float, size: tuple[float, float, float], texture: str, colour: tuple[float, ...]
+) -> Thing:
     """A box that stands at (x, y, z), its size from side to side."""
     return Thing("box", (x - size[0] / 2, y, z), (x + size[0] / 2, y + size[1], z + size[2]), texture, colour, 0.3)
 
@@ -148,8 +178,11 @@ def _car(rng: Generator, x: float, y: float) -> list[Thing]:
 
 def _bench(rng: Generator, x: float, y: float) -> list[Thing]:
     wood = _colour(rng, 0.12, 0.3, 0.06)
-    return [_box(x, y, 0.4, (1.6, 0.45, 0.07), "slats", wood), _box(x, y + 0.42, 0.45, (1.6, 0.06, 0.45), "slats", wood),
-            *(_box(x + dx, y, 0, (0.08, 0.45, 0.4), "plain", (0.06, 0.06, 0.06)) for dx in (-0.7, 0.7))]  # fmt: skip
+    return [
+        _box(x, y, 0.4, (1.6, 0.45, 0.07), "slats", wood),
+        _box(x, y + 0.42, 0.45, (1.6, 0.06, 0.45), "slats", wood),
+        *(_box(x + dx, y, 0, (0.08, 0.45, 0.4), "plain", (0.06, 0.06, 0.06)) for dx in (-0.7, 0.7)),
+    ]
 
 
 def _planter(rng: Generator, x: float, y: float) -> list[Thing]:
@@ -167,7 +200,16 @@ def _poster(rng: Generator, x: float, y: float) -> list[Thing]:
 
 
 def _kiosk(rng: Generator, x: float, y: float) -> list[Thing]:
-    return [_box(x, y, 0, (float(rng.uniform(1.2, 2.8)), 1.0, float(rng.uniform(0.9, 2.3))), "slats", _colour(rng, 0.1, 0.6, 0.2))]
+    return [
+        _box(
+            x,
+            y,
+            0,
+            (float(rng.uniform(1.2, 2.8)), 1.0, float(rng.uniform(0.9, 2.3))),
+            "slats",
+            _colour(rng, 0.1, 0.6, 0.2),
+        )
+    ]
 
 
 def _counter(rng: Generator, x: float, y: float) -> list[Thing]:
@@ -178,8 +220,17 @@ def _crate(rng: Generator, x: float, y: float) -> list[Thing]:
     return [_box(x, y, 0, tuple(float(s) for s in rng.uniform(0.4, 1.1, 3)), "plain", _colour(rng, 0.1, 0.5, 0.15))]
 
 
-_CLUTTER = {"tree": _tree, "car": _car, "bench": _bench, "planter": _planter, "lamp": _lamp, "poster": _poster, "kiosk": _kiosk,
-            "counter": _counter, "crate": _crate}  # fmt: skip
+_CLUTTER = {
+    "tree": _tree,
+    "car": _car,
+    "bench": _bench,
+    "planter": _planter,
+    "lamp": _lamp,
+    "poster": _poster,
+    "kiosk": _kiosk,
+    "counter": _counter,
+    "crate": _crate,
+}
 _FURNITURE = {
     "plaza": ("bench", "planter", "lamp", "tree", "kiosk"), "street": ("car", "lamp", "planter", "poster", "tree"),
     "park": ("tree", "tree", "bench", "planter"), "hall": ("counter", "planter", "poster", "bench"),

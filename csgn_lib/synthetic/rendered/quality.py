@@ -35,7 +35,9 @@ LIMIT = 0.005  # of a person's samples may be bare skin
 
 @dataclass(frozen=True)
 class Counts:
-    """Over pictures: samples of people, of bare skin in garments and of holes; pictures with a floating part or someone cut off."""
+    """Over pictures: samples of people, of bare skin in garments and of holes; pictures with a floating part or
+    someone cut off.
+    """
 
     pictures: int
     samples: int
@@ -49,7 +51,12 @@ class Counts:
 
     @property
     def passed(self) -> bool:
-        return self.bare <= LIMIT * self.samples and self.holes <= 1e-4 * self.samples and not self.floating and not self.cut_off
+        return (
+            self.bare <= LIMIT * self.samples
+            and self.holes <= 1e-4 * self.samples
+            and not self.floating
+            and not self.cut_off
+        )
 
 
 def examine(scenes: Sequence[Scene], height: int = 256) -> Counts:
@@ -64,11 +71,19 @@ def examine(scenes: Sequence[Scene], height: int = 256) -> Counts:
     lowest = [float(posed.vertices[posed.vertex_picture == k, 2].min()) for k in range(len(scenes))]
     assert max(map(abs, lowest)) < 1e-4, "figures stand on the ground"
     silhouettes = _silhouettes(dressed, shape)
-    return Counts(len(scenes), len(dressed.pixel), _bare(body, posed, dressed, figures), _holes(body, scenes, figures, nude, silhouettes),
-                  sum(_floats(silhouette) for silhouette in silhouettes), int((~inside).sum()))  # fmt: skip
+    return Counts(
+        len(scenes),
+        len(dressed.pixel),
+        _bare(body, posed, dressed, figures),
+        _holes(body, scenes, figures, nude, silhouettes),
+        sum(_floats(silhouette) for silhouette in silhouettes),
+        int((~inside).sum()),
+    )
 
 
-def _seen(body: Body, scenes: Sequence[Scene], figures: Sequence[Figure], shape: tuple[int, int, int]) -> tuple[Posed, Fragments, Tensor]:
+def _seen(
+    body: Body, scenes: Sequence[Scene], figures: Sequence[Figure], shape: tuple[int, int, int]
+) -> tuple[Posed, Fragments, Tensor]:
     shots = [Shot(figure, scene.camera, scene.moment) for figure, scene in zip(figures, scenes, strict=True)]
     posed = pose(body, shots)
     triangles = projected(posed, shots, *crops(shots, shape[1], posed.vertices.device))
@@ -90,7 +105,9 @@ def _bare(body: Body, posed: Posed, seen: Fragments, figures: Sequence[Figure]) 
         template, arm = mine[:, 6:9], mine[:, 9]
         on_arm = (arm > -0.1).float()
         upper = upper_outline(figure.outfit, template, arm, UPPERS[figure.outfit.upper].neck)
-        covered = torch.minimum(upper, torch.minimum(lower_outline(figure.outfit, template, on_arm), shoe_outline(figure.outfit, template)))
+        covered = torch.minimum(
+            upper, torch.minimum(lower_outline(figure.outfit, template, on_arm), shoe_outline(figure.outfit, template))
+        )
         count += int((covered < -INSIDE).sum())
     return count
 
@@ -99,8 +116,18 @@ def _undressed(body: Body, figure: Figure, vertices: Tensor) -> Figure:
     cloth = cloths(body)["skin"]
     never = torch.full_like(cloth.arm, -1.0)
     zeros = torch.zeros(len(cloth.faces), dtype=torch.long)
-    return replace(figure, vertices=vertices[cloth.vertex], normals=torch.zeros_like(cloth.template), template=cloth.template, arm=cloth.arm,
-                   weights=cloth.weights, faces=cloth.faces, material=zeros, cut=never, two_sided=zeros > 0)  # fmt: skip
+    return replace(
+        figure,
+        vertices=vertices[cloth.vertex],
+        normals=torch.zeros_like(cloth.template),
+        template=cloth.template,
+        arm=cloth.arm,
+        weights=cloth.weights,
+        faces=cloth.faces,
+        material=zeros,
+        cut=never,
+        two_sided=zeros > 0,
+    )
 
 
 def _silhouettes(seen: Fragments, shape: tuple[int, int, int]) -> np.ndarray:
@@ -109,7 +136,9 @@ def _silhouettes(seen: Fragments, shape: tuple[int, int, int]) -> np.ndarray:
     return covered.reshape(shape)
 
 
-def _holes(body: Body, scenes: Sequence[Scene], figures: Sequence[Figure], nude: Sequence[Figure], dressed: np.ndarray) -> int:
+def _holes(
+    body: Body, scenes: Sequence[Scene], figures: Sequence[Figure], nude: Sequence[Figure], dressed: np.ndarray
+) -> int:
     """Samples where the undressed body is seen, a sample inside its outline, and the dressed one is not.
 
     Shoes lift a dressed person: the undressed one is lifted as much, by the joints' heights.
@@ -136,8 +165,11 @@ def scenes_of_people(setting: str, people: int, seed: int, each: int = 2) -> lis
     """Some scenes of each of a world's people, in outfits and before cameras of their own."""
     world = World(people=people, setting=setting, seed=seed, outfits=each, cameras_each=1).checked()
     cameras, wardrobes = cameras_of(world), [wardrobe_of(world, split) for split in range(3)]
-    return [entry.scene for number in range(people)
-            for entry in entries_of(world, number, wardrobes[split_of(world, number)], cameras)[:: world.images]]  # fmt: skip
+    return [
+        entry.scene
+        for number in range(people)
+        for entry in entries_of(world, number, wardrobes[split_of(world, number)], cameras)[:: world.images]
+    ]
 
 
 def main() -> None:
@@ -152,7 +184,9 @@ def main() -> None:
     for first in range(0, len(scenes), 16):
         counts = counts + examine(scenes[first : first + 16])
         print(f"{min(first + 16, len(scenes))}/{len(scenes)} {counts}", file=sys.stderr)
-    print(f"{counts}\nbare skin {counts.bare / counts.samples:.3%} of the samples of people, holes {counts.holes / counts.samples:.4%}")
+    print(
+        f"{counts}\nshares of people's samples: bare skin {counts.bare / counts.samples:.3%}, holes {counts.holes / counts.samples:.4%}"
+    )
     sys.exit(0 if counts.passed else 1)
 
 

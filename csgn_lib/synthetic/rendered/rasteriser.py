@@ -84,57 +84,62 @@ def depth_map(triangles: Triangles, shape: tuple[int, int, int], empty: float) -
 def _candidates(triangles: Triangles, shape: tuple[int, int, int]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Pixel centres inside triangles: flat pixel (c,), triangle (c,), weights (c, 3) in the picture, 1 / depth (c,)."""
     _, height, width = shape
-    chosen, corners, box = _visible(triangles, height, width)
-    slopes, first = _barycentric(corners, box[:, :2])
+    chosen, corners, low, size = _visible(triangles, height, width)
+    slopes, first = _barycentric(corners, low)
     inverse = 1 / triangles.depth[triangles.faces[chosen]]  # 1 / z is linear in the picture, z is not
-    cut = triangles.cut[triangles.faces[chosen]] * inverse
-    start = triangles.picture[chosen] * (height * width) + box[:, 1] * width + box[:, 0]
-    size = box[:, 2:] - box[:, :2]
-    for rows, steps in _blocks(size):  # steps (2, n)
-        weights = first[rows, :, None] + slopes[rows] @ steps.to(slopes.dtype)  # (t, 3, n)
-        inside = (weights.amin(1) >= -EDGE) & (steps[0] < size[rows, 0, None]) & (steps[1] < size[rows, 1, None])
-        row, step = inside.nonzero(as_tuple=True)
-        weights, row = weights[row, :, step], rows[row]
-        kept = ((weights * cut[row]).sum(1) < 0).nonzero()[:, 0]
-        weights, row, step = weights[kept], row[kept], step[kept]
-        pixel = start[row] + steps[1, step] * width + steps[0, step]
-        yield pixel, chosen[row], weights, (weights * inverse[row]).sum(1)
+    cut = triangles.cut[triangles.faces[chosen]]
+    start = triangles.picture[chosen] * (height * width) + low[:, 1] * width + low[:, 0]
+    bounded = cut.amax(1) >= 0  # the others need no look at their cut
+    for members in (~bounded).nonzero()[:, 0], bounded.nonzero()[:, 0]:
+        for rows, steps in _blocks(members, size):  # steps (2, n)
+            weights = first[rows, :, None] + slopes[rows] @ steps.to(slopes.dtype)  # (t, 3, n)
+            inside = (weights.amin(1) >= -EDGE) & (steps[0] < size[rows, 0, None]) & (steps[1] < size[rows, 1, None])
+            if len(bounded) and bounded[rows[0]]:
+                inside &= torch.bmm((cut * inverse)[rows, None], weights)[:, 0] < 0
+            row, step = inside.nonzero(as_tuple=True)
+            weights, row = weights[row, :, step], rows[row]
+            pixel = start[row] + (steps[1] * width + steps[0])[step]
+            yield pixel, chosen[row], weights, (weights * inverse[row]).sum(1)
 
 
-def _visible(triangles: Triangles, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (T',) that may cover a pixel centre, their corners (T', 3, 2) and boxes (T', 4): x0, y0, x1, y1 (exclusive)."""
-    corners = triangles.points[triangles.faces]
-    a, b, c = corners.unbind(1)
+def _visible(triangles: Triangles, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows (T',) that may cover a pixel centre, their corners (T', 3, 2), and their boxes' first pixel and size (T',
+    2).
+    """
+    faces = triangles.faces
+    a, b, c = (triangles.points[faces[:, k]] for k in range(3))
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+    seen = ((area < 0) | (triangles.two_sided & (area != 0))).nonzero()[:, 0]
+    corners = torch.stack([a[seen], b[seen], c[seen]], 1)
     low = (corners.amin(1) - 0.5).ceil().clamp(min=0)
-    high = (corners.amax(1) + 0.5).floor()
-    high = torch.stack([high[:, 0].clamp(max=width), high[:, 1].clamp(max=height)], 1)
-    seen = (area < 0) | (triangles.two_sided & (area != 0))
-    seen &= (high > low).all(1) & (triangles.depth[triangles.faces].amin(1) > NEAR)
-    seen &= triangles.cut[triangles.faces].amin(1) < 0
-    chosen = seen.nonzero()[:, 0]
-    return chosen, corners[chosen], torch.cat([low, high], 1)[chosen].long()
+    high = torch.minimum((corners.amax(1) + 0.5).floor(), corners.new_tensor([width, height]))
+    mine = faces[seen]
+    kept = (high > low).all(1) & (triangles.depth[mine].amin(1) > NEAR) & (triangles.cut[mine].amin(1) < 0)
+    kept = kept.nonzero()[:, 0]
+    low = low[kept].long()
+    return seen[kept], corners[kept], low, high[kept].long() - low
 
 
 def _barycentric(corners: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
-    """Barycentric coordinates as linear functions of the pixel: slopes (T, 3, 2), and values (T, 3) at ``origin`` (T, 2)."""
-    x, y = corners.double().unbind(2)
-    nx, ny, fx, fy = x.roll(-1, 1), y.roll(-1, 1), x.roll(-2, 1), y.roll(-2, 1)  # the next corner, and the one after
-    slopes = torch.stack([ny - fy, fx - nx], 2)
-    area = (nx * fy - fx * ny).sum(1)[:, None]
-    centre = (origin + 0.5)[:, None]
-    first = (slopes * (centre - torch.stack([nx, ny], 2))).sum(2)
-    return (slopes / area[..., None]).float(), (first / area).float()
+    """Barycentric coordinates as linear functions of the pixel: slopes (T, 3, 2), and values (T, 3) at ``origin`` (T,
+    2).
+    """
+    near = corners - (origin + 0.5)[:, None]  # exact enough in single precision, as the origin is near
+    following, last = near.roll(-1, 1), near.roll(-2, 1)  # the next corner, and the one after
+    slopes = (following - last).flip(2)
+    slopes = torch.stack([slopes[..., 0], -slopes[..., 1]], 2)
+    first = following[..., 0] * last[..., 1] - last[..., 0] * following[..., 1]
+    area = first.sum(1, keepdim=True)
+    return slopes / area[..., None], first / area
 
 
-def _blocks(size: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _blocks(members: Tensor, size: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Groups of triangles of like boxes: their rows (t,), and pixels relative to the box' first as columns (2, n)."""
-    levels = torch.ceil(torch.log2(size.float())).long()
+    levels = torch.ceil(torch.log2(size[members].float())).long()
     code = levels[:, 0] * 16 + levels[:, 1]
     for level in torch.bincount(code).nonzero()[:, 0].tolist():
-        members = (code == level).nonzero()[:, 0]
         wide, tall = level // 16, level % 16
         number = torch.arange(1 << (wide + tall), device=size.device)
         steps = torch.stack([number % (1 << wide), number >> wide])
-        for rows in members.split(max(1, BLOCK >> (wide + tall))):
+        for rows in members[code == level].split(max(1, BLOCK >> (wide + tall))):
             yield rows, steps

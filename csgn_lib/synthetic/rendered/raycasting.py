@@ -63,7 +63,9 @@ class Noise:
 def cast(
     camera: Camera, ground: Ground, things: Sequence[Thing], device: torch.device, seed: int, coarse: int = 1
 ) -> Tensor:
-    """(1, 7, H, W) of FRAME over ``coarse``: linear light of the sky (3) and of the sun (3), and 1 where level ground is seen."""
+    """(1, 7, H, W) of FRAME over ``coarse``: linear light of the sky (3) and of the sun (3), and 1 where level ground
+    is seen.
+    """
     origin = torch.tensor([0.0, 0.0, camera.height], device=device)
     rays = _rays(camera, device, coarse)
     reach, owner, axis = _nearest(origin, rays, things)
@@ -98,7 +100,9 @@ def _rays(camera: Camera, device: torch.device, coarse: int) -> Tensor:
 
 
 def _nearest(origin: Tensor, rays: Tensor, things: Sequence[Thing]) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance along each ray, what it hits (-1 the ground, -2 nothing, else a thing), and the face's axis (3: a ball)."""
+    """Distance along each ray, what it hits (-1 the ground, -2 nothing, else a thing), and the face's axis (3: a
+    ball).
+    """
     reach = torch.where(rays[:, 2] < -1e-4, -origin[2] / rays[:, 2].clamp(max=-1e-4), _MISS)
     owner = torch.where(reach < 200, -1, -2)
     reach = torch.where(owner == -2, _MISS, reach)
@@ -176,7 +180,11 @@ def _surface(thing: Thing, points: Tensor, rays: Tensor, axis: Tensor, noise: No
         facing.scatter_(1, axis[:, None], -torch.gather(rays, 1, axis[:, None]).sign())
         along = torch.where(axis == 0, points[:, 1], points[:, 0])
         up = torch.where(axis == 2, points[:, 1], points[:, 2])
-    shade = 0.8 + 0.3 * noise.cloud(along * 1.1 + thing.salt * 97, up * 1.1) + 0.12 * (noise.value(along * 25, up * 25) - 0.5)
+    shade = (
+        0.8
+        + 0.3 * noise.cloud(along * 1.1 + thing.salt * 97, up * 1.1)
+        + 0.12 * (noise.value(along * 25, up * 25) - 0.5)
+    )
     colour = points.new_tensor(thing.colour) * shade[:, None]
     glow = torch.zeros_like(along)
     if thing.texture == "hedge":
@@ -263,8 +271,16 @@ def _windows(colour: Tensor, along: Tensor, up: Tensor, thing: Thing, noise: Noi
     return torch.where(post[:, None], colour, colour.new_tensor([0.06, 0.075, 0.09]))
 
 
-_TEXTURES = {"facade": _facade, "shops": _shops, "panels": _panels, "slats": _slats, "stripe": _stripe, "poster": _poster,
-             "car": _car, "windows": _windows}  # fmt: skip
+_TEXTURES = {
+    "facade": _facade,
+    "shops": _shops,
+    "panels": _panels,
+    "slats": _slats,
+    "stripe": _stripe,
+    "poster": _poster,
+    "car": _car,
+    "windows": _windows,
+}
 
 
 def _light(camera: Camera, points: Tensor, colour: Tensor, facing: Tensor, hit: Tensor, level: Tensor,
@@ -283,8 +299,12 @@ def _light(camera: Camera, points: Tensor, colour: Tensor, facing: Tensor, hit: 
         distance, _ = (_box_hit if thing.shape == "box" else _ball_hit)(start, sun.expand_as(start), thing)
         shine[distance < _MISS] = 0.0
         if thing.shape == "box" and thing.low[2] == 0:
-            gap = torch.stack([(thing.low[k] - points[level, k]).clamp(min=0) + (points[level, k] - thing.high[k]).clamp(min=0)
-                               for k in (0, 1)])  # fmt: skip
+            gap = torch.stack(
+                [
+                    (thing.low[k] - points[level, k]).clamp(min=0) + (points[level, k] - thing.high[k]).clamp(min=0)
+                    for k in (0, 1)
+                ]
+            )
             shelter[level] *= 1 - 0.45 * torch.exp(-gap.norm(dim=0) / 0.5)
     direct[lit] *= shine
     ambient = colour * points.new_tensor(camera.sky_colour) * (0.62 + 0.38 * facing[:, 2:]) * shelter[:, None]

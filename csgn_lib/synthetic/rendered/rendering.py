@@ -16,7 +16,7 @@ from csgn_lib.synthetic.rendered.cameras import FRAME, Camera, Lights, sensor_no
 from csgn_lib.synthetic.rendered.dressing import Figure
 from csgn_lib.synthetic.rendered.gait import Pose, skinning
 from csgn_lib.synthetic.rendered.looks import Surface, Wearers, paint
-from csgn_lib.synthetic.rendered.materials import PART_OF_MATERIAL, PARTS
+from csgn_lib.synthetic.rendered.materials import MATERIALS, PART_OF_MATERIAL, PARTS
 from csgn_lib.synthetic.rendered.occluders import Occluder, occluder_mesh
 from csgn_lib.synthetic.rendered.places import Place, backdrop
 from csgn_lib.synthetic.rendered.rasteriser import Fragments, Triangles, rasterise
@@ -87,12 +87,12 @@ def render(body: Body, shots: Sequence[Shot], height: int = 128) -> list[Picture
     fragments = rasterise(projected(posed, shots, corners, scales * SAMPLES), fine)
     centre = torch.tensor([(*shot.moment.position, 0.9) for shot in shots], device=device)
     shadows = Shadows.cast(posed.vertices, posed.faces, posed.picture, posed.vertex_picture, posed.cut, lights, centre)
-    coarse = _coarse(fragments.pixel, fine)
-    colour, part = _shade(posed, fragments, coarse, shots, lights, places, shadows, shape)
+    groups = _Groups.of(_coarse(fragments.pixel, fine), posed.material[fragments.triangle])
+    colour, part = _shade(posed, fragments, groups, shots, lights, places, shadows, shape)
     behind = _background(shots, places, lights, shadows, posed, corners, scales, shape)
-    image = _compose(colour, coarse, behind, shape)
+    image = _compose(colour, groups, behind, shape)
     mask = torch.zeros(math.prod(fine), dtype=torch.uint8, device=device)
-    mask[fragments.pixel] = part
+    mask[fragments.pixel] = part[groups.group]
     mask = mask.view(fine)[:, SAMPLES // 2 :: SAMPLES, SAMPLES // 2 :: SAMPLES]
     image = _develop(image, shots, height)
     return [Picture(i, m) for i, m in zip(image, mask.cpu().numpy(), strict=True)]
@@ -115,14 +115,27 @@ def pose(body: Body, shots: Sequence[Shot]) -> Posed:
         stand[2] = -ground
         grounds.append(-ground)
         place = place + stand
-        meshes = [(place, facing, figure.template, figure.arm, figure.cut, figure.faces, figure.material, figure.two_sided)]
+        meshes = [
+            (place, facing, figure.template, figure.arm, figure.cut, figure.faces, figure.material, figure.two_sided)
+        ]
         if shot.moment.occluder is not None:
             meshes.append(occluder_mesh(shot.moment.occluder, shot.camera, shot.moment.position, place.device))
         for place, facing, template, arm, cut, faces, material, two_sided in meshes:
             attributes = torch.cat([facing, place, template, arm[:, None], cut[:, None]], 1)
-            for column, value in zip(columns, (place, attributes, faces + count, torch.full_like(material, number),
-                                               torch.full_like(arm, number, dtype=torch.long), material, cut, two_sided),
-                                     strict=True):  # fmt: skip
+            for column, value in zip(
+                columns,
+                (
+                    place,
+                    attributes,
+                    faces + count,
+                    torch.full_like(material, number),
+                    torch.full_like(arm, number, dtype=torch.long),
+                    material,
+                    cut,
+                    two_sided,
+                ),
+                strict=True,
+            ):
                 column.append(value)
             count += len(place)
     return Posed(*(torch.cat(column) for column in columns), torch.stack(grounds))
@@ -175,26 +188,55 @@ def _coarse(pixel: Tensor, fine: tuple[int, int, int]) -> Tensor:
     return (row // SAMPLES) * (width // SAMPLES) + column // SAMPLES
 
 
-def _shade(posed: Posed, fragments: Fragments, coarse: Tensor, shots: Sequence[Shot], lights: Lights,
-           places: Sequence[Place], shadows: Shadows, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """sRGB (P, 3) and part (P,) of every fragment."""
+@dataclass(frozen=True)
+class _Groups:
+    """Samples of one material in one pixel are shaded once, at their mean. G groups of P samples."""
+
+    group: Tensor  # (P,) of each sample
+    count: Tensor  # (G,) samples
+    pixel: Tensor  # (G,) flat index into (B, H, W)
+    material: Tensor  # (G,)
+
+    @classmethod
+    def of(cls, pixel: Tensor, material: Tensor) -> _Groups:
+        key, group, count = torch.unique(pixel * len(MATERIALS) + material, return_inverse=True, return_counts=True)
+        return cls(group, count.float(), key // len(MATERIALS), key % len(MATERIALS))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(G, C) from (P, C)."""
+        total = torch.zeros(len(self.count), values.shape[1], device=values.device)
+        return total.index_add_(0, self.group, values) / self.count[:, None]
+
+
+def _shade(
+    posed: Posed,
+    fragments: Fragments,
+    groups: _Groups,
+    shots: Sequence[Shot],
+    lights: Lights,
+    places: Sequence[Place],
+    shadows: Shadows,
+    shape: tuple[int, int, int],
+) -> tuple[Tensor, Tensor]:
+    """sRGB (G, 3) and part (G,) of every group."""
     values = fragments.interpolate(posed.attributes, posed.faces)
+    away = (values[:, :3] * (lights.position[posed.picture[fragments.triangle]] - values[:, 3:6])).sum(1) < 0
+    away &= posed.two_sided[fragments.triangle]
+    values[:, :3] = torch.where(away[:, None], -values[:, :3], values[:, :3])
+    values = groups.mean(torch.cat([values, away[:, None].float(), fragments.depth[:, None]], 1))
     facing, points, template = (values[:, k : k + 3] for k in (0, 3, 6))
-    picture, material = posed.picture[fragments.triangle], posed.material[fragments.triangle]
+    picture = groups.pixel // (shape[1] * shape[2])
     facing = functional.normalize(facing, dim=1)
-    away = (facing * (lights.position[picture] - points)).sum(1) < 0
-    inside = away & posed.two_sided[fragments.triangle]
-    facing = torch.where(inside[:, None], -facing, facing)
-    surface = Surface(template, values[:, 9], values[:, 10], material, picture, inside)
+    surface = Surface(template, values[:, 9], values[:, 10], groups.material, picture, values[:, 11] > 0.5)
     wearers = Wearers.of([shot.figure.person for shot in shots], [shot.figure.outfit for shot in shots],
                          [shot.moment.occluder.colour if shot.moment.occluder else (0.0,) * 3 for shot in shots],
                          facing.device)  # fmt: skip
     look = paint(surface, wearers)
     facing = wrinkled(surface, look, facing, wearers.shift)
-    shelter = hollows(coarse, fragments.depth, shape)
+    shelter = hollows(groups.pixel, values[:, 12], shape)
     ground = torch.stack([place.ground for place in places])
     light = illuminate(surface, look, points, facing, shelter, lights, ground, shadows)
-    part = torch.tensor(PART_OF_MATERIAL, dtype=torch.uint8, device=material.device)[material]
+    part = torch.tensor(PART_OF_MATERIAL, dtype=torch.uint8, device=facing.device)[groups.material]
     part[look.strap] = PARTS.index("bag")
     return lights.expose(light, picture), part
 
@@ -248,13 +290,11 @@ def _open_sky(points: Tensor, picture: Tensor, posed: Posed) -> Tensor:
     return share
 
 
-def _compose(colour: Tensor, coarse: Tensor, behind: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """(B, 3, H, W): samples averaged over the background."""
-    total = SAMPLES * SAMPLES
-    covered = torch.zeros(len(behind), device=behind.device)
-    covered.index_add_(0, coarse, torch.ones_like(coarse, dtype=covered.dtype))
-    mixed = behind * (1 - covered / total)[:, None]
-    mixed.index_add_(0, coarse, colour / total)
+def _compose(colour: Tensor, groups: _Groups, behind: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(B, 3, H, W): groups, weighted by their samples, over the background."""
+    share = groups.count / SAMPLES**2
+    covered = torch.zeros(len(behind), device=behind.device).index_add_(0, groups.pixel, share)
+    mixed = (behind * (1 - covered)[:, None]).index_add_(0, groups.pixel, colour * share[:, None])
     return mixed.view(*shape, 3).permute(0, 3, 1, 2).contiguous()
 
 
@@ -266,5 +306,3 @@ def _develop(image: Tensor, shots: Sequence[Shot], height: int) -> np.ndarray:
     strength = torch.tensor([shot.camera.noise for shot in shots], device=image.device).view(-1, 1, 1, 1)
     image = image + noise.to(image.device) * strength
     return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-

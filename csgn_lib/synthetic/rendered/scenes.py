@@ -63,7 +63,7 @@ class Scene:
         return replace(self, person=fitting)
 
     def reposed(self, seed: int = 0) -> Scene:
-        """Another step of the same walk, in the same place, heading and light. The background differs only in shadow."""
+        """Another step of the same walk in the same place and light. The background differs only in the shadow."""
         rng = self._rng(79, seed)
         pose = replace(self.moment.pose, phase=(self.moment.pose.phase + float(rng.uniform(0.15, 0.85))) % 1,
                        head_turn=self.moment.pose.head_turn * float(rng.uniform(-1, 1)))  # fmt: skip
@@ -107,8 +107,12 @@ def luminance(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(luma[..., None], 3, axis=-1)
 
 
-def draw_moment(rng: Generator, setting: Setting, camera: Camera, person: Person, outfit: Outfit, seed: tuple[int, ...]) -> Moment:
-    """When and how a person passes a camera. Only ``crop``, steps in a long skirt and a carrying arm look at the person."""
+def draw_moment(
+    rng: Generator, setting: Setting, camera: Camera, person: Person, outfit: Outfit, seed: tuple[int, ...]
+) -> Moment:
+    """When and how a person passes a camera. Only ``crop``, steps in a long skirt and a carrying arm look at the
+    person.
+    """
 
     def around(width: float) -> float:
         return float(rng.uniform(-width, width))

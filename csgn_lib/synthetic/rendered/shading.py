@@ -107,4 +107,8 @@ def illuminate(surface: Surface, look: Look, points: Tensor, facing: Tensor, she
     up = (0.5 + 0.5 * facing[:, 2])[:, None]
     bounced = (sky * 0.6 + sun_colour * 0.25) * ground[picture] * 1.4
     ambient = (sky * up + bounced * (1 - up)) * (shelter * (0.85 + 0.15 * toward))[:, None]
-    return look.colour * (ambient + sun_colour * diffuse[:, None]) + shine[:, None] * sun_colour + (rim * shelter)[:, None] * sky
+    return (
+        look.colour * (ambient + sun_colour * diffuse[:, None])
+        + shine[:, None] * sun_colour
+        + (rim * shelter)[:, None] * sky
+    )

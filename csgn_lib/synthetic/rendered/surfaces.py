@@ -34,9 +34,15 @@ def normals(vertices: Tensor, faces: Tensor) -> Tensor:
     return summed / summed.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def neighbours(count: int, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Each vertex' neighbours as a table (n, k), padded with the vertex itself, and how many there are (n, 1)."""
+def neighbours(count: int, faces: Tensor, quads: bool = False) -> tuple[Tensor, Tensor]:
+    """Each vertex' neighbours as a table (n, k), padded with the vertex itself, and how many there are (n, 1).
+
+    With ``quads`` the faces are halves (0, 1, 2) of all quadrilaterals, then halves (0, 2, 3); diagonals do not count.
+    """
     edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    if quads:
+        first, second = faces.chunk(2)
+        edges = torch.cat([first[:, [0, 1]], first[:, [1, 2]], second[:, [1, 2]], second[:, [2, 0]]])
     edges = torch.unique(torch.cat([edges, edges.flip(1)]), dim=0)  # sorted by the first
     degree = torch.bincount(edges[:, 0], minlength=count)
     place = torch.arange(len(edges), device=faces.device) - (degree.cumsum(0) - degree)[edges[:, 0]]
@@ -46,7 +52,9 @@ def neighbours(count: int, faces: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def smooth(values: Tensor, table: Tensor, degree: Tensor, times: int, strength: float = 0.6) -> Tensor:
-    """Laplacian smoothing of (n, c): ``times`` steps, each 1 - strength of a vertex and strength of its neighbours' mean."""
+    """Laplacian smoothing of (n, c): ``times`` steps, each 1 - strength of a vertex and strength of its neighbours'
+    mean.
+    """
     padding = table.shape[1] - degree
     for _ in range(times):
         mean = (values[table].sum(1) - padding * values) / degree
@@ -70,8 +78,10 @@ def _waves(seed: int, count: int) -> tuple[Tensor, Tensor]:
     return waves, torch.from_numpy(rng.uniform(0, 2 * math.pi, count)).float()
 
 
-def noise(points: Tensor, seed: int, frequency: float, count: int = 6) -> Tensor:
-    """(n,) smooth noise of zero mean and unit variance about (a sum of plane waves); ``frequency`` in radians a metre."""
+def noise(points: Tensor, seed: int, frequency: float, count: int = 4) -> Tensor:
+    """(n,) smooth noise of zero mean and unit variance about (a sum of plane waves); ``frequency`` in radians a
+    metre.
+    """
     waves, phase = (value.to(points.device) for value in _waves(seed, count))
     return torch.sin(torch.addmm(phase, points, waves * frequency)).sum(1) * math.sqrt(2 / count)
 

@@ -1,8 +1,8 @@
 """A world: which people wear which outfits before which cameras, as a list of scenes with their file names.
 
-People of training, validation and test are disjoint, and so are their wardrobes; cameras are shared. Outfits come from a
-wardrobe smaller than the crowd, so that several people wear each: clothes mislead. Every draw is a pure function of the
-world's seed and its own numbers.
+People of training, validation and test are disjoint, and so are their wardrobes; cameras are shared. Outfits come
+from a wardrobe smaller than the crowd, so that several people wear each: clothes mislead. Every draw is a pure
+function of the world's seed and its own numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from csgn_lib.synthetic.rendered.cameras import Camera, draw_camera
 from csgn_lib.synthetic.rendered.garments import Outfit, draw_outfit
 from csgn_lib.synthetic.rendered.people import Person, draw_person
 from csgn_lib.synthetic.rendered.scenes import Scene, draw_moment
-from csgn_lib.synthetic.rendered.settings import Setting, setting_named
+from csgn_lib.synthetic.rendered.settings import setting_named
 
 FORMAT = 1  # of the pictures: raise it when a change to the rendering changes any pixel
 SPLITS = ("train", "validation", "test")
@@ -44,8 +44,15 @@ class World:
     def checked(self) -> World:
         """This world, if it can be drawn. Raises InputError that names the number and what is possible."""
         setting = setting_named(self.setting)
-        ranges = {"people": (FEWEST, LARGEST[0]), "size": (32, LARGEST[1]), "images": (2, LARGEST[2]), "seed": (0, 10**6 - 1),
-                  "outfits": (1, 100), "cameras_each": (1, setting.cameras), "colour_identity": (0, 1)}  # fmt: skip
+        ranges = {
+            "people": (FEWEST, LARGEST[0]),
+            "size": (32, LARGEST[1]),
+            "images": (2, LARGEST[2]),
+            "seed": (0, 10**6 - 1),
+            "outfits": (1, 100),
+            "cameras_each": (1, setting.cameras),
+            "colour_identity": (0, 1),
+        }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} {getattr(self, name)}: a world has from {low} to {high}")
@@ -84,7 +91,10 @@ def cameras_of(world: World) -> list[Camera]:
     setting = setting_named(world.setting)
     order = np.random.default_rng((world.seed, 10)).permutation(len(setting.places))
     places = [setting.places[order[k % len(order)]] for k in range(setting.cameras)]
-    return [draw_camera(np.random.default_rng((world.seed, 9, k)), k, place, setting.ranges) for k, place in enumerate(places)]
+    return [
+        draw_camera(np.random.default_rng((world.seed, 9, k)), k, place, setting.ranges)
+        for k, place in enumerate(places)
+    ]
 
 
 def person_of(world: World, number: int) -> Person:
@@ -120,7 +130,9 @@ def entries_of(world: World, number: int, wardrobe: Sequence[Outfit], cameras: S
             for image in range(world.images):
                 frame = number * per_person + len(entries)
                 seed = (world.seed, 5, frame)
-                moment = draw_moment(np.random.default_rng(seed), setting, cameras[camera], person, wardrobe[place], seed)
+                moment = draw_moment(
+                    np.random.default_rng(seed), setting, cameras[camera], person, wardrobe[place], seed
+                )
                 name = f"{number:04d}_{worn}_c{camera + 1}_{frame:06d}.png"
                 entries.append(Entry(f"{_folder(SPLITS[split], image)}/{name}", SPLITS[split], number, worn, int(place),
                                      Scene(person, wardrobe[place], cameras[camera], moment)))  # fmt: skip
