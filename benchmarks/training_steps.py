@@ -25,7 +25,7 @@ from benchmarks.measurement import quiet
 from benchmarks.training_peers import STAGE1, STAGE2, clip_reid_steps
 from csgn_lib import mdg
 from csgn_lib.backbones import ClipTower, ResNetTower
-from csgn_lib.batches import Ahead, Augmentation, AugmentationDraw, Batch, ImageSet, random_stream
+from csgn_lib.batches import Augmentation, AugmentationDraw, Batch, ImageSet, Prefetcher, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.training import accelerator_for, build_learner, load_towers
@@ -58,7 +58,7 @@ def stage2_step(images: ImageSet, precision: str, recorded: bool = True, **param
         drawn = augment.draw(len(images), tuple(images.pixels.shape[2:]), random_stream(0, 1))
         return images.batch(range(len(images))), drawn
 
-    batches = iter(Ahead(made, count(), device))
+    batches = iter(Prefetcher(made, count(), device))
 
     def step() -> None:
         batch, drawn = next(batches)

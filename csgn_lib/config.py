@@ -65,15 +65,15 @@ class Experiment(BaseModel):
     clothing_rank: int = Field(16, ge=0, description="rank K of the clothing subspace [O]")
     person_rank: int = Field(8, ge=1, description="rank K of the person subspace [O]")
 
-    stage1_epochs: int = Field(120, ge=0, description="[C]")
-    stage1_batch: int = Field(64, ge=2, description="images [C]")
-    stage1_lr: float = Field(3.5e-4, gt=0, description="[C]")
-    stage1_warmup: int = Field(5, ge=0, description="epochs [C]")
-    stage2_epochs: int = Field(60, ge=0, description="[C]")
+    stage1_epochs: int = Field(120, ge=0, description="epochs of stage 1 [C]")
+    stage1_batch: int = Field(64, ge=2, description="images in a batch of stage 1 [C]")
+    stage1_lr: float = Field(3.5e-4, gt=0, description="learning rate of the prompts [C]")
+    stage1_warmup: int = Field(5, ge=0, description="warm-up epochs of stage 1 [C]")
+    stage2_epochs: int = Field(60, ge=0, description="epochs of stage 2 [C]")
     stage2_warmup: int = Field(10, ge=0, description="epochs, from 0.1 of the learning rate [C]")
     stage2_milestones: tuple[int, ...] = Field((30, 50), description="epochs that divide the learning rate by 10 [C]")
-    lr_vit: float = Field(5e-6, ge=0, description="[C]")
-    lr_resnet: float = Field(3.5e-4, ge=0, description="[O]")
+    lr_vit: float = Field(5e-6, ge=0, description="learning rate of the ViT [C]")
+    lr_resnet: float = Field(3.5e-4, ge=0, description="learning rate of the ResNet [O]")
     lr_heads: float = Field(3.5e-4, ge=0, description="BNNecks, classifiers, steering [O]; CLIP-ReID: lr_vit")
     ema: float | None = Field(
         None,
@@ -81,7 +81,7 @@ class Experiment(BaseModel):
         lt=1,
         description="decay per step of an average of the weights, which is saved; none: last weights",
     )
-    weight_decay: float = Field(1e-4, ge=0, description="[C]")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay [C]")
     batch_persons: int = Field(16, ge=2, description="identities in a batch [C]")
     batch_images: int = Field(4, ge=2, description="images of each identity in a batch [C]")
     batch_parts: int = Field(
@@ -94,16 +94,16 @@ class Experiment(BaseModel):
     )
     id_weight_vit: float = Field(0.25, ge=0, description="weight of the identity loss on z12 and f [C]")
     id_weight_resnet: float = Field(1.0, ge=0, description="weight of the identity loss on the ResNet's c [C]")
-    triplet_weight: float = Field(1.0, ge=0, description="[C]")
-    triplet_margin: float = Field(0.3, ge=0, description="Euclidean [C]")
+    triplet_weight: float = Field(1.0, ge=0, description="weight of the triplet loss [C]")
+    triplet_margin: float = Field(0.3, ge=0, description="margin of the triplet loss, Euclidean [C]")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="identity and text losses [C]")
     clothes_adversarial_weight: float = Field(0.0, ge=0, description="weight of CAL, Gu et al., CVPR 2022")
 
-    image_height: int = Field(256, ge=16, description="pixels")
-    image_width: int = Field(128, ge=16, description="pixels")
-    flip: float = Field(0.5, ge=0, le=1, description="probability [C]")
-    padding: int = Field(10, ge=0, description="pixels, then a random crop [C]")
-    erasing: float = Field(0.5, ge=0, le=1, description="probability [C]")
+    image_height: int = Field(256, ge=16, description="height of the images in pixels")
+    image_width: int = Field(128, ge=16, description="width of the images in pixels")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip [C]")
+    padding: int = Field(10, ge=0, description="pixels of padding before a random crop [C]")
+    erasing: float = Field(0.5, ge=0, le=1, description="probability of random erasing [C]")
     gray_probability: float = Field(0.0, ge=0, le=1, description="share of grayscale training images in stage 2")
     colour_jitter: float = Field(0.0, ge=0, le=1, description="share of colour-jittered training images in stage 2 [O]")
 
@@ -118,7 +118,7 @@ class Experiment(BaseModel):
     resnet_checkpoint: str | None = Field(
         "timm", description="embedded, embedded-1, timm (its default), a file; none: from scratch"
     )
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="precision of autocast")
     compile: bool | None = Field(
         None,
         description="torch.compile of the encoder's blocks in stage 2: a minute once, faster steps on a GPU; none: no",

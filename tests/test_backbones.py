@@ -340,9 +340,7 @@ def test_a_checkpoint_that_holds_no_weights_is_refused_with_what_it_is(random_cl
 @pytest.mark.parametrize(("model", "twin"), [("ViT-B-16", "ViT-B-16-quickgelu"), ("ViT-L-14", "ViT-L-14-quickgelu")])
 def test_weights_trained_with_the_other_gelu_are_refused_before_any_download(model, twin, monkeypatch):
     monkeypatch.setattr(checkpoints, "fetch_clip", lambda *_: pytest.fail("it was downloaded"))
-    with pytest.raises(
-        InputError, match=f"openai of {model} was trained with the other GELU; set .* to {twin}"
-    ):
+    with pytest.raises(InputError, match=f"openai of {model} was trained with the other GELU; set .* to {twin}"):
         load_clip(model, "openai", (224, 224))
 
 

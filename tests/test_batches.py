@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from csgn_lib.batches import (
-    Ahead,
     Augmentation,
     IdentitySampler,
+    Prefetcher,
     iterate,
     open_images,
     pixels,
@@ -108,7 +108,7 @@ def test_batches_made_ahead_are_those_made_in_turn(folder, count):
         draw = Augmentation().draw(2, SIZE, random_stream(0, step))
         return images.batch([step % 7, 3]), draw
 
-    ahead, used = Ahead(made, range(count), "cpu"), 0
+    ahead, used = Prefetcher(made, range(count), "cpu"), 0
     for step, (batch, draw) in enumerate(ahead):
         assert len(begun) <= step + 2  # never further than two: memory is theirs
         assert torch.equal(batch.images, torch.from_numpy(images.pixels[[step % 7, 3]]))
@@ -126,14 +126,14 @@ def test_what_goes_wrong_ahead_is_raised_where_the_batch_is_asked_for():
 
     seen = []
     with pytest.raises(InputError, match=r"2.jpg is gone"):
-        for _ in Ahead(made, range(5), "cpu"):
+        for _ in Prefetcher(made, range(5), "cpu"):
             seen.append(len(seen))
     assert seen == [0, 1]
 
 
 def test_whoever_stops_early_leaves_no_thread():
     before = threading.active_count()
-    batches = iter(Ahead(lambda step: (), range(100), "cpu"))
+    batches = iter(Prefetcher(lambda step: (), range(100), "cpu"))
     next(batches)
     batches.close()
     assert threading.active_count() == before
@@ -469,6 +469,8 @@ def test_the_clothes_sampler_shows_two_outfits_of_whoever_has_them(outfits, imag
 
 
 def test_the_sampler_refuses_what_it_cannot_do():
+    with pytest.raises(InputError, match="the frame has 1 identities; training compares people, and needs at least 2"):
+        IdentitySampler(people([4]), 2, 2, seed=0)
     with pytest.raises(InputError, match="batch_persons=5.*3 identities.*set it to 3"):
         IdentitySampler(people([4, 4, 4]), 5, 2, seed=0)
     with pytest.raises(InputError, match="no.*clothes|clothes labels.*none"):

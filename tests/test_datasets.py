@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csgn_lib import datasets
-from csgn_lib.datasets import files, last, ltcc, market1501, vcclothes
+from csgn_lib.datasets import files, last, ltcc, market1501, own_images, vcclothes
 from csgn_lib.records import InputError
 
 
@@ -377,6 +378,158 @@ def test_a_zero_padded_number_is_seen_in_train_and_test(tmp_path):
     assert "people_in_train_and_test" in {problem.kind for problem in problems}
 
 
+UNKNOWN = ["", "-1", "-1.0", "nan", "NaN", "<NA>", "None"]
+
+
+@pytest.mark.parametrize("cell", UNKNOWN)
+def test_an_unknown_label_is_unknown_in_every_column(cell, tmp_path):
+    b = datasets.load("csv", own(tmp_path, f"1.jpg,7,{cell},{cell},query", "2.jpg,7,1,a,gallery"))
+    assert labels(b.query, "camera", "camera_label", "clothes", "clothes_label") == [(-1, "", -1, "")]
+    if cell.startswith("-1"):
+        b = datasets.load("csv", own(tmp_path, "1.jpg,7,1,a,query", "2.jpg,7,1,a,gallery", f"3.jpg,{cell},1,a,gallery"))
+        assert b.gallery["person"].tolist() == [7, -1]
+
+
+@pytest.mark.parametrize(
+    ("column", "first", "second"),
+    [(1, "Ann", "ann"), (2, "Door", "door"), (3, "Red", "red"), (2, "1.5", "1.50"), (1, "cam1", "cam01"),
+     (2, "\uff11", "1"), (3, "dark  red", "dark red")],
+)  # fmt: skip
+def test_labels_that_differ_in_spelling_only_are_refused(column, first, second, tmp_path):
+    lines = [["1.jpg", "7", "1", "a", "query"], ["2.jpg", "7", "2", "b", "gallery"]]
+    lines[0][column], lines[1][column] = first, second
+    with pytest.raises(InputError, match=f"line 3, column '{own_images.COLUMNS[column]}': .* reads like another label"):
+        datasets.load("csv", own(tmp_path, *map(",".join, lines)))
+
+
+def test_the_same_outfit_text_of_two_people_may_be_spelled_in_two_ways(tmp_path):
+    b = datasets.load("csv", own(tmp_path, "1.jpg,7,1,Red,query", "2.jpg,8,2,red,gallery"))
+    assert b.query["clothes_label"].tolist() == ["7_Red"] and b.gallery["clothes_label"].tolist() == ["8_red"]
+
+
+def test_images_of_nobody_belong_to_the_gallery_when_there_is_no_split(tmp_path):
+    trees.images(tmp_path, [f"{n}.jpg" for n in range(8)], decodable=False)
+    rows = [f"{n}.jpg,{-1 if n < 4 else 7},{n % 2},a" for n in range(8)]
+    (tmp_path / "index.csv").write_text("\n".join(["path,person,camera,clothes", *rows]))
+    b = datasets.load("csv", tmp_path)
+    assert set(b.query["person"]) == {7} and (b.gallery["person"] == -1).sum() == 4
+
+
+@pytest.mark.parametrize("spelling", ["x//a.jpg", "x/./a.jpg", "./x/a.jpg", "x\\a.jpg"])
+def test_one_file_under_two_paths_is_listed_twice(spelling, tmp_path):
+    trees.image(tmp_path / "x/a.jpg")
+    (tmp_path / "index.csv").write_text(f"path,person,camera,clothes\nx/a.jpg,1,1,a\n{spelling},1,2,b\n")
+    with pytest.raises(InputError, match="line 3, column 'path': 'x/a.jpg' is listed before"):
+        datasets.load("csv", tmp_path)
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_a_path_finds_its_file_in_the_other_unicode_spelling(on_disk, tmp_path):
+    name, other = (unicodedata.normalize(form, "é.jpg") for form in (on_disk, {"NFC": "NFD", "NFD": "NFC"}[on_disk]))
+    trees.image(tmp_path / name)
+    (tmp_path / "index.csv").write_text(f"path,person,camera,clothes\n{other},1,1,a\n")
+    assert datasets.load("csv", tmp_path).gallery["path"].tolist() == [name]
+    with (tmp_path / "index.csv").open("a") as file:
+        file.write(f"{name},1,2,b\n")
+    with pytest.raises(InputError, match="line 3, column 'path': .* is listed before"):
+        datasets.load("csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("é".encode("latin-1"), "not a UTF-8 text file"), ("é".encode("utf-16"), "save it as UTF-8")]
+)
+def test_a_csv_in_another_encoding_is_named(content, words, tmp_path):
+    (tmp_path / "index.csv").write_bytes(content)
+    with pytest.raises(InputError, match=f"index.csv is .*{words}"):
+        datasets.load("csv", tmp_path)
+
+
+def test_a_csv_without_permission_is_named(tmp_path, monkeypatch):
+    def locked(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    own(tmp_path, "1.jpg,7,1,a,query")
+    monkeypatch.setattr(Path, "read_text", locked)
+    with pytest.raises(InputError, match="index.csv cannot be read .Permission denied.; make it readable"):
+        datasets.load("csv", tmp_path)
+
+
+# The same label in two spellings, in every layout
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"),
+    [
+        ("ltcc", {"query/003_1_c1_000007.png": "query/3_01_c01_000007.png"}),
+        ("synthetic", {"query/003_1_c1_000007.png": "query/03_1_c1_000007.png"}),
+        ("market1501", {"query/0001_c1s1_001051_00.jpg": "query/1_c01s1_001051_00.JPG"}),
+        ("vcclothes", {"query/0257-01-01-01.jpg": "query/257-1-1-01.jpg"}),
+        ("celebreid", {"query/1_12_0.jpg": "query/01_12_0.jpg"}),
+        ("last", {"test/query/005895_001_00002_0001_01_000.jpg": "test/query/5895_001_00002_0001_01_0.jpg"}),
+        ("prcc", {"rgb/test/B/003": "rgb/test/B/3"}),
+        ("prcc", {"rgb/train/001": "rgb/train/1"}),
+    ],
+)
+def test_padding_changes_no_label(name, renamed, tmp_path):
+    root = trees.TREES[name](tmp_path, decodable=False)
+    before = [frame.drop(columns="path") for _, frame in datasets.load(name, root).frames()]
+    for old, new in renamed.items():
+        (root / old).rename(root / new)
+    after = [frame.drop(columns="path") for _, frame in datasets.load(name, root).frames()]
+    for one, two in zip(before, after, strict=True):
+        columns = list(one)
+        assert sorted(labels(one, *columns)) == sorted(labels(two, *columns))
+
+
+def test_padding_changes_no_label_of_a_list(tmp_path):
+    before, after = (trees.ccvid(tmp_path / name, decodable=False) for name in "ab")
+    file = after / "query.txt"
+    file.write_text(file.read_text().replace("\t007\t", "\t7\t"))
+    frames = [datasets.load("ccvid", root).query for root in (before, after)]
+    pd.testing.assert_frame_equal(*frames)
+
+
+def test_padding_hides_no_leak(tmp_path):
+    root = trees.ltcc(tmp_path, decodable=False)
+    trees.images(root, ["train/0005_1_c1_000020.png"], decodable=False)
+    problems = {problem.kind: problem for problem in datasets.load("ltcc", root).check(images=False).problems}
+    assert problems["people_in_train_and_test"].detail == "1 people, such as 5"
+
+
+@pytest.mark.parametrize("name", ["ltcc", "synthetic", "market1501", "deepchange"])
+def test_a_camera_0_is_a_camera_like_any_other(name, tmp_path):
+    root = trees.TREES[name](tmp_path, decodable=False)
+    before = datasets.load(name, root)
+    for path in sorted(root.rglob("*.*")):  # every camera one less
+        found = re.search(r"_[cC](\d+)(?=[s_])", path.name)
+        if found and path.suffix != ".txt":
+            path.rename(path.with_name(path.name.replace(found[0], f"{found[0][:2]}{int(found[1]) - 1}")))
+        elif path.suffix == ".txt":
+            path.write_text(re.sub(r"_C(\d+)_", lambda m: f"_C{int(m[1]) - 1}_", path.read_text()))
+    after = datasets.load(name, root)
+    for (_, one), (_, two) in zip(before.frames(), after.frames(), strict=True):
+        assert sorted(labels(one, "person", "camera", "clothes")) == sorted(labels(two, "person", "camera", "clothes"))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "words"),
+    [
+        ("vcclothes", "query/0257-00-01-01.jpg", "0257-00-01-01.jpg: camera 0; cameras of VC-Clothes count from 1"),
+        ("ccvid", "session1/007_00", "query.txt, line 3: camera 0; cameras of session1/007_00 count from 1 to 12"),
+    ],
+)
+def test_a_camera_0_is_refused_where_cameras_have_a_meaning(name, path, words, tmp_path):
+    root = trees.TREES[name](tmp_path, decodable=False)
+    if name == "ccvid":
+        trees.images(root, [f"{path}/00001.jpg"], decodable=False)
+        with (root / "query.txt").open("a") as file:
+            file.write(f"{path}\t007\tu0\n")
+    else:
+        trees.images(root, [path], decodable=False)
+    with pytest.raises(InputError, match=words):
+        datasets.load(name, root)
+
+
 def test_two_outfits_that_read_alike_are_refused(tmp_path):
     rows = ("1.jpg,a_b,1,c,train", "2.jpg,a,1,b_c,train", "3.jpg,x,1,c,query", "4.jpg,x,2,d,gallery")
     with pytest.raises(InputError, match="line 3, column 'clothes': 'b_c' of this person reads as another's"):
@@ -563,6 +716,14 @@ def test_omissions_that_are_saved_hold_for_every_later_load(tmp_path):
     assert len(datasets.load("csv", root).gallery) == 4
 
 
+OWN = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg", "b/3.jpg", "b/4.jpg", "c/1.png"]
+
+
+def test_a_reason_typed_with_commas_is_read_whole(tmp_path):
+    (trees.own(tmp_path, decodable=False) / "left_out.csv").write_text("path,reason\nb/3.jpg,blurred, by eye, twice\n")
+    assert datasets.load("csv", tmp_path).omissions[0].reason == "blurred, by eye, twice"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -570,6 +731,7 @@ def test_omissions_that_are_saved_hold_for_every_later_load(tmp_path):
         ("path,reason\nb/3.jpg,\n", "left_out.csv, lines 2 to 2: .*needs a reason"),
         ("b/3.jpg\n", "column 'path' is missing.*; found b/3.jpg"),
         ("", "left_out.csv is empty"),
+        ("path,reason\n" + "".join(f"{p},x\n" for p in OWN), "left_out.csv, lines 2 to 8: this leaves no image of csv"),
     ],
 )
 def test_a_bad_list_of_omissions_is_refused(text, message, tmp_path):

@@ -93,9 +93,12 @@ def test_only_commands_that_work_are_there():
         "check",
         "explain",
         "demo",
+        "world",
         "embed",
         "search",
         "export",
+        "score",
+        "evaluate",
     }
 
 

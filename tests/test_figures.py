@@ -172,7 +172,7 @@ def test_a_strip_marks_right_and_wrong_answers_and_changed_clothes(strip):
     assert frame["rank"].tolist() == [0, 1, 2, 3, 4]
     assert frame["right"].tolist() == [True, True, False, True, False]
     assert frame["clothes"].tolist() == ["", "changed", "", "same", ""]
-    axes = figures.rank_strip(query, ranked, root, title="person 7").axes
+    axes = figures.rank_strips([(query, ranked)], root, titles=["person 7"]).axes
     assert [a.get_xlabel() for a in axes] == ["query", "✓ changed", "✗", "✓ same", "✗"]
     assert axes[0].get_title(loc="left") == "person 7"
     [right], [wrong] = axes[1].patches, axes[2].patches
@@ -185,8 +185,8 @@ def test_faces_are_pixelated_if_hide_faces_is_set(strip):
     query, ranked, root = strip
     noise = np.random.default_rng(0).integers(0, 256, (16, 8, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "0.png")
-    shown = figures.rank_strip(query, ranked, root).axes[0].images[0].get_array()
-    hidden = figures.rank_strip(query, ranked, root, hide_faces=True).axes[0].images[0].get_array()
+    shown = figures.rank_strips([(query, ranked)], root).axes[0].images[0].get_array()
+    hidden = figures.rank_strips([(query, ranked)], root, hide_faces=True).axes[0].images[0].get_array()
     assert np.array_equal(shown, noise) and np.array_equal(hidden[4:], noise[4:])
     assert (hidden[:4] != noise[:4]).any()
 
@@ -222,12 +222,12 @@ def test_a_strip_error_names_the_missing_image_or_column(strip):
     query, ranked, root = strip
     (root / "2.png").write_text("no image")
     with pytest.raises(InputError, match=r"2\.png cannot be read"):
-        figures.rank_strip(query, ranked, root)
+        figures.rank_strips([(query, ranked)], root)
     (root / "1.png").unlink()
     with pytest.raises(InputError, match=r"1\.png does not exist"):
-        figures.rank_strip(query, ranked, root)
+        figures.rank_strips([(query, ranked)], root)
     with pytest.raises(InputError, match="missing: clothes"):
-        figures.rank_strip(query, ranked.drop(columns="clothes"), root)
+        figures.rank_strips([(query, ranked.drop(columns="clothes"))], root)
 
 
 # ---- curves
@@ -416,7 +416,7 @@ def page(tmp_path_factory):
         made.set_status(state)
     cells = [{"cell_type": "markdown", "metadata": {}, "source": "# Question <7>?", "id": "a"}]
     write_json(run.path("executed.ipynb"), {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells})
-    figures.save(figures.rank_strip(query, ranked, root), run.path("figures", "strip"), {"x": [1]}, "A <strip>.")
+    figures.save(figures.rank_strips([(query, ranked)], root), run.path("figures", "strip"), {"x": [1]}, "A <strip>.")
     figures.save(_plot(), run.path("figures", "cmc"), {"x": [1]}, "CMC.")
     run.append_metrics({"stage": 2, "epoch": 1, "seconds": 1.0, "id_f": 1.0, "triplet_f": 0.5})
     outcomes = [

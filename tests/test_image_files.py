@@ -8,7 +8,7 @@ import pytest
 import trees
 from PIL import Image
 
-from csgn_lib import batches, datasets, panels
+from csgn_lib import batches, datasets, models, panels
 from csgn_lib.datasets import files, image_files, portrait
 from csgn_lib.datasets.duplicates import fingerprints
 from csgn_lib.records import InputError
@@ -25,9 +25,7 @@ STORED = {
 def write(file, pixels, orientation=1):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(pixels)).save(
-        file, exif=exif, **({"quality": 100} if ".jpg" in str(file) else {})
-    )
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, exif=exif, quality=95)
     return file
 
 
@@ -169,3 +167,18 @@ def test_a_file_name_that_is_not_utf8_is_refused(tmp_path):
     open(str(root).encode() + b"/query/caf\xe9.jpg", "wb").close()
     with pytest.raises(InputError, match=r"the name b'caf\\xe9.jpg' is not UTF-8; rename it"):
         datasets.load("ltcc", root)
+
+
+def test_a_gallery_follows_links_passes_system_folders_over_and_counts_what_it_skips(tmp_path):
+    folder = tmp_path / "photos"
+    trees.images(folder, ["1.jpg", "@eaDir/1.jpg"])
+    trees.images(tmp_path, ["other/2.png"])
+    (folder / "linked").symlink_to(tmp_path / "other")
+    for name in ("3.heic", "4.HEIC", "notes.txt", "README", ".hidden.heic"):
+        (folder / name).write_bytes(b"x")
+    Image.fromarray(UPRIGHT).save(folder / "5.jfif", "JPEG")
+    Image.fromarray(UPRIGHT).save(folder / "6.gif")
+    with pytest.warns(UserWarning, match=r"photos: skipped files .*: .heic \(2\), .txt \(1\), no suffix \(1\)$"):
+        found = models.list_images(folder)
+    assert found == ["1.jpg", "5.jfif", "6.gif", "linked/2.png"]
+    assert batches.open_images(frame_of(*found), folder, (24, 12)).pixels.shape == (4, 3, 24, 12)

@@ -163,6 +163,7 @@ class TestParameters:
         assert isinstance(panel.widgets[name], ipywidgets.ValueWidget)
         meaning = parameters.in_words(Experiment.model_fields[name].description)
         shown = html.unescape(panel.help[name].value)
+        assert meaning and not meaning.startswith("("), "a meaning, not only where the value comes from"
         assert meaning[1:] in shown and not re.search(r"\[[ACPO]\b|[≤≥<>] \d", shown.replace("small>", ""))
 
     def test_widgets_follow_the_types(self):

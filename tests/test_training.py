@@ -733,6 +733,7 @@ def test_image_features_report_their_progress(people, random_clip, accelerator, 
     monkeypatch.setattr(progress, "LONG", 0.0)
     monkeypatch.setattr(stage1, "CHUNK", 6)
     images = open_images(people.train, people.root, (96, 48))
+    capsys.readouterr()  # decoding reports too
     training.frozen_features(random_clip, images, accelerator)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("stage 1: image features: 20 %, 6 of 24") and lines[-1].startswith(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from csgn_lib.batches.ahead import Movable
+from csgn_lib.batches.prefetching import Movable
 from csgn_lib.config import Experiment
 from csgn_lib.images import to_float, to_gray
 

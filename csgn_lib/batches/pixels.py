@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from csgn_lib import progress
-from csgn_lib.batches.ahead import Movable
+from csgn_lib.batches.prefetching import Movable
 from csgn_lib.datasets.image_files import open_image, unopened
 from csgn_lib.records import InputError, atomic_path, clear_killed
 
@@ -37,7 +37,7 @@ CACHE_FORMAT = 3  # part of the key: raise it when decoding or the file changes
 DECODED_AT_ONCE = 256  # images
 CHECKED_AT_ONCE = 2**24  # bytes
 TAG, CHECKSUM = struct.Struct("<4s32s"), struct.Struct("<I")  # after the pixels: b"CSGN" and key; CRC-32 of all before
-LOCK = ".lock"  # whoever builds in a cache folder holds it
+LOCK = ".lock"  # held by the process that builds in a cache folder
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def open_images(
     pixels = _read_cache(cache, key, shape)
     if pixels is None:
         with _only_builder(cache.parent) as alone:
-            pixels = _read_cache(cache, key, shape)  # made by whoever was waited for
+            pixels = _read_cache(cache, key, shape)  # another process may have built it meanwhile
             if pixels is None:
                 if cache.exists():
                     warnings.warn(f"{cache} is damaged: the images are decoded again", stacklevel=2)
@@ -201,9 +201,9 @@ def _cache_header(shape: tuple[int, ...]) -> bytes:
 
 @contextmanager
 def _only_builder(folder: Path) -> Iterator[bool]:
-    """Inside, nobody else builds a cache in this folder; False where the system has no such lock.
+    """Holds the lock of a cache folder, so that one process builds; yields False where there is no such lock.
 
-    A process that is killed, or that fails, gives the lock back: whoever waited then builds.
+    The lock of a process that is killed or fails is released, and the next process builds.
     """
     with ExitStack() as held:
         alone = fcntl is not None

@@ -71,9 +71,9 @@ class Benchmark:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """Names of the protocols under which somebody can be asked for and found here; the headline first."""
-        meant = BENCHMARK_PROTOCOLS.get(self.name, PROTOCOLS) | of_plugins(self.name)  # else those of any benchmark
-        return tuple(name for name, protocol in meant.items() if self._allows(protocol))
+        """Names of the protocols under which at least one query has a match here; the headline first."""
+        known = BENCHMARK_PROTOCOLS.get(self.name, PROTOCOLS) | of_plugins(self.name)  # else those of any benchmark
+        return tuple(name for name, protocol in known.items() if self._allows(protocol))
 
     def _allows(self, protocol: Protocol) -> bool:
         try:
@@ -117,7 +117,7 @@ class Benchmark:
     def without(self, paths: Iterable[str], reason: str) -> Benchmark:
         """This benchmark less some images, by a rule that is recorded in ``omissions`` and the manifest.
 
-        Training people and clothes are numbered afresh, so that they stay contiguous.
+        Training people and clothes are numbered again, so that they stay contiguous.
 
         Raises:
             InputError: no reason, a path that is in no split, or no image left.
@@ -198,11 +198,12 @@ class Benchmark:
         return replace(self, train=fr.number_train(fr.select(self.train, ~moved)), validation=validation)
 
     def _as_validation(self, held: pd.DataFrame) -> Benchmark:
-        raw = pd.to_numeric(held["person_label"].str.lstrip("P"), errors="coerce")
-        held = fr.number_clothes(held.assign(person=held["person"] if raw.isna().any() else raw.astype("int64")))[0]
+        label = held["person_label"]
+        are_numbers = label.str.fullmatch(r"[0-9]{1,18}").all()
+        held = fr.number_clothes(held.assign(person=label.astype("int64") if are_numbers else held["person"]))[0]
         held.attrs = dict(self.train.attrs)
-        asked = fr.pick_queries(held)
-        query, gallery = fr.select(held, asked), fr.select(held, ~asked)
+        is_query = fr.pick_queries(held)
+        query, gallery = fr.select(held, is_query), fr.select(held, ~is_query)
         return Benchmark(self.name, self.root, held.iloc[:0].copy(), query, gallery, held_out=True)
 
     def manifest(self, contents: bool = False) -> str:

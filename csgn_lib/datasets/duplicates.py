@@ -1,4 +1,4 @@
-"""Opening every image once: is it whole, and does it look like another?
+"""Fingerprints of images: damage, exact copies and near duplicates.
 
 A fingerprint is a hash of the bytes (exact duplicates), an 8 x 8 difference hash (Krawetz 2013: is each of
 8 x 9 gray cells brighter than its left neighbour?) and the 8 x 9 colour thumbnail it came from, which
@@ -32,7 +32,7 @@ ALIKE = 10.0  # mean absolute difference (levels of 255) up to which two thumbna
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What was learnt by opening N images.
+    """What opening N images gives.
 
     Attributes:
         error: (N,) text, "" for an image that decodes, "missing" for a file that does not exist.

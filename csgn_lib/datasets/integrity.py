@@ -1,4 +1,4 @@
-"""Is this download what it should be? Counts against the published ones, damage, duplicates, leaks."""
+"""Checks of a benchmark: published counts, damaged images, duplicates, leaks, and whether it can be trained on."""
 
 from __future__ import annotations
 

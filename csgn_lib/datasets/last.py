@@ -33,8 +33,8 @@ def read(root: str | Path, name: str = "last") -> Benchmark:
     root = find_root(root, NEEDED, "LaST")
     validation = None
     if (root / "val").is_dir():
-        asked, found = _split(root, "val/query"), _split(root, "val/gallery", 1)
-        validation = Benchmark(name, root, asked.iloc[:0].copy(), asked, found)
+        query, gallery = _split(root, "val/query"), _split(root, "val/gallery", 1)
+        validation = Benchmark(name, root, query.iloc[:0].copy(), query, gallery)
     train = number_train(_split(root, "train", 1, clothes=True))
     return Benchmark(name, root, train, _split(root, "test/query"), _split(root, "test/gallery", 1), validation)
 

@@ -8,7 +8,7 @@ Public shape (numpy and pandas only; ``retrieval`` streams from it)::
              ap="field" | "trapezoid", aggregate=None | "tracklet")
         .columns                                      # label columns that decide junk, without "person"
         .check(query, gallery)                        # InputError: no such column, no label, nothing left
-        .query_rows(query)            -> (Q',) int64  # rows that are asked, ascending
+        .query_rows(query)            -> (Q',) int64  # rows that are queries, ascending
         .gallery_rows(gallery)        -> tuple of (G',) int64, one per gallery: 1, or ``draws`` of them
         .is_junk(query, gallery, query_rows, gallery_rows) -> (n,) bool   # for n pairs of ONE person each
         .masks(query, gallery, draw=0) -> good (Q, G), junk (Q, G)        # dense reference, small data only
@@ -120,15 +120,15 @@ class Protocol:
         """
         self.check(query, gallery)
         columns = list(dict.fromkeys(("person", *self.columns)))
-        asked, ranked = (frame[columns].reset_index(drop=True) for frame in (query, gallery))
-        asked = asked.iloc[self.query_rows(query)].drop_duplicates()
-        ranked = ranked.iloc[np.unique(np.concatenate(self.gallery_rows(gallery)))].drop_duplicates()
-        pairs = asked.reset_index(names="asked").merge(ranked.reset_index(names="ranked"), on="person")
+        left, right = (frame[columns].reset_index(drop=True) for frame in (query, gallery))
+        left = left.iloc[self.query_rows(query)].drop_duplicates()
+        right = right.iloc[np.unique(np.concatenate(self.gallery_rows(gallery)))].drop_duplicates()
+        pairs = left.reset_index(names="query_row").merge(right.reset_index(names="gallery_row"), on="person")
         pairs = pairs[pairs["person"] != UNKNOWN]
-        return not self.is_junk(query, gallery, pairs["asked"].to_numpy(), pairs["ranked"].to_numpy()).all()
+        return not self.is_junk(query, gallery, pairs["query_row"].to_numpy(), pairs["gallery_row"].to_numpy()).all()
 
     def query_rows(self, query: pd.DataFrame) -> NDArray[np.int64]:
-        """Positions (Q',) of the rows of ``query`` that are asked, ascending."""
+        """Positions (Q',) of the rows of ``query`` that are queries under this protocol, ascending."""
         return np.flatnonzero(_matching(query, self.query_where))
 
     def gallery_rows(self, gallery: pd.DataFrame) -> tuple[NDArray[np.int64], ...]:
@@ -152,14 +152,14 @@ class Protocol:
         junk = np.zeros(shape, dtype=bool)
         pairs = {c: (query[c].to_numpy()[query_rows], gallery[c].to_numpy()[gallery_rows]) for c in self.columns}
         for column in self.needs:
-            asked, found = pairs[column]
-            junk |= (asked == UNKNOWN) | (found == UNKNOWN)
+            of_query, of_gallery = pairs[column]
+            junk |= (of_query == UNKNOWN) | (of_gallery == UNKNOWN)
         for rule in self.junk:
             holds = np.ones(shape, dtype=bool)
             for column, relation in rule:
-                asked, found = pairs[column]
-                equal = (asked == found) if relation == "same" else (asked != found)
-                holds &= equal & (asked != UNKNOWN) & (found != UNKNOWN)
+                of_query, of_gallery = pairs[column]
+                equal = (of_query == of_gallery) if relation == "same" else (of_query != of_gallery)
+                holds &= equal & (of_query != UNKNOWN) & (of_gallery != UNKNOWN)
             junk |= holds
         return junk
 
@@ -172,12 +172,12 @@ class Protocol:
         so it is not counted. Everything that is neither good nor junk is a wrong person, and is ranked.
         """
         self.check(query, gallery)
-        asked = np.isin(np.arange(len(query)), self.query_rows(query))[:, None]
-        ranked = np.isin(np.arange(len(gallery)), self.gallery_rows(gallery)[draw])[None, :]
+        is_query = np.isin(np.arange(len(query)), self.query_rows(query))[:, None]
+        is_ranked = np.isin(np.arange(len(gallery)), self.gallery_rows(gallery)[draw])[None, :]
         people, others = query["person"].to_numpy()[:, None], gallery["person"].to_numpy()[None, :]
         match = (people == others) & (people != UNKNOWN)
         dropped = self.is_junk(query, gallery, np.arange(len(query))[:, None], np.arange(len(gallery))[None, :])
-        return match & ~dropped & asked & ranked, (match & dropped) | ~np.broadcast_to(ranked, match.shape)
+        return match & ~dropped & is_query & is_ranked, (match & dropped) | ~np.broadcast_to(is_ranked, match.shape)
 
 
 def _matching(frame: pd.DataFrame, where: Where) -> NDArray[np.bool_]:
@@ -228,7 +228,7 @@ PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (CLOTH_CHANGING, GENERAL, S
 
 def _ltcc() -> tuple[Protocol, ...]:
     changers = (("changes_clothes", (1,)),)
-    text = "as cloth_changing, but only people of info/cloth-change_id_test.txt are asked and ranked"
+    text = "as cloth_changing, but queries and gallery show only people of info/cloth-change_id_test.txt"
     restricted = Protocol(
         "cloth_changing_changers",
         text,

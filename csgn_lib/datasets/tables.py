@@ -61,7 +61,7 @@ def _check_header(file: Path, header: list[str], columns: Sequence[str]) -> None
 def _fit(file: Path, line: int, cells: list[str], header: list[str], joiner: str) -> list[str]:
     width = len(header)
     if joiner and len(cells) > width:
-        cells = [*cells[: width - 1], joiner.join(cells[width - 1 :])]
+        cells = [*cells[: width - 1], f"{joiner} ".join(cells[width - 1 :])]
     if len(cells) < width or any(cells[width:]):
         raise InputError(
             f"{file}, line {line}: {len(cells)} cells, and the header names {width} columns; "

@@ -12,7 +12,7 @@ from csgn_lib.figures.page import write_page
 from csgn_lib.figures.parameters import ParameterTable, parameter_table
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
 from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, subplots, use_style
-from csgn_lib.figures.strips import rank_strip, rank_strips, strip_frame
+from csgn_lib.figures.strips import rank_strips, strip_frame
 from csgn_lib.figures.tables import Table, results_table
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "number_macros",
     "parameter_table",
     "picture_map",
-    "rank_strip",
     "rank_strips",
     "results_table",
     "save",

@@ -112,7 +112,7 @@ def save(
         "runs": [origin(run) for run in runs],
         "sources": [{"path": within(Path(path)), "sha256": sha256(Path(path))} for path in sources],
     }
-    with ExitStack() as stack, mpl.rc_context({"pdf.fonttype": 42}):
+    with ExitStack() as stack, mpl.rc_context({"pdf.fonttype": 42, "figure.constrained_layout.use": False}):
         targets = {s: stack.enter_context(atomic_path(f"{base}.{s}")) for s in ("pdf", "png", "csv", "json")}
         for suffix, metadata in _METADATA.items():
             figure.savefig(targets[suffix], format=suffix, metadata=metadata, dpi=220)

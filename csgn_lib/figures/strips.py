@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Rectangle
 
 from csgn_lib.datasets.portrait import picture
@@ -20,18 +19,6 @@ from csgn_lib.records import InputError
 
 RIGHT, WRONG, INK = "#009E73", "#D55E00", "#262626"
 _UNKNOWN = -1  # the clothes label of a benchmark that has none
-
-
-def rank_strip(
-    query: Mapping[str, Any] | pd.Series,
-    ranked: pd.DataFrame,
-    root: str | Path = ".",
-    top: int = 10,
-    title: str = "",
-    hide_faces: bool = False,
-) -> Figure:
-    """One query and its first ``top`` gallery images; see `rank_strips`."""
-    return rank_strips([(query, ranked)], root, top, [title] if title else None, hide_faces)
 
 
 def rank_strips(
@@ -67,8 +54,8 @@ def rank_strips(
     total = len(rows) * (head + foot + tall)
     with styled():
         figure = plt.figure(figsize=(TEXT_WIDTH, total))
-        # "none" would leave no engine, and saving a PDF would put the style's own back for the PNG after it
-        figure.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
+        # an engine would draw every image twice; `save` keeps the style's own from coming back between PDF and PNG
+        figure.set_layout_engine("none")
         grid = figure.add_gridspec(
             len(rows), top + 2, width_ratios=[1, 0.15, *[1] * top], wspace=0.14, hspace=(head + foot) / tall,
             left=0.005, right=0.995, top=1 - head / total, bottom=foot / total,

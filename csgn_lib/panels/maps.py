@@ -28,12 +28,11 @@ from csgn_lib.retrieval import CLOTHING_OUT, features_of
 from csgn_lib.vocabulary import coordinates
 
 LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
-ON_TOP = 100  # marked points that are drawn once more, above all others
 SHOWN = 24  # images of a selection
 EDGES = (-1.08, 1.08)  # axis limits of the maps, so that no point lies on the border
-MARKS = {  # colour and size of a point, by what it is; drawn in this order in the legend
-    "query": ("#000000", 11), "right answer": ("#009E73", 9), "wrong answer": ("#D55E00", 9), "answer": ("#0072B2", 9),
-    "same person, ranked lower": ("#56B4E9", 6), "other image": ("#B5B5B5", 3),
+MARKS = {  # colour and size of a point, by what it is; later ones are drawn above earlier ones
+    "other image": ("#B5B5B5", 3), "same person, ranked lower": ("#56B4E9", 6), "answer": ("#0072B2", 9),
+    "wrong answer": ("#D55E00", 9), "right answer": ("#009E73", 9), "query": ("#000000", 11),
 }  # fmt: skip
 
 
@@ -91,7 +90,7 @@ def maps_figure(
         figure = plt.figure(figsize=(figures.TEXT_WIDTH, 4.5))
         above, below = figure.subfigures(2, 1, height_ratios=[3, 1.1])
         for axes, (name, points) in zip(np.atleast_1d(above.subplots(1, len(places))), places.items(), strict=True):
-            for mark in reversed(MARKS):
+            for mark in MARKS:
                 colour, size = MARKS[mark]
                 if (here := marks == mark).any():
                     axes.plot(*points[here].T, "o", color=colour, ms=size / 1.7, mew=0.4, mec="white", label=mark)
@@ -131,7 +130,7 @@ class LinkedMaps:
     """Maps with one selection: a lasso in one map also selects in the other, and fills ``strip``.
 
     Attributes:
-        scatters: jscatter's, by the names of ``places``; points are rows of ``frame``, then the marked ones again.
+        scatters: jscatter's, by the names of ``places``; their ``widget.selection`` are rows of ``frame``.
         strip: the selected images (HTML); preview: the image under the pointer (HTML).
     """
 
@@ -140,10 +139,10 @@ class LinkedMaps:
         import jscatter
 
         self.frame, self.thumbnails = frame, thumbnails
-        self._rows = np.concatenate([np.arange(len(frame)), np.zeros(ON_TOP, np.int64)])  # of each point's image
-        data = pd.DataFrame({"mark": pd.Categorical(["other image"] * len(self._rows), categories=list(MARKS))})
+        data = frame[["path", "person", "camera", "clothes"]].reset_index(drop=True)
         for name, points in places.items():
-            data[f"{name} x"], data[f"{name} y"] = points[self._rows].T
+            data[f"{name} x"], data[f"{name} y"] = points.T
+        data["mark"] = pd.Categorical(["other image"] * len(data), categories=list(MARKS))
         colours, sizes = zip(*MARKS.values(), strict=True)
         self.strip, self.preview = ipywidgets.HTML(), ipywidgets.HTML(layout={"height": "140px"})
         self.scatters: dict[str, Any] = {}
@@ -167,17 +166,15 @@ class LinkedMaps:
     def mark(self, answer: Answer, top: pd.DataFrame) -> None:
         """Mark a query and its answers in every map."""
         codes = pd.Categorical(marks_of(answer, top, self.frame), categories=list(MARKS)).codes
-        order = np.argsort(-codes, kind="stable")[-ON_TOP:]  # the most important mark is drawn last
-        self._rows[len(self.frame) :] = np.resize(order, ON_TOP)
         for scatter in self.scatters.values():
             points = np.array(scatter.widget.points)  # x, y, category: a new data frame would cost 0.1 s
-            points[:] = points[self._rows]
-            points[:, 2] = codes[self._rows]
+            points[:, 2] = codes
             scatter.widget.points = points
+            scatter.order(by=np.argsort(codes, kind="stable"))
 
     def show(self, rows: Sequence[int]) -> None:
         """Show the first few of the selected rows, or how to select."""
-        rows = [] if rows is None else list(dict.fromkeys(self._rows[np.asarray(rows, dtype=np.int64)].tolist()))
+        rows = [] if rows is None else [int(row) for row in rows]
         if not rows:
             self.strip.value = (
                 "Drag around points in either map to select them; the wheel zooms. The cross in a map's bar lets a "
@@ -192,7 +189,7 @@ class LinkedMaps:
         self.strip.value = f'<b>{counts}{more}</b><div style="display:flex;flex-wrap:wrap;gap:4px">{images}</div>'
 
     def _hover(self, row: int | None) -> None:
-        self.preview.value = "" if row is None or row < 0 else self._image(int(self._rows[int(row)]))
+        self.preview.value = "" if row is None or row < 0 else self._image(int(row))
 
     def _image(self, row: int) -> str:
         one = self.frame.iloc[row]
@@ -208,6 +205,6 @@ def _legend() -> str:
     marks = (
         f'<span style="white-space:nowrap"><span style="display:inline-block;width:{size}px;height:{size}px;'
         f'border-radius:50%;background:{colour}"></span> {mark}</span>'
-        for mark, (colour, size) in MARKS.items()
+        for mark, (colour, size) in reversed(MARKS.items())
     )
     return f'<div style="display:flex;gap:18px;align-items:center">{"".join(marks)}</div>'

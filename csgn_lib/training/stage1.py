@@ -16,7 +16,7 @@ from torch import Tensor
 
 from csgn_lib import hsf, mdg, vocabulary
 from csgn_lib.backbones import ClipTower
-from csgn_lib.batches import Ahead, Batch, ImageSet, random_stream, to_float, to_gray
+from csgn_lib.batches import Batch, ImageSet, Prefetcher, random_stream, to_float, to_gray
 from csgn_lib.config import Experiment
 from csgn_lib.progress import track
 from csgn_lib.records import InputError, Run
@@ -244,7 +244,7 @@ def frozen_features(clip: ClipTower, images: ImageSet, accelerator: Accelerator)
     def load(start: int) -> tuple[Batch]:
         return (images.batch(range(start, min(start + CHUNK, len(images)))),)
 
-    batches = Ahead(load, range(0, len(images), CHUNK), accelerator.device)
+    batches = Prefetcher(load, range(0, len(images), CHUNK), accelerator.device)
     for (batch,) in track(batches, len(images), "stage 1: image features", lambda item: len(item[0].index)):
         rgb = to_float(batch.images)
         for part, pixels in zip(parts, (rgb, to_gray(rgb)), strict=True):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from csgn_lib import hsf, losses, vocabulary
-from csgn_lib.batches import Ahead, Augmentation, AugmentationDraw, Batch, IdentitySampler, ImageSet, random_stream
+from csgn_lib.batches import Augmentation, AugmentationDraw, Batch, IdentitySampler, ImageSet, Prefetcher, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, InputError
 from csgn_lib.registry import Form
@@ -212,7 +212,7 @@ def _epochs(
             rows_of = sampler.epoch(epoch)
             context = StepContext(2, epoch, images.paths, rows_of, checkpoints.log)
             load = partial(_load, experiment, images, augment, shard, rows_of, epoch)
-            batches, began = Ahead(load, range(done, len(rows_of)), accelerator.device), state.seconds
+            batches, began = Prefetcher(load, range(done, len(rows_of)), accelerator.device), state.seconds
             for index, (batch, drawn) in enumerate(batches, done):
                 factor = lr_multiplier(experiment, epoch - 1 + index / len(rows_of))
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):

@@ -22,8 +22,8 @@ def check_tracker(experiment: Experiment) -> None:
     """Raise InputError if the tracker's package is not installed."""
     if experiment.tracker and find_spec(experiment.tracker) is None:
         raise InputError(
-            f'tracker={experiment.tracker} needs a package that is not installed: pip install "csgn-workbench'
-            f'[{experiment.tracker}]" or pip install {experiment.tracker}'
+            f"tracker={experiment.tracker} needs a package that is not installed: pip install {experiment.tracker} "
+            '(or pip install -e ".[trackers]" for all of them)'
         )
 
 

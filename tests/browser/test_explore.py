@@ -76,7 +76,7 @@ def test_a_click_on_an_answer_enlarges_it_and_it_can_be_searched_with(page: Page
     after = _changed(page, before)
     assert before[2][0] not in [name for name, _ in after[1:]]
     expect(large).to_have_count(0)
-    page.get_by_role("button", name="Reset").click()
+    page.get_by_role("button", name="Reset", exact=True).click()
     assert _changed(page, after)[0][0] != before[2][0]
 
 

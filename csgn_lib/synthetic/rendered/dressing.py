@@ -113,9 +113,12 @@ def _garments(sewn: dict[str, Cloth], vertices: Tensor, outfit: Outfit) -> list[
         else:
             piece = _skirt(skirt, tube, tube_facing, outfit, "lower", outfit.lower_hem)
         pieces.append(piece)
-    pieces.append(_upper(tights, base, facing, outfit, gap))
+    upper = _upper(tights, base, facing, outfit, gap)
+    pieces.append(upper)
     if outfit.upper_hem < SEAM:
-        pieces.append(_upper_tube(skirt, tube, tube_facing, outfit))
+        z = tights.template[:, 2]
+        rim = upper.vertices[(z > SEAM - 0.01) & (z < WAIST_TOP + 0.03) & (tights.on_arm < 0.3)]
+        pieces.append(_upper_tube(skirt, tube, tube_facing, outfit, rim))
     return pieces
 
 
@@ -182,7 +185,8 @@ def _upper(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit, gap_below
     hung = push_outside(hung, base, facing, torch.maximum(least, 0.55 * gap))
     outline = upper_outline(outfit, template, cloth.arm, kind.neck)
     outline = torch.maximum(outline, (SEAM if outfit.upper_hem < SEAM else outfit.upper_hem) - template[:, 2])
-    return Piece(hung, template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("upper"), outline)
+    open_ = outfit.sleeve < 0.9  # short sleeves show their inside
+    return Piece(hung, template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("upper"), outline, open_)
 
 
 def _upper_profile(cloth: Cloth, outfit: Outfit) -> Tensor:
@@ -194,8 +198,8 @@ def _upper_profile(cloth: Cloth, outfit: Outfit) -> Tensor:
     return torch.where(cloth.on_arm > 0.5, sleeve, profile)
 
 
-def _upper_tube(cloth: Cloth, tube: Tensor, facing: Tensor, outfit: Outfit) -> Piece:
-    """The upper garment below the seam: a tube around both legs, so that it neither clings nor splits."""
+def _upper_tube(cloth: Cloth, tube: Tensor, facing: Tensor, outfit: Outfit, rim: Tensor) -> Piece:
+    """The upper garment below the seam: a tube around both legs, hung from ``rim`` (m, 3), which cannot cling."""
     if outfit.upper == "dress":
         return _skirt(cloth, tube, facing, outfit, "upper", outfit.upper_hem)
     kind = UPPERS[outfit.upper]
@@ -206,7 +210,7 @@ def _upper_tube(cloth: Cloth, tube: Tensor, facing: Tensor, outfit: Outfit) -> P
         + 0.016 * interpolate(z, (-0.5, 0.13), (2.0, 0.0))
         + noise(cloth.template, outfit.seed % 991, 24) * kind.folds
     )
-    shape = hang(tube + facing * gap[:, None], 0.1)
+    shape = hang(torch.cat([rim, tube + facing * gap[:, None]]), 0.1)[len(rim) :]
     outline = torch.maximum(outfit.upper_hem - z, z - (WAIST_TOP - 0.01))
     if outfit.upper == "coat" and outfit.open:
         outline = torch.where(y < 0, torch.maximum(outline, 0.012 + 0.05 * (0.1 - z).clamp(min=0) - x.abs()), outline)

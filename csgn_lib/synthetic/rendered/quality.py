@@ -22,8 +22,8 @@ from csgn_lib.synthetic.rendered.garments import UPPERS
 from csgn_lib.synthetic.rendered.materials import MATERIALS
 from csgn_lib.synthetic.rendered.outlines import cloths, lower_outline, shoe_outline, upper_outline
 from csgn_lib.synthetic.rendered.people import rest_shape
+from csgn_lib.synthetic.rendered.posing import Posed, Shot, crops, pose, projected
 from csgn_lib.synthetic.rendered.rasteriser import Fragments, rasterise
-from csgn_lib.synthetic.rendered.rendering import Posed, Shot, crops, pose, projected
 from csgn_lib.synthetic.rendered.scenes import Scene
 from csgn_lib.synthetic.rendered.settings import SETTINGS
 from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, split_of, wardrobe_of
@@ -184,9 +184,8 @@ def main() -> None:
     for first in range(0, len(scenes), 16):
         counts = counts + examine(scenes[first : first + 16])
         print(f"{min(first + 16, len(scenes))}/{len(scenes)} {counts}", file=sys.stderr)
-    print(
-        f"{counts}\nshares of people's samples: bare skin {counts.bare / counts.samples:.3%}, holes {counts.holes / counts.samples:.4%}"
-    )
+    shares = f"bare skin {counts.bare / counts.samples:.3%}, holes {counts.holes / counts.samples:.4%}"
+    print(f"{counts}\nshares of people's samples: {shares}")
     sys.exit(0 if counts.passed else 1)
 
 

@@ -24,7 +24,8 @@ from csgn_lib.synthetic.rendered.gait import Pose
 from csgn_lib.synthetic.rendered.garments import Outfit, draw_outfit
 from csgn_lib.synthetic.rendered.occluders import draw_occluder
 from csgn_lib.synthetic.rendered.people import Person, rest_shape
-from csgn_lib.synthetic.rendered.rendering import Moment, Picture, Shot, render
+from csgn_lib.synthetic.rendered.posing import Moment, Shot
+from csgn_lib.synthetic.rendered.rendering import Picture, render
 from csgn_lib.synthetic.rendered.settings import Setting
 
 REACH = 2  # pixels: how far blur carries a change beyond the parts that changed

@@ -11,6 +11,7 @@ from torch import Tensor
 from csgn_lib.synthetic.rendered.cameras import Lights
 from csgn_lib.synthetic.rendered.looks import Look, Surface, fold_relief
 from csgn_lib.synthetic.rendered.materials import MATERIALS
+from csgn_lib.synthetic.rendered.posing import Posed
 from csgn_lib.synthetic.rendered.rasteriser import Triangles, depth_map
 from csgn_lib.synthetic.rendered.surfaces import interpolate
 
@@ -31,18 +32,14 @@ class Shadows:
     centre: Tensor  # (B, 3)
 
     @classmethod
-    def cast(cls, vertices: Tensor, faces: Tensor, picture: Tensor, vertex_picture: Tensor, cut: Tensor, lights: Lights,
-             centre: Tensor) -> Shadows:  # fmt: skip
-        """Of triangles (T, 3) over world vertices (N, 3); ``centre`` (B, 3)."""
+    def cast(cls, posed: Posed, lights: Lights, centre: Tensor) -> Shadows:
+        """Of all triangles that face the sun; ``centre`` (B, 3) is the middle of each map in the world."""
         sun = lights.sun
         right = functional.normalize(torch.linalg.cross(sun, sun.new_tensor([0.0, 0.0, 1.0]).expand_as(sun)), dim=1)
         axes = torch.stack([right, torch.linalg.cross(right, sun), sun], 1)
-        empty = cls(sun, axes, centre)
-        points, depth = empty.project(vertices, vertex_picture)
-        both = torch.ones_like(picture, dtype=torch.bool)
-        triangles = Triangles(points, depth, faces, picture, cut, both)
-        nearest = depth_map(triangles, (len(sun), MAP, MAP), _EMPTY)
-        return cls(nearest.flatten(1), axes, centre)
+        points, depth = cls(sun, axes, centre).project(posed.vertices, posed.vertex_picture)
+        triangles = Triangles(points, depth, posed.faces, posed.picture, posed.cut, posed.two_sided)
+        return cls(depth_map(triangles, (len(sun), MAP, MAP), _EMPTY).flatten(1), axes, centre)
 
     def project(self, points: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (n, 2) of the map and depths (n,) of world points (n, 3) in pictures (n,)."""
