@@ -39,7 +39,7 @@ SECTIONS = {  # pages of docs/ that are named nowhere here follow under Guides
     "Results": "results ablations performance reproduction",
     "Project": "library contributing changelog",
 }
-LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#])|(?<=<img src=\")([^\"]+)(?=\")")  # [text](this), ![](this)
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#]| \")|(?<=<img src=\")([^\"]+)(?=\")")  # [text](this), ![](this)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
