@@ -16,7 +16,7 @@ from csgn_lib.synthetic.rendered.gait import Pose, skinning
 from csgn_lib.synthetic.rendered.occluders import Occluder, occluder_mesh
 from csgn_lib.synthetic.rendered.rasteriser import Triangles
 
-GROUND_LINE = 0.06  # of the crop's height: where the feet stand above its lower edge
+GROUND_LINE = 0.085  # of the crop's height: where the feet stand above its lower edge
 
 
 @dataclass(frozen=True)
