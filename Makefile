@@ -1,4 +1,4 @@
-# Every target makes its own environment in .venv, once; nothing is installed outside of it.
+# Every target first creates the environment .venv if it is missing; nothing is installed outside of it.
 .DEFAULT_GOAL := help
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -14,21 +14,21 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 .PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-18s %s\n", $$1, $$2 }'
 
-install: $(STAMP)  ## make .venv and install everything into it (every target does this by itself)
+install: $(STAMP)  ## create .venv and install the packages (every target does this first)
 
-demo: $(STAMP)  ## train and score CSGN on the embedded benchmark; leaves reports/demo/index.html
+demo: $(STAMP)  ## train and score CSGN on the embedded benchmark; writes reports/demo/index.html
 	@$(RUN) -m csgn_lib demo
 
 test: $(STAMP)  ## check the style and run the tests
-	@$(RUN) -m ruff check csgn_lib benchmarks tests notebooks
-	@$(RUN) -m ruff format --check csgn_lib benchmarks tests
+	@$(RUN) -m ruff check csgn_lib benchmarks tests notebooks docs/tools
+	@$(RUN) -m ruff format --check csgn_lib benchmarks tests docs/tools
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
 
 # CHROMIUM=/path/to/chromium, or one on PATH, or else playwright's own (downloaded once).
 CHROMIUM ?= $(shell for name in chromium chromium-browser google-chrome chrome; do command -v $$name && break; done)
-test-browser: $(STAMP)  ## try the notebooks' panels in a real JupyterLab with headless Chromium: some minutes
+test-browser: $(STAMP)  ## test the notebook panels in JupyterLab with headless Chromium: some minutes
 	@$(RUN) -c 'import playwright' 2>/dev/null || { echo "installing playwright into $(VENV)"; $(call INSTALL,browser); }
 	@test -n "$(CHROMIUM)" || $(RUN) -m playwright install chromium
 	@CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
@@ -36,21 +36,21 @@ test-browser: $(STAMP)  ## try the notebooks' panels in a real JupyterLab with h
 test-notebooks: $(STAMP)  ## run every notebook on benchmarks without clothes labels and without cameras: some minutes
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m wide tests/test_notebooks.py
 
-lint: $(STAMP)  ## mend the style where a machine can
-	@$(RUN) -m ruff check --fix csgn_lib benchmarks tests notebooks
-	@$(RUN) -m ruff format csgn_lib benchmarks tests
+lint: $(STAMP)  ## format the code and apply ruff's fixes
+	@$(RUN) -m ruff check --fix csgn_lib benchmarks tests notebooks docs/tools
+	@$(RUN) -m ruff format csgn_lib benchmarks tests docs/tools
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a token
 	@$(RUN) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
 	  --LabApp.app_settings_dir="$(CURDIR)/csgn_lib/panels/jupyterlab"
 
-first-result: demo  ## the demo, and its table and pictures kept under reports/first-result for the README
+first-result: demo  ## run the demo and keep its table and pictures in reports/first-result
 	@mkdir -p reports/first-result
 	@cp reports/demo/results.csv reports/demo/table.txt reports/first-result/
 	@for f in people strip-worst; do cp "$$(ls -t reports/runs/*/figures/$$f.png | head -1)" reports/first-result/; done
 
-seeds: $(STAMP)  ## the demo's rows, five seeds, each in a world of its own: some 40 minutes on 2 cores; leaves reports/seeds
+seeds: $(STAMP)  ## the demo's rows with five seeds in five worlds: about 40 minutes on 2 cores; writes reports/seeds
 	@$(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/seeds/grid.yaml -p out reports/seeds --keep-answer "make seeds"
 
 # A folder of reports/ablation holds a sweep's grid: 40_ablation_sweep runs it, 41_ablation_tables reads its records there.
@@ -61,11 +61,11 @@ SWEEP = $(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/ablation/$(1)/g
 ALL := ["plain", "clothing out", "person only"]
 , := ,
 
-ablation: ablation-clips $(STAMP)  ## what each part adds, and controls: two hours on 2 cores, resumable; leaves reports/ablation
+ablation: ablation-clips $(STAMP)  ## contribution of each part, and controls: two hours on 2 cores, resumable; writes reports/ablation
 	@$(call SWEEP,main,identity + triplet)
 	@$(call SWEEP,controls,CSGN)
 
-ablation-variants: $(STAMP)  ## other forms of each part, more controls, three runs of each: 90 minutes on 2 cores, resumable
+ablation-variants: $(STAMP)  ## other forms of each part, three runs each: 90 minutes on 2 cores, resumable
 	@$(call SWEEP,variants,CSGN)
 	@$(call TABLES,variants,variants/over-words,CSGN$(,) clothing out,["clothing out"])
 
@@ -75,10 +75,10 @@ ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, wi
 	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) && \
 	  $(call TABLES,clips/$$clip,clips/$$clip/over-words,identity + triplet$(,) clothing out) || exit 1; done
 
-# Three rows in one world, looked into: whole figures, the numbers behind them, and what was found in words.
+# Analysis of three trained models in one world: figures, their data and the notebooks' answers.
 INSIDE := {"identity + triplet": "reports/runs/inside-identity-triplet", "CLIP-ReID": "reports/runs/inside-clip-reid", "CSGN": "reports/runs/inside-csgn"}
 LOOK = $(RUN) -m csgn_lib run $(1) $(2) --run-dir reports/runs/inside-$(1)
-inside: $(STAMP)  ## three trained rows under 10, 30, 31 and 32: some 10 minutes on 2 cores; leaves reports/inside
+inside: $(STAMP)  ## analyse three models with notebooks 10, 30, 31 and 32: about 10 minutes on 2 cores; writes reports/inside
 	@for m in identity-triplet clip-reid csgn; do $(RUN) -m csgn_lib train --preset demo+$$m --run-dir reports/runs/inside-$$m || exit 1; done
 	@$(call LOOK,10_colour_bias,-p run_dir reports/runs/inside-csgn)
 	@$(call LOOK,30_embedding_map,-p runs '$(INSIDE)')
@@ -86,13 +86,13 @@ inside: $(STAMP)  ## three trained rows under 10, 30, 31 and 32: some 10 minutes
 	@$(call LOOK,32_attention,-p runs '$(INSIDE)')
 	@$(RUN) -m csgn_lib.runs reports/inside reports/runs/inside-[0-9]*
 
-answers: $(STAMP)  ## run every notebook and write what it found under its question: some 8 minutes on 2 cores
+answers: $(STAMP)  ## run every notebook and write its answer into its first cell: about 8 minutes on 2 cores
 	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \
 	  20_evaluate 21_search 22_failures 30_embedding_map 31_clothes_leakage 32_attention 41_ablation_tables \
 	  50_explore 51_training 90_paper_figures; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
 
 # Neither date nor identifier in the PDF: the same records and the same LaTeX give the same bytes.
-paper: $(STAMP)  ## every figure, table and number of reports/paper/paper.tex from the recorded runs; its PDF where LaTeX is
+paper: $(STAMP)  ## make the figures, tables and numbers of reports/paper/paper.tex; its PDF if LaTeX is installed
 	@$(RUN) -m csgn_lib run 90_paper_figures -p out reports/paper
 	@mkdir -p reports/cache/paper
 	@cd reports/paper && export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 out=../cache/paper && \
@@ -115,13 +115,13 @@ docs: $(STAMP)  ## build the documentation site: build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && \
 	  echo "build/site/index.html (with search: python3 -m http.server --directory build/site)"
 
-tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): some 40 minutes on 2 cores
+tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): about 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(RUN) -m torch.distributed.run --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
 
 bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
 	@$(RUN) -m benchmarks.retrieval
 
-bench-train: $(STAMP)  ## time a training step at full size, and CLIP-ReID's beside it where CLIP_REID holds its path
+bench-train: $(STAMP)  ## time a training step at full size; CLIP_REID=/path/to/CLIP-ReID compares with its code
 	@$(RUN) -m benchmarks.training $(WITH)
 
 clean:  ## remove .venv and caches; data and reports stay
@@ -140,11 +140,11 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 .PHONY: world-check world-sheets bench-world
-world-check: $(STAMP)  ## look 1,000 rendered people over for bare skin, holes, floating parts, people cut off: some minutes
+world-check: $(STAMP)  ## check 1,000 rendered people for bare skin, holes, floating and cropped parts: some minutes
 	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.quality --people 1000
 
-world-sheets: $(STAMP)  ## contact sheets of the rendered world; leaves reports/world
+world-sheets: $(STAMP)  ## make contact sheets of the rendered world; writes reports/world
 	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.sheets reports/world
 
-bench-world: $(STAMP)  ## time the rendering, beside a prototype where WORLD_PROTOTYPE holds its path
+bench-world: $(STAMP)  ## time the rendering; WORLD_PROTOTYPE=/path compares with a prototype
 	@OMP_NUM_THREADS=1 $(RUN) benchmarks/world.py

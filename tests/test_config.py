@@ -33,7 +33,7 @@ def test_every_preset_is_valid_and_differs_from_itself_in_nothing(preset):
         ({"hfs": "none"}, "unknown parameter 'hfs' (did you mean 'hsf'?)"),
         ({"preset": "dmo"}, "unknown preset 'dmo' (did you mean 'demo'?)"),
         ({"preset": "demo+call"}, "unknown method 'call' (did you mean 'cal'?); one of csgn, identity-triplet"),
-        ({"preset": "cal"}, "preset 'cal' is a method; name the setting that it is run in: demo+cal"),
+        ({"preset": "cal"}, "preset 'cal' is a method; name the setting before it: demo+cal"),
         ({"preset": "demo+"}, "unknown method ''"),
         ({"preset": "prcc"}, "unknown preset 'prcc' (did you mean 'prcc-paper'?)"),
         ({"preset": 3}, "unknown preset 3"),

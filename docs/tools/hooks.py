@@ -34,22 +34,30 @@ COPIED = {  # a page of the site: the file of the repository that it is
     "records/retrieval.md": "reports/retrieval/bench.md",
     "records/inside.md": "reports/inside/answers.md",
 }
+RECORDS = {
+    "Record: training on a CPU": "records/training.md",
+    "Record: training on a GPU": "records/training-gpu.md",
+    "Record: evaluation": "records/retrieval.md",
+    "Record: notebooks' answers": "records/inside.md",
+}
 SECTIONS = {  # pages of docs/ that are named nowhere here follow under Guides
     "Guides": "student lab reviewer using-a-model extending sweeps data troubleshooting responsible-use",
     "Results": "results ablations performance reproduction",
     "Project": "library contributing changelog",
 }
-LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#])|(?<=<img src=\")([^\"]+)(?=\")")  # [text](this), ![](this)
+LINK = re.compile(
+    r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#]| \")|(?<=<img src=\")([^\"]+)(?=\")"
+)  # [text](this), ![](this)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """The navigation: every page of docs/, then what is generated."""
     named = {name for names in SECTIONS.values() for name in names.split()}
     sections = {title: names.split() for title, names in SECTIONS.items()}
-    sections["Results"] += [page.removesuffix(".md") for page in COPIED if page.startswith("records/")]
     sections["Guides"] += sorted(path.stem for path in (HOME / "docs").glob("*.md") if path.stem not in named)
     nav: list[Any] = [{"Home": "index.md"}]
     nav += [{title: [f"{name}.md" for name in names]} for title, names in sections.items()]
+    nav[2]["Results"] += [{title: page} for title, page in RECORDS.items()]
     nav.insert(2, {"Notebooks": [f"notebooks/{path.stem}.md" for path in notebooks()]})
     first = [f"reference/{name}.md" for name in ("index", "cli", "parameters", "protocols")]
     nav.insert(3, {"Reference": first + [{name: f"reference/{name}.md"} for name in reference.packages()]})

@@ -65,6 +65,7 @@ def mean_table(record: str, rows: list[str], columns: dict[str, tuple[str, str]]
 def difference(record: str, label: str, against: str, protocol: str = HARD, worlds: int | None = None) -> str:
     """Mean paired difference of mAP in points, with the 95 % interval of Student's t over worlds."""
     low, middle, high = difference_values(record, label, against, protocol, worlds)
+    low, middle, high = (round(value, 1) + 0.0 for value in (low, middle, high))  # no minus before zero
     return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
