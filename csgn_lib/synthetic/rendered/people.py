@@ -134,7 +134,7 @@ def _draw_gait(rng: Generator) -> Gait:
         "stance": (-1, 3.5),
         "toe_out": (-3, 12),
         "arm_down": (25, 31),
-        "elbow": (6, 28),
+        "elbow": (6, 24),
         "lean": (-2, 5),
         "hunch": (-3, 9),
         "head_pitch": (-8, 9),
