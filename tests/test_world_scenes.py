@@ -143,7 +143,7 @@ def test_a_hanging_bag_follows_the_hand_and_keeps_upright():
 
 def test_people_are_clothed_whole_and_in_the_picture():
     counts = quality.examine(quality.scenes_of_people("middle", 12, seed=11, each=1), 192)
-    assert counts.pictures == 12 and counts.samples > 40_000
+    assert counts.pictures == 12 and counts.samples > 30_000
     assert counts.passed, counts
 
 
