@@ -45,7 +45,7 @@ _MILD = CameraRanges(height=(1.5, 2.3), focal=(900, 1200), sun=(0.7, 1.3), ambie
 _STRONG = CameraRanges(height=(1.6, 4.4), focal=(620, 1250), sun=(1.2, 2.5), ambient=(0.4, 0.62), tint=1.0,
                        contrast=(0.92, 1.12), saturation=(0.8, 1.05), noise=(0.004, 0.014), blur=(0.35, 0.9),
                        clutter=(2, 6), softness=0.0)  # fmt: skip
-MIDDLE = Setting("middle", 4, _MILD, PLACES, (0.92, 1.08), 1.2, True, 12.0, 2.56, 0.01, 0.04, 0.0)
+MIDDLE = Setting("middle", 4, _MILD, PLACES, (0.92, 1.08), 1.2, True, 12.0, 2.6, 0.01, 0.04, 0.0)
 SETTINGS = {
     "middle": MIDDLE,
     "calm": replace(MIDDLE, name="calm", any_heading=False, spread=1.5, stature_sd=0.105),
