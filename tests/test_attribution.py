@@ -13,13 +13,13 @@ from scipy.stats import spearmanr
 from small_eva import EVA
 from torch import Tensor, nn
 
-from csgn_lib import backbones
+from csgn_lib import backbones, registry
 from csgn_lib.analysis import attribution
 from csgn_lib.analysis.attribution import pairs
 from csgn_lib.analysis.attribution.occluding import places
 from csgn_lib.backbones import ClipTower, CompactTokenizer, ResNetTower, attention_weights, load_resnet, tiny_words
 from csgn_lib.records import InputError
-from csgn_lib.vss import VARIANTS, Embeddings, VisualEncoder
+from csgn_lib.vss import Embeddings, VisualEncoder
 
 SIZE, GRID = (96, 48), (12, 6)
 READ = {"f": lambda e: e.f, "c": lambda e: e.c, "z12": lambda e: e.z12}
@@ -68,7 +68,7 @@ def is_a_map(maps: Tensor, size: tuple[int, int] = SIZE) -> None:
 # ---------------------------------------------------------------- attention
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "resnet"])
+@pytest.mark.parametrize("variant", [v for v in registry.names("vss") if v != "resnet"])
 def test_reading_attention_does_not_change_embeddings(encoder, variant) -> None:
     model, images = encoder(variant), pictures(1)
     with torch.no_grad():

@@ -36,6 +36,15 @@ def test_embed_is_the_encoder_on_every_image_in_the_frames_order(frozen, tiny_be
     assert together.f.shape[0] == len(query) and together.c is None
 
 
+def test_embedding_reports_progress_by_tenths(frozen, tiny_benchmark, monkeypatch, capfd):
+    monkeypatch.setattr("csgn_lib.progress.LONG", 0)
+    monkeypatch.setattr("csgn_lib.progress._is_watched", lambda: False)
+    frame = tiny_benchmark.query[:20]
+    retrieval.embed(frozen, frame, tiny_benchmark.root, SIZE, batch_size=1, what="embedding query")
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 10 and lines[4].startswith("embedding query: 50 %, 10 of 20, ")
+
+
 def test_flip_averaging_does_not_see_left_from_right(frozen, tiny_benchmark):
     frame = tiny_benchmark.query[:2]
     plain = retrieval.embed(frozen, frame, tiny_benchmark.root, SIZE)

@@ -5,8 +5,10 @@ import re
 import sys
 
 import pytest
+import trees
 
-from csgn_lib import progress
+from csgn_lib import batches, datasets, progress
+from csgn_lib.batches import pixels
 
 
 class Clock:
@@ -90,3 +92,20 @@ def test_an_empty_iterable_is_no_error(capsys):
 )
 def test_durations_have_two_units(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_check_readiness_and_the_pixel_cache_report_each_tenth(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(progress, "LONG", 0)
+    monkeypatch.setattr(pixels, "DECODED_AT_ONCE", 1)
+    b = datasets.load("ltcc", trees.ltcc(tmp_path / "data"))
+    steps = {
+        "opening images": [lambda: b.check(workers=1), lambda: datasets.readiness(b, workers=1)],
+        "decoding images": [lambda: batches.open_images(b.train, b.root, (16, 8), tmp_path / "cache"),
+                            lambda: batches.open_images(b.train, b.root, (16, 8))],
+    }  # fmt: skip
+    for what, calls in steps.items():
+        for call in calls:
+            call()
+            lines = capsys.readouterr().err.splitlines()
+            assert lines and all(line.startswith(f"{what}: ") and line.endswith(" left") for line in lines)
+            assert lines[-1].startswith(f"{what}: 100 %") and len(lines) <= 10

@@ -124,6 +124,16 @@ def test_blocks_and_threads_change_nothing(threads, monkeypatch):
     pd.testing.assert_frame_equal(pieces.per_query, whole.per_query)
 
 
+def test_long_comparisons_report_progress_by_tenths(monkeypatch, capfd):
+    query_features, gallery_features, query, gallery = world()
+    monkeypatch.setattr("csgn_lib.progress.LONG", 0)
+    monkeypatch.setattr("csgn_lib.progress._is_watched", lambda: False)
+    monkeypatch.setattr("csgn_lib.retrieval.blocks.BLOCK_BYTES", 4 * 120 * 2)
+    retrieval.evaluate(query_features, gallery_features, query, gallery, threads=1)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 10 and lines[0].startswith("comparing with the gallery: 10 %, 2 of 20, ")
+
+
 def test_a_block_is_never_more_rows_than_its_share_of_memory():
     rows = blocks.block_rows(10_176, 125_353, threads=2)
     assert 4 * 125_353 * rows * 2 <= blocks.BLOCK_BYTES and rows > 400

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from csgn_lib.progress import track
 from csgn_lib.records import InputError
 
 BLOCK_BYTES = 2**29  # distances held at a time, all threads together
@@ -70,7 +71,7 @@ def each_product(
     """``use(left[start:stop] @ right.T, start)`` for blocks that cover ``left``; results in order.
 
     Each thread has a block of its own and calls a BLAS of one thread: no thread waits for another, and
-    none spins beside a sorting one.
+    none spins beside a sorting one. Long work reports its progress on standard error.
 
     Args:
         left, right: (N, D) and (M, D).
@@ -89,8 +90,9 @@ def each_product(
         finally:
             scratch.put(memory)  # or the next thread would wait for it for ever
 
+    starts = range(0, len(left), rows)
     with single_threaded_blas():
-        return list(in_threads(work, range(0, len(left), rows), threads))
+        return list(track(in_threads(work, starts, threads), len(starts), "comparing with the gallery"))
 
 
 @contextmanager

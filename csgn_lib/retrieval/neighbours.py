@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.retrieval.blocks import each_product, in_threads, single_threaded_blas, thread_count
-from csgn_lib.retrieval.features import CHUNK, as_array, bad_row, check_columns, unit_rows
+from csgn_lib.retrieval.features import as_array, bad_row, check_columns, unit_rows
 
+CHUNK = 1024  # gallery rows: 2 MB at 512 numbers, which stay in the cache
 FEW = 16  # queries up to which the gallery is read once and not copied
 BEYOND = 3.0  # a distance that no pair has (1 - cosine ends at 2): for rows that a search did not return
 FAISS_MISSING = "approximate search needs FAISS: pip install csgn-workbench[faiss]; search() is exact and needs nothing"

@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from csgn_lib.synthetic.rendered.body import Body
 from csgn_lib.synthetic.rendered.garments import Outfit
-from csgn_lib.synthetic.rendered.people import HAIR_COLOURS, Person, rest_shape
+from csgn_lib.synthetic.rendered.people import Person, rest_shape
 
 # A measure's words below and above its outer fifths among the people of training.
 WORDS = {
@@ -135,7 +135,7 @@ def _head_words(person: Person) -> list[str]:
             "ponytail": "a ponytail",
             "afro": "an afro",
         }
-        words.append(f"{person.hair_colour} hair" if len(HAIR_COLOURS) > 1 else "hair")
+        words.append(f"{person.hair_colour} hair")
         words.append(noun[person.hair_style])
     return words + (["a beard"] if person.beard > 0.5 else [])
 

@@ -55,7 +55,7 @@ def dress(body: Body, person: Person, outfit: Outfit, rest: tuple[Tensor, Tensor
     head = vertices[sewn["head"].vertex]
     facing = normals(head, sewn["head"].faces)
     trunk = (vertices[sewn["tights"].vertex], sewn["tights"].template)
-    pieces += hair_pieces(body, sewn["head"], head, facing, trunk, person, outfit.hat)
+    pieces += hair_pieces(body, sewn["head"], head, facing, trunk, person, outfit)
     pieces += hat_pieces(sewn["head"], head, facing, outfit)
     pieces += bag_pieces(body, sewn["tights"], vertices[sewn["tights"].vertex], joints, outfit)
     return _joined(person, outfit, joints, pieces)
@@ -133,7 +133,7 @@ def _shoes(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> Piece:
     low = (z < -0.775) & (shoe[:, 2] < ground + 0.022)
     shoe[:, 2] = torch.where(low, ground - 0.014, shoe[:, 2])
     return Piece(shoe, cloth.template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("shoes"),
-                 shoe_outline(outfit, cloth.template), False)  # fmt: skip
+                 shoe_outline(outfit, cloth.template))  # fmt: skip
 
 
 def _trousers(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> tuple[Piece, Tensor]:
@@ -149,7 +149,7 @@ def _trousers(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit) -> tup
         shape = shape + facing * (noise(cloth.template, outfit.seed % 997, 20) * kind.folds * (1 + where))[:, None]
     shape = push_outside(shape, base, facing, 0.6 * gap + 0.002)
     outline = lower_outline(outfit, template, cloth.on_arm)
-    piece = Piece(shape, template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("lower"), outline, False)
+    piece = Piece(shape, template, cloth.arm, cloth.weights, cloth.faces, MATERIALS.index("lower"), outline)
     return piece, ((shape - base) * facing).sum(1)
 
 
@@ -191,11 +191,19 @@ def _upper(cloth: Cloth, base: Tensor, facing: Tensor, outfit: Outfit, gap_below
 
 def _upper_profile(cloth: Cloth, outfit: Outfit) -> Tensor:
     """(n,) factor on the gap: wide at the hem and at the elbow, close at cuffs and collar."""
-    profile = interpolate(cloth.template[:, 2], (-0.1, 0.0, 0.2, 0.42, 0.52, 0.6), (1.25, 1.2, 1.1, 1.0, 0.85, 0.8))
+    profile = interpolate(cloth.template[:, 2], (-0.1, 0.0, 0.2, 0.42, 0.52, 0.6), (1.25, 1.2, 1.1, 1.0, 0.75, 0.7))
     elbow = 1.15 if outfit.sleeve < 0.6 else 1.0
     cuff = 0.6 if outfit.upper in ("sweater", "hoodie", "jacket") else 0.9
-    sleeve = interpolate(cloth.arm, (0.0, 0.4, 0.9, 1.0), (0.9, elbow, 0.85, cuff))
+    sleeve = interpolate(cloth.arm, (0.0, 0.25, 0.4, 0.9, 1.0), (0.6, 0.9, elbow, 0.85, cuff))
     return torch.where(cloth.on_arm > 0.5, sleeve, profile)
+
+
+def _gap_below(outfit: Outfit) -> float:
+    """How far the lower garment stands off the hips at most, in metres."""
+    if outfit.lower == "none":
+        return 0.0
+    kind = LOWERS[outfit.lower]
+    return kind.thickness + kind.loose * outfit.lower_loose + 2 * kind.folds * kind.legs
 
 
 def _upper_tube(cloth: Cloth, tube: Tensor, facing: Tensor, outfit: Outfit, rim: Tensor) -> Piece:
@@ -204,7 +212,7 @@ def _upper_tube(cloth: Cloth, tube: Tensor, facing: Tensor, outfit: Outfit, rim:
         return _skirt(cloth, tube, facing, outfit, "upper", outfit.upper_hem)
     kind = UPPERS[outfit.upper]
     x, y, z = cloth.template.unbind(1)
-    gap = kind.thickness + kind.loose * outfit.upper_loose
+    gap = max(kind.thickness + kind.loose * outfit.upper_loose, _gap_below(outfit) + 0.012)
     gap = (
         gap * 1.15
         + 0.016 * interpolate(z, (-0.5, 0.13), (2.0, 0.0))

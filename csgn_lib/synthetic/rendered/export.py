@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -135,7 +135,7 @@ def _rendered(
         for number in numbers:
             yield number, _render_person(world, root, number)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         futures = [pool.submit(_render_person, world, root, number) for number in numbers]
         try:
             for number, future in zip(numbers, futures, strict=True):
@@ -154,10 +154,23 @@ def _render_person(world: World, root: Path, number: int) -> dict[str, str]:
             scenes.append(scene)
             names.append(_counterfactual_paths(entry, kind))
     files: dict[str, str] = {}
-    for (image, mask), picture in zip(names, draw(scenes, world.size), strict=True):
+    with _one_thread():
+        pictures = draw(scenes, world.size)
+    for (image, mask), picture in zip(names, pictures, strict=True):
         files[image] = _write(root / image, _png(picture.image))
         files[mask] = _write(root / mask, _mask_png(picture.mask))
     return files
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come out in the same order however many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def counterfactuals(world: World, entry: Entry) -> list[tuple[str, Scene, int]]:

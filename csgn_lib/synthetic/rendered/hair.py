@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from csgn_lib.synthetic.rendered.body import Body
+from csgn_lib.synthetic.rendered.garments import UPPERS, Outfit
 from csgn_lib.synthetic.rendered.materials import MATERIALS
 from csgn_lib.synthetic.rendered.outlines import Cloth
 from csgn_lib.synthetic.rendered.people import Person
@@ -27,9 +28,9 @@ ROWS, COLUMNS = 10, 26
 
 
 def hair_pieces(
-    body: Body, cloth: Cloth, skin: Tensor, facing: Tensor, trunk: tuple[Tensor, Tensor], person: Person, hat: str
+    body: Body, cloth: Cloth, skin: Tensor, facing: Tensor, trunk: tuple[Tensor, Tensor], person: Person, outfit: Outfit
 ) -> list[Piece]:
-    """The hair of a person; what a hat covers is left out.
+    """The hair of a person; what a hat covers is left out, and long hair falls outside the collar.
 
     Args:
         cloth: the head's skin, which lies at ``skin`` (n, 3) and faces ``facing`` (n, 3).
@@ -38,10 +39,10 @@ def hair_pieces(
     if person.hair_style == "bald":
         return []
     scalp = _scalp(cloth)
-    pieces = [_shell(body, cloth, skin, facing, scalp, person, hat)]
+    pieces = [_shell(body, cloth, skin, facing, scalp, person, outfit.hat)]
     if person.hair_style in ENDS:
-        pieces.append(_curtain(body, cloth, skin, trunk, person, hat))
-    elif person.hair_style == "bun" and hat == "no hat":
+        pieces.append(_curtain(body, cloth, skin, trunk, person, outfit))
+    elif person.hair_style == "bun" and outfit.hat == "no hat":
         pieces.append(_bun(body, cloth, skin, person))
     elif person.hair_style == "ponytail":
         pieces.append(_ponytail(body, cloth, skin, person))
@@ -104,13 +105,16 @@ def _radii(points: Tensor, centre: Tensor, levels: Tensor, angles: Tensor) -> Te
     return torch.where(near, radius, torch.zeros_like(radius)).amax(2)
 
 
-def _curtain(body: Body, cloth: Cloth, skin: Tensor, trunk: tuple[Tensor, Tensor], person: Person, hat: str) -> Piece:
+def _curtain(
+    body: Body, cloth: Cloth, skin: Tensor, trunk: tuple[Tensor, Tensor], person: Person, outfit: Outfit
+) -> Piece:
     """Long hair: from the upper head down the sides and the back, pushed outwards by the head and a little by the
     back.
     """
     device = skin.device
     template = cloth.template
     below = trunk[1]
+    collar = UPPERS[outfit.upper].thickness + (0.035 if outfit.upper == "hoodie" else 0.01)
     head = (template[:, 2] > 0.62) & (template[:, 0].abs() < 0.1)
     middle = skin[head & (template[:, 2] > 0.70)].mean(0)
     top = skin[:, 2].max()
@@ -121,11 +125,11 @@ def _curtain(body: Body, cloth: Cloth, skin: Tensor, trunk: tuple[Tensor, Tensor
     levels = torch.linspace(0, 1, ROWS, device=device)
     z = (0.79 + (height - 0.79) * levels) * scale  # (rows,)
     radius = _radii(skin[head], middle, z, angles)
-    shoulders = _radii(trunk[0][(below[:, 2] > 0.3) & (below[:, 0].abs() < 0.13)], middle, z, angles) + 0.022
+    shoulders = _radii(trunk[0][(below[:, 2] > 0.3) & (below[:, 0].abs() < 0.13)], middle, z, angles) + 0.012 + collar
     widest = radius.amax(0)  # (columns,)
     back = -torch.cos(angles)  # 1 behind the head
     radius = torch.maximum(radius, widest * (1 - 0.12 * levels[:, None]) * (levels[:, None] > 0.12))
-    lifted = torch.minimum(shoulders, widest + 0.02 + 0.03 * back.clamp(min=0))
+    lifted = torch.minimum(shoulders, widest + 0.02 + (0.03 + collar) * back.clamp(min=0))
     radius = torch.maximum(radius, torch.where(levels[:, None] > 0.4, lifted, radius))
     radius = (radius + radius.roll(1, 0).index_copy(0, torch.zeros(1, dtype=torch.long, device=device), radius[:1])) / 2
     ripple = torch.sin(angles * 9 + person.seed % 6)[None] * 0.005 * levels[:, None]
@@ -138,7 +142,7 @@ def _curtain(body: Body, cloth: Cloth, skin: Tensor, trunk: tuple[Tensor, Tensor
     faces = grid_faces(ROWS, COLUMNS, False).to(device).flip(1)
     edge = noise(texture, person.seed % 971, 40) * 0.010
     cut = height + 0.02 - texture[:, 2] + edge
-    if hat != "no hat":
+    if outfit.hat != "no hat":
         cut = torch.maximum(cut, texture[:, 2] - 0.745)
     falling = (levels * 0.8).clamp(0, 0.75)[:, None].expand(ROWS, COLUMNS).flatten()
     weights = _weights(body, len(points), {"head": 1 - falling, "spine01": falling})

@@ -152,24 +152,29 @@ def _patterns(surface: Surface, wearers: Wearers, look: Look, rows: Tensor) -> N
         look.colour[chosen] = base + share * (wearers.second[picture] - base)
 
 
+def _soft(distance: Tensor, width: float) -> Tensor:
+    """An edge where ``distance`` changes its sign, from 0 to 1 over ``width``: a pixel is looked up once."""
+    return (distance / width + 0.5).clamp(0, 1)
+
+
 def _striped(along: Tensor, across: Tensor, scale: Tensor, _: tuple[Tensor, ...]) -> Tensor:
-    return (torch.sin(along * (55 + 70 * scale)) > 0.25).float()
+    return _soft(torch.sin(along * (55 + 70 * scale)) - 0.25, 0.3)
 
 
 def _checked(along: Tensor, across: Tensor, scale: Tensor, _: tuple[Tensor, ...]) -> Tensor:
     frequency = 60 + 60 * scale
-    return 0.5 * (torch.sin(along * frequency) > 0.1).float() + 0.5 * (torch.sin(across * frequency) > 0.1).float()
+    return 0.5 * sum(_soft(torch.sin(place * frequency) - 0.1, 0.3) for place in (along, across))
 
 
 def _dotted(along: Tensor, across: Tensor, scale: Tensor, _: tuple[Tensor, ...]) -> Tensor:
     size = 0.045 + 0.02 * scale
     column = across / size
     row = along / size + 0.5 * (column.floor() % 2)
-    return (((column % 1 - 0.5) ** 2 + (row % 1 - 0.5) ** 2) < 0.05).float()
+    return _soft(0.05 - (column % 1 - 0.5) ** 2 - (row % 1 - 0.5) ** 2, 0.03)
 
 
 def _block(along: Tensor, across: Tensor, scale: Tensor, _: tuple[Tensor, ...]) -> Tensor:
-    return (along > 0.30 - 0.1 * scale).float()
+    return _soft(along - 0.30 + 0.1 * scale, 0.008)
 
 
 def _logo(along: Tensor, across: Tensor, scale: Tensor, place: tuple[Tensor, ...]) -> Tensor:
@@ -228,13 +233,15 @@ def _straps(surface: Surface, wearers: Wearers, look: Look, rows: Tensor) -> Non
         x, y, z = surface.template[chosen].unbind(1)
         trunk = (surface.arm[chosen] <= -0.1) & ~surface.inside[chosen]
         if bag == "backpack":
-            strap = ((x.abs() - (0.10 + 0.03 * ((0.5 - z) / 0.3).clamp(0, 1))).abs() < 0.02) & (z > 0.2) & (y < 0.04)
+            off = (x.abs() - (0.10 + 0.03 * ((0.5 - z) / 0.3).clamp(0, 1))).abs()
+            share = _soft(0.02 - off, 0.01) * ((z > 0.2) & (y < 0.04))
         else:
             sides = [1.0 if carrying_side(outfit) == "L" else -1.0 for outfit in wearers.outfits]
-            strap = (z - (0.27 - _per_picture(sides, surface, chosen) * x * 1.55)).abs() < 0.028
-        worn = chosen[strap & trunk]
-        look.colour[worn] = wearers.base[surface.picture[worn], MATERIALS.index("bag")] * 0.8
-        look.strap[worn] = True
+            share = _soft(0.028 - (z - (0.27 - _per_picture(sides, surface, chosen) * x * 1.55)).abs(), 0.014)
+        share = (share * trunk)[:, None]
+        strap = wearers.base[surface.picture[chosen], MATERIALS.index("bag")] * 0.8
+        look.colour[chosen] += share * (strap - look.colour[chosen])
+        look.strap[chosen] = share[:, 0] > 0.5
 
 
 def _lower(surface: Surface, wearers: Wearers, look: Look, rows: Tensor) -> None:

@@ -117,7 +117,7 @@ def shoe_outline(outfit: Outfit, template: Tensor) -> Tensor:
 
 
 def skin_outline(outfit: Outfit, cloth: Cloth, neck: float) -> Tensor:
-    """(n,) of the visible skin: negative where it is drawn, with a seam of 1 to 3 cm below each garment's edge."""
+    """(n,) of the visible skin: negative where it is drawn, with a seam of 2 to 6 cm below each garment's edge."""
     z, on_arm = cloth.template[:, 2], cloth.on_arm
     upper, lower = upper_outline(outfit, cloth.template, cloth.arm, neck), lower_outline(outfit, cloth.template, on_arm)
     if outfit.upper_hem < -0.1:  # thighs stay, they are seen when a skirt swings
@@ -128,6 +128,7 @@ def skin_outline(outfit: Outfit, cloth: Cloth, neck: float) -> Tensor:
         armhole = (cloth.template[:, 0].abs() > 0.11) & (z > 0.42)
         upper = torch.where(armhole, torch.ones_like(z), upper)
     covered = torch.minimum(torch.minimum(upper, lower), shoe_outline(outfit, cloth.template))
-    margin = torch.where((z > 0.4) & (on_arm < 0.9), -0.012, -0.02)
-    margin = torch.where(on_arm > 0.5, -0.07, margin)  # in shares of an arm: cuffs shrink where cloth is smoothed
+    scooped = outfit.upper in ("tank top", "dress")
+    margin = torch.where((z > 0.4) & (on_arm < 0.9), -0.035 if scooped else -0.022, -0.02)
+    margin = torch.where(on_arm > 0.5, -0.12, margin)  # in shares of an arm: cuffs shrink where cloth is smoothed
     return (margin - covered).clamp(max=1)

@@ -129,7 +129,7 @@ def _phenotypes(rng: Generator, female: bool, spread: float) -> tuple[float, ...
 def _draw_gait(rng: Generator) -> Gait:
     ranges = {
         "stride": (0.65, 1.0),
-        "swing": (0.5, 1.4),
+        "swing": (0.4, 1.1),
         "sway": (0.3, 1.5),
         "stance": (-1, 3.5),
         "toe_out": (-3, 12),

@@ -74,7 +74,7 @@ def examine(scenes: Sequence[Scene], height: int = 256) -> Counts:
     return Counts(
         len(scenes),
         len(dressed.pixel),
-        _bare(body, posed, dressed, figures),
+        _bare(posed, dressed, figures),
         _holes(body, scenes, figures, nude, silhouettes),
         sum(_floats(silhouette) for silhouette in silhouettes),
         int((~inside).sum()),
@@ -94,7 +94,7 @@ def _seen(
     return posed, rasterise(triangles, shape), inside
 
 
-def _bare(body: Body, posed: Posed, seen: Fragments, figures: Sequence[Figure]) -> int:
+def _bare(posed: Posed, seen: Fragments, figures: Sequence[Figure]) -> int:
     """Samples of skin, hands and head aside, that lie inside a garment's outline by more than INSIDE."""
     skin = posed.material[seen.triangle] == MATERIALS.index("skin")
     values = seen.interpolate(posed.attributes, posed.faces)[skin]

@@ -224,6 +224,7 @@ def _shops(colour: Tensor, along: Tensor, up: Tensor, thing: Thing, noise: Noise
     window = (up < 2.6) & (place > 0.5)
     frame = ((place - 2.5).abs() < 0.05) | (up > 2.45) | (up < 0.35)
     goods = torch.stack([noise.cell((along / 0.7).floor() * 3 + k * 31, (up / 0.6).floor()) for k in range(3)], 1)
+    goods = 0.65 * goods.mean(1, keepdim=True) + 0.35 * goods
     inside = (0.10 + 0.6 * noise.cloud(along * 0.9, up * 0.9) ** 2)[:, None] * (0.4 + goods)
     sign = (up > 2.6) & (up < 3.2) & (place > 0.5)
     tone = torch.stack([noise.cell((along / 4.6).floor() * 5 + k * 13, torch.zeros_like(up)) for k in range(3)], 1)

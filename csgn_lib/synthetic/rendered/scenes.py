@@ -125,7 +125,7 @@ def draw_moment(
     if not setting.any_heading:
         heading = (int(heading / (np.pi / 2)) * 90 + around(25.0)) * np.pi / 180
     position = (around(setting.aside), camera.distance * float(rng.uniform(*setting.distance)))
-    size = setting.crop or person.stature * float(rng.uniform(1.27, 1.38))
+    size = setting.crop or person.stature * float(rng.uniform(1.33, 1.43))
     crop = size * (1 + around(setting.crop_jitter))
     shift = (around(setting.crop_jitter), around(setting.crop_jitter * 0.6))
     exposure, blur = 1 + around(setting.exposure), float(rng.uniform(0.8, 1.3))

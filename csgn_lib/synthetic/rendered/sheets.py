@@ -28,7 +28,7 @@ COLUMNS, SIZE = 12, 256
 
 def _scenes(setting: str, count: int, seed: int = 5) -> list[Scene]:
     """A scene of each of ``count`` people."""
-    world = World(people=max(count, 6), setting=setting, seed=seed, outfits=1, cameras_each=1)
+    world = World(people=max(count, 6), setting=setting, seed=seed, outfits=1, cameras_each=1, sharing=1.0)
     cameras, wardrobes = cameras_of(world), [wardrobe_of(world, split) for split in range(3)]
     return [entries_of(world, n, wardrobes[split_of(world, n)], cameras)[0].scene for n in range(count)]
 
