@@ -264,7 +264,7 @@ def test_parts_of_the_descriptor_can_be_chosen_and_words_taken_out_of_f():
     assert alone.descriptor().shape == (5, 256)  # CLIP-ReID: [z12; zp]
     with pytest.raises(InputError, match="'c' is not in this model; it has z11, z12, f"):
         alone.descriptor(parts=("f", "c"))
-    with pytest.raises(InputError, match="f if words"):
+    with pytest.raises(InputError, match="f if f_map"):
         Embeddings(None, None, None, embeddings.c).descriptor(f_map=lambda f: f)
 
 

@@ -111,8 +111,6 @@ def describe(
 
 def _experiment(run: Run) -> Experiment:
     config = run.config
-    if not isinstance(config, dict):
-        raise InputError(f"{run.path(CONFIG)} holds no parameters by name; it is no model of this library")
     try:
         return Experiment.from_parameters(**config)
     except InputError as error:
