@@ -35,8 +35,9 @@ def resnet() -> ResNetTower:
 def encoder(random_clip, resnet):
     def build(variant: str) -> VisualEncoder:
         made = VisualEncoder(*copy.deepcopy((random_clip, resnet)), variant, torch.Generator().manual_seed(0)).eval()
-        if hasattr(made, "join"):
-            nn.init.constant_(next(p for p in made.join.parameters() if p.ndim == 0), 0.5)  # the gate, open
+        gates = [p for p in made.join.parameters() if p.ndim == 0] if hasattr(made, "join") else []
+        for gate in gates:  # open
+            nn.init.constant_(gate, 0.5)
         return made
 
     return build

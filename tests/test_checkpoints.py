@@ -128,7 +128,7 @@ def test_signals_are_the_callers_again_even_if_its_report_raises(people, tmp_pat
 
 def test_a_second_signal_stops_at_once():
     checkpoints = Checkpoints(None)
-    with pytest.raises(KeyboardInterrupt), checkpoints.stopping():
+    with pytest.raises(KeyboardInterrupt), checkpoints.handle_signals():
         signal.raise_signal(signal.SIGINT)
         assert checkpoints.due
         signal.raise_signal(signal.SIGINT)

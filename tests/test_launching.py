@@ -198,13 +198,13 @@ def test_a_training_says_what_it_will_do_holds_its_folder_and_stops_when_asked(c
         process.wait()
     assert process.returncode == 130, err
     assert "stopping after this step" in err.decode()
-    assert f"csgn: interrupted; the same command goes on with {run.dir}" in err.decode()
+    assert f"csgn: interrupted; the same command continues {run.dir}" in err.decode()
     assert run.status["state"] == "interrupted" and not run.path("model.safetensors").exists()
     last = run.metrics()[-1]["epoch"]
     assert 1 <= last < 60 and any(run.path("checkpoint").iterdir())
 
     status, out, _ = call(capsys, *arguments)
-    assert status == 0 and f"goes on after stage 1  epoch {last}/60, in {run.dir}" in out
+    assert status == 0 and f"resumes in {run.dir} after stage 1  epoch {last}/60" in out
     assert run.status["state"] == "done" and run.path("model.safetensors").exists()
     assert f"stage 1  epoch {last}/60  " not in out  # nothing is done twice
     epochs = [(record["stage"], record["epoch"]) for record in run.metrics()]

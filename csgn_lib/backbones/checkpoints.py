@@ -82,8 +82,9 @@ def _load(file: Path) -> Any:
     pickled = head.startswith((b"PK", b"\x80"))
     if head[8:9] == b"{" or (file.suffix == ".safetensors" and not pickled):  # a length of 8 bytes, then JSON
         return load_file(file)
-    with torch.serialization.safe_globals(PLAIN):
-        return torch.load(file, map_location="cpu", weights_only=True)
+    # an open file: given its path, torch would choose the format by the name
+    with torch.serialization.safe_globals(PLAIN), file.open("rb") as opened:
+        return torch.load(opened, map_location="cpu", weights_only=True)
 
 
 def _unwrapped(held: Any) -> dict[str, Tensor]:
