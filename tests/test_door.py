@@ -228,7 +228,7 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
     monkeypatch.setattr(door, "_score", lambda made, benchmark: print("mAP 50 %"))
-    monkeypatch.setattr(door, "_announce", lambda experiment, benchmark: print("what it needs"))
+    monkeypatch.setattr(door, "_announce", lambda experiment, benchmark, images: print("what it needs"))
     status, out, _ = call(capsys, "train", "--seed", "3", "--set", "beta=0.25", "--run-dir", str(home / "run"))
     assert status == 0
     epoch = "stage 2  epoch 1/2  1.5 s  rate 0.1  id_f 3.14"
@@ -258,7 +258,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_clear_line(capsys, home, monk
 
     monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
 
-    monkeypatch.setattr(door, "_announce", lambda experiment, benchmark: None)
+    monkeypatch.setattr(door, "_announce", lambda experiment, benchmark, images: None)
 
     def full(*given, **named):
         raise OSError(28, "No space left on device")
