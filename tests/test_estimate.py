@@ -82,7 +82,7 @@ def test_a_batch_in_parts_keeps_a_part_and_an_average_is_counted(tiny_benchmark)
     assert whole.averaged == sum(v.numel() for v in training.build_learner(
         Experiment.from_parameters(), *training.load_towers(Experiment.from_parameters()), 8, Stage2Targets()
     ).encoder.parameters())  # fmt: skip
-    assert "the average of the weights" in str(whole) and count(tiny_benchmark.train).averaged == 0
+    assert "moving average of the weights" in str(whole) and count(tiny_benchmark.train).averaged == 0
 
 
 def test_the_vits_arithmetic_is_the_closed_form(tiny_benchmark, random_clip):

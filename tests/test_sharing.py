@@ -138,7 +138,7 @@ def test_a_batch_that_cannot_be_split_in_whole_identities_is_refused():
     with pytest.raises(InputError, match="batch_persons=16 cannot be split over 3 processes"):
         BatchShard(three, 16)
     second = BatchShard(SimpleNamespace(process_index=1, num_processes=2, device=torch.device("cpu")), 4)
-    assert second.of(8) == slice(4, 8)
+    assert second.rows(8) == slice(4, 8)
 
 
 def test_batch_norms_that_do_more_are_refused():
