@@ -33,8 +33,8 @@ test-browser: $(STAMP)  ## test the notebook panels in JupyterLab with headless 
 	@test -n "$(CHROMIUM)" || $(RUN) -m playwright install chromium
 	@CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/browser/test_*.py
 
-test-notebooks: $(STAMP)  ## run every notebook on benchmarks without clothes labels and without cameras: some minutes
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m wide tests/test_notebooks.py
+test-notebooks: $(STAMP)  ## long tests: notebooks without clothes labels or cameras, commands of the guide
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m wide tests/test_notebooks.py tests/test_student_page.py
 
 lint: $(STAMP)  ## format the code and apply ruff's fixes
 	@$(RUN) -m ruff check --fix csgn_lib benchmarks tests notebooks docs/tools

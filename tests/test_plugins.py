@@ -175,7 +175,7 @@ def test_a_plugins_parameters_are_the_experiments(capsys, tiny_root):
     assert again == experiment and "pull_weight" not in Experiment.model_fields
     panel = parameters.ParameterPanel(experiment)
     assert panel.experiment == experiment and panel.widgets["pull_weight"].value == 0.3
-    assert panel.fields[-1].group == "Plugins" and "weight of the pull" in panel.help["pull_weight"].value
+    assert panel.fields[-1].group == "Plugins" and "Weight of the pull" in panel.help["pull_weight"].value
     assert set(figures.parameter_table(experiment).changed.index) == {"pull_weight", "plugin"}
 
     words = ["train", "--dry-run", "--set", f"root={tiny_root}", "--set", "batch_persons=4"]

@@ -19,6 +19,7 @@ import yaml
 from csgn_lib.__main__ import main
 from csgn_lib.records import Run
 
+pytestmark = pytest.mark.wide
 HOME = Path(__file__).resolve().parents[1]
 PAGE = HOME / "docs" / "student.md"
 NOT_RUN = {"make install", "source .venv/bin/activate"}

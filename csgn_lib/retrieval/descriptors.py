@@ -151,7 +151,8 @@ def chosen_descriptors(run: Run) -> dict[str, Descriptor]:
         raise InputError(f"{path} does not exist; score the run first (12_train does, and csgn train)")
     try:
         compared = {name: found["compared"] for name, found in run.results.items()}
-        forms = Experiment.from_parameters(**run.config).added("descriptor")
+        trained = run.path("config.json").exists()  # the folder of an evaluation holds no experiment
+        forms = Experiment.from_parameters(**run.config).added("descriptor") if trained else {}
         return {
             name: Descriptor(tuple(c["parts"]), c["vocabulary"], c["rank"], forms.get(c["vocabulary"]))
             for name, c in compared.items()
