@@ -124,7 +124,10 @@ def random_images(count: int, each: int = 4) -> ImageSet:
 
 
 def made_up(root: Path, experiment: Experiment) -> Benchmark:
-    """As many images of as many people as PRCC's training split has, JPEG files of smooth noise, three cameras."""
+    """As many images of as many people as PRCC's training split has, JPEG files of smooth noise, three cameras.
+
+    One more person is query and gallery: training refuses a benchmark without a test.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 16, 3), dtype=np.uint8)
     size = (experiment.image_width, experiment.image_height)
     files = []
@@ -132,16 +135,18 @@ def made_up(root: Path, experiment: Experiment) -> Benchmark:
         buffer = io.BytesIO()
         Image.fromarray(kind).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG")
         files.append(buffer.getvalue())
-    number = np.arange(IMAGES)
+    number = np.arange(IMAGES + 2)
     frame = pd.DataFrame({
         "path": [f"{i:05}.jpg" for i in number], "person": number % PEOPLE, "camera": number // PEOPLE % 3,
         "clothes": 2 * (number % PEOPLE) + (number // PEOPLE % 3 == 2),
     })  # fmt: skip
+    frame.loc[IMAGES:, ["person", "camera", "clothes"]] = [[PEOPLE, 2, 2 * PEOPLE + 1], [PEOPLE, 0, 2 * PEOPLE]]
     for label in ("person", "camera", "clothes"):
         frame[f"{label}_label"] = frame[label].astype(str)
     for i, path in enumerate(frame["path"]):
         (root / path).write_bytes(files[i % len(files)])
-    return Benchmark("prcc", root, frame, frame[:0], frame[:0])
+    test = frame[IMAGES:].reset_index(drop=True)
+    return Benchmark("prcc", root, frame[:IMAGES], test[:1], test[1:].reset_index(drop=True))
 
 
 def vit_flops(images: ImageSet) -> float:
