@@ -27,6 +27,7 @@ class Occluder:
 
 
 def draw_occluder(rng: Generator) -> Occluder:
+    """A random occluder: kind, colour, height in metres, and place between the person and the camera."""
     kind = str(rng.choice(OCCLUDERS))
     height = {"post": (1.0, 2.4), "railing": (0.8, 1.05), "crate": (0.4, 0.8), "bush": (0.5, 0.9), "table": (0.7, 0.8)}
     colour = (0.07, 0.13, 0.04) if kind == "bush" else _COLOURS[int(rng.integers(len(_COLOURS)))]

@@ -113,6 +113,7 @@ def lower_outline(outfit: Outfit, template: Tensor, on_arm: Tensor) -> Tensor:
 
 
 def shoe_outline(outfit: Outfit, template: Tensor) -> Tensor:
+    """(n,) height in metres of template points (n, 3) above the shoe's top edge: negative where the shoe is drawn."""
     return template[:, 2] - SHOES[outfit.shoes][0]
 
 

@@ -173,6 +173,7 @@ def scenes_of_people(setting: str, people: int, seed: int, each: int = 2) -> lis
 
 
 def main() -> None:
+    """The command behind ``make world-check``: count faults over many people; status 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description="count bare skin, holes, floating parts and people cut off")
     parser.add_argument("--people", type=int, default=1000)
     parser.add_argument("--setting", choices=tuple(SETTINGS), default="middle")

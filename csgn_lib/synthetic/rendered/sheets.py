@@ -41,6 +41,7 @@ def _standing(scene: Scene) -> Scene:
 
 
 def identities() -> list[list[Scene]]:
+    """The sheet of people: one row of different people in the same clothes, in one scene."""
     first, *others = _scenes("middle", COLUMNS)
     plain = replace(
         first.outfit,
@@ -59,6 +60,7 @@ def identities() -> list[list[Scene]]:
 
 
 def outfits() -> list[list[Scene]]:
+    """The sheet of outfits: one row per person, another outfit in every picture."""
     scenes = _scenes("middle", 2 * COLUMNS)
     people = [person_of(World(people=24, seed=5), number) for number in (3, 4)]
     return [[replace(scene, person=person) for scene in scenes[row * COLUMNS : (row + 1) * COLUMNS]]
@@ -66,14 +68,17 @@ def outfits() -> list[list[Scene]]:
 
 
 def settings() -> list[list[Scene]]:
+    """The sheet of settings: one row each of calm, middle and street."""
     return [_scenes(name, COLUMNS, seed=6) for name in ("calm", "middle", "street")]
 
 
 def masks() -> list[list[Scene]]:
+    """The sheet of part masks: scenes of street."""
     return [_scenes("street", COLUMNS, seed=7)]
 
 
 def counterfactuals() -> list[list[Scene]]:
+    """The sheet of counterfactuals: the scenes, then one row per kind of change."""
     scenes = _scenes("middle", COLUMNS, seed=8)
     others = scenes[5:] + scenes[:5]
     return [scenes, [s.recoloured() for s in scenes], [s.reclothed() for s in scenes],
@@ -103,6 +108,7 @@ def sheet(name: str) -> NDArray[np.uint8]:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Draw the named sheets, or all of them, as JPEG into a folder: arguments are the folder and the names."""
     torch.set_num_threads(1)
     folder, *names = arguments
     for name in names or SHEETS:

@@ -98,6 +98,7 @@ def cameras_of(world: World) -> list[Camera]:
 
 
 def person_of(world: World, number: int) -> Person:
+    """The person of a number, a pure function of the world's seed and that number. Raises InputError (setting)."""
     setting = setting_named(world.setting)
     spread = setting.spread if world.spread is None else world.spread
     rng = np.random.default_rng((world.seed, 7, number))
