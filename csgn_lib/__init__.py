@@ -29,6 +29,6 @@ __version__ = "0.2.0"
 # Packages that decide a run's result, in import order: their code and weights are part of every run's key
 # (runs.machine.core_digest). The other packages, the workbench, may change without making finished runs stale.
 CORE = (
-    "records", "progress", "registry", "plugins", "statistics", "config", "images", "backbones", "vocabulary", "mdg",
-    "hsf", "losses", "vss", "datasets", "batches", "training", "retrieval", "synthetic",
+    "records", "progress", "registry", "plugins", "statistics", "config", "images", "backbones", "vocabulary",
+    "vocabulary_files", "mdg", "hsf", "losses", "vss", "datasets", "batches", "training", "retrieval", "synthetic",
 )  # fmt: skip

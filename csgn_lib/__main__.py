@@ -398,16 +398,62 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/MODEL-on-BENCHMARK")
     ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON or CSV of path to sentences: also text to image")
+    ] = None,
 ) -> None:
     """Score a run or an exported folder on any benchmark, such as one that it was not trained on."""
     from csgn_lib import datasets, retrieval
     from csgn_lib.retrieval import referee
 
     data = datasets.load(benchmark, root)
+    model_dir = _folder(model_dir)
     folder = out or home() / "reports" / "scores" / f"{model_dir.resolve().name}-on-{benchmark}"
     retrieval.score_model(model_dir, data, folder)
     typer.echo(referee.report(folder, benchmark))
+    if captions is not None:
+        from csgn_lib import models
+
+        found = models.score_captions(model_dir, data, folder, captions)
+        typer.echo(f"\ntext to image\n{found.to_string(index=False, float_format='{:.3f}'.format, na_rep='')}")
     typer.echo(folder)
+
+
+@app.command()
+def words(
+    vocabulary: Annotated[str, typer.Argument(metavar="VOCABULARY", help="a YAML file; or english, the default one")],
+    captions: Annotated[
+        Path | None, typer.Argument(metavar="[CAPTIONS]", help="JSON or CSV of path to sentences")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="whose CLIP is to read the vocabulary")] = "ltcc-paper",
+    out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="the counts as a table")] = None,
+) -> None:
+    """Check a vocabulary against a CLIP's tokenizer; count its phrases in a data set's captions."""
+    from csgn_lib import vocabulary_files
+    from csgn_lib.backbones import load_tokenizer
+    from csgn_lib.config import Experiment
+    from csgn_lib.vocabulary import ENGLISH
+
+    read = None if vocabulary == "english" else vocabulary_files.read_vocabulary(vocabulary)
+    clip_model = Experiment.from_parameters(preset=preset).clip_model
+    if read is not None:
+        read.refuse_unreadable(load_tokenizer(clip_model))
+    known = read.words if read is not None else ENGLISH
+    readable = f"; {clip_model} can read them" if read is not None else ""
+    typer.echo(f"{len(known.clothing)} clothing and {len(known.person)} person phrases{readable}")
+    if captions is None:
+        return
+    said = vocabulary_files.read_captions(captions)
+    counts = vocabulary_files.count_words(known, said)
+    typer.echo(f"{sum(map(len, said.values()))} sentences of {len(said)} images")
+    typer.echo(counts[counts["sentences"] > 0].to_string(index=False))
+    unused = counts.loc[counts["sentences"] == 0, "phrase"]
+    typer.echo(f"in no sentence ({len(unused)} of {len(counts)}): {', '.join(unused)}")
+    others = vocabulary_files.missing_words(known, said).most_common(20)
+    typer.echo("frequent words that no phrase has: " + ", ".join(f"{word} ({count})" for word, count in others))
+    if out is not None:
+        write_text(out, counts.to_csv(index=False))
+        typer.echo(out)
 
 
 def _folder(name: Path) -> Path:

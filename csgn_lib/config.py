@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator
@@ -21,11 +22,14 @@ from pydantic.fields import FieldInfo
 
 from csgn_lib import plugins as plugin_files
 from csgn_lib import registry
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, locate
 from csgn_lib.registry import Form, Plugin
 
 FORMS = ("mdg", "vss", "hsf")  # parameters whose values are names of the registry
-RECORDED = ("seed", "plugin", "tracker")  # in no digest: seed and tracker; plugins count by their content
+# in no digest by their values: seed and tracker; what plugin, init and vocabulary_file name counts by its content
+RECORDED = ("seed", "plugin", "tracker", "init", "vocabulary_file")
+BY_CONTENT = ("init", "vocabulary_file")
+WEIGHTS, DESCRIPTIONS = "model.safetensors", "text.safetensors"  # of a run's folder
 Mdg, Vss, Hsf = (Literal[registry.names(kind)] for kind in FORMS)
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -62,6 +66,9 @@ class Experiment(BaseModel):
         description="heads without the clothing subspace, text in the person subspace, or a penalty [O]",
     )
     penalty_weight: float = Field(1.0, ge=0, description="weight of vocabulary_train=penalty [O]")
+    vocabulary_file: str | None = Field(
+        None, description="a YAML file of clothing and person phrases; none: English, csgn_lib.vocabulary.ENGLISH [O]"
+    )
     clothing_rank: int = Field(16, ge=0, description="rank K of the clothing subspace [O]")
     person_rank: int = Field(8, ge=1, description="rank K of the person subspace [O]")
 
@@ -117,6 +124,9 @@ class Experiment(BaseModel):
     resnet_model: str = Field("resnet50", description="a timm name, or a plugin's tower; resnet50_clip: CLIP's RN50")
     resnet_checkpoint: str | None = Field(
         "timm", description="embedded, embedded-1, timm (its default), a file; none: from scratch"
+    )
+    init: str | None = Field(
+        None, description="a trained run, or a folder of csgn export, whose encoder stage 2 starts from; none: none [O]"
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="precision of autocast")
     compile: bool | None = Field(
@@ -181,8 +191,13 @@ class Experiment(BaseModel):
         return {plugin.name: plugin.digest for plugin in self.loaded}
 
     def digest(self) -> str:
-        """Eight hexadecimal digits of all parameters that decide the result except the seed, and of the plugins."""
+        """Eight hexadecimal digits of all parameters that decide the result except the seed.
+
+        Plugins, the vocabulary and the weights that ``init`` names count by their content. Raises InputError if one of
+        them is missing.
+        """
         values = self.model_dump(mode="json", exclude=set(RECORDED)) | {"plugins": sorted(self.plugins.values())}
+        values |= content_digests(self.model_dump(include=set(BY_CONTENT)))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -229,6 +244,44 @@ def plugin_digests(experiment: Experiment | Mapping[str, Any]) -> dict[str, str]
     A notebook's parameters will do too: their ``plugin``, or that of ``more``. Raises InputError as ``with_plugins``.
     """
     return {plugin.name: plugin.digest for plugin in plugins_of(experiment)}
+
+
+def content_digests(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of what ``init`` and ``vocabulary_file`` name, for those that are set, whatever the path.
+
+    A notebook's parameters will do: their own, or those of ``more``. For ``init``, of model.safetensors, and of
+    text.safetensors where there is one: its descriptions may be used again.
+
+    Raises:
+        InputError: a folder without weights, or a file that does not exist.
+    """
+    more = parameters.get("more")
+    given = {**(more if isinstance(more, Mapping) else {}), **{k: v for k, v in parameters.items() if v}}
+    found = {}
+    if given.get("init"):
+        folder = locate(given["init"])
+        if not (folder / WEIGHTS).is_file():
+            what = f"holds no {WEIGHTS}" if folder.is_dir() else "is not a folder"
+            raise InputError(f"init={folder}: it {what}; give a finished run's folder, or one that csgn export made")
+        files = [folder / name for name in (WEIGHTS, DESCRIPTIONS)]
+        found["init"] = "-".join(_file_digest(file) for file in files if file.exists())
+    if given.get("vocabulary_file"):
+        file = locate(given["vocabulary_file"])
+        if not file.is_file():
+            raise InputError(f"vocabulary_file={file} does not exist; give a YAML file's path, or none for English")
+        found["vocabulary_file"] = _file_digest(file)
+    return found
+
+
+def _file_digest(file: Path) -> str:
+    state = file.stat()
+    return _content(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=64)
+def _content(file: Path, time_ns: int, size: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def plugins_of(experiment: Experiment | Mapping[str, Any]) -> tuple[Plugin, ...]:
@@ -331,6 +384,14 @@ def _nearest(name: object, names: Any) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+# Patches of 14 pixels: 252 x 126 is 18 x 9 of them. Blocks are recomputed and batches embedded in two parts, so that
+# a batch of 64 fits into 16 GB. [O]
+LARGE = {
+    "image_height": 252, "image_width": 126, "gradient_checkpointing": True, "batch_parts": 2,
+}  # fmt: skip
+EVA_LARGE = LARGE | {"clip_model": "EVA02-L-14", "clip_checkpoint": "merged2b_s4b_b131k"}
+VIT_LARGE = LARGE | {"clip_model": "ViT-L-14-quickgelu", "clip_checkpoint": "openai"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # Chosen on validation people of the embedded benchmark. Towers of a hundredth of the size and a few hundred steps
     # allow higher learning rates and need no erasing; the identity loss has full weight on the ViT too.
@@ -347,6 +408,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vcclothes-paper": {"benchmark": "vcclothes"},
     "celebreid-paper": {"benchmark": "celebreid"},
     "last-paper": {"benchmark": "last"},
+    "ltcc-large": {"benchmark": "ltcc"} | EVA_LARGE,
+    "prcc-large": {"benchmark": "prcc"} | EVA_LARGE,
+    "ltcc-large-vit": {"benchmark": "ltcc"} | VIT_LARGE,
+    "prcc-large-vit": {"benchmark": "prcc"} | VIT_LARGE,
     "market-clipreid": {
         "benchmark": "market1501", "mdg": "separate", "vss": "none", "beta": 0.0, "lr_heads": 5e-6,
     },

@@ -25,6 +25,7 @@ import psutil
 # fields of a metrics.jsonl record that are not loss terms
 BOOKS = frozenset({"stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "waiting", "memory_mib"})
 BACK = "bring the file back, or remove the folder"  # where no other file has this information
+VOCABULARY = "vocabulary.yaml"  # the copy, in a run's folder, of the file that vocabulary_file names
 STATES = ("queued", "running", "done", "failed", "died", "timed_out", "interrupted")
 
 
@@ -161,7 +162,7 @@ class Run:
     """A run's folder: everything that later steps read.
 
     ``config.json benchmark.json towers.json status.json environment.json metrics.jsonl results.json per_query.csv
-    embeddings.safetensors checkpoint/ plugins/ figures/ executed.ipynb log.txt model.safetensors``
+    embeddings.safetensors checkpoint/ plugins/ vocabulary.yaml figures/ executed.ipynb log.txt model.safetensors``
     """
 
     dir: Path
@@ -179,6 +180,8 @@ class Run:
         if isinstance(named := config.get("plugin"), list):  # the copies in this folder, wherever it lies now
             copies = {name: self.path("plugins", str(name)) for name in named}
             config["plugin"] = [str(copy) if copy.exists() else name for name, copy in copies.items()]
+        if config.get("vocabulary_file") and self.path(VOCABULARY).exists():
+            config["vocabulary_file"] = str(self.path(VOCABULARY))
         return config
 
     @property
@@ -248,6 +251,22 @@ def home() -> Path:
         return Path(os.environ["CSGN_HOME"])
     checkout = Path(__file__).resolve().parents[1]
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def locate(name: str | Path) -> Path:
+    """The path that ``name`` means: of a run (``csgn status`` prints its bare name), of a sweep, or of any file.
+
+    A relative path is looked for in the working folder, then in the workbench's, then among the runs of
+    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is
+    nothing yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
+    """
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    for candidate in (path, home() / path, home() / "reports" / "runs" / path):
+        if candidate.exists() and path != Path("."):
+            return candidate
+    return home() / path if path.parts[:2] == ("reports", "runs") else path
 
 
 def cache() -> Path:

@@ -88,7 +88,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The clothing phrases and the person phrases."""
+    """The clothing phrases and the person phrases. ``vocabulary_files`` reads one from a YAML file."""
 
     clothing: tuple[Phrase, ...]
     person: tuple[Phrase, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from csgn_lib.records import InputError
 
 MIN_STRIDE = 8  # pixels: half a patch of ViT-B/16
 CLIP_FILES = {"csgn-tiny": "csgn-tiny"}
+Tokenizer = Callable[[Sequence[str]], Tensor]
 open_clip.add_model_config(checkpoints.TOWERS / "csgn-tiny.json")
 
 
@@ -269,11 +270,34 @@ def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], s
             raise InputError(f"clip_checkpoint {source} cannot be loaded into {model}: {why}; {cure}") from error
     if own_grid:
         _set_grid(clip.visual, image_size, stride)
-    tokenizer = (
-        CompactTokenizer(tiny_words(), clip.context_length) if model in CLIP_FILES else open_clip.get_tokenizer(model)
-    )
     cfg = open_clip.get_model_preprocess_cfg(clip)
-    return ClipTower(clip, tokenizer, cfg["mean"], cfg["std"], file)
+    return ClipTower(clip, load_tokenizer(model), cfg["mean"], cfg["std"], file)
+
+
+def load_tokenizer(model: str) -> Tokenizer:
+    """The tokenizer of a CLIP: texts to ids (N, context_length). Raises InputError for a model that is not one."""
+    length = _clip_config(model)["text_cfg"].get("context_length", 77)
+    return CompactTokenizer(tiny_words(), length) if model in CLIP_FILES else open_clip.get_tokenizer(model)
+
+
+def unreadable_words(tokenizer: Tokenizer, words: Iterable[str]) -> list[str]:
+    """The words that a CLIP's text tower cannot have learned, sorted.
+
+    Those that its tokenizer refuses, and those with a character that byte pairs have no token for, only tokens for its
+    single bytes: it was too rare in the texts that the pairs were made from.
+    """
+    pairs = getattr(tokenizer, "tokenizer", tokenizer)  # the small CLIP's wraps open_clip's
+    ids = getattr(tokenizer, "ids", None)
+
+    def readable(token: int) -> bool:
+        return "\ufffd" not in pairs.decode([token]) and (ids is None or token in ids)
+
+    return sorted(word for word in set(words) if not all(map(readable, pairs.encode(word))))
+
+
+def token_count(tokenizer: Tokenizer, text: str) -> int:
+    """Tokens of a text with start and end, before anything is cut off."""
+    return len(getattr(tokenizer, "tokenizer", tokenizer).encode(text)) + 2
 
 
 def _clip_config(model: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from csgn_lib.models.searching import (
     search,
     search_words,
 )
-from csgn_lib.models.words import Words, open_words, text_feature
+from csgn_lib.models.words import Words, open_words, score_captions, text_feature
 from csgn_lib.retrieval.recording import model_digest
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "recorded_threshold",
     "refuse_search",
     "save_strip",
+    "score_captions",
     "search",
     "search_words",
     "text_feature",

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from csgn_lib import plugins
-from csgn_lib.config import Experiment
+from csgn_lib.config import BY_CONTENT, Experiment
 from csgn_lib.models.cards import BENCHMARK, RESULTS, write_card
 from csgn_lib.models.opening import Model, open_model
 from csgn_lib.models.programs import export_onnx, export_program, missing_packages
-from csgn_lib.records import InputError, Run, write_json
+from csgn_lib.records import VOCABULARY, InputError, Run, write_json
 from csgn_lib.retrieval.recording import CONFIG, VERIFICATION, WEIGHTS, model_digest
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
@@ -33,8 +33,8 @@ def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
     """Make a folder that ``training.load_encoder(Run(folder))`` reads and huggingface_hub can push.
 
     It holds config.json (without the paths of the machine it was trained on), model.safetensors, README.md (the
-    card), model.pt2, model.onnx where ONNX is installed, and results.json, verification.json and benchmark.json if
-    ``model_dir`` has them. Nothing is sent anywhere; to publish it:
+    card), model.pt2, model.onnx where ONNX is installed, and results.json, verification.json,
+    benchmark.json and vocabulary.yaml if ``model_dir`` has them. Nothing is sent anywhere; to publish it:
     ``huggingface_hub.upload_folder(repo_id="you/name", folder_path=folder)``.
 
     Args:
@@ -62,7 +62,7 @@ def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
 
 
 def _fill(model: Model, folder: Path) -> tuple[dict[str, float], list[str]]:
-    for name in (WEIGHTS, RESULTS, VERIFICATION, BENCHMARK):
+    for name in (WEIGHTS, RESULTS, VERIFICATION, BENCHMARK, VOCABULARY):
         if model.run.path(name).exists():
             shutil.copyfile(model.run.path(name), folder / name)
     plugins.keep_copies(model.experiment.loaded, folder)
@@ -75,8 +75,8 @@ def _fill(model: Model, folder: Path) -> tuple[dict[str, float], list[str]]:
 
 
 def _without_paths(experiment: Experiment) -> Experiment:
-    """The same experiment without its data's folder, and with the bare names of checkpoint files."""
-    files = {name: getattr(experiment, name) for name in ("clip_checkpoint", "resnet_checkpoint")}
+    """The same experiment without its data's folder, and with the bare names of checkpoints and other files."""
+    files = {name: getattr(experiment, name) for name in ("clip_checkpoint", "resnet_checkpoint", *BY_CONTENT)}
     bare = {name: PurePath(value.replace("\\", "/")).name for name, value in files.items() if value}
     named = tuple(plugin.name for plugin in experiment.loaded)
     return experiment.model_copy(update={"root": None, "plugin": named} | bare)

@@ -6,13 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from csgn_lib.backbones import EMBEDDED, ClipTower, load_clip
+from csgn_lib.datasets import Benchmark
 from csgn_lib.models.galleries import Gallery
-from csgn_lib.models.opening import Model
-from csgn_lib.records import InputError
+from csgn_lib.models.opening import Model, open_model
+from csgn_lib.records import InputError, Run, write_text
+from csgn_lib.retrieval import evaluate_words, load_embeddings
+from csgn_lib.synthetic.people import attribute_prompts
+from csgn_lib.vocabulary_files import read_captions
+
+WORDS = "words.csv"  # in a folder of scores
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,45 @@ def text_feature(words: Words, text: str) -> NDArray[np.float32]:
         )
     feature = words.clip.token_features(tokens[None])[0]
     return (feature / feature.norm()).cpu().numpy()
+
+
+def score_captions(
+    model_dir: str | Path, benchmark: Benchmark, scored: str | Path, captions: str | Path
+) -> pd.DataFrame:
+    """How well sentences find the gallery images that ``retrieval.score_model`` scored; writes words.csv.
+
+    The captions of gallery images are the queries, and every image of the caption's person is right. Where the file is
+    a CSV with the attributes of each image, such as the embedded benchmark's attributes.csv, one sentence a value of
+    each attribute is a query too.
+
+    Args:
+        scored: the folder that ``score_model`` wrote.
+        captions: as ``vocabulary_files.read_captions`` reads it; paths relative to the benchmark's root.
+
+    Returns:
+        As ``retrieval.evaluate_words``.
+
+    Raises:
+        InputError: no caption of a gallery image; a model without joint embedding or text encoder; a word that the
+            tokenizer does not know.
+    """
+    said, images = read_captions(captions), benchmark.gallery
+    rows = [(text, row.person) for row in images.itertuples() for text in said.get(row.path, ())]
+    if not rows:
+        raise InputError(
+            f"{captions} has no sentence for a gallery image of {benchmark.name}: its first path is "
+            f"{next(iter(said))}, the benchmark's {images['path'].iloc[0]}; write paths relative to {benchmark.root}"
+        )
+    clip = open_words(open_model(model_dir, "cpu")).clip
+    if Path(captions).suffix.lower() == ".csv":
+        table = pd.read_csv(captions, dtype=str, keep_default_na=False).drop_duplicates("path")
+        own = [name for name in table if name == "path" or name not in images]
+        images = images.merge(table[own], on="path", how="left")
+    features = load_embeddings(Run(Path(scored)), benchmark)["gallery.f"]
+    prompts = {name: texts for name, texts in attribute_prompts().items() if set(name.split("*")) <= set(images)}
+    table = evaluate_words(clip, features, images, pd.DataFrame(rows, columns=["caption", "person"]), prompts)
+    write_text(Path(scored, WORDS), table.round(6).to_csv(index=False))
+    return table
 
 
 def joint_features(model: Model, gallery: Gallery) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.registry import Form
 from csgn_lib.retrieval.embedding import Embedded
 from csgn_lib.retrieval.evaluation import evaluate
+from csgn_lib.vocabulary_files import vocabulary_for
 from csgn_lib.vss import Embeddings, VisualEncoder
 
 CLOTHING_RANKS = (4, 8, 12, 16, 24, 32, 48, 64)
@@ -51,13 +52,17 @@ class Descriptor:
 
 
 class Vocabularies:
-    """The word subspaces of one CLIP's text encoder, at any rank, from phrases that are encoded once."""
+    """The word subspaces of one CLIP's text encoder, at any rank, from phrases that are encoded once.
 
-    def __init__(self, clip: ClipTower) -> None:
-        words = vocabulary.ENGLISH.understood_by(clip)
+    Args:
+        file: a vocabulary as ``vocabulary_files`` reads it, an experiment's ``vocabulary_file``; None: English.
+    """
+
+    def __init__(self, clip: ClipTower, file: str | None = None) -> None:
+        self.phrases = vocabulary_for(clip, file)
         self.features = {
-            CLOTHING_OUT: vocabulary.phrase_features(clip, words.clothing),
-            PERSON_ONLY: vocabulary.phrase_features(clip, words.person),
+            CLOTHING_OUT: vocabulary.phrase_features(clip, self.phrases.clothing),
+            PERSON_ONLY: vocabulary.phrase_features(clip, self.phrases.person),
         }
         self._bases: dict[str, Tensor] = {}
 
@@ -120,22 +125,23 @@ def choose(
 
 
 def descriptors_for(
-    encoder: VisualEncoder, clip: ClipTower | None, validation: Embedded | None, default_ranks: tuple[int, int]
+    encoder: VisualEncoder, clip: ClipTower | None, validation: Embedded | None, experiment: Experiment
 ) -> tuple[dict[str, Descriptor], Vocabularies | None, dict[str, float | None]]:
     """The descriptors that a model is reported with, by name, and the validation mAP that chose them.
 
     plain: [z12; f; c], those that there are [C]. clothing out, person only: our step beyond the paper,
-    on f, joined by c where there is one; for ``clothing out`` z12 may stay, if validation people say so.
+    on f, joined by c where there is one; for ``clothing out`` z12 may stay, if validation people say so. Vocabulary,
+    and ranks where there are no validation people, are the experiment's.
     """
     own = tuple(name for name in ("z12", "f", "c") if name in encoder.widths)
     chosen: dict[str, Descriptor] = {PLAIN: Descriptor(own)}
     if clip is None or "f" not in own:
         return chosen, None, {}
-    words, reached = Vocabularies(clip), {}
+    words, reached = Vocabularies(clip, experiment.vocabulary_file), {}
     without_z12 = tuple(name for name in own if name != "z12")
     for kind, parts, rank in (
-        (CLOTHING_OUT, [without_z12, own], default_ranks[0]),
-        (PERSON_ONLY, [without_z12], default_ranks[1]),
+        (CLOTHING_OUT, [without_z12, own], experiment.clothing_rank),
+        (PERSON_ONLY, [without_z12], experiment.person_rank),
     ):
         chosen[kind], reached[kind] = choose(validation, words, kind, parts, rank)
     return chosen, words, reached

@@ -59,8 +59,7 @@ def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None 
     test, validation = _embed(encoder, benchmark, experiment), None
     if benchmark.validation is not None:
         validation = _embed(encoder, benchmark.validation, experiment)
-    ranks = experiment.clothing_rank, experiment.person_rank
-    chosen, words, reached = descriptors_for(encoder, clip, validation, ranks)
+    chosen, words, reached = descriptors_for(encoder, clip, validation, experiment)
     chosen |= {name: Descriptor(vocabulary=name, form=form) for name, form in experiment.added("descriptor").items()}
     return _score_and_write(test, chosen, words, reached, model_digest(run), run.dir)
 
@@ -166,7 +165,7 @@ def _reported_descriptors(
     except InputError as error:  # an exported folder names its checkpoint and does not hold it
         kept = {name: descriptor for name, descriptor in chosen.items() if name not in worded}
         return kept, None, dict.fromkeys(worded, str(error))
-    return chosen, Vocabularies(clip), {}
+    return chosen, Vocabularies(clip, experiment.vocabulary_file), {}
 
 
 def _refuse_another_benchmark(run: Run, benchmark: Benchmark) -> None:

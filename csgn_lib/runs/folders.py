@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csgn_lib.config import RECORDED, plugin_digests
-from csgn_lib.records import InputError, Run, home, read_record, stops_on_sigterm, write_json, writing
+from csgn_lib.config import RECORDED, content_digests, plugin_digests
+from csgn_lib.records import InputError, Run, home, locate, read_record, stops_on_sigterm, write_json, writing
 from csgn_lib.runs import processes
 from csgn_lib.runs.machine import core_digest, environment, file_digest
 from csgn_lib.runs.notebooks import cells
@@ -49,22 +49,6 @@ class InUse(InputError):
 def runs_folder() -> Path:
     """Where runs are kept: ``reports/runs`` of the workbench's folder."""
     return home() / "reports" / "runs"
-
-
-def locate(name: str | Path) -> Path:
-    """The path that ``name`` means: of a run (``csgn status`` prints its bare name), of a sweep, or of any file.
-
-    A relative path is looked for in the working folder, then in the workbench's, then among the runs of
-    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is
-    nothing yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
-    """
-    path = Path(name)
-    if path.is_absolute():
-        return path
-    for candidate in (path, home() / path, runs_folder() / path):
-        if candidate.exists() and path != Path("."):
-            return candidate
-    return home() / path if path.parts[:2] == ("reports", "runs") else path
 
 
 def open_run(name: str | Path) -> Run:
@@ -105,15 +89,15 @@ def current_folder() -> Path | None:
 def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of what decides a run's result, but for its seed.
 
-    These are the parameters, the content of plugins and of every file that they name, the core's code and weights
-    (`machine.core_digest`), and the notebook's code cells (None: ``csgn train``, which has no notebook). Text cells,
-    docstrings, comments and the rest of the library, such as figures and panels, are left out.
+    These are the parameters, the content of plugins, of ``init`` and of every file that they name, the core's code and
+    weights (`machine.core_digest`), and the notebook's code cells (None: ``csgn train``, which has no notebook). Text
+    cells, docstrings, comments and the rest of the library, such as figures and panels, are left out.
     """
     code = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "code"] if notebook else []
     values = {name: value for name, value in parameters.items() if name not in RECORDED}
     if isinstance(more := values.get("more"), Mapping):
         values["more"] = {name: value for name, value in more.items() if name not in RECORDED}
-    contents = [named_files(values), sorted(plugin_digests(parameters).values())]
+    contents = [named_files(values), sorted(plugin_digests(parameters).values()), content_digests(parameters)]
     text = json.dumps([values, contents, core_digest(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

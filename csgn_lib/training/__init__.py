@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from csgn_lib.backbones import load_tokenizer
 from csgn_lib.batches import open_images
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark, readiness
@@ -27,11 +28,12 @@ from csgn_lib.records import InputError, Run
 from csgn_lib.training import run_files, trackers
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.distributed import BatchShard
-from csgn_lib.training.encoders import build_learner, load_encoder, load_towers
+from csgn_lib.training.encoders import build_learner, initial_weights, load_encoder, load_towers, start_from
 from csgn_lib.training.run_files import refuse_another
 from csgn_lib.training.stage1 import frozen_features, learn_prompts, prepare_targets, read_descriptions
 from csgn_lib.training.stage2 import Learner, Stage2Step, identity_sampler, stage2_terms, train_encoder
 from csgn_lib.training.steps import Report, Stage2Targets, save_tensors
+from csgn_lib.vocabulary_files import read_vocabulary
 from csgn_lib.vss import embedding_widths
 
 __all__ = [
@@ -121,6 +123,8 @@ def _train(
             run_files.write_origin(run, experiment, benchmark, weights, terms)
         targets = prepare_targets(experiment, clip, images, run, accelerator, publish, checkpoints)
         learner = build_learner(experiment, clip, resnet, int(images.person.max()) + 1, targets)
+        if experiment.init:  # after stage 1, which reads the CLIP that the ViT shares its weights with
+            start_from(learner.encoder, experiment)
         # closed in any case, so that the caller's signal handlers are restored at once
         with closing(train_encoder(experiment, learner, images, targets, accelerator, checkpoints)) as epochs:
             for record in epochs:
@@ -133,15 +137,19 @@ def _train(
 def check(experiment: Experiment, benchmark: Benchmark, images: bool = False) -> None:
     """Raise InputError for everything that is known to be wrong before training.
 
-    That is: parameters that contradict each other, labels that the experiment needs and lacks, a tracker that is not
-    installed, and what ``datasets.readiness`` calls an error: no query, nobody who can be found, fewer than two
-    training people, people in train and test, missing images.
+    That is: parameters that contradict each other, an ``init`` or ``vocabulary_file`` that cannot be used, labels that
+    the experiment needs and lacks, a tracker that is not installed, and what ``datasets.readiness`` calls an error: no
+    query, nobody who can be found, fewer than two training people, people in train and test, missing images.
 
     Args:
         images: also open every image, test images too (1 to 2 ms each).
     """
     trackers.check_tracker(experiment)
     _check_parameters(experiment, benchmark)
+    if experiment.vocabulary_file:
+        read_vocabulary(experiment.vocabulary_file).refuse_unreadable(load_tokenizer(experiment.clip_model))
+    if experiment.init:
+        initial_weights(experiment)
     if benchmark.train.empty:
         raise InputError(f"{benchmark.name} at {benchmark.root} has no training images")
     if Path(benchmark.root).exists():  # an embedded benchmark that is not rendered yet has no images to look at

@@ -14,11 +14,13 @@ from torch import nn
 from csgn_lib import vocabulary
 from csgn_lib.backbones import ClipTower, Misfit, fill, load_clip, load_resnet
 from csgn_lib.batches import random_stream
-from csgn_lib.config import Experiment
-from csgn_lib.records import InputError, Run
+from csgn_lib.config import WEIGHTS, Experiment, content_digests
+from csgn_lib.records import InputError, Run, locate
 from csgn_lib.training.stage2 import Learner
 from csgn_lib.training.steps import STREAMS, Stage2Targets
 from csgn_lib.vss import Heads, VisualEncoder, uses_resnet
+
+SHAPING = ("vss", "clip_model", "resnet_model", "image_height", "image_width", "vit_stride")  # an encoder's tensors
 
 
 def load_towers(experiment: Experiment) -> tuple[ClipTower | None, nn.Module | None]:
@@ -81,6 +83,49 @@ def without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | N
         if clip is not None:
             clip.requires_grad_(False)
         return clip, build_learner(blank, clip, resnet, identities, Stage2Targets()).to("meta")
+
+
+def start_from(encoder: VisualEncoder, experiment: Experiment) -> None:
+    """Load into an encoder the trained weights that ``init`` names. Raises InputError as ``initial_weights``."""
+    fill(encoder, initial_weights(experiment))
+
+
+def initial_weights(experiment: Experiment) -> dict[str, torch.Tensor]:
+    """The tensors of the encoder that ``init`` names.
+
+    Raises:
+        InputError: no such folder, another tower or image size than the experiment's, a damaged file, tensors of
+            another shape, NaN. The folder, the value and the cure are named.
+    """
+    run = Run(locate(experiment.init))
+    content_digests({"init": experiment.init})  # refuses a folder without weights
+    trained = Experiment.from_parameters(**run.config)
+    for name in SHAPING:
+        theirs, ours = getattr(trained, name), getattr(experiment, name)
+        if theirs != ours:
+            raise InputError(
+                f"init={run.dir}: it was trained with {name}={theirs}, and this run has {name}={ours}; set "
+                f"{name}={'none' if theirs is None else theirs}, or start from another run"
+            )
+    path = run.path(WEIGHTS)
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"init: {path} is damaged ({error}); copy it again, or start from another run") from error
+    if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise InputError(f"init: {path} holds NaN or infinity in {bad[0]}; start from another run")
+    wanted = without_data(experiment, 2)[1].encoder.state_dict()
+    other = [name for name in wanted.keys() | weights.keys() if _shape(wanted, name) != _shape(weights, name)]
+    if other:
+        raise InputError(
+            f"init: {path} does not fit this run's encoder: {min(other)} is {_shape(weights, min(other))} in the file "
+            f"and {_shape(wanted, min(other))} here, one of {len(other)}; start from a run of the same towers"
+        )
+    return weights
+
+
+def _shape(tensors: dict[str, torch.Tensor], name: str) -> str:
+    return str(tuple(tensors[name].shape)) if name in tensors else "absent"
 
 
 def load_encoder(run: Run) -> VisualEncoder:

@@ -16,16 +16,18 @@ from torch import nn
 from csgn_lib import plugins
 from csgn_lib.backbones import sha256
 from csgn_lib.batches import Batch
-from csgn_lib.config import Experiment
+from csgn_lib.config import BY_CONTENT, Experiment, content_digests
 from csgn_lib.datasets import Benchmark
 from csgn_lib.mdg import TextFeatures
-from csgn_lib.records import BACK, InputError, Run, read_json, write_json, write_text
+from csgn_lib.records import BACK, VOCABULARY, InputError, Run, locate, read_json, write_json, write_text
 from csgn_lib.training.encoders import without_data
 from csgn_lib.training.stage2 import stage2_terms
 from csgn_lib.training.steps import Stage2Targets
+from csgn_lib.vocabulary_files import keep_vocabulary
 from csgn_lib.vss import Embeddings, Heads
 
-NOT_COMPARED = ("plugin", "tracker")  # parameters: plugins are compared by content, a tracker decides nothing
+# parameters: a tracker decides nothing, the others are compared by their content
+NOT_COMPARED = ("plugin", "tracker", *BY_CONTENT)
 BEGUN = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")
 OTHER = "name another folder, or remove this one"
 
@@ -42,6 +44,7 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
         raise InputError(f"{run.dir} has no config.json, which alone says what its states were trained with; {BACK}")
     _refuse_other_parameters(run, experiment)
     _refuse_other_plugins(run, experiment)
+    _refuse_other_contents(run, experiment)
     _refuse_other_data(run, benchmark)
     before = _origin(run).get("terms")
     if before is not None and before != (now := loss_terms(experiment, _widths(experiment))):
@@ -64,12 +67,16 @@ def refuse_other_weights(run: Run, weights: dict[str, str | None]) -> None:
 def write_origin(
     run: Run, experiment: Experiment, benchmark: Benchmark, weights: dict[str, str | None], terms: list[str]
 ) -> None:
-    """Write config.json, benchmark.json and towers.json, and copy the plugins."""
+    """Write config.json, benchmark.json and towers.json, and copy the plugins and the vocabulary."""
     plugins.keep_copies(experiment.loaded, run.dir)
-    names = {"plugin": list(experiment.plugins)}  # of the copies: the originals may move
+    names: dict[str, Any] = {"plugin": list(experiment.plugins)}  # of the copies: the originals may move
+    contents = content_digests(experiment.model_dump())
+    if experiment.vocabulary_file:
+        names["vocabulary_file"] = VOCABULARY
+        keep_vocabulary(locate(experiment.vocabulary_file), run.dir)
     write_json(run.path("config.json"), experiment.model_dump(mode="json") | names)
     write_data_record(run, benchmark)
-    origin = {"checkpoints": weights, "plugins": experiment.plugins, "terms": terms}
+    origin = {"checkpoints": weights, "plugins": experiment.plugins, "terms": terms, **contents}
     write_json(run.path("towers.json"), origin)
 
 
@@ -144,6 +151,20 @@ def _refuse_other_plugins(run: Run, experiment: Experiment) -> None:
             raise InputError(
                 f"{run.dir} was begun with another plugin {name}: SHA-256 {states[0]}, and now {states[1]}; bring it "
                 f"back (the run's copy is {run.path(plugins.COPIES, name)}), or name another folder"
+            )
+
+
+def _refuse_other_contents(run: Run, experiment: Experiment) -> None:
+    """Of what ``init`` and ``vocabulary_file`` name."""
+    if not run.path("towers.json").exists():
+        return
+    before, now = _origin(run), content_digests(experiment.model_dump())
+    for name in BY_CONTENT:
+        if before.get(name) != now.get(name):
+            states = [digest[:12] if digest else "none" for digest in (before.get(name), now.get(name))]
+            raise InputError(
+                f"{run.dir} was begun with another {name}: SHA-256 {states[0]}, and now {states[1]} "
+                f"({getattr(experiment, name)}); {OTHER}"
             )
 
 

@@ -19,7 +19,7 @@ from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, ImageSet, Prefetcher, random_stream, to_float, to_gray
 from csgn_lib.config import Experiment
 from csgn_lib.progress import track
-from csgn_lib.records import InputError, Run
+from csgn_lib.records import InputError, Run, locate, read_json
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.cuda_graphs import CudaGraphStep, Step, adam, set_lr
 from csgn_lib.training.distributed import sync_resume_point
@@ -32,9 +32,15 @@ from csgn_lib.training.steps import (
     optimizer_step,
     save_tensors,
 )
+from csgn_lib.vocabulary_files import vocabulary_for
 
 TEXT_FILE = "text.safetensors"
 LEARN_AGAIN = "remove it, and the same command learns the descriptions again"
+RECORDS = ("benchmark.json", "towers.json")
+STAGE1 = (  # parameters that decide the descriptions; those that begin with mdg too
+    "mdg", "seed", "prompt_tokens", "similarity", "weight_decay", "precision", "clip_model", "vit_stride",
+    "image_height", "image_width", "stage1_epochs", "stage1_batch", "stage1_lr", "stage1_warmup",
+)  # fmt: skip
 CHUNK = 256  # images that the frozen CLIP embeds at a time
 
 
@@ -52,10 +58,12 @@ def prepare_targets(
     Descriptions that the run has stored are read back. Raises InputError if they do not fit the data or the CLIP.
     """
     clothing = person = colour = text = None
+    if experiment.vocabulary_train != "none":
+        words = vocabulary_for(clip, experiment.vocabulary_file)
     if experiment.vocabulary_train in ("head", "penalty"):
-        clothing = vocabulary.clothing_subspace(clip, experiment.clothing_rank)
+        clothing = vocabulary.clothing_subspace(clip, experiment.clothing_rank, words)
     if experiment.vocabulary_train == "targets":
-        person = vocabulary.person_subspace(clip, experiment.person_rank)
+        person = vocabulary.person_subspace(clip, experiment.person_rank, words)
     if experiment.hsf != "none":
         text = _descriptions(experiment, clip, images, run, accelerator, report, checkpoints)
     if experiment.hsf == "orthogonal":
@@ -81,11 +89,26 @@ def _descriptions(
         text = read_descriptions(run, accelerator.device)
         _refuse_other_people(text, int(images.person.max()) + 1, clip.embed_dim, run)
         return text
-    text = learn_prompts(experiment, clip, images, accelerator, report, checkpoints)
+    text = _descriptions_of_init(experiment, run, accelerator.device)
+    text = text or learn_prompts(experiment, clip, images, accelerator, report, checkpoints)
     text = mdg.TextFeatures(**{name: broadcast(part.contiguous()) for name, part in text.parts().items()})
     if accelerator.is_main_process:
         save_tensors(text.parts(), run.path(TEXT_FILE))
     return text
+
+
+def _descriptions_of_init(experiment: Experiment, run: Run, device: torch.device) -> mdg.TextFeatures | None:
+    """The descriptions of the run that ``init`` names, if it had the same training images and the same stage 1."""
+    other = Run(locate(experiment.init)) if experiment.init else None
+    if other is None or not other.path(TEXT_FILE).exists():
+        return None
+    theirs, ours = ((r.config, *(read_json(r.path(name)) for name in RECORDS)) for r in (other, run))
+    same = all(theirs[0].get(name) == ours[0][name] for name in ours[0] if name in STAGE1 or name[:3] in STAGE1)
+    same &= theirs[1].get("training") == ours[1]["training"] and theirs[2]["plugins"] == ours[2]["plugins"]
+    if not same or theirs[2]["checkpoints"].get("clip") != ours[2]["checkpoints"]["clip"]:
+        return None
+    run.log(f"stage 1 is not repeated: {other.dir} has descriptions of the same images, learned in the same way")
+    return read_descriptions(other, device)
 
 
 def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextFeatures:
