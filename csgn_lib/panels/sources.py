@@ -42,6 +42,7 @@ class Source:
         descriptors: by name, as they were reported; the vocabulary ones only where there is a joint embedding.
         run: None for the frozen CLIP.
         note: a warning that does not prevent use, for a reader.
+        vocabulary_file: the experiment's.
         make_encoder, make_clip: called once, when an image or a text is first embedded.
     """
 
@@ -55,6 +56,7 @@ class Source:
     make_clip: Callable[[], ClipTower | None]
     run: Run | None = None
     note: str = ""
+    vocabulary_file: str | None = None
 
     @cached_property
     def encoder(self) -> VisualEncoder:
@@ -71,7 +73,7 @@ class Source:
         """The word subspaces. Raises InputError for a model without a joint embedding."""
         if self.clip is None or self.gallery.f is None:
             raise InputError(NO_JOINT.format(self.name))
-        return _vocabularies(self.clip)
+        return _vocabularies(self.clip, self.vocabulary_file)
 
     def largest_rank(self, kind: str) -> int:
         """The largest number of directions that a vocabulary's phrases span."""
@@ -104,11 +106,15 @@ def frozen_clip(experiment: Experiment, benchmark: Benchmark | None = None, name
     size = (experiment.image_height, experiment.image_width)
     found = embed_benchmark(encoder, benchmark, size)
     chosen = _defaults(found.gallery, experiment)
-    return Source(name, benchmark, size, found.query, found.gallery, chosen, lambda: encoder, lambda: clip)
+    return Source(name, benchmark, size, found.query, found.gallery, chosen, lambda: encoder, lambda: clip,
+                  vocabulary_file=experiment.vocabulary_file)  # fmt: skip
 
 
-def open_source(folder: str | Path) -> Source:
+def open_source(folder: str | Path, benchmark: Benchmark | None = None) -> Source:
     """A scored run's folder: stored embeddings, its benchmark's frames; weights are read only when they are needed.
+
+    Args:
+        benchmark: another benchmark than the run's own, whose images are embedded now; None: the run's own.
 
     Raises:
         InputError: no such folder; a file missing, damaged or of an older version; a benchmark that is not on disk or
@@ -118,18 +124,23 @@ def open_source(folder: str | Path) -> Source:
     if not run.dir.is_dir():
         raise InputError(f"{folder} is not a folder; give a finished run's under reports/runs")
     experiment = Experiment.from_parameters(**run.config)
-    benchmark = synthetic.benchmark_for(experiment)
-    stored = load_embeddings(run, benchmark)
-    sides = [_embeddings(stored, split, run.path("embeddings.safetensors")) for split in ("query", "gallery")]
+    size = (experiment.image_height, experiment.image_width)
+    if benchmark is None:
+        benchmark = synthetic.benchmark_for(experiment)
+        stored = load_embeddings(run, benchmark)
+        sides = [_embeddings(stored, split, run.path("embeddings.safetensors")) for split in ("query", "gallery")]
+    else:
+        embedded = embed_benchmark(load_encoder(run), benchmark, size)
+        sides = [embedded.query, embedded.gallery]
     chosen, note = _defaults(sides[1], experiment), ""
     try:
         chosen |= {name: one for name, one in chosen_descriptors(run).items() if one.form is None}
     except InputError as error:
         note = f"{error}. Until then: {', '.join(map(str, chosen.values()))}."
-    size = (experiment.image_height, experiment.image_width)
     return Source(
         run.dir.name, benchmark, size, *sides, chosen,
         lambda: load_encoder(run), lambda: _frozen_tower(experiment), run, note,
+        experiment.vocabulary_file,
     )  # fmt: skip
 
 
@@ -152,8 +163,8 @@ def _text_feature(clip: ClipTower, words: str) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def _vocabularies(clip: ClipTower) -> Vocabularies:
-    return Vocabularies(clip)
+def _vocabularies(clip: ClipTower, file: str | None) -> Vocabularies:
+    return Vocabularies(clip, file)
 
 
 def _embeddings(stored: dict[str, Tensor], split: str, path: Path) -> Embeddings:

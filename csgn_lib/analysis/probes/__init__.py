@@ -21,7 +21,16 @@ from csgn_lib.analysis.probes.clothes import (
     worn,
 )
 from csgn_lib.analysis.probes.colour import record_sensitivity
-from csgn_lib.analysis.probes.compared import CLOTHING_PART, JOINT, WHOLE, Compared, Row, embed_row, rows_of
+from csgn_lib.analysis.probes.compared import (
+    CLOTHING_PART,
+    JOINT,
+    WHOLE,
+    Compared,
+    Row,
+    embed_row,
+    on_benchmark,
+    rows_of,
+)
 from csgn_lib.analysis.probes.descriptions import (
     attribute_sentences,
     names_its_identity,
@@ -98,6 +107,7 @@ __all__ = [
     "nearest_phrases",
     "nearest_words",
     "neighbourhood",
+    "on_benchmark",
     "one_word_changes",
     "over_people",
     "random_basis",

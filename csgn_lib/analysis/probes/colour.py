@@ -49,7 +49,8 @@ def record_sensitivity(run: Run, per_person: int = 4, seed: int = 0, **options: 
     people = np.array([scene.person_id for scene in scenes])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder, (clip, _) = load_encoder(run).to(device).eval(), load_towers(experiment)
-    words = Vocabularies(clip) if any(d.vocabulary != PLAIN for d in chosen.values()) else None
+    worded = any(d.vocabulary != PLAIN for d in chosen.values())
+    words = Vocabularies(clip, experiment.vocabulary_file) if worded else None
     size = (experiment.image_height, experiment.image_width)
     seen = {
         change: embed_pictures(lambda images: encoder(images.to(device)), pictures, size)

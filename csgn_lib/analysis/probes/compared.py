@@ -92,27 +92,31 @@ def rows_of(
     benchmark: str = "",
     root: str = "",
     joint: bool = True,
+    vocabulary_file: str = "",
 ) -> list[Row]:
     """The rows of a comparison, read and checked before any work.
 
     Args:
-        runs: row's name -> a finished run, or its folder. Without runs the row is the frozen CLIP of ``preset`` on
-            ``benchmark`` in ``root``; empty: the preset's own, which is the embedded benchmark of ``world`` for demo.
+        runs: row's name -> a finished run, or its folder; none: the frozen CLIP of ``preset``.
+        benchmark, root, world: what the models are compared on; both names empty: the runs' own data, or without runs
+            the preset's, which is the embedded benchmark of ``world`` for demo.
         joint: every row needs a joint embedding f.
+        vocabulary_file: of the frozen CLIP's phrases; empty: English. A run brings its own.
 
     Raises:
         InputError: a folder without a finished run; a run without a joint embedding; runs on different benchmarks.
     """
     if not runs:
         data = {name: value for name, value in (("benchmark", benchmark), ("root", root)) if value}
-        return [Row(FROZEN, Experiment.from_parameters(preset=preset, world=world, vss="none", **data), None)]
+        given = {"preset": preset, "world": world, "vss": "none", "vocabulary_file": vocabulary_file or None}
+        return [Row(FROZEN, Experiment.from_parameters(**given | data), None)]
     rows = []
     for name, given in runs.items():
         run = given if isinstance(given, Run) else Run(Path(given))
         for file in ("config.json", "model.safetensors"):
             if not run.path(file).exists():
                 raise InputError(f"{name}: {run.path(file)} does not exist; give a finished run of 12_train")
-        experiment = Experiment.from_parameters(**run.config)
+        experiment = on_benchmark(Experiment.from_parameters(**run.config), benchmark, root, world)
         if joint and experiment.vss == "resnet":
             raise InputError(f"{name}: {run.dir} has no joint embedding f (vss=resnet); give a run that has a ViT")
         rows.append(Row(str(name), experiment, run))
@@ -125,6 +129,14 @@ def rows_of(
                     f"{row.name} has {what}={theirs}, {first.name} {what}={ours}; compare runs on the same people"
                 )
     return rows
+
+
+def on_benchmark(experiment: Experiment, benchmark: str = "", root: str = "", world: int = 0) -> Experiment:
+    """The experiment of a model that is looked at on other data than its own; unchanged for two empty names."""
+    if not benchmark and not root:
+        return experiment
+    data = {"benchmark": benchmark or experiment.benchmark, "root": root or None, "world": world}
+    return Experiment.from_parameters(**experiment.model_dump() | data | {"validation_people": 0})
 
 
 def embed_row(row: Row, benchmark: Benchmark) -> Compared:
@@ -141,9 +153,8 @@ def embed_row(row: Row, benchmark: Benchmark) -> Compared:
     validation = None if other is None else embed_benchmark(encoder, other, size, device=device)
     own = _own_descriptors(row.run)
     if own:
-        return Compared(row, test, validation, own, Vocabularies(clip))
-    ranks = row.experiment.clothing_rank, row.experiment.person_rank
-    chosen, words, _ = descriptors_for(encoder, clip, validation, ranks)
+        return Compared(row, test, validation, own, Vocabularies(clip, row.experiment.vocabulary_file))
+    chosen, words, _ = descriptors_for(encoder, clip, validation, row.experiment)
     return Compared(row, test, validation, chosen, words)
 
 
