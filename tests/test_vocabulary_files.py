@@ -92,9 +92,7 @@ def test_a_file_of_another_form_is_refused_by_name(file, old, new, message):
 
 def test_words_that_a_tokenizer_cannot_say_are_all_named(file, tmp_path):
     file.write_text(GOOD.replace("a red shirt", "a turquoise blouse"), encoding="utf-8")
-    with pytest.raises(
-        InputError, match="words.yaml: the CLIP's tokenizer cannot say 'blouse', 'turquoise'; use"
-    ):
+    with pytest.raises(InputError, match="words.yaml: the CLIP's tokenizer cannot say 'blouse', 'turquoise'; use"):
         vocabulary_for(small_clip("a photo of person wearing tall short with long black hair blue shirt and trousers"),
                        file)  # fmt: skip
     file.write_text(GOOD.replace("a red shirt", "衬衫"), encoding="utf-8")

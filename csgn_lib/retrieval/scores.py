@@ -167,7 +167,7 @@ def _bootstrap(counted: pd.DataFrame, level: float, resamples: int, seed: int) -
     if not 0 < level < 1 or resamples < 1:
         raise InputError(f"level = {level}, resamples = {resamples}: a level between 0 and 1, and at least 1 draw")
     people = np.sort(counted["person"].unique())
-    times = people_drawn(len(people), np.random.default_rng(seed), resamples, "counted is")
+    times = people_drawn(len(people), seed, resamples, "counted is")
     return percentile_interval(means_drawn(counted, people, times), level)
 
 

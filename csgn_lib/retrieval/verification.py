@@ -209,7 +209,7 @@ def _rates(
     counts = {"genuine": len(distance), "impostor": int(found.impostors.sum())}
     if not all(counts.values()):
         raise InputError(f"{protocol.name}: {counts['genuine']} genuine and {counts['impostor']} impostor pairs")
-    times = people_drawn(len(found.of_people), np.random.default_rng(seed), resamples, f"{protocol.name} asks for")
+    times = people_drawn(len(found.of_people), seed, resamples, f"{protocol.name} asks for")
     pairs, pair_rates = _pair_rates(found, found.person[queries], distance, times)
     searches, search_rates = _search_rates(found.nearest_other, nearest, found.person, times)
     rates = pd.DataFrame(pair_rates + search_rates, columns=list(COLUMNS))

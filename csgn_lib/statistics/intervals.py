@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,22 +61,33 @@ def over_people(
         raise InputError(f"{lacking} of {len(values)} rows have no value (NaN); leave them out first")
     _, group = np.unique(people, return_inverse=True)
     total, count = (np.bincount(group, weights=column) for column in (values, per))
-    times = people_drawn(len(total), np.random.default_rng(seed), resamples)
+    times = people_drawn(len(total), seed, resamples)
     if count.sum() == 0:
         raise InputError("the ratio's denominator is zero in every row; nothing to compare with")
     return Interval(float(total.sum() / count.sum()), *percentile_interval(_ratio(times, total, count)))
 
 
 def people_drawn(
-    people: int, generator: np.random.Generator, resamples: int = RESAMPLES, whose: str = "given is"
+    people: int, generator: np.random.Generator | int, resamples: int = RESAMPLES, whose: str = "given is"
 ) -> NDArray[np.int64]:
     """How often each person is drawn, with replacement, in each resample: (resamples, people).
+
+    ``generator`` may be a seed; the same draws are then made once for all metrics and protocols, and read-only.
 
     Raises InputError for fewer than two people; ``whose`` says in its message which people they are.
     """
     if people < 2:
         raise InputError(f"an interval over people needs two of them, {whose} {people}")
+    if not isinstance(generator, np.random.Generator):
+        return _drawn(people, int(generator), resamples)
     return generator.multinomial(people, np.full(people, 1 / people), size=resamples)
+
+
+@lru_cache(maxsize=4)
+def _drawn(people: int, seed: int, resamples: int) -> NDArray[np.int64]:
+    times = people_drawn(people, np.random.default_rng(seed), resamples)
+    times.flags.writeable = False
+    return times
 
 
 def means_drawn(counted: pd.DataFrame, people: ArrayLike, times: NDArray[np.int64]) -> NDArray[np.float64]:
