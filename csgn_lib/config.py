@@ -384,11 +384,8 @@ def _nearest(name: object, names: Any) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-# Patches of 14 pixels: 252 x 126 is 18 x 9 of them. Blocks are recomputed and batches embedded in two parts, so that
-# a batch of 64 fits into 16 GB. [O]
-LARGE = {
-    "image_height": 252, "image_width": 126, "gradient_checkpointing": True, "batch_parts": 2,
-}  # fmt: skip
+# Patches of 14 pixels: 252 x 126 is 18 x 9 of them. Blocks are recomputed, so that a batch of 64 fits into 16 GB. [O]
+LARGE = {"image_height": 252, "image_width": 126, "gradient_checkpointing": True}
 EVA_LARGE = LARGE | {"clip_model": "EVA02-L-14", "clip_checkpoint": "merged2b_s4b_b131k"}
 VIT_LARGE = LARGE | {"clip_model": "ViT-L-14-quickgelu", "clip_checkpoint": "openai"}
 

@@ -293,3 +293,26 @@ def _frame(paths):
 
 def test_a_standardised_constant_is_zero():
     assert (searching._standardised(np.full(3, 2.0, np.float32)) == 0).all()
+
+
+def test_captions_beside_a_benchmark_are_scored_against_its_gallery(capsys, tiny_benchmark, tmp_path):
+    import pandas as pd
+
+    run = make_run(tmp_path / "run", clip_checkpoint="embedded", vss="none")
+    run.path("results.json").unlink()
+    truth = tiny_benchmark.root / "attributes.csv"
+    command = ["evaluate", run.dir, "synthetic", tiny_benchmark.root, "--out", tmp_path / "scores", "--captions"]
+    status, out, _ = call(capsys, *command, truth)
+    table = pd.read_csv(tmp_path / "scores" / "words.csv").set_index("name")
+    assert status == 0 and "text to image" in out and {"captions", "hair_style", "upper*pattern"} <= set(table.index)
+    captions = pd.read_csv(truth).set_index("path")["caption"]
+    frame = tiny_benchmark.gallery.assign(caption=tiny_benchmark.gallery.path.map(captions))
+    model = models.open_model(run.dir, "cpu")
+    features = retrieval.embed(model.encoder, frame, tiny_benchmark.root, model.size).f
+    alone = retrieval.evaluate_words(models.open_words(model).clip, features, frame, frame).iloc[0]
+    assert table.loc["captions", "queries"] == len(frame)
+    for name in ("rank1", "mean_ap"):
+        assert table.loc["captions", name] == pytest.approx(alone[name], abs=1e-5)
+    (tmp_path / "others.json").write_text('{"x/1.png": "a tall person"}')
+    status, _, err = call(capsys, *command, tmp_path / "others.json")
+    assert status == 2 and "has no sentence for a gallery image of synthetic: its first path is x/1.png" in err
