@@ -118,8 +118,8 @@ docs: $(STAMP)  ## build the documentation site: build/site/index.html
 tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): about 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(RUN) -m torch.distributed.run --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
 
-bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
-	@$(RUN) -m benchmarks.retrieval
+bench-retrieval: $(STAMP)  ## time the evaluation on large galleries; PART=search: one part, into reports/retrieval/PART
+	@$(RUN) -m benchmarks.retrieval $(if $(PART),--only $(PART) --out reports/retrieval/$(PART))
 
 bench-train: $(STAMP)  ## time a training step at full size; CLIP_REID=/path/to/CLIP-ReID compares with its code
 	@$(RUN) -m benchmarks.training $(WITH)

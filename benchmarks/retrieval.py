@@ -4,7 +4,7 @@ Every time is a ratio to something measured beside it, in turns, in the same run
 rounds, so that a busy machine disturbs both alike. Peers are run, once, where a path to them is given in
 SIMPLE_CCREID, CLIP_REID, FAST_REID or FIRE_CCREID; else their row says that it was skipped.
 The whole run leaves ``bench.csv`` and ``bench.md`` in reports/retrieval; ``--quick`` leaves out LaST's size
-(minutes, 3 GiB) and writes nothing.
+(minutes, 3 GiB) and writes nothing. ``--only PART --out FOLDER`` leaves the report of one part.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from csgn_lib.retrieval.score_files import record
 MB, GIB = 1e6, 2**30
 TRAINED, WEAK = 0.09, 0.15  # noise of features, times the square root of their width: mAP some 85 % and 5 %
 LAST = (10_176, 125_353, 5_806, 1_280)  # queries, gallery, people, width
+TITLE = "How fast, how large and how exact the evaluation is"
 COMMAND = "python -m benchmarks.retrieval"
 
 
@@ -64,8 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, in turns")
     parser.add_argument("--quick", action="store_true", help="not at LaST's size; writes no report")
-    parser.add_argument("--only", choices=list(parts), help="one part, in this process; writes no report")
+    parser.add_argument("--only", choices=list(parts), help="one part, in this process")
     parser.add_argument("--rows", type=Path, help="with --only: a JSON file for its rows")
+    parser.add_argument("--out", type=Path, help="with --only: a folder for its report")
     options = parser.parse_args()
     if options.only:
         rows = []
@@ -74,15 +76,15 @@ def main() -> None:
             rows.append(row)
         if options.rows:
             write_json(options.rows, [asdict(row) for row in rows])
+        if options.out:
+            write(options.out, rows, TITLE, f"{COMMAND} --only {options.only} --rounds {options.rounds}")
         raise SystemExit(any(row.met is False for row in rows))
     print(f"{thread_count()} threads, {options.rounds} rounds", flush=True)
     wanted = [name for name in parts if not (options.quick and name.startswith("last"))]
     rows = [row for name in wanted for row in in_fresh_memory(name, options.rounds)]
     if not options.quick:
         folder = home() / "reports" / "retrieval"
-        write(
-            folder, rows, "How fast, how large and how exact the evaluation is", f"{COMMAND} --rounds {options.rounds}"
-        )
+        write(folder, rows, TITLE, f"{COMMAND} --rounds {options.rounds}")
         print(f"written: {folder / 'bench.md'} and bench.csv")
     raise SystemExit(any(row.met is False for row in rows))
 

@@ -167,6 +167,9 @@ def test_a_vocabulary_counts_by_content_is_kept_with_the_run_and_exported(file, 
     )
     with pytest.raises(InputError, match="vocabulary_file=.*words.yaml does not exist"):
         experiment.digest()
+    wide = Experiment.from_parameters(**values | {"person_rank": 3}, vocabulary_file=str(other))
+    with pytest.raises(InputError, match="person_rank=3 needs more phrases than that, and .*moved.yaml has 3; set"):
+        training.check(wide, people)
 
 
 def test_a_run_is_scored_with_its_own_words(tmp_path, tiny_benchmark, file):
@@ -175,3 +178,4 @@ def test_a_run_is_scored_with_its_own_words(tmp_path, tiny_benchmark, file):
     encoder = training.load_encoder(run)
     _, words, _ = retrieval.descriptors_for(encoder, clip, None, Experiment.from_parameters(**run.config))
     assert words.phrases == read_vocabulary(file).words
+    assert (words.ranks("clothing out"), words.ranks("person only")) == ([2], [2])  # three phrases each

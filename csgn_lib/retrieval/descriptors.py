@@ -67,9 +67,9 @@ class Vocabularies:
         self._bases: dict[str, Tensor] = {}
 
     def ranks(self, kind: str) -> list[int]:
-        """Ranks worth trying: the usual ones that the phrases span."""
-        usual = CLOTHING_RANKS if kind == CLOTHING_OUT else PERSON_RANKS
-        return [rank for rank in usual if rank < min(self.features[kind].shape)]
+        """Ranks worth trying: the usual ones that the phrases span, or for few phrases all that they span."""
+        usual, spanned = CLOTHING_RANKS if kind == CLOTHING_OUT else PERSON_RANKS, min(self.features[kind].shape)
+        return [rank for rank in usual if rank < spanned] or [self.basis(kind).shape[1]]
 
     def basis(self, kind: str, rank: int | None = None) -> Tensor:
         """``vocabulary.subspace`` of a kind's phrases, (P, rank); decomposed once for all ranks."""

@@ -147,7 +147,7 @@ def check(experiment: Experiment, benchmark: Benchmark, images: bool = False) ->
     trackers.check_tracker(experiment)
     _check_parameters(experiment, benchmark)
     if experiment.vocabulary_file:
-        read_vocabulary(experiment.vocabulary_file).refuse_unreadable(load_tokenizer(experiment.clip_model))
+        _check_vocabulary(experiment)
     if experiment.init:
         initial_weights(experiment)
     if benchmark.train.empty:
@@ -181,6 +181,18 @@ def _check_parameters(experiment: Experiment, benchmark: Benchmark) -> None:
     images = experiment.batch_persons * experiment.batch_images
     if images % experiment.batch_parts:
         raise InputError(f"batch_parts={experiment.batch_parts} does not divide a batch of {images} images evenly")
+
+
+def _check_vocabulary(experiment: Experiment) -> None:
+    read = read_vocabulary(experiment.vocabulary_file)
+    if experiment.clip_model not in experiment.added("tower"):  # a plugin's tower has its own tokenizer
+        read.refuse_unreadable(load_tokenizer(experiment.clip_model))
+    for name, phrases in (("clothing_rank", read.words.clothing), ("person_rank", read.words.person)):
+        if getattr(experiment, name) >= len(phrases):
+            raise InputError(
+                f"{name}={getattr(experiment, name)} needs more phrases than that, and {read.path} has {len(phrases)}; "
+                f"set {name} to {len(phrases) - 1} or less, or add phrases"
+            )
 
 
 def accelerator_for(precision: str, tracker: str | None = None, folder: Path | None = None) -> Accelerator:
