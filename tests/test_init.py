@@ -45,9 +45,8 @@ def test_stage_2_moves_on_from_the_trained_encoder_with_new_heads(trained, other
     rates = {"lr_vit": 1e-9, "lr_heads": 1e-9}
     run = training.fit(small(init=str(trained.dir), **FEW | rates), others, tmp_path / "new")
     before, after = (load_file(one.path("model.safetensors")) for one in (trained, run))
-    scratch = load_file(training.fit(small(**FEW | rates), others, tmp_path / "scratch").path("model.safetensors"))
-    name = "vit.transformer.resblocks.0.attn.in_proj_weight"
-    assert 0 < (after[name] - before[name]).abs().max() < 1e-6 < (scratch[name] - before[name]).abs().max()
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before if "in_proj_weight" in name}
+    assert moved and all(0 < distance < 1e-6 for distance in moved.values())
 
 
 def test_stage_1_is_not_repeated_for_the_same_images_and_parameters(trained, people, tmp_path):
@@ -55,8 +54,10 @@ def test_stage_1_is_not_repeated_for_the_same_images_and_parameters(trained, peo
     assert {record["stage"] for record in run.metrics()} == {2}
     first, again = (training.read_descriptions(one) for one in (trained, run))
     assert torch.equal(first.rgb, again.rgb) and "stage 1 is not repeated" in run.path("log.txt").read_text()
-    changed = training.fit(small(init=str(trained.dir), **FEW | {"stage1_lr": 1e-3}), people, tmp_path / "changed")
-    assert {record["stage"] for record in changed.metrics()} == {1, 2}
+    changed = training.fit(
+        small(init=str(trained.dir), **FEW | {"stage1_lr": 1e-3, "stage2_epochs": 0}), people, tmp_path / "changed"
+    )
+    assert {record["stage"] for record in changed.metrics()} == {1}
 
 
 def test_init_counts_by_content_and_is_recorded(trained, people, tmp_path):
@@ -80,6 +81,7 @@ def test_an_exported_folder_starts_a_training_too(trained, others, tmp_path, mon
     from csgn_lib.models import exporting
 
     monkeypatch.setattr(exporting, "missing_packages", lambda: ["onnx"])
+    monkeypatch.setattr(exporting, "export_program", lambda model, path: 0.0)  # seconds, tested elsewhere
     folder = models.export(trained.dir, tmp_path / "hub").folder
     run = training.fit(small(init=str(folder), **FEW | {"stage2_epochs": 0}), others, tmp_path / "new")
     again = models.export(run.dir, tmp_path / "again").folder

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -37,9 +38,10 @@ from csgn_lib.vocabulary_files import vocabulary_for
 TEXT_FILE = "text.safetensors"
 LEARN_AGAIN = "remove it, and the same command learns the descriptions again"
 RECORDS = ("benchmark.json", "towers.json")
-STAGE1 = (  # parameters that decide the descriptions; those that begin with mdg too
-    "mdg", "seed", "prompt_tokens", "similarity", "weight_decay", "precision", "clip_model", "vit_stride",
-    "image_height", "image_width", "stage1_epochs", "stage1_batch", "stage1_lr", "stage1_warmup",
+STAGE1 = (  # parameters that decide the descriptions, besides those of plugins
+    "seed", "mdg", "mdg_modality", "mdg_cross_weight", "mdg_mutual_weight", "prompt_tokens", "similarity",
+    "weight_decay", "precision", "clip_model", "vit_stride", "image_height", "image_width", "stage1_epochs",
+    "stage1_batch", "stage1_lr", "stage1_warmup",
 )  # fmt: skip
 CHUNK = 256  # images that the frozen CLIP embeds at a time
 
@@ -100,12 +102,16 @@ def _descriptions(
 def _descriptions_of_init(experiment: Experiment, run: Run, device: torch.device) -> mdg.TextFeatures | None:
     """The descriptions of the run that ``init`` names, if it had the same training images and the same stage 1."""
     other = Run(locate(experiment.init)) if experiment.init else None
-    if other is None or not other.path(TEXT_FILE).exists():
+    if other is None or not all(other.path(name).exists() for name in (TEXT_FILE, *RECORDS)):
         return None
-    theirs, ours = ((r.config, *(read_json(r.path(name)) for name in RECORDS)) for r in (other, run))
-    same = all(theirs[0].get(name) == ours[0][name] for name in ours[0] if name in STAGE1 or name[:3] in STAGE1)
-    same &= theirs[1].get("training") == ours[1]["training"] and theirs[2]["plugins"] == ours[2]["plugins"]
-    if not same or theirs[2]["checkpoints"].get("clip") != ours[2]["checkpoints"]["clip"]:
+    deciding = {*STAGE1, *(type(experiment).model_fields.keys() - Experiment.model_fields.keys())}
+
+    def origin(of: Run) -> tuple[Any, ...]:
+        data, towers = (read_json(of.path(name)) for name in RECORDS)
+        parameters = {name: value for name, value in of.config.items() if name in deciding}
+        return parameters, data.get("training"), towers.get("plugins"), towers.get("checkpoints", {}).get("clip")
+
+    if origin(other) != origin(run):
         return None
     run.log(f"stage 1 is not repeated: {other.dir} has descriptions of the same images, learned in the same way")
     return read_descriptions(other, device)
