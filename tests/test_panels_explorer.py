@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from csgn_lib import datasets, panels, retrieval, vocabulary
-from csgn_lib.panels import Filter, Look, Source, looks, strips, thumbnails
+from csgn_lib.panels import Filter, Look, Source, looks, sources, strips, thumbnails
 from csgn_lib.panels import explorer as explorer_module
 from csgn_lib.panels.controls import NOBODY
 from csgn_lib.panels.maps import MARKS
@@ -321,6 +321,15 @@ def test_a_scored_run_is_opened_with_what_it_compared(tmp_path, source):
 def test_a_run_that_cannot_be_opened_says_why(tmp_path, source, files, word):
     with pytest.raises(InputError, match=word):
         panels.open_source(_run(tmp_path / "run", source, **files).dir)
+
+
+def test_a_run_is_opened_on_another_benchmark_by_embedding_it(tmp_path, source, monkeypatch):
+    run = _run(tmp_path / "run", source)
+    monkeypatch.setattr(sources, "load_encoder", lambda run: source.encoder)
+    few = replace(source.benchmark, gallery=source.benchmark.gallery[:5].reset_index(drop=True))
+    found = panels.open_source(run.dir, few)
+    torch.testing.assert_close(found.gallery.f, source.gallery.f[:5], atol=1e-5, rtol=1e-4)
+    assert found.benchmark is few and found.descriptors["clothing out"].rank == 12
 
 
 def test_a_run_of_an_older_version_is_opened_with_defaults_and_a_note(tmp_path, source):

@@ -308,6 +308,11 @@ def test_invalid_rows_are_refused_before_any_work(tmp_path: Path) -> None:
         probes.rows_of({"a ResNet": folder("resnet", vss="resnet", hsf="none")})
     with pytest.raises(InputError, match="B has world=1, A world=0"):
         probes.rows_of({"A": folder("a"), "B": folder("b", world=1)})
+    moved = {"A": str(tmp_path / "a"), "B": str(tmp_path / "b")}  # both on another benchmark than their own
+    for row in probes.rows_of(moved, benchmark="csv", root="photographs"):
+        data = row.experiment.benchmark, row.experiment.root, row.experiment.world
+        assert row.run is not None and data == ("csv", "photographs", 0)
+    assert probes.rows_of({"A": moved["A"]})[0].experiment.root is None
 
 
 def test_an_embedded_row_has_every_compared_feature(tiny_benchmark: Benchmark) -> None:
