@@ -9,7 +9,7 @@ The file holds, in any language that the CLIP reads::
     person:                                  # factor: its phrases, which stand for {person}
       stature: [a tall person, a short person]
       hair: [a person with long hair, a person with short hair]
-    wearers: [a person, a man, a woman]      # over which the feature of a clothing phrase is averaged
+    wearers: [a person, a tall person]       # over which the feature of a clothing phrase is averaged
     outfits: [a red shirt and blue trousers] # over which the feature of a person phrase is averaged
 """
 
