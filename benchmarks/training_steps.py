@@ -1,7 +1,7 @@
-"""What the benchmark of training times: one step of each stage alone, ours and CLIP-ReID's, on images made up.
+"""The steps that the training benchmark measures: one of each stage, here and in CLIP-ReID, on generated images.
 
-Everything is at full size, Market-1501's identities among it, and its weights are random; they cost the same. Beside
-the steps stand the counts that bound them: FLOPs, bytes, and how fast this machine does either.
+Everything is at full size, including Market-1501's number of identities. Weights are random, which takes the same time.
+The lower bounds of a step are here too: FLOPs, bytes, and the rates of this machine.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def stage2_step(images: ImageSet, precision: str, recorded: bool = True, **param
 
 
 def stage1_step(images: ImageSet, precision: str) -> Step:
-    """One step of ours: RGB and gray prompts of a batch's people through the text tower, both losses, Adam."""
+    """One step of ours: RGB and gray prompts of a batch's people, text encoder, both losses, Adam."""
     experiment, accelerator = experiment_of(precision, mdg="separate"), accelerator_for(precision)
     device = accelerator.device
     clip = towers(experiment)[0].to(device).requires_grad_(False)
@@ -87,7 +87,7 @@ def stage1_step(images: ImageSet, precision: str) -> Step:
 
 
 def peer_steps(images: ImageSet) -> dict[str, Step] | None:
-    """CLIP-ReID's steps on the same images, ready as its loaders would give them."""
+    """CLIP-ReID's steps on the same images, prepared as by its loaders."""
     device = accelerator_for("fp32").device
     batch = images.batch(range(len(images))).to(device)
     with quiet():
@@ -103,20 +103,20 @@ def experiment_of(precision: str, **parameters: Any) -> Experiment:
 
 @lru_cache
 def full_towers() -> tuple[ClipTower, ResNetTower]:
-    """ViT-B/16 with its text tower, and ResNet-50, drawn at random once."""
+    """ViT-B/16 with its text encoder, and ResNet-50, with random weights; cached."""
     return load_towers(experiment_of("fp32", vss="steer"))
 
 
 def towers(experiment: Experiment) -> tuple[ClipTower, ResNetTower | None]:
-    """Copies of what the experiment needs of them."""
+    """Copies of the networks that the experiment uses."""
     clip, resnet = full_towers()
     return copy.deepcopy(clip), copy.deepcopy(resnet) if uses_resnet(experiment) else None
 
 
 def random_images(count: int, each: int = 4) -> ImageSet:
-    """Noise, ``each`` images of a person, as the batches of stage 2 are; people are spread over Market's.
+    """Noise images, ``each`` per person, as in the batches of stage 2; person numbers are spread over Market-1501's.
 
-    Stage 1 draws its batches from all images: of Market's hardly two in one of 64 are of the same person.
+    Stage 1 draws its batches from all images, so two images of one person in a batch are rare.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 256, 128), dtype=np.uint8)
     person = torch.arange(count) // each * 7 % IDENTITIES
@@ -124,7 +124,7 @@ def random_images(count: int, each: int = 4) -> ImageSet:
 
 
 def made_up(root: Path, experiment: Experiment) -> Benchmark:
-    """As many images of as many people as PRCC's training split has, JPEG files of smooth noise, three cameras.
+    """JPEG files of smooth noise from three cameras: PRCC's number of training images and people.
 
     One more person is query and gallery: training refuses a benchmark without a test.
     """
@@ -163,8 +163,8 @@ def step_flops(images: ImageSet) -> float:
 
 
 def step_bytes(images: ImageSet) -> float:
-    """Bytes that a step moves at least, unless it computes twice: what autograd keeps, written and read once, and
-    weights, gradients and Adam's moments, read and written once (28 bytes a parameter)."""
+    """Lower bound of the bytes that a step moves without recomputation: activations saved by autograd, written and read
+    once, and weights, gradients and Adam's moments, read and written once (28 bytes per parameter)."""
     experiment, device = experiment_of("bf16", vss="steer"), torch.device("cuda")
     learner = build_learner(experiment, *towers(experiment), IDENTITIES, Stage2Targets()).to(device).train()
     weights = sum(value.numel() for value in learner.parameters())
@@ -174,7 +174,7 @@ def step_bytes(images: ImageSet) -> float:
 
 
 def peak_of(step: Step) -> int:
-    """Bytes of the GPU that are in use at most over the first steps and their recording: replays allocate nothing."""
+    """Peak GPU memory in bytes over the first steps and their capture; replays allocate nothing."""
     torch.cuda.reset_peak_memory_stats()
     for _ in range(WARM + 1):
         step()
@@ -183,7 +183,7 @@ def peak_of(step: Step) -> int:
 
 
 def longest(step: Step, most: int = 10) -> dict[str, float]:
-    """The kernels that a step spends most time in, on a GPU those that run there, by name, and each one's share."""
+    """The kernels that take most of a step's time (on a GPU, the GPU's), by name, with their share."""
     gpu = torch.cuda.is_available()
     with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as seen:
         step()
@@ -195,7 +195,7 @@ def longest(step: Step, most: int = 10) -> dict[str, float]:
 
 
 def copy_rate(device: torch.device, size: int = 2**30) -> float:
-    """Bytes a second that a large copy on the device reads and writes, together."""
+    """Bytes per second, read plus written, of a large copy on the device."""
     source = torch.empty(size, device=device, dtype=torch.uint8)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(10):
@@ -208,6 +208,6 @@ def copy_rate(device: torch.device, size: int = 2**30) -> float:
 
 
 def has_bf16() -> bool:
-    """Whether bfloat16 products are faster than float32's here."""
+    """Whether bfloat16 products are faster than float32 products on this CPU."""
     device = accelerator_for("fp32").device
     return matrix_rate(device, torch.bfloat16) > 1.2 * matrix_rate(device, torch.float32)

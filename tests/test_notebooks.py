@@ -102,7 +102,7 @@ ALSO = {
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_answers_its_question(notebook, workbench, monkeypatch):
+def test_notebook_runs_and_displays_answer(notebook, workbench, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     run = runs.execute(notebook, BRIEF.get(notebook.stem), threads=1, timeout=600)
     assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
@@ -191,9 +191,7 @@ def _wide(notebook: str, benchmark: str):
 
 
 @pytest.mark.parametrize(("notebook", "benchmark"), [_wide(name, kind) for kind in LAYOUTS for name in UNLABELLED])
-def test_a_notebook_works_without_clothes_labels_or_without_cameras(
-    notebook, benchmark, trained_on, workbench, monkeypatch
-):
+def test_notebook_works_without_clothes_or_cameras(notebook, benchmark, trained_on, workbench, monkeypatch):
     root, trained = trained_on(benchmark)
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     path = NOTEBOOKS[0].parent / f"{notebook}.ipynb"
@@ -210,7 +208,7 @@ def test_a_notebook_works_without_clothes_labels_or_without_cameras(
     assert skipped == (SKIPPED[benchmark] | WITHOUT_RENDERING).get(notebook, 0)
 
 
-def test_a_sweep_on_another_benchmark_reports_its_first_protocol(workbench, tmp_path, monkeypatch):
+def test_sweep_on_other_benchmark_reports_first_protocol(workbench, tmp_path, monkeypatch):
     """PRCC's first protocol is cross_clothes; the runs use no text."""
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     every = {

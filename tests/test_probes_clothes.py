@@ -56,7 +56,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- neighbours
 
 
-def test_shares_of_neighbours_and_chance_equal_counted_pairs(crowd: pd.DataFrame) -> None:
+def test_neighbour_shares_and_chance_equal_counts(crowd: pd.DataFrame) -> None:
     features = made_of(crowd, "person", "outfit")
     found = probes.neighbourhood(features, crowd.person, crowd.clothes, 5, crowd.outfit)
     cosine = unit(features) @ unit(features).T

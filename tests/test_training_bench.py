@@ -32,7 +32,7 @@ def tiny(monkeypatch) -> None:
     monkeypatch.delenv("CLIP_REID", raising=False)
 
 
-def test_it_measures_both_stages_and_says_which_peer_is_missing(tiny, tmp_path, monkeypatch, capsys):
+def test_benchmark_measures_both_stages(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["bench", "--rounds", "2", "--persons", "2", "--prompts", "8", "--kernels"])
     with pytest.raises(SystemExit) as end:
@@ -48,7 +48,7 @@ def test_it_measures_both_stages_and_says_which_peer_is_missing(tiny, tmp_path, 
     assert "CLIP-ReID's time over ours" not in said and "NOT MET" not in capsys.readouterr().out
 
 
-def test_a_step_descends_what_training_descends(tiny):
+def test_benchmark_step_equals_training_step(tiny):
     images = timed.random_images(8)
     assert images.person.tolist() == [0, 0, 0, 0, 7, 7, 7, 7]
     moved = []
@@ -70,7 +70,7 @@ def test_a_step_descends_what_training_descends(tiny):
     assert not still
 
 
-def test_a_run_of_prccs_size_is_measured_from_files_to_weights(tiny, tmp_path, monkeypatch):
+def test_full_run_is_measured(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(timed, "IMAGES", 96)
     monkeypatch.setattr(timed, "PEOPLE", 8)
     demo = {name: value for name, value in PRESETS["demo"].items() if "checkpoint" not in name}
@@ -92,12 +92,12 @@ def test_a_run_of_prccs_size_is_measured_from_files_to_weights(tiny, tmp_path, m
     assert open_images(frame, tmp_path, (96, 48)).pixels.std() > 20
 
 
-def test_floors_are_counted_from_what_a_step_does(tiny):
+def test_lower_bounds_are_computed(tiny):
     two, four = (timed.step_flops(timed.random_images(count)) for count in (8, 16))
     assert 2 * two == four > 0
 
 
-def test_a_peers_time_over_ours_has_the_target_it_was_given():
+def test_peer_ratio_has_target():
     seconds = {"CLIP-ReID": 6.0, "bf16": 2.0, "fp32": 6.5}
     rows = {row.what: row for row in benchmark.against(seconds, "stage 2", {"fp32": 1.0, "bf16": 2.5})}
     assert rows["stage 2, bf16: CLIP-ReID's time over ours"].met
@@ -105,7 +105,7 @@ def test_a_peers_time_over_ours_has_the_target_it_was_given():
     assert list(benchmark.against({"bf16": 2.0}, "stage 2", {"bf16": 2.5})) == []
 
 
-def test_what_a_peer_takes_for_granted_is_there_only_while_it_is_loaded():
+def test_peer_requirements_are_temporary():
     with peers._at_home(torch.device("cpu")):
         assert torch.zeros(1).cuda().device.type == "cpu"
         assert next(torch.nn.Linear(1, 1).to("cuda").parameters()).device.type == "cpu"

@@ -25,12 +25,12 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class ExplainedPair:
-    """A query and an answer with their maps.
+    """A query, a gallery image, and their attribution maps.
 
     Attributes:
-        images: query and answer, at the size of the maps.
+        images: query and gallery image, at the size of the maps.
         labels: the text below each.
-        maps: method -> (2, H, W), the maps of the query and of the answer, non-negative.
+        maps: method -> (2, H, W), the maps of the two images, non-negative.
     """
 
     images: tuple[Image.Image, Image.Image]
@@ -50,7 +50,7 @@ def overlay(axes: Axes, image: Image.Image, heat: NDArray[np.floating] | None = 
 
 
 def attention_pairs(pairs: Sequence[ExplainedPair]) -> Figure:
-    """One pair per row: the query and its maps on the left, the answer and its maps on the right."""
+    """One pair per row: the query and its maps on the left, the gallery image and its maps on the right."""
     methods, (width, height) = list(pairs[0].maps), pairs[0].images[0].size
     columns = 1 + len(methods)
     tall = TEXT_WIDTH / (2 * columns + 0.5) * height / width + 0.2
@@ -76,7 +76,7 @@ def attention_pairs(pairs: Sequence[ExplainedPair]) -> Figure:
 
 
 def attention_heads(images: Sequence[Image.Image], looks: NDArray[np.floating]) -> Figure:
-    """One image per row, then the map of each head: ``looks`` (images, heads, H, W)."""
+    """One image per row, then the map of each head: ``looks`` are (images, heads, H, W)."""
     heads = looks.shape[1]
     wide, tall = (COLUMN_WIDTH, 1.75) if heads < 5 else (TEXT_WIDTH, 1.2)
     with styled():

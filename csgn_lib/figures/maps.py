@@ -1,4 +1,4 @@
-"""Two-dimensional maps of embeddings: points coloured by label, and images at their places."""
+"""Two-dimensional maps of embeddings: points coloured by label, and images at their positions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CELLS = (7, 14)  # rows and columns of images on a map
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One panel: places (N, 2), one label per point, a title, and a label of the vertical axis."""
+    """One panel: positions (N, 2), one label per point, a title, and a label of the vertical axis."""
 
     places: NDArray[np.floating]
     labels: NDArray[Any]
@@ -32,7 +32,7 @@ class LabelMap:
 
 
 def evenly_spaced(labels: ArrayLike, count: int) -> NDArray[Any]:
-    """At most ``count`` of the distinct labels, evenly spaced in sorted order: a choice that nobody makes by eye."""
+    """At most ``count`` of the distinct labels, evenly spaced in sorted order."""
     known = np.unique(labels)
     return known[np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int))]
 
@@ -69,7 +69,7 @@ def _plot_labels(axes: Axes, panel: LabelMap, coloured: int, size: float) -> Non
 def picture_map(
     places: NDArray[np.floating], pictures: Mapping[int, Image.Image], colours: Mapping[int, str], title: str
 ) -> Figure:
-    """A map with images on it that do not overlap: each lies in the free cell of a grid nearest to its point.
+    """A map with images that do not overlap: each is in the free cell of a grid nearest to its point.
 
     The assignment minimises the total squared distance; a line joins each image to its point.
 

@@ -66,7 +66,7 @@ def _panels(browser: Browser, address: str) -> Page:
     return page
 
 
-def test_training_is_started_seen_from_a_second_tab_and_stopped(
+def test_training_starts_and_stops_across_tabs(
     notebook: tuple[str, Path], browser: Browser, see: Callable[[Page, str], None]
 ) -> None:
     address, folder = notebook
