@@ -721,9 +721,9 @@ def test_answer_is_last_and_replaces_previous(tmp_path):
     for _ in range(2):  # the second time it replaces its own words
         assert runs.keep_answer(run, notebook, "csgn run asks") == "forty two"
         first, *rest = json.loads(notebook.read_text())["cells"]
-        head, answer, cost = "".join(first["source"]).rsplit("\n\n", 2)
+        head, last, answer, cost = "".join(first["source"]).rsplit("\n\n", 3)
         assert head == "# Why?\n\nBecause."
-        assert answer == "*Last answer:* forty two (`csgn run asks`)"
+        assert last == "*Last answer:* (`csgn run asks`)" and answer == "- forty two"
         assert cost == "*Cost:* 12 s, 2.0 GiB, 2 cores of A Processor."
         assert rest == document["cells"][1:]
 

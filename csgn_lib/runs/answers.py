@@ -40,7 +40,7 @@ def answer(run: Run) -> str:
 
 
 def keep_answer(run: Run, notebook: Path, command: str) -> str:
-    """Write the run's answer, its ``command`` and its cost below the notebook's question.
+    """Write the run's answer as a list, its ``command`` and its cost below the notebook's question.
 
     An image of the first cell, ``![text](path "name")``, is replaced by the run's figure ``name`` if there is one.
 
@@ -54,8 +54,8 @@ def keep_answer(run: Run, notebook: Path, command: str) -> str:
     document = read_json(notebook)
     head = "".join(document["cells"][0]["source"]).partition(LAST)[0].rstrip()
     _keep_picture(run, notebook, head)
-    answered_by = f"{LAST} (`{command}`)\n\n{found}" if found.startswith("- ") else f"{LAST} {found} (`{command}`)"
-    text = "\n\n".join([head, answered_by, f"{COST} {', '.join(filter(None, parts))}."])
+    listed = "\n".join(f"- {line.removeprefix('- ')}" for line in found.splitlines() if line)
+    text = "\n\n".join([head, f"{LAST} (`{command}`)", listed, f"{COST} {', '.join(filter(None, parts))}."])
     document["cells"][0]["source"] = text.splitlines(keepends=True)
     write_text(notebook, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return found
