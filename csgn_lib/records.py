@@ -91,7 +91,7 @@ def writing(target: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise DiskError(
-            f"{target} cannot be written ({error.strerror or error}); free disk space, or choose another folder"
+            f"{target} cannot be written ({error.strerror or error}); make room, or choose another place"
         ) from error
 
 

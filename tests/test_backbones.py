@@ -787,7 +787,7 @@ def test_failed_timm_download_is_one_error(tmp_path, monkeypatch, capsys):
         return create(model, **given)
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(InputError, match="resnet_checkpoint=timm of resnet18 cannot be had .*no route"):
+    with pytest.raises(InputError, match="resnet_checkpoint=timm of resnet18 could not be downloaded .*no route"):
         load_resnet("resnet18", "timm")
     said = capsys.readouterr().err
     assert said.startswith("fetching resnet18 ") and "huggingface.co/timm/resnet18" in said and " 47 MB" in said

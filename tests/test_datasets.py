@@ -567,7 +567,7 @@ def test_invalid_check_arguments_are_refused(given, tiny_benchmark):
         ("path,person,camera,clothes,person", "a/2.jpg,1,1,1,1", "column 'person' is named twice"),
         ("path,person,camera,clothes", "a/2.jpg,1,1,red, striped", "line 3: 5 cells, and the header names 4 columns"),
         ("path,person,camera,clothes", "a/2.jpg,1,1", "line 3: 3 cells, and the header names 4 columns"),
-        ("path,person,camera,clothes", 'a/2.jpg,1,1,"red', "line 3: this is no table of cells .*quote"),
+        ("path,person,camera,clothes", 'a/2.jpg,1,1,"red', "line 3: not a valid table .*quote"),
         ("path,person,camera,clothes", "a/2.jpg,1,1e+16,1", "line 3, column 'camera': '1e.16' may stand for several"),
         ("path,person,camera,clothes", "a/2.jpg,nan,1,1", "line 3, column 'person': 'nan' names nothing"),
         ("path,person,camera,clothes", ",1,1,1", "line 3, column 'path': '' names nothing"),

@@ -223,7 +223,7 @@ def _write(name: str, content: str) -> Any:
         (lambda run: run.path("config.json").unlink(), "holds no config.json"),
         (lambda run: run.path("model.safetensors").unlink(), "the run is not finished"),
         (_write("model.safetensors", "x"), "model.safetensors is damaged"),
-        (_write("config.json", '{"architectures": []}'), "config.json is of another library.*'architectures'"),
+        (_write("config.json", '{"architectures": []}'), "config.json was written by another library.*'architectures'"),
         (_write("config.json", "[]"), "in place of a JSON object"),
         (lambda run: write_json(run.path("config.json"), run.config | {"vss": "none"}), "does not fit its config.json"),
         (lambda run: shutil.rmtree(run.dir), "is not a folder"),

@@ -326,7 +326,7 @@ class TestStop:
         stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         try:
             run = _recorded(tmp_path / "one", "running", pid=stranger.pid, heartbeat=time.time())
-            with pytest.raises(InputError, match="no process holds one"):
+            with pytest.raises(InputError, match="no process has locked one"):
                 runs.stop(run)
             run.set_status("running", pid=stranger.pid, heartbeat=time.time(), process_start=1.0)
             with pytest.raises(InputError, match="one is died"):  # its number was given to another process

@@ -265,8 +265,8 @@ def test_conflicting_and_missing_plugins_are_named(tmp_path):
     [
         ("step.embeddings.f", "gives x as shape (4, 128); return a scalar tensor"),
         ("0.0", "gives x as float; return a scalar tensor"),
-        ("{'id_f': step.embeddings.f.sum()}", "gives a term called 'id_f', which exists already"),
-        ("{'seconds': step.embeddings.f.sum()}", "gives a term called 'seconds', which exists already"),
+        ("{'id_f': step.embeddings.f.sum()}", "returns a term 'id_f', which already exists"),
+        ("{'seconds': step.embeddings.f.sum()}", "returns a term 'seconds', which already exists"),
         (
             "step.nothing",
             "stage2_term 'x' of plugin mine.py fails: AttributeError: 'Stage2Step' object has",

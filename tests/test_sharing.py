@@ -145,7 +145,7 @@ def test_unsupported_batch_norms_are_refused():
     class Louder(nn.BatchNorm2d):
         pass
 
-    with pytest.raises(InputError, match="Louder in this ResNet cannot be shared"):
+    with pytest.raises(InputError, match="Louder in this ResNet cannot be synchronised"):
         use_shared_batch_norm(nn.Sequential(Louder(3)))
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     before = module.state_dict()

@@ -182,7 +182,7 @@ def test_unpairable_rows_are_refused():
         statistics.paired(frame, frame[frame["seed"] == 0])
     with pytest.raises(InputError, match="do not count the same queries"):
         statistics.paired(frame, frame[(frame["seed"] == 0) | (frame["query"] > 0)])
-    with pytest.raises(InputError, match="2 queries stand twice"):
+    with pytest.raises(InputError, match="2 queries occur twice"):
         statistics.paired(frame, pd.concat([frame, frame.head(2)]))
     with pytest.raises(InputError, match="lack the column inp"):
         statistics.paired(frame, frame, "minp")

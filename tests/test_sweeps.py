@@ -73,8 +73,8 @@ def test_grid_combines_rows_values_and_seeds(home):
         ("rows: {a: {bta: 1.0}}", "did you mean 'beta'"),
         ("rows: {a: {beta: high}}", "beta = 'high'"),
         ("rows: {a: {beta: 0.1}}\ngrid: {beta: [0.2]}", "'beta' is set by row 'a' and varied"),
-        ("rows: {a: {}, b: {beta: 0.5}}", "rows 'a' and 'b' are the same cell twice"),
-        ("seeds: [1, 1]", "same cell twice"),
+        ("rows: {a: {}, b: {beta: 0.5}}", "rows 'a' and 'b' are the same cell"),
+        ("seeds: [1, 1]", "are the same cell"),
         ("seeds: [1]\ngpus_per_cell: some", "gpus_per_cell = 'some'"),
         ("notebook: 12_trian\nseeds: [1]", "did you mean '12_train'"),
     ],
@@ -285,7 +285,7 @@ def test_full_disk_fails_only_its_cell(home, monkeypatch, pretended):
     monkeypatch.setattr(words, "write_text", refuse)
     frame = runs.sweep({"beta": [0.1, 0.2, 0.3]})
     assert frame["state"].tolist() == ["done", "failed", "done"] and "No space left" in frame["error"][1]
-    assert "cannot be written (No space left on device); make room" in frame.attrs["report"]
+    assert "cannot be written (No space left on device); free disk space" in frame.attrs["report"]
 
 
 # ---- where cells run

@@ -449,7 +449,7 @@ def test_foreign_descriptions_are_refused(people, random_clip, accelerator, tmp_
     words = torch.zeros(8, 4, 128)
     assert targets(**both(8, 128)).text.words_rgb is None  # of before words were kept
     assert targets(**both(8, 128), words_rgb=words, words_gray=words.clone()).text.words_gray.shape == (8, 4, 128)
-    cure = "; remove it, and the same command learns the descriptions again"
+    cure = "; remove it; the same command then learns the descriptions again"
     for parts, name in (
         (both(5, 128), "rgb is of shape (5, 128)"),
         (both(16, 128), "rgb is of shape (16, 128)"),
