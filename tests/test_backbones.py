@@ -1,4 +1,4 @@
-"""The towers against open_clip's and timm's own calls, and what happens to files that do not fit."""
+"""CLIP and ResNet against open_clip's and timm's own calls, and errors for unsuitable files."""
 
 from __future__ import annotations
 

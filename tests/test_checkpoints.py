@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere, in any way, ends with the very bytes of one that never was."""
+"""A run that is stopped or killed at any step and resumed is bit-identical to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -334,7 +334,9 @@ def test_full_disk_keeps_checkpoint_and_run_resumes(people, whole, tmp_path, eve
     before = stopped(people, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(places.torch, "save", full)
-        with pytest.raises(InputError, match=f"No space left on device.*free disk space.*continues from {before[-1].name}"):
+        with pytest.raises(
+            InputError, match=f"No space left on device.*free disk space.*continues from {before[-1].name}"
+        ):
             training.fit(small(), people, tmp_path)
     assert sorted((tmp_path / "checkpoint").iterdir()) == before
     assert_same(training.fit(small(), people, tmp_path), whole)

@@ -1,4 +1,4 @@
-"""Parameters: unknown names and wrong types are refused by name; the digest tells experiments apart."""
+"""Parameters: unknown names and wrong types are errors; the digest identifies an experiment."""
 
 import math
 

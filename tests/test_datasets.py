@@ -1,4 +1,4 @@
-"""Readers: every layout with its quirks, on small trees of generated images."""
+"""Readers: every layout and its special cases, on small trees of generated images."""
 
 from __future__ import annotations
 

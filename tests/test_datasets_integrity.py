@@ -1,4 +1,4 @@
-"""check(): counts, damage, duplicates and leaks that were put there on purpose."""
+"""check(): counts, and damaged, duplicate and leaked images that were planted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The portrait's numbers against loops over every pair, and its contact sheets."""
+"""Label statistics against loops over all pairs, and contact sheets."""
 
 from __future__ import annotations
 

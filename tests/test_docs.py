@@ -1,4 +1,4 @@
-"""The documentation's code runs, its commands and parameters exist, its links resolve, its outputs are real."""
+"""Documentation: its code runs, its commands and parameters exist, its links resolve, its outputs are real."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Descriptors chosen on validation people, runs scored whole, and the rows that need no learning."""
+"""Choice of descriptors on validation people, scoring of runs, and baselines without learning."""
 
 from __future__ import annotations
 

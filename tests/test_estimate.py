@@ -1,4 +1,4 @@
-"""What a training needs at least: against what torch then holds, sums by hand, and a closed form for the ViT."""
+"""The cost estimate against torch's memory, sums by hand, and a closed form for the ViT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures: reproducible bytes, marks that can be read without colour, tables worked by hand, a self-contained page."""
+"""Figures: reproducible files, readable without colour, tables worked by hand, a self-contained report."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The house's rules that a machine can hold: import order, light imports, notebooks, no machine's paths."""
+"""Rules of the code base: import order, light imports, notebooks, no absolute paths."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""The fusion loss: every form against a plain loop, and beta = 0 against CLIP-ReID's own formula."""
+"""The HSF loss: every form against a plain loop, and beta = 0 against CLIP-ReID's formula."""
 
 from __future__ import annotations
 

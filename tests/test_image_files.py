@@ -1,4 +1,4 @@
-"""One function opens images: upright, 8 bits, RGB; each place that shows or embeds an image uses it."""
+"""Opening images: upright, 8 bits, RGB, wherever an image is shown or embedded."""
 
 import io
 

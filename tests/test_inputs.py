@@ -1,4 +1,4 @@
-"""Labels and file names as people write them: every spelling scores the same, or is refused; nothing else is raised.
+"""Spellings of labels and file names: all score the same or raise an InputError.
 
 A drawn table is one to five images of up to three people. TABLES of them make a benchmark, in which each query is
 scored against all tables' images, so that one load tries them all. What is expected is scored from the drawn numbers

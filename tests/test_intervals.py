@@ -1,4 +1,4 @@
-"""Intervals over people: drawn by hand, the same wherever they stand, and refused where there can be none."""
+"""Intervals over people: against a bootstrap by hand, equal in all modules, errors for invalid input."""
 
 from __future__ import annotations
 

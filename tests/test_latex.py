@@ -1,4 +1,4 @@
-"""Tables for a paper: escaped, reproducible to the byte, and only significant differences marked."""
+"""LaTeX tables: escaped, reproducible, with only significant differences marked."""
 
 import numpy as np
 import pandas as pd

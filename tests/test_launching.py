@@ -1,4 +1,4 @@
-"""Ways to start, stop and go on: a notebook's launcher, a real process that is asked to stop, every kind of state."""
+"""Starting, stopping and resuming: notebook launchers, a real process that is stopped, every kind of state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Makefile's installation: one line a step, pip's output in a log file, the log's name when it fails."""
+"""The Makefile's installation: one line per step, pip's output in a log file that is named on failure."""
 
 import shutil
 import subprocess

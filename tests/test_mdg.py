@@ -1,4 +1,4 @@
-"""Stage 1: the prompts, where their learned words stand, and L_MDG against plain loops."""
+"""Stage 1: the prompts, the positions of learned tokens, and L_MDG against plain loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model in use: what is embedded, found, exported and said of it, and what is refused."""
+"""Use of a trained model: embedding, search, export, model card, and errors."""
 
 from __future__ import annotations
 

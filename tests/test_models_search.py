@@ -1,4 +1,4 @@
-"""Indexes that are kept up to date, thresholds that say nobody, and search in words."""
+"""Updates of an index, thresholds that return nobody, and search by text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The explorer against naive counterparts, its panel through its widgets' values, and its error messages."""
+"""The explorer against plain implementations, its panel through widget values, and its error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training panels without a browser: their callbacks are called, and training is a real process."""
+"""The training panels without a browser: callbacks are called directly, training is a real process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures, tables and numbers of a paper: from records alone, reproducible to the byte, traced back to the runs."""
+"""Figures, tables and numbers of a paper: made from records only, reproducible, traceable to the runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugins: what they register is trained, recorded, resumed and exported; what is wrong with one is named first."""
+"""Plugins: registered variants are trained, recorded, resumed and exported; invalid ones are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clothes in an embedding: neighbours, linear classifiers, similarity within a person, first answers, bad input."""
+"""Clothes in an embedding: neighbours, linear classifiers, similarity within a person, rank-1 errors, invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress: a bar where somebody watches, lines where nobody does, nothing for short work."""
+"""Progress: a bar in a terminal, lines elsewhere, nothing for short computations."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Protocols against masks that are written out pair by pair."""
+"""Protocols against masks that are computed pair by pair."""
 
 from __future__ import annotations
 

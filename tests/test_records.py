@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and damaged ones are named."""
+"""Atomic writes, and errors that name damaged files."""
 
 import os
 import stat

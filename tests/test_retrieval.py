@@ -1,4 +1,4 @@
-"""The scorer against a twin that is written out query by query, and against the mistakes of the field."""
+"""Scores against a naive implementation, and known mistakes of other evaluation code."""
 
 from __future__ import annotations
 

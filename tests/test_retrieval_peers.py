@@ -1,4 +1,4 @@
-"""Where the field's scorers go wrong: each test's name says what differs, and from whom.
+"""Known errors in the evaluation code of other projects, and their absence here.
 
 The wrong rules are written out here in our own words. Where those scorers are right, the twin in
 ``test_retrieval`` is theirs as well.

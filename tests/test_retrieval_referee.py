@@ -1,4 +1,4 @@
-"""Stored features and distances of any program under a benchmark's protocols, and two scored models compared."""
+"""Stored features and distances under a benchmark's protocols, and comparison of two scored models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-ranking against a dense twin with sets and loops; and where other implementations differ from it."""
+"""Re-ranking against a dense implementation with sets and loops, and differences to other implementations."""
 
 from __future__ import annotations
 

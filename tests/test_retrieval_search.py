@@ -1,4 +1,4 @@
-"""Search, exact and approximate, and query expansion against plain sorting."""
+"""Exact and approximate search and query expansion, against sorting."""
 
 from __future__ import annotations
 

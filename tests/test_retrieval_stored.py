@@ -1,4 +1,4 @@
-"""Stored embeddings are given out for the data that they were made from, and for no other."""
+"""Stored embeddings are loaded only for the data from which they were made."""
 
 import json
 

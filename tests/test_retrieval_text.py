@@ -1,4 +1,4 @@
-"""Sentences as queries, against a counterpart that ranks one image at a time, on captions that are true."""
+"""Text queries against an implementation that ranks one image at a time."""
 
 from __future__ import annotations
 

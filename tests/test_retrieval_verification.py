@@ -1,4 +1,4 @@
-"""Verification and open-set rates against a counterpart that is written out pair by pair and search by search."""
+"""Verification and open-set rates against an implementation that counts each pair and search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes that share each batch are one process with that batch: losses, gradients, statistics, files."""
+"""Two processes that share each batch give the results of one process: losses, gradients, statistics, files."""
 
 from __future__ import annotations
 

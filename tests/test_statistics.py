@@ -1,4 +1,4 @@
-"""Statistics over runs: each against a slow twin or a hand-worked example; the null is kept, a shift is found."""
+"""Statistics over runs: against slow implementations and examples by hand; correct under the null and for a shift."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""docs/student.md from start to end: its commands run on a generated PRCC tree, and print what the page shows.
+"""docs/student.md: its commands run on a generated PRCC tree and print the output that the page shows.
 
 Numbers are masked on both sides, and small models with random weights take the place of the pretrained ones.
 """

@@ -1,4 +1,4 @@
-"""Both stages on a tiny world: what is descended, what learns, what is written, and what a restart changes."""
+"""Both stages on a tiny world: losses, trained parameters, written files, and resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of training steps, on towers so small that it takes seconds: what it runs, and what it leaves."""
+"""The benchmark of training steps on tiny networks: what it runs and writes."""
 
 from __future__ import annotations
 

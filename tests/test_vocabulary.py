@@ -1,4 +1,4 @@
-"""Vocabulary: phrases in plain words, the subspaces they span, and projections on them."""
+"""Vocabulary: phrases, their subspaces, and projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The visual encoder's variants, its descriptor and its heads, on random towers of the embedded size."""
+"""The visual encoder's variants, descriptor and heads, on random networks of the embedded size."""
 
 from __future__ import annotations
 

@@ -25,9 +25,8 @@ class CudaGraphStep:
     """``step``, replayed from a CUDA graph on a GPU: one graph per input shapes, all in one memory pool.
 
     Args:
-        step: tensors on the device to named tensors on the device. It must not read a value on the CPU nor take
-        anything
-            from it; modules and optimizers that it changes must stay where they are in memory.
+        step: tensors on the device to named tensors on the device. It must not transfer values from or to
+            the CPU; modules and optimizers that it changes must keep their addresses in memory.
         device: on a CPU the step is called without a graph.
         wanted: False if the step cannot be captured.
     """

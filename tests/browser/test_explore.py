@@ -1,4 +1,4 @@
-"""The explorer in a real JupyterLab: clicks, sliders, a lasso, the pointer, an upload, a saved figure, no kernel."""
+"""The explorer in JupyterLab with Chromium: clicks, sliders, lasso, hover, upload, saved figures, no kernel."""
 
 from __future__ import annotations
 

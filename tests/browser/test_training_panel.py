@@ -1,4 +1,4 @@
-"""The training panels in a real JupyterLab: training survives a closed tab and is stopped from another one."""
+"""The training panels in JupyterLab with Chromium: training survives a closed tab and is stopped from another one."""
 
 from __future__ import annotations
 
