@@ -329,6 +329,28 @@ def test_attention_pair_shows_all_maps():
     assert len(figures.attention_heads([image], np.ones((1, 4, 16, 8))).axes) == 5
 
 
+def test_checks_of_maps_have_a_line_per_method():
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    layers = [{"layers": n, "method": m} | interval for m in ("rollout", "occlusion") for n in (1, 2)]
+    (axes,) = figures.attention_layers(pd.DataFrame(layers)).axes
+    assert axes.get_legend_handles_labels()[1] == ["rollout", "occlusion"] and list(axes.get_xticks()) == [1, 2]
+    curves = [
+        {"method": m, "kind": kind, "percent": p} | interval
+        for kind in ("deletion", "insertion") for m in ("rollout", "random map") for p in (0, 100)
+    ]  # fmt: skip
+    left, right = figures.attention_deletion(pd.DataFrame(curves), ["rollout"]).axes
+    assert [axes.get_title(loc="left") for axes in (left, right)] == ["deletion", "insertion"]
+    assert [line.get_color() == "gray" for line in right.lines] == [False, True]
+
+
+def test_neighbour_kinds_have_a_line_per_feature_and_a_marker_per_kind():
+    shares = {"times": 2.0, "times_low": 1.5, "times_high": 3.0}
+    rows = [{"row": "a", "feature": f, "kind": k} | shares for f in ("plain", "person only") for k in ("same", "other")]
+    figure = figures.neighbour_kinds(pd.DataFrame(rows), ["plain", "person only"])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["plain", "person only"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["chance", "same", "other"]
+
+
 def test_attention_shares_fit_figure_with_legend():
     rows = [
         {"row": row, "part": part, "method": method, "weights": weights, "value": 0.5, "low": 0.4, "high": 0.6}

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -64,6 +65,30 @@ def _plot_labels(axes: Axes, panel: LabelMap, coloured: int, size: float) -> Non
     axes.set_title(panel.title, fontsize=6.5, fontweight="normal")
     axes.set_ylabel(panel.side, fontsize=7)
     _bare(axes)
+
+
+def neighbour_kinds(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
+    """Kinds of the nearest neighbours as multiples of chance: one line per feature, one marker per kind.
+
+    Args:
+        table: columns ``row feature kind times times_low times_high``.
+        labels: one for each pair of row and feature, in the order of their first appearance.
+    """
+    order = list(dict.fromkeys(zip(table["row"], table["feature"], strict=True)))
+    with styled():
+        figure, axes = plt.subplots(figsize=(TEXT_WIDTH, 0.7 + 0.27 * len(order)))
+        for i, (kind, part) in enumerate(table.groupby("kind", sort=False)):
+            y = [order.index(key) + 0.2 * (i - 1) for key in zip(part["row"], part["feature"], strict=True)]
+            error = [part["times"] - part["times_low"], part["times_high"] - part["times"]]
+            axes.errorbar(part["times"], y, xerr=error, fmt="osD"[i], color=f"C{i}", ls="", label=kind)
+        axes.axvline(1, color="gray", lw=0.8, ls="--", label="chance")
+        axes.set(yticks=range(len(order)), yticklabels=labels, xscale="symlog", xlim=(0, None), xlabel="times chance")
+        axes.set_xticks([0, 1, 2, 5, 10, 20, 50], ["0", "1", "2", "5", "10", "20", "50"])
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+        axes.invert_yaxis()
+        figure.legend(loc="outside upper center", ncols=4)
+    return figure
 
 
 def picture_map(
