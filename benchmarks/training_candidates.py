@@ -157,7 +157,7 @@ STAGE2: dict[str, Candidate] = {
 
 
 def together(step: Step, count: int, inputs: int) -> Step:
-    """``count`` steps one after another as one, of as many times ``inputs`` tensors; each loss term summed over them."""
+    """``count`` steps one after another as one, of as many times ``inputs`` tensors; each loss term is summed."""
     if count == 1:
         return step
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -66,7 +67,7 @@ def steps(persons: int) -> Rows:
 def candidates(persons: int) -> Rows:
     """Every candidate alone beside the step as it is, in turns; and how far apart their weights end."""
     images = timed.random_images(4 * timed.persons(persons))
-    ends = [timed.weights_after(images, count, vss="steer") for count in (0, STEPS)]
+    ends = [timed.weights_after(images, count, vss="steer") for count in (0, timed.rounds(STEPS))]
     plain = timed.stage2_step(images, "bf16", vss="steer")
     for name, candidate in training_candidates.STAGE2.items():
         if timed.is_rehearsed() and not candidate.rehearsed:
@@ -88,8 +89,9 @@ def _compared(
     seconds, _ = training.measured({"plain": plain, "changed": changed}, timed.rounds(ROUNDS))
     yield Row(f"{title}: the step's time over that with it", seconds["plain"] / seconds["changed"], "x")
     yield Row(f"{title}: peak of GPU memory", None if peak is None else (peak - before) / 2**30, "GiB")
-    end = timed.weights_after(images, STEPS, candidate=candidate, vss="steer")
-    yield Row(f"{title}: weights after {STEPS} steps, apart over moved", timed.apart(end, ends[1], ends[0]))
+    count = timed.rounds(STEPS)
+    end = timed.weights_after(images, count, candidate=candidate, vss="steer")
+    yield Row(f"{title}: weights after {count} steps, apart over moved", timed.apart(end, ends[1], ends[0]))
 
 
 def stage1() -> Rows:
@@ -121,9 +123,10 @@ def recomputed() -> Rows:
         yield Row(f"{title}: peak of GPU memory", None if peak is None else (peak - before) / 2**30, "GiB")
         ratio = seconds["kernel by kernel"] / seconds["recorded"] if found["recorded"].is_recorded else None
         yield Row(f"{title}: kernel by kernel, over recorded", ratio, "x")
-        ends = [timed.weights_after(images, STEPS, recorded, **given) for recorded in (True, False)]
-        start = timed.weights_after(images, 0, **given)
-        yield Row(f"{title}: weights after {STEPS} steps, recorded and not, apart over moved", timed.apart(*ends, start))
+        count, start = timed.rounds(STEPS), timed.weights_after(images, 0, **given)
+        ends = [timed.weights_after(images, count, recorded, **given) for recorded in (True, False)]
+        apart = timed.apart(*ends, start)
+        yield Row(f"{title}: weights after {count} steps, recorded and not, apart over moved", apart)
 
 
 def processes() -> Rows:
@@ -237,7 +240,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.5, help="no part is begun or goes on after them")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts alone")
     parser.add_argument("--again", action="store_true", help="parts that failed or took too long, once more")
-    parser.add_argument("--report", action="store_true", help="write the report of what is measured, and measure no more")
+    parser.add_argument("--report", action="store_true", help="write the report and measure nothing")
     parser.add_argument("--rehearse", action="store_true", help="small towers; on a CPU too; some minutes there")
     parser.add_argument("--process", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)
@@ -257,8 +260,9 @@ def main() -> None:
 
 def measure(folder: Path, names: list[str], end: float, again: bool = False) -> None:
     """Measure the parts that are missing until ``end``; those that were cut off before come last."""
-    missing = [name for name in names if _state(folder, name) in ("", "running") or (again and _state(folder, name) != "done")]
-    for name in sorted(missing, key=lambda name: _state(folder, name) == "running"):
+    states = {name: _state(folder, name) for name in names}
+    missing = [name for name, state in states.items() if state in ("", "running") or (again and state != "done")]
+    for name in sorted(missing, key=lambda name: states[name] == "running"):
         left = end - time.time()
         if left < 10:
             print(f"{name}: no time is left; the same command goes on from here", flush=True)
@@ -315,6 +319,7 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@lru_cache
 def identity() -> dict[str, str]:
     """What a record is valid for: the code that decides results, and the device with its torch."""
     device = training.device_name() if torch.cuda.is_available() else f"CPU; torch {torch.__version__}."

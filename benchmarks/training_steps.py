@@ -31,7 +31,7 @@ from csgn_lib.batches import Augmentation, AugmentationDraw, Batch, ImageSet, Pr
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.training import accelerator_for, build_learner, load_towers
-from csgn_lib.training.cuda_graphs import WARM, CudaGraphStep, adam
+from csgn_lib.training.cuda_graphs import WARM, CudaGraphStep
 from csgn_lib.training.distributed import BatchShard
 from csgn_lib.training.encoders import without_data
 from csgn_lib.training.estimate import count_flops, matrix_rate, saved_bytes
@@ -44,6 +44,7 @@ IDENTITIES = 751  # Market-1501's
 IMAGES, PEOPLE = 17_896, 150  # PRCC's training split
 SMALL: dict[str, Any] = {}  # parameters of a rehearsal: small towers
 Step = Callable[[], Any]
+Change = Callable[[ClipTower, mdg.PromptBank], None]
 
 
 def rehearse() -> None:
@@ -65,8 +66,8 @@ def persons(count: int) -> int:
 
 
 def rounds(count: int) -> int:
-    """Measurements of each: one in a rehearsal."""
-    return 1 if SMALL else count
+    """Measurements of each, or steps: two in a rehearsal."""
+    return min(count, 2) if SMALL else count
 
 
 def memory() -> int:
@@ -151,7 +152,10 @@ def apart(one: list[Tensor], other: list[Tensor], start: list[Tensor]) -> float:
 
 
 def stage1_step(
-    images: ImageSet, precision: str, change: Callable[[ClipTower, mdg.PromptBank], None] | None = None, at_once: int = 1
+    images: ImageSet,
+    precision: str,
+    change: Callable[[ClipTower, mdg.PromptBank], None] | None = None,
+    at_once: int = 1,
 ) -> Step:
     """One step of ours: RGB and gray prompts of a batch's people through the text tower, both losses, Adam.
 
