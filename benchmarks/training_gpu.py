@@ -171,7 +171,10 @@ def process(folder: Path, count: int) -> None:
         step()
     timed.finish()
     (folder / f"ready-{rank}").touch()
+    started = time.time()
     while len(list(folder.glob("ready-*"))) < count:
+        if time.time() - started > 60:
+            raise SystemExit("the other processes did not become ready within a minute")
         time.sleep(0.01)
     seconds, _ = training.measured({"step": step}, timed.rounds(ROUNDS))
     write_json(folder / f"{rank}.json", {"seconds": seconds["step"]})
@@ -298,6 +301,7 @@ def measure_part(folder: Path, name: str, limit: float) -> bool:
         keep("done")
     except TimeUp:
         keep("timed out", f"after {limit:.0f} s")
+        print("  its time is up", flush=True)
     except Exception as error:  # whatever it is, the other parts are measured
         keep("failed", _line(error))
         print(f"  failed: {_line(error)}", flush=True)
