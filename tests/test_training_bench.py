@@ -22,22 +22,21 @@ from csgn_lib.config import PRESETS, Experiment
 
 
 @pytest.fixture
-def tiny(monkeypatch) -> None:
-    """Its steps with the embedded towers' shapes, two people and two rounds of no pause."""
-
-    def experiment_of(precision: str, **parameters: object) -> Experiment:
-        towers = {"clip_model": "csgn-tiny", "resnet_model": "csgn_tiny_resnet"}
-        blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "preset": "market-clipreid"}
-        return Experiment.from_parameters(**blank | towers | {"precision": precision} | parameters)
-
-    monkeypatch.setattr(timed, "experiment_of", experiment_of)
-    monkeypatch.setattr(timed, "IDENTITIES", 12)
+def rehearsed(monkeypatch) -> None:
+    """As ``--rehearse``, and afterwards full size again."""
+    for name in ("IDENTITIES", "IMAGES", "PEOPLE"):
+        monkeypatch.setattr(timed, name, getattr(timed, name))
+    monkeypatch.setattr(timed, "SMALL", {})
     monkeypatch.setattr(timed, "has_bf16", lambda: True)
     monkeypatch.setattr(bench, "PAUSE", 0.0)
     monkeypatch.delenv("CLIP_REID", raising=False)
+    timed.full_towers.cache_clear()
+    timed.rehearse()
+    yield
+    timed.full_towers.cache_clear()
 
 
-def test_it_measures_both_stages_and_says_which_peer_is_missing(tiny, tmp_path, monkeypatch, capsys):
+def test_it_measures_both_stages_and_says_which_peer_is_missing(rehearsed, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["bench", "--rounds", "2", "--persons", "2", "--prompts", "8", "--kernels"])
     with pytest.raises(SystemExit) as end:
@@ -53,7 +52,7 @@ def test_it_measures_both_stages_and_says_which_peer_is_missing(tiny, tmp_path, 
     assert "CLIP-ReID's time over ours" not in said and "NOT MET" not in capsys.readouterr().out
 
 
-def test_a_step_descends_what_training_descends(tiny):
+def test_a_step_descends_what_training_descends(rehearsed):
     images = timed.random_images(8)
     assert images.person.tolist() == [0, 0, 0, 0, 7, 7, 7, 7]
     moved = []
@@ -75,12 +74,9 @@ def test_a_step_descends_what_training_descends(tiny):
     assert not still
 
 
-def test_a_run_of_prccs_size_is_measured_from_files_to_weights(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(timed, "IMAGES", 96)
-    monkeypatch.setattr(timed, "PEOPLE", 8)
-    demo = {name: value for name, value in PRESETS["demo"].items() if "checkpoint" not in name}
-    small = {"stage1_epochs": 40, "stage2_epochs": 20, "batch_persons": 8, "batch_images": 4}
-    monkeypatch.setitem(PRESETS, "prcc-paper", PRESETS["prcc-paper"] | demo | small)
+def test_a_run_of_prccs_size_is_measured_from_files_to_weights(rehearsed, tmp_path, monkeypatch):
+    small = {"stage1_epochs": 40, "stage2_epochs": 20, "batch_persons": 8}
+    monkeypatch.setitem(PRESETS, "prcc-paper", PRESETS["prcc-paper"] | small)
     rows = {row.what.rsplit(": ", 1)[-1]: row for row in benchmark.whole_run(compiled=False)}
     assert (
         rows["an epoch of stage 1, the median of 2"].value > 0
@@ -93,11 +89,11 @@ def test_a_run_of_prccs_size_is_measured_from_files_to_weights(tiny, tmp_path, m
     )
     assert whole.value * 60 >= epochs and whole.target == 6
     frame = timed.made_up(tmp_path, Experiment.from_parameters(preset="demo")).train
-    assert (frame.groupby("person").clothes.nunique() == 2).all() and frame.clothes.nunique() == 16
+    assert (frame.groupby("person").clothes.nunique() == 2).all() and frame.clothes.nunique() == 32
     assert open_images(frame, tmp_path, (96, 48)).pixels.std() > 20
 
 
-def test_floors_are_counted_from_what_a_step_does(tiny):
+def test_floors_are_counted_from_what_a_step_does(rehearsed):
     two, four = (timed.step_flops(timed.random_images(count)) for count in (8, 16))
     assert 2 * two == four > 0
 
@@ -119,20 +115,6 @@ def test_what_a_peer_takes_for_granted_is_there_only_while_it_is_loaded():
         assert slip is None
     assert "turtle" not in sys.modules or hasattr(sys.modules["turtle"], "forward")
     assert peers.clip_reid_steps(torch.zeros(1), torch.zeros(1), 3, {}) is None
-
-
-@pytest.fixture
-def rehearsed(monkeypatch) -> None:
-    """As ``--rehearse``, and afterwards full size again."""
-    for name in ("IDENTITIES", "IMAGES", "PEOPLE"):
-        monkeypatch.setattr(timed, name, getattr(timed, name))
-    monkeypatch.setattr(timed, "SMALL", {})
-    monkeypatch.setattr(bench, "PAUSE", 0.0)
-    monkeypatch.delenv("CLIP_REID", raising=False)
-    timed.full_towers.cache_clear()
-    timed.rehearse()
-    yield
-    timed.full_towers.cache_clear()
 
 
 def test_every_candidate_is_measured_and_keeps_results_within_rounding(rehearsed, tmp_path, monkeypatch):
