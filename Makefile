@@ -11,7 +11,7 @@ INSTALL = { mkdir -p build && $(RUN) -m pip install -e ".[$(1)]" >$(LOG) 2>&1 ||
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train bench-gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -123,6 +123,9 @@ bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
 
 bench-train: $(STAMP)  ## time a training step at full size; CLIP_REID=/path/to/CLIP-ReID compares with its code
 	@$(RUN) -m benchmarks.training $(WITH)
+
+bench-gpu: $(STAMP)  ## everything that one GPU has to tell, in ten minutes, resumable; WITH=--rehearse tries it on a CPU
+	@$(RUN) -m benchmarks.training_gpu $(WITH)
 
 clean:  ## remove .venv and caches; data and reports stay
 	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build reports/cache

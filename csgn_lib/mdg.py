@@ -27,7 +27,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from csgn_lib import registry
-from csgn_lib.backbones import ClipTower
+from csgn_lib.backbones import ClipTower, PromptPrefix
 from csgn_lib.records import InputError
 from csgn_lib.registry import Form
 
@@ -141,7 +141,11 @@ class PromptBank(nn.Module):
         self._starts = rgb.starts, gray.starts
         both = pad_sequence([rgb.embeddings, gray.embeddings], batch_first=True)  # (2, L, E)
         self.register_buffer("templates", both, persistent=False)
+        self._spans = _after_prefix((rgb, gray))
         self.register_buffer("ends", torch.tensor([rgb.end, gray.end], device=both.device), persistent=False)
+        prefix = clip.prompt_prefix(both, [start for start, _ in self._spans], self._spans[0][1] - self._spans[0][0])
+        for name, value in zip(PromptPrefix._fields, prefix or (None,) * 3, strict=True):
+            self.register_buffer(name, value, persistent=False)
         shape = (identities, tokens, rgb.embeddings.shape[-1])
         self.words_rgb = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
         self.words_gray = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
@@ -169,10 +173,17 @@ class PromptBank(nn.Module):
         for i, starts in enumerate(self._starts):
             for start, learned in zip(starts, words[i], strict=True):
                 prompts[i, :, start : start + learned.shape[1]] = learned
-        ends = self.ends[:, None].expand(-1, len(unique))
-        # one forward pass for both sets: on a GPU the number of kernels decides the time
-        rgb, gray = self._clip[0].prompt_features(prompts.flatten(0, 1), ends.flatten()).unflatten(0, (2, len(unique)))
+        rgb, gray = self._read(prompts)
         return TextFeatures(rgb[row], gray[row])
+
+    def _read(self, prompts: Tensor) -> Tensor:
+        """Prompts (2, Y, L, E) to features (2, Y, D), both sets in one pass: the number of kernels decides on a GPU."""
+        clip = self._clip[0]
+        if self.states is None:
+            ends = self.ends[:, None].expand(prompts.shape[:2])
+            return clip.prompt_features(prompts.flatten(0, 1), ends.flatten()).unflatten(0, prompts.shape[:2])
+        after = torch.stack([prompt[:, start:end] for prompt, (start, end) in zip(prompts, self._spans, strict=True)])
+        return clip.continued_features(after, PromptPrefix(self.states, self.mask, self.positions))
 
     @torch.no_grad()
     def all_text_features(self, chunk: int = 256) -> TextFeatures:
@@ -352,6 +363,12 @@ def _template(clip: ClipTower, parts: Sequence[str | int]) -> _Template:
     starts = tuple(start for part, start in zip(parts, ends[:-1], strict=True) if isinstance(part, int))
     embeddings = clip.embed_tokens(clip.tokenize([text]))[0]
     return _Template(embeddings[: ends[-1] + 1], starts, ends[-1])  # positions after end-of-text are not used
+
+
+def _after_prefix(templates: Sequence[_Template]) -> list[tuple[int, int]]:
+    """Where each prompt's last S tokens start and end; S: all from the first learned one on, in every prompt."""
+    size = max(template.end + 1 - min(template.starts) for template in templates)
+    return [(template.end + 1 - size, template.end + 1) for template in templates]
 
 
 def _draw(shape: tuple[int, ...], generator: Generator) -> Tensor:

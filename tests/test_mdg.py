@@ -92,6 +92,35 @@ def test_prompts_have_documented_text(tokenizer: str, options: dict[str, str], g
     torch.testing.assert_close(found.gray, words_as_prompts(clip, bank, gray), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("modality", ["word", "same", "token"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_prompts_continued_after_their_common_beginning_are_the_whole_prompts(modality: str, precision: str) -> None:
+    """The same features and gradients of every learned token, whether the frozen tower reads the beginning again."""
+    found = []
+    for whole in (False, True):
+        bank = bank_of(small_clip(), 5, modality=modality)
+        assert bank.states is not None and not bank.states.requires_grad
+        bank.states = None if whole else bank.states
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            text = bank(torch.tensor([4, 0, 0, 2]))
+        torch.cat([text.rgb, text.gray]).float().square().sum().backward()
+        found.append([text.rgb.float(), text.gray.float(), *(value.grad for value in bank.parameters())])
+    for continued, expected in zip(*found, strict=True):
+        error = (continued - expected).norm() / expected.norm()
+        assert 0 < expected.norm() and error < (1e-5 if precision == "fp32" else 0.03)
+
+
+def test_a_tower_that_reads_prompts_in_its_own_way_reads_them_whole() -> None:
+    class Counted(ClipTower):
+        def prompt_features(self, embeddings: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+            seen.append(embeddings.shape)
+            return super().prompt_features(embeddings, end)
+
+    seen, clip = [], small_clip()
+    bank_of(Counted(clip.model, clip.tokenizer, (0.5,) * 3, (0.5,) * 3), 2)(torch.tensor([0, 1]))
+    assert seen == [(4, 14, 32)]
+
+
 def test_embedded_clip_encodes_both_prompts() -> None:
     bank = bank_of(load_clip("csgn-tiny", None, (96, 48)), 2)
     text = bank.all_text_features()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from csgn_lib.backbones import checkpoints
+from csgn_lib.backbones import checkpoints, prefixes
 from csgn_lib.records import InputError
 
 MIN_STRIDE = 8  # pixels: half a patch of ViT-B/16
@@ -182,8 +182,31 @@ class ClipTower(nn.Module):
         x = embeddings + self.text.positional_embedding[:length]
         with _attention(x.device):
             x = self.text.transformer(x, attn_mask=self.text.attn_mask[:length, :length])
-        x = self.text.ln_final(x)[torch.arange(len(x), device=x.device), end]
-        projection = self.text.text_projection
+        return self._projected(x[torch.arange(len(x), device=x.device), end])
+
+    def prompt_prefix(self, embeddings: Tensor, lengths: Sequence[int], size: int) -> prefixes.PromptPrefix | None:
+        """What M prompts (M, L, text_width) begin with, ``lengths`` tokens of each; ``size`` tokens follow.
+
+        None for a tower whose blocks are not open_clip's own, or one that reads prompts in its own way.
+        """
+        own = type(self).prompt_features is ClipTower.prompt_features
+        if not own or not prefixes.has_plain_blocks(self.text.transformer):
+            return None
+        x = embeddings + self.text.positional_embedding[: embeddings.shape[1]]
+        return prefixes.PromptPrefix.of(self.text.transformer, x, lengths, size)
+
+    def continued_features(self, embeddings: Tensor, prefix: prefixes.PromptPrefix) -> Tensor:
+        """Features (M, Y, P) of Y prompts on each of M beginnings, read at their last token.
+
+        embeddings (M, Y, S, text_width): the words that follow the beginnings.
+        """
+        x = embeddings + self.text.positional_embedding[prefix.positions][:, None]
+        with _attention(x.device):
+            x = prefixes.last_after_prefix(self.text.transformer, x.flatten(0, 1), prefix)
+        return self._projected(x).unflatten(0, embeddings.shape[:2])
+
+    def _projected(self, x: Tensor) -> Tensor:
+        x, projection = self.text.ln_final(x), self.text.text_projection
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 

@@ -259,10 +259,16 @@ def _count(parameters: object) -> int:
 
 
 def _prompt_flops(clip: ClipTower, tokens: int) -> int:
-    """Forward FLOPs of one RGB prompt up to end-of-text; the gray one is at most one token longer."""
-    ids = clip.tokenizer([" ".join(["A photo of a", *["a"] * tokens, "person."])])
-    end = ids.argmax(dim=-1)
-    return count_flops(clip.prompt_features, torch.empty(1, int(end) + 1, clip.text_width, device="meta"), end)
+    """Forward FLOPs of one RGB prompt after its beginning, up to end-of-text; the gray one is no shorter."""
+    begun = "A photo of a"
+    start, end = (
+        int(clip.tokenizer([text]).argmax()) for text in (begun, " ".join([begun, *["a"] * tokens, "person."]))
+    )
+    prompt = torch.empty(1, end + 1, clip.text_width, device="meta")
+    prefix = clip.prompt_prefix(prompt, [start], end + 1 - start)
+    if prefix is None:
+        return count_flops(clip.prompt_features, prompt, torch.tensor([end]))
+    return count_flops(clip.continued_features, prompt[:, None, start:], prefix)
 
 
 def _prompts(experiment: Experiment, train: pd.DataFrame) -> int:
