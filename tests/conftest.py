@@ -1,4 +1,4 @@
-"""What several test files share: one tiny rendered world, and one small CLIP with random weights."""
+"""Shared fixtures: one tiny rendered world, and one small CLIP with random weights."""
 
 from __future__ import annotations
 

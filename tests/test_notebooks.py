@@ -120,12 +120,12 @@ def _ran(notebook: Path | str, run: Run) -> Run:
 
 
 @pytest.mark.parametrize("notebook", [path.stem for path in NOTEBOOKS if path.stem not in OF_SWEEPS])
-def test_a_notebook_runs_and_answers_its_question(notebook, workbench, monkeypatch):
+def test_notebook_runs_and_displays_answer(notebook, workbench, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     _ran(notebook, runs.execute(notebook, BRIEF.get(notebook), threads=1, timeout=1800))
 
 
-def test_a_sweep_trains_its_cells_and_its_grid_leads_to_the_tables(workbench, monkeypatch):
+def test_sweep_trains_cells_and_grid_leads_to_tables(workbench, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     swept = _ran(
         "40_ablation_sweep", runs.execute("40_ablation_sweep", {"grid": "sweep.yaml"}, threads=1, timeout=1800)
@@ -209,9 +209,7 @@ def _wide(notebook: str, benchmark: str):
 
 
 @pytest.mark.parametrize(("notebook", "benchmark"), [_wide(name, kind) for kind in LAYOUTS for name in UNLABELLED])
-def test_a_notebook_works_without_clothes_labels_or_without_cameras(
-    notebook, benchmark, trained_on, workbench, monkeypatch
-):
+def test_notebook_works_without_clothes_or_cameras(notebook, benchmark, trained_on, workbench, monkeypatch):
     root, trained = trained_on(benchmark)
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     path = NOTEBOOKS[0].parent / f"{notebook}.ipynb"
@@ -229,7 +227,7 @@ def test_a_notebook_works_without_clothes_labels_or_without_cameras(
 
 
 @pytest.mark.wide
-def test_a_sweep_on_another_benchmark_reports_its_first_protocol(workbench, tmp_path, monkeypatch):
+def test_sweep_on_other_benchmark_reports_first_protocol(workbench, tmp_path, monkeypatch):
     """PRCC's first protocol is cross_clothes; the runs use no text."""
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     every = {

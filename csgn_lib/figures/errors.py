@@ -15,7 +15,7 @@ _PANELS = {
 
 
 def error_rates(curves: pd.DataFrame) -> Figure:
-    """Misses against false alarms, one line a protocol: pairs on the left, open-set searches on the right.
+    """Misses against false alarms, one line per protocol: pairs on the left, open-set searches on the right.
 
     Args:
         curves: ``protocol, curve, false_alarms, misses``, as ``retrieval.error_curves`` returns them.

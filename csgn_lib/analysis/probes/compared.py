@@ -1,4 +1,4 @@
-"""Models to compare on the same benchmark, and the features of each that a probe may read."""
+"""Models to compare on the same benchmark, and their features that probes can read."""
 
 from __future__ import annotations
 
