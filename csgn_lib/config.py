@@ -118,7 +118,9 @@ class Experiment(BaseModel):
     resnet_checkpoint: str | None = Field(
         "timm", description="embedded, embedded-1, timm (its default), a file; none: from scratch"
     )
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="precision of autocast")
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="precision of autocast; fp32 in any case on a CPU without bfloat16 instructions"
+    )
     compile: bool | None = Field(
         None,
         description="torch.compile of the encoder's blocks in stage 2: a minute once, faster steps on a GPU; none: no",
