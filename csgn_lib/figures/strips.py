@@ -52,10 +52,9 @@ def rank_strips(
     cells = [_cells(query, ranked, Path(root), top, hide_faces, answers) for query, ranked in rows]
     head, foot, tall = (0.2 if titles else 0.06), 0.2, 1.1  # inches: title, label, image
     total = len(rows) * (head + foot + tall)
-    with styled():
+    # a layout engine, even one that is switched off later, would draw every image twice
+    with styled(), plt.rc_context({"figure.constrained_layout.use": False}):
         figure = plt.figure(figsize=(TEXT_WIDTH, total))
-        # an engine would draw every image twice; `save` keeps the style's own from coming back between PDF and PNG
-        figure.set_layout_engine("none")
         grid = figure.add_gridspec(
             len(rows), top + 2, width_ratios=[1, 0.15, *[1] * top], wspace=0.14, hspace=(head + foot) / tall,
             left=0.005, right=0.995, top=1 - head / total, bottom=foot / total,

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from served import HOME, PATIENCE, Lab, opened, run_cells
 
 BOOK = HOME / "notebooks/50_explore.ipynb"
-STRIP = ".jp-OutputArea-output img[alt^='test/']"
+STRIP = "img[alt^='test/']:is([style*='height:112px'], [style*='height:224px'])"  # none enlarged, none of the maps
 END_KERNELS = """async () => {
     const headers = {"X-XSRFToken": document.cookie.match(/_xsrf=([^;]+)/)[1]};
     for (const {id} of await (await fetch("/api/kernels")).json())
