@@ -582,6 +582,31 @@ def test_query_and_answers_are_marked_in_both_maps(source, explorer):
     plt.close(figure)
 
 
+def test_marks_wait_until_the_browser_has_drawn_those_before(source, explorer):
+    """jupyter-scatter drops points that arrive while it draws."""
+    frame = panels.placed(source.benchmark)
+    points = np.random.default_rng(0).uniform(-1, 1, (len(frame), 2)).astype(np.float32)
+    maps = panels.linked_maps({"clothes": points}, frame, thumbnails.Thumbnails(source.benchmark.root))
+    widget, browser = maps.scatters["clothes"].widget, maps._frames
+    one, two, three = (explorer.ranks("first", RULE, row) for row in (0, 7, 9))
+
+    def marked() -> str:
+        [row] = np.flatnonzero(widget.points[:, 2] == list(MARKS).index("query"))
+        return frame.path[row]
+
+    maps.mark(one, one.top(3))
+    before = widget.points
+    browser.drawn = browser.sent  # the browser shows the maps, and may have dropped what came before
+    assert browser.sent == 2 and marked() == one.query.path and not np.array_equal(widget.points, before)
+    maps.mark(two, two.top(3))
+    maps.mark(three, three.top(3))
+    assert marked() == one.query.path and browser.sent == 2
+    browser.drawn = 2
+    assert marked() == three.query.path and browser.sent == 3
+    browser.drawn = 3
+    assert browser.sent == 3
+
+
 def test_a_layout_keeps_clusters_apart():
     generator = np.random.default_rng(0)
     label = np.repeat([0, 1], 20)

@@ -126,10 +126,11 @@ class ExplorerPanel(Controls):
         source, protocols = self.explorer.source(name), self.explorer.protocols(name)
         found = self.explorer.scored(name, self.protocol.value if self.protocol.value in protocols else protocols[0])
         known = found[found["clothes"] != -1].drop_duplicates("clothes").sort_values(["person", "clothes"])
-        named = {column: source.benchmark.names(column) for column in ("person", "camera", "clothes")}
-        cameras = [(named["camera"][n], named["camera"][n]) for n in sorted(found["camera"].unique()) if n != -1]
-        clothes = [(f"person {named['person'][q.person]}, outfit {named['clothes'][q.clothes]}", named["clothes"][q.clothes])
-                   for q in known.itertuples()]  # fmt: skip
+        people, cams, outfits = (source.benchmark.names(column) for column in ("person", "camera", "clothes"))
+        cameras = [(cams[n], cams[n]) for n in sorted(found["camera"].unique()) if n != -1]
+        clothes = [
+            (f"person {people[q.person]}, outfit {outfits[q.clothes]}", outfits[q.clothes]) for q in known.itertuples()
+        ]
         features = [(FEATURES[kind], kind) for kind in source.descriptors]
         choices = ((self.protocol, protocols), (self.camera, [("all", ""), *cameras]),
                    (self.clothes, [("all", ""), *clothes]), (self.vocabulary, features))  # fmt: skip

@@ -191,7 +191,8 @@ class LinkedMaps:
         self._waiting = False
         for scatter in self.scatters.values():
             points = np.array(scatter.widget.points)  # x, y, category: a new data frame would cost 0.1 s
-            points[:, 2], points[:, 3] = self._codes, self._frames.sent % 2  # unused; points that are equal are not sent
+            points[:, 2] = self._codes
+            points[:, 3] = self._frames.sent % 2  # not drawn; a browser ignores points that are equal to the last
             with scatter.widget.hold_sync():  # one message: an order without its points would not be applied
                 scatter.order(by=np.argsort(self._codes, kind="stable"))
                 scatter.widget.points = points
