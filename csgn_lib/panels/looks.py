@@ -87,8 +87,8 @@ class Filter:
     """Which queries are listed, and in which order.
 
     Attributes:
-        camera, clothes: as the data set names them, or "" for all. first: "all", or whether the rank-1 answer is "right"
-            or "wrong".
+        camera, clothes: as the data set names them, or "" for all.
+        first: "all", or whether the rank-1 answer is "right" or "wrong".
         ap: lowest and highest average precision. contains: text in the image's path, in any case.
         order: one of ORDERS. "typical first" begins with queries that have a match in the first ten, by the distance of
             their average precision from the median of those.
