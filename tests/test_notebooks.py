@@ -130,7 +130,9 @@ def test_a_notebook_runs_and_answers_its_question(notebook, workbench, monkeypat
 
 def test_a_sweep_trains_its_cells_and_its_grid_leads_to_the_tables(workbench, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(workbench))
-    swept = _ran("40_ablation_sweep", runs.execute("40_ablation_sweep", {"grid": "sweep.yaml"}, threads=1, timeout=1800))
+    swept = _ran(
+        "40_ablation_sweep", runs.execute("40_ablation_sweep", {"grid": "sweep.yaml"}, threads=1, timeout=1800)
+    )
     _the_sweep_records_the_colour_sensitivity(swept)
     for name in runs.planned(runs.read_grid(workbench / "sweep.yaml")).run:
         cell = Run(workbench / "reports/runs" / name)

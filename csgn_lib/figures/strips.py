@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -63,7 +64,7 @@ def rank_strips(
             for column, cell in zip([0, *range(2, top + 2)], strip, strict=False):
                 _draw(figure.add_subplot(grid[row, column]), *cell)
             if titles:
-                figure.axes[-len(strip)].set_title(titles[row], fontsize=8, pad=4)
+                figure.axes[-len(strip)].set_title(shorten(titles[row], 100, placeholder=" ..."), fontsize=8, pad=4)
     return figure
 
 
@@ -113,4 +114,7 @@ def _draw(axes: Axes, image: np.ndarray, label: str, colour: str, style: Any) ->
     axes.spines[:].set_visible(False)
     frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False, joinstyle="miter")
     axes.add_patch(frame).set(edgecolor=colour, linewidth=2.0, linestyle=style)  # spines leave notches at corners
-    axes.set_xlabel(label, color=colour, fontsize=6.5, labelpad=3, fontweight="bold")
+    wide = len(label) > 10  # words of ten images in a row would touch each other
+    axes.set_xlabel(
+        label, color=colour, fontsize=5.5 if wide else 6.5, labelpad=3, fontweight="normal" if wide else "bold"
+    )
