@@ -67,7 +67,7 @@ def curves(metrics: pd.DataFrame, terms: Sequence[str] | None = None, x: str = "
             for line in lines:  # a run without this term gets an empty line, to keep its colour
                 part = frame if line is None else frame[frame[hue] == line]
                 lone = part[term].count() == 1  # a line of one point would be invisible
-                axes.plot(part[x], part[term], label=str(line), marker="o" if lone else "")
+                axes.plot(part[x], part[term], label=str(line), marker="o" if lone else "None")
             axes.margins(x=0.02)
             axes.set(title=title, xlabel=x, ylabel="loss" if "loss" in term and axes in grid[:, 0] else "")
         for axes in list(grid.flat)[len(panels) :]:
