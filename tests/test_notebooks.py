@@ -33,11 +33,11 @@ BRIEF = {  # the others run with their defaults
     "10_colour_bias": {"pictures_per_person": 2, "sentences": 40, "resamples": 100},
     "21_search": {"distractors": 3000},
     "30_embedding_map": {"mapped": 120, "perplexities": [10], "pictures": 20, "resamples": 100},
-    "31_clothes_leakage": {"shuffles": 1, "resamples": 100},
+    "31_clothes_leakage": {"shuffles": 1, "resamples": 100, "least": 2},
     "32_attention": {"people": 4, "shown": 1, "stride": 16, "resamples": 100},
     "50_explore": {"queries": 12},
 }
-SMALL = synthetic.World(people=(18, 8, 16), wardrobe=(10, 8, 10), images=(1, 2, 2), outfits=3)
+SMALL = synthetic.World(people=(18, 8, 20), wardrobe=(10, 8, 20), images=(1, 2, 2), outfits=3)
 OF_SWEEPS = ("12_train", "40_ablation_sweep", "41_ablation_tables")  # one trains, one runs it for each cell, one reads
 OTHERS = ("12_train", "40_ablation_sweep", "41_ablation_tables", "50_explore", "51_training", "90_paper_figures")
 
