@@ -450,7 +450,7 @@ def test_wrong_arguments_are_refused_with_a_cure(encoder) -> None:
         "call encoder.eval": lambda: attribution.rollout(copy.deepcopy(model).train(), images),
         "unknown tower": lambda: attribution.grad_cam(model, images, images, tower="text"),
         "vss=none has no resnet": lambda: attribution.grad_cam(model, images, images, tower="resnet"),
-        "does not depend on the vit": lambda: attribution.grad_cam(encoder("steer"), images, images, READ["c"]),
+        "do not depend on the vit": lambda: attribution.grad_cam(encoder("steer"), images, images, READ["c"]),
         "stride 0": lambda: attribution.occlusion(model, images, images, stride=0),
         "patch 49": lambda: attribution.all_maps(model, images, images, patch=49),
         "stride 17": lambda: attribution.occlusion(model, images, images, patch=16, stride=17),
