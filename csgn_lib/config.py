@@ -47,15 +47,15 @@ class Experiment(BaseModel):
 
     mdg: Mdg = Field("mutual", description="form of stage 1 [A, form O]; second_rgb and random are controls")
     mdg_modality: Literal["word", "same", "token"] = Field("word", description="how the second prompt says gray [O]")
-    mdg_cross_weight: float = Field(0.5, ge=0, description="lx of the cross terms, used by mdg=cross [O]")
-    mdg_mutual_weight: float = Field(1.0, ge=0, description="lm of the mutual term, used by mdg=mutual [O]")
+    mdg_cross_weight: float = Field(0.5, ge=0, description="weight of the cross terms, mdg=cross [O]")
+    mdg_mutual_weight: float = Field(1.0, ge=0, description="weight of the mutual term, mdg=mutual [O]")
     prompt_tokens: int = Field(4, ge=1, le=16, description="learned tokens per identity and prompt, M [C]")
     vss: Vss = Field("steer", description="how ViT and ResNet join [A, form O]; two_vits: a control; none: ViT alone")
     hsf: Hsf = Field("convex", description="text loss of stage 2 [A, form O]; none: identity + triplet only")
     beta: float = Field(0.5, ge=0, le=1, description="weight of the grayscale description [O]; 0 is CLIP-ReID")
     hsf_weight: float = Field(1.0, ge=0, description="weight of the text loss [C]")
     orthogonal_weight: float = Field(0.5, ge=0, description="weight of the colour penalty, hsf=orthogonal [O]")
-    consistency_weight: float = Field(1.0, ge=0, description="lc of the agreement term, hsf=consistent [O]")
+    consistency_weight: float = Field(1.0, ge=0, description="weight of the agreement term, hsf=consistent [O]")
     similarity: Literal["dot", "cosine"] = Field("dot", description="dot: raw [C]; cosine: x 100 [P]")
     vocabulary_train: Literal["none", "head", "targets", "penalty"] = Field(
         "none",

@@ -62,9 +62,6 @@ def training_curves(seen: Sequence[Reading]) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         if axes.get_title(loc="left").endswith("images per second"):
             axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # otherwise small variations look large
-        for line in axes.get_lines():
-            if pd.notna(line.get_ydata()).sum() == 1:  # a line needs two epochs
-                line.set_marker("o")
     return figure
 
 

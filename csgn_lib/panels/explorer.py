@@ -97,7 +97,8 @@ class Explorer:
         found = self.scored(name, protocol)
         keep = found["ap"].between(where.ap[0] - 1e-9, where.ap[1] + 1e-9)
         for column, wanted in (("camera", where.camera), ("clothes", where.clothes)):
-            keep &= (found[column] == wanted) | (wanted == -1)
+            if wanted:
+                keep &= found[column].map(self.source(name).benchmark.names(column)) == wanted
         if where.first != ALL:
             keep &= (found["first_hit"] == 1) == (where.first == RIGHT)
         if where.contains.strip():

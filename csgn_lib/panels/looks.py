@@ -87,14 +87,15 @@ class Filter:
     """Filter and order of the listed queries.
 
     Attributes:
-        camera, clothes: a label, or -1 for all. first: "all", or whether the rank-1 answer is "right" or "wrong".
+        camera, clothes: as the data set names them, or "" for all.
+        first: "all", or whether the rank-1 answer is "right" or "wrong".
         ap: lowest and highest average precision. contains: text in the image's path, in any case.
         order: one of ORDERS. "typical first" begins with queries that have a match in the first ten, by the distance of
             their average precision from the median of those.
     """
 
-    camera: int = -1
-    clothes: int = -1
+    camera: str = ""
+    clothes: str = ""
     first: str = ALL
     ap: tuple[float, float] = (0.0, 1.0)
     contains: str = ""
@@ -139,10 +140,11 @@ class Answer:
         return f": AP {ap}, first match at rank {rank}"
 
     def top(self, count: int = 10, before: Answer | None = None) -> pd.DataFrame:
-        """The first images: ``rank, row, path, person, camera, clothes, similarity, right``, ``changed`` (clothes),
-        and ``was``, the rank in another ranking (0: none)."""
+        """The first answers: ``rank, row, path, person, camera, clothes, person_label, similarity, right``, ``changed``
+        (clothes), and ``was``, each one's rank in another answer (0: none)."""
         rows = self.rows[:count]
-        found = self.gallery.iloc[rows][["path", "person", "camera", "clothes"]].reset_index(drop=True)
+        columns = ["path", "person", "camera", "clothes", "person_label"]
+        found = self.gallery.iloc[rows][columns].reset_index(drop=True)
         right = (found["person"] == self.query["person"]) & (self.query["person"] != UNKNOWN)
         known = right & (found["clothes"] != UNKNOWN) & (self.query["clothes"] != UNKNOWN)
         changed = np.where(known, np.where(found["clothes"] == self.query["clothes"], "same", "changed"), "")
