@@ -35,7 +35,7 @@ TRAITS: dict[str, dict[str, Any]] = {  # the kinds of variants, and what one may
     "vss": {"vit": True, "branch": "resnet", "tokens": False},  # (widths, generator) -> module: Branches -> f (B, D)
     "hsf": {},  # (HsfBatch) -> dict of named scalars
     "tower": {},  # (checkpoint, size) -> module in place of the ResNet, or a ClipTower
-    "benchmark": {},  # (root, name) -> datasets.Benchmark
+    "benchmark": {"folder": None},  # (root, name) -> datasets.Benchmark; the release's folder, by default its name
     "protocol": {"benchmarks": None},  # a datasets.Protocol; of all benchmarks, or of those named
     "descriptor": {},  # (Embeddings) -> features (B, width)
 }
