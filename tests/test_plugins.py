@@ -18,7 +18,7 @@ import trees
 from small_runs import small, told
 from test_runs import write_notebook
 
-from csgn_lib import datasets, figures, models, registry, retrieval, runs, training
+from csgn_lib import datasets, figures, models, registry, retrieval, runs, synthetic, training
 from csgn_lib import plugins as plugin_files
 from csgn_lib.__main__ import main
 from csgn_lib.config import Experiment, plugin_digests, with_plugins
@@ -214,6 +214,22 @@ def test_a_plugin_may_be_an_installed_package(tmp_path, monkeypatch):
     assert experiment.plugins == {"idea": plugin_files.content_digest(package)}
     plugin_files.keep_copies(experiment.loaded, tmp_path / "run")
     assert (tmp_path / "run" / "plugins" / "idea" / "inner.py").exists()
+
+
+def test_a_benchmarks_reader_has_parameters_and_a_folder_of_its_own(tmp_path, tiny_root, monkeypatch):
+    text = (
+        "from dataclasses import replace\nfrom csgn_lib.datasets import ltcc\n"
+        "@registry.register('benchmark', 'first', folder='First_People')\n"
+        "def read(root, name, *, first_people: Annotated[int, Field(ge=1, description='people')] = 2):\n"
+        "    found = ltcc.read(root, name)\n"
+        "    return replace(found, train=found.train[found.train.person < first_people])\n"
+    )
+    values = dict(plugin=write(tmp_path, text), benchmark="first")
+    found = synthetic.benchmark_for(small(**values, first_people=3, root=str(tiny_root)))
+    assert found.name == "first" and found.train.person.nunique() == 3
+    monkeypatch.setenv("CSGN_DATA", str(tmp_path))
+    (tmp_path / "First_People").symlink_to(Path(tiny_root).resolve())
+    assert datasets.load("first").train.person.nunique() == 2
 
 
 # ---------------------------------------------------------------- what is wrong is named

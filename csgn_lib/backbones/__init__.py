@@ -18,9 +18,3 @@ from csgn_lib.backbones.clip import (
     vit_features,
 )
 from csgn_lib.backbones.resnet import RESNET_FILES, ResNetFeatures, ResNetTower, load_resnet
-
-__all__ = [
-    "CLIP_FILES", "EMBEDDED", "RESNET_FILES", "TOWERS", "ClipTower", "CompactTokenizer", "Misfit", "ResNetFeatures",
-    "ResNetTower", "VitFeatures", "attention_weights", "fill", "last_norm", "load_clip", "load_resnet", "sha256",
-    "tiny_words", "vit_features", "vit_grid", "vit_layers",
-]  # fmt: skip

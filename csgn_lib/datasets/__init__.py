@@ -51,22 +51,6 @@ NAMES: tuple[str, ...] = registry.names("benchmark")
 for _name in dict.fromkeys([*PROTOCOLS, *(name for known in BENCHMARK_PROTOCOLS.values() for name in known)]):
     registry.built_in("protocol", _name, PROTOCOLS.get(_name), "of the benchmarks that name it")
 
-__all__ = [
-    "BENCHMARK_PROTOCOLS",
-    "NAMES",
-    "PROTOCOLS",
-    "Benchmark",
-    "Omission",
-    "Problem",
-    "Protocol",
-    "Report",
-    "ccvid",
-    "load",
-    "portrait",
-    "protocol",
-    "readiness",
-]
-
 
 def load(
     name: str, root: str | Path | None = None, parameters: Experiment | Mapping[str, Any] = MappingProxyType({})

@@ -33,8 +33,8 @@ class Look:
     """A change to a query.
 
     Attributes:
-        vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported); or the
-            name of a plugin's descriptor.
+        vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported); or
+            the name of a plugin's descriptor.
         picture: as it is, gray, or mirrored (a control: neither person nor colours change).
         hue: rotation in degrees, -180 to 180.
         text: used alone (gallery ranked by its cosine to the text), or its direction added to or subtracted from f of
