@@ -1,4 +1,4 @@
-"""Files on disk: input errors, atomic writes, JSON, and a run's folder.
+"""Files on disk: input errors, atomic writes, JSON, digests, and a run's folder; processes and cores.
 
 Every other package may import this one; it imports none of them. Writes are atomic: a temporary file beside the target
 is moved into place with ``os.replace``, so that a reader sees the old file or the new one.
@@ -6,6 +6,7 @@ is moved into place with ``os.replace``, so that a reader sees the old file or t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -125,6 +126,24 @@ def read_record(path: str | Path, cure: str = "remove it and run again") -> dict
     if not isinstance(record, dict):
         raise InputError(f"{path} holds {str(record)[:40]!r} in place of a JSON object; {cure}")
     return record
+
+
+def sha256(file: Path | None) -> str | None:
+    """SHA-256 of a file's content, 64 hexadecimal digits; None for no file."""
+    if file is None:
+        return None
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def cores() -> int:
+    """CPU cores this process may use: its affinity, cut to the container's quota (at least 1)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # cgroup 2: "<microseconds> <period>", or "max <period>"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
 
 
 def process_start(pid: object) -> float | None:

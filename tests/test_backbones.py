@@ -773,7 +773,6 @@ def test_a_download_is_announced_before_it_starts_and_its_file_is_known(square, 
         f"{tmp_path / 'hub'}\n"
     ]
     assert tower.checkpoint == file and tower.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
-    assert backbones.sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(file))
     load_clip(square, "web", (32, 32))
     assert said[1] == "" and not offline  # kept already

@@ -7,7 +7,7 @@ into for maps, unchanged.
 """
 
 from csgn_lib.backbones.attention import attention_weights, last_norm, vit_grid, vit_layers
-from csgn_lib.backbones.checkpoints import EMBEDDED, TOWERS, Misfit, fill, sha256
+from csgn_lib.backbones.checkpoints import EMBEDDED, TOWERS, Misfit, fill
 from csgn_lib.backbones.clip import (
     CLIP_FILES,
     ClipTower,

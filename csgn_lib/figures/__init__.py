@@ -4,7 +4,6 @@ Nothing here computes a score or imports torch.
 """
 
 from csgn_lib.figures.attention import TILT, ExplainedPair, attention_heads, attention_pairs, attention_shares
-from csgn_lib.figures.errors import error_rates
 from csgn_lib.figures.forest import dots, forest, tradeoff
 from csgn_lib.figures.latex import ALPHA, latex_float, latex_table, macro_name, number_macros
 from csgn_lib.figures.maps import LabelMap, evenly_spaced, label_maps, picture_map

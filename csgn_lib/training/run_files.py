@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from csgn_lib import plugins
-from csgn_lib.backbones import sha256
 from csgn_lib.batches import Batch
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.mdg import TextFeatures
-from csgn_lib.records import BACK, InputError, Run, read_json, write_json, write_text
+from csgn_lib.records import BACK, InputError, Run, read_json, sha256, write_json, write_text
 from csgn_lib.training.encoders import without_data
 from csgn_lib.training.stage2 import stage2_terms
 from csgn_lib.training.steps import Stage2Targets
