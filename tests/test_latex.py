@@ -79,7 +79,6 @@ def test_a_table_of_results_tells_what_each_protocol_is():
     table = figures.results_table(frame.assign(counted=4), described)
     assert table.text.endswith("\n\ncross_clothes: queries <in> other clothes")
     assert "<caption>cross-clothes: queries &lt;in&gt; other clothes</caption>" in table.html
-    assert table.latex.startswith("% cross_clothes: queries <in> other clothes\n")
 
 
 def test_what_is_no_table_is_refused_and_nothing_written(tmp_path):
