@@ -20,6 +20,7 @@ def hsf_loss(
     batch = hsf.HsfBatch(f, text_rgb, text_gray, targets, similarity, colour_basis)
     return registry.form("hsf", variant, defaults | values)(batch)
 
+
 FORMS = [variant for variant in registry.names("hsf") if variant != "none"]
 
 
