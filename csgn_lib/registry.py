@@ -111,6 +111,7 @@ class Form:
 
     @property
     def name(self) -> str:
+        """The variant's name."""
         return self.entry.name
 
     def trait(self, name: str) -> Any:

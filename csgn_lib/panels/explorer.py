@@ -63,6 +63,7 @@ class Explorer:
 
     @property
     def names(self) -> list[str]:
+        """The models' names, in the order given."""
         return list(self._given)
 
     def source(self, name: str) -> Source:
@@ -75,11 +76,13 @@ class Explorer:
         return self._opened[name]
 
     def thumbnails(self, name: str) -> Thumbnails:
+        """Small images of a model's benchmark, faces blocked where its owners ask for it."""
         data = self.source(name).benchmark
         wanted = data.root, data.hide_faces
         return self._thumbnails.setdefault(wanted, Thumbnails(*wanted))
 
     def protocols(self, name: str) -> tuple[str, ...]:
+        """The protocols of a model's benchmark, the headline first."""
         return self.source(name).benchmark.protocols
 
     def scored(self, name: str, protocol: str) -> pd.DataFrame:

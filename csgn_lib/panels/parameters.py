@@ -15,7 +15,7 @@ from typing import Any
 import ipywidgets
 from pydantic import ValidationError
 
-from csgn_lib import datasets, runs
+from csgn_lib import registry, runs
 from csgn_lib.config import METHODS, PRESETS, Experiment, with_plugins
 from csgn_lib.panels import background
 from csgn_lib.panels.views import alert, table_html
@@ -123,7 +123,7 @@ class Alike:
 def widget_for(field: Field, alike: Alike, layout: ipywidgets.Layout) -> ipywidgets.ValueWidget:
     """A dropdown for choices and nullable flags, a checkbox, a slider between two bounds, a number box, or a text."""
     if field.name == "benchmark":
-        return alike(ipywidgets.Combobox, options=[*datasets.NAMES, "csv"], layout=layout)
+        return alike(ipywidgets.Combobox, options=[*registry.entries("benchmark")], layout=layout)
     if field.kind == "choice" or (field.kind == "flag" and field.nullable):
         values = field.choices or (True, False)
         options = [(_shown(value), value) for value in (None,) * field.nullable + tuple(values)]
