@@ -180,6 +180,19 @@ class Protocol:
         return match & ~dropped & is_query & is_ranked, (match & dropped) | ~np.broadcast_to(is_ranked, match.shape)
 
 
+def same_person(people: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All pairs of one known person, without a Q x G matrix: positions (n,) in ``people`` (Q,) and ``others`` (G,).
+
+    Ascending by the first, then the second.
+    """
+    order = np.argsort(others, kind="stable")
+    first, last = (np.searchsorted(others[order], people, side) for side in ("left", "right"))
+    counts = np.where(people == UNKNOWN, 0, last - first)
+    rows = np.repeat(np.arange(len(people)), counts)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rows, order[first[rows] + within]
+
+
 def _matching(frame: pd.DataFrame, where: Where) -> NDArray[np.bool_]:
     keep = np.ones(len(frame), dtype=bool)
     for column, values in where:
