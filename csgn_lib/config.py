@@ -7,7 +7,6 @@ hyper-parameters are not public.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -21,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from csgn_lib import plugins as plugin_files
 from csgn_lib import registry
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, did_you_mean
 from csgn_lib.registry import Form, Plugin
 
 FORMS = ("mdg", "vss", "hsf")  # parameters whose values are names of the registry
@@ -326,9 +325,7 @@ def _written(value: object) -> str:
 
 
 def _nearest(name: object, names: Any) -> str:
-    begun = [one for one in names if name and one.startswith(str(name))]  # prcc: prcc-paper
-    close = difflib.get_close_matches(str(name), list(names), n=1) or begun
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" ({cure})" if (cure := did_you_mean(name, names)) else ""
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ is moved into place with ``os.replace``, so that a reader sees the old file or t
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,13 @@ class InputError(ValueError):
 
 class DiskError(InputError, OSError):
     """A file cannot be written. The message names the file, and a cure."""
+
+
+def did_you_mean(name: object, names: Iterable[str], otherwise: str = "") -> str:
+    """The cure for an unknown name: ``did you mean 'near'?``; ``otherwise``, such as a list, if none is near."""
+    known, name = list(names), str(name)
+    close = difflib.get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 @contextmanager

@@ -38,7 +38,6 @@ Where each row is its own tracklet already, that changes nothing.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csgn_lib import registry
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, did_you_mean
 
 Term = tuple[str, Literal["same", "different"]]
 Rule = tuple[Term, ...]
@@ -366,5 +365,5 @@ def _on(benchmark: str | None) -> str:
 
 def nearest(name: object, names: Sequence[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, and all of them."""
-    close = difflib.get_close_matches(str(name), list(names), n=1)
-    return (f" (did you mean {close[0]!r}?)" if close else "") + f"; one of {', '.join(names)}"
+    cure = did_you_mean(name, names)
+    return (f" ({cure})" if cure else "") + f"; one of {', '.join(names)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pandas as pd
 
 from csgn_lib.config import RECORDED, plugin_digests
-from csgn_lib.records import InputError, Run, home, read_record, stops_on_sigterm, write_json, writing
+from csgn_lib.records import InputError, Run, did_you_mean, home, read_record, stops_on_sigterm, write_json, writing
 from csgn_lib.runs import processes
 from csgn_lib.runs.machine import core_digest, environment, file_digest
 from csgn_lib.runs.notebooks import cells
@@ -76,8 +75,7 @@ def open_run(name: str | Path) -> Run:
     if folder.is_dir() and str(name):
         return Run(folder)
     names = [path.name for path in runs_folder().glob("*") if path.is_dir()]
-    close = difflib.get_close_matches(Path(name).name, names, n=1)
-    cure = f"did you mean {close[0]!r}?" if close else "`csgn status` lists the runs"
+    cure = did_you_mean(Path(name).name, names, "`csgn status` lists the runs")
     raise InputError(f"{str(name)!r} is not a run's folder, nor a run's name in {runs_folder()}; {cure}")
 
 
