@@ -190,12 +190,12 @@ class Experiment(BaseModel):
     def table(self) -> str:
         """One aligned line per parameter; a star and the preset's value where the two differ."""
         changed, base = self.difference(), self._preset()
-        texts = {name: _written(value) for name, value in self}
+        texts = {name: written(value) for name, value in self}
         wide = max(map(len, texts)), max((len(texts[name]) for name in changed), default=0)
         lines = []
         for name, text in texts.items():
             if name in changed:
-                text = f"{text:{wide[1]}s}   {self.preset}: {_written(getattr(base, name))}"
+                text = f"{text:{wide[1]}s}   {self.preset}: {written(getattr(base, name))}"
             lines.append(f"{'*' if name in changed else ' '} {name:{wide[0]}s}  {text}")
         return "\n".join(lines)
 
@@ -319,8 +319,10 @@ def preset_values(preset: object) -> dict[str, Any]:
     return PRESETS[setting] | METHODS.get(method, {})
 
 
-def _written(value: object) -> str:
-    """As ``--set name=value`` takes it."""
+def written(value: object) -> str:
+    """A parameter's value as ``--set name=value`` takes it."""
+    if isinstance(value, tuple):
+        return str(list(value))
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
