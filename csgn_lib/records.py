@@ -27,6 +27,7 @@ import psutil
 # fields of a metrics.jsonl record that are not loss terms
 BOOKS = frozenset({"stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "waiting", "memory_mib"})
 BACK = "bring the file back, or remove the folder"  # where no other file has this information
+TRAINING = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")  # what a training leaves
 STATES = ("queued", "running", "done", "failed", "died", "timed_out", "interrupted")
 
 
@@ -207,6 +208,11 @@ class Run:
             copies = {name: self.path("plugins", str(name)) for name in named}
             config["plugin"] = [str(copy) if copy.exists() else name for name, copy in copies.items()]
         return config
+
+    @property
+    def trained(self) -> bool:
+        """Whether a training has begun in the folder: one of the files that only training writes is there."""
+        return any(self.path(name).exists() for name in TRAINING)
 
     @property
     def results(self) -> dict[str, Any]:

@@ -32,7 +32,6 @@ except ImportError:  # Windows: the heartbeat alone tells which processes run
 
 HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
-_TRAINING = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")  # what a training leaves
 _COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first columns of the table of runs
 FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # tell a notebook its run
 _live: Path | None = None  # the folder of this process's live notebook, once it has called `current`
@@ -208,7 +207,7 @@ def refuse_other_core(run: Run) -> None:
     Continued, it would mix two versions; taken as finished, it would be recorded as the result of code that did not
     make it.
     """
-    if not any(run.path(name).exists() for name in _TRAINING) or not run.path("environment.json").exists():
+    if not run.trained or not run.path("environment.json").exists():
         return
     before, now = read_record(run.path("environment.json")).get("core"), core_digest()
     if before != now:

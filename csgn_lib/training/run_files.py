@@ -25,7 +25,6 @@ from csgn_lib.training.steps import Stage2Targets
 from csgn_lib.vss import Embeddings, Heads
 
 NOT_COMPARED = ("plugin", "tracker")  # parameters: plugins are compared by content, a tracker decides nothing
-BEGUN = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")
 OTHER = "name another folder, or remove this one"
 
 
@@ -35,7 +34,7 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
     Test data may differ: an image that was mended or left out after the training does not change the model. Identities
     are stored by number, which other training data may give to other people.
     """
-    if not any(run.path(name).exists() for name in BEGUN):
+    if not run.trained:
         return
     if not run.path("config.json").exists():  # it was written first
         raise InputError(f"{run.dir} has no config.json, which alone says what its states were trained with; {BACK}")
