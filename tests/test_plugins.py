@@ -194,6 +194,7 @@ def test_the_registry_is_the_one_list_of_variants():
             assert callable(entry.code) and entry.meaning, (kind, name)
             assert set(entry.parameters) <= set(Experiment.model_fields)
     assert tuple(registry.entries("benchmark", ())) == datasets.NAMES
+    assert registry.names("descriptor") == (retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY)
     extended = with_plugins(str(PLUGINS / "forms.py"))
     assert extended.model_fields["hsf"].annotation.__args__ == (*registry.names("hsf"), "strict")
     with pytest.raises(InputError, match="parameter hsf = 'strict'"):
@@ -252,6 +253,8 @@ WRONG = {
     "plugin mine.py exists already; remove its Field to read it, or rename it",
     2 * "@registry.register('hsf', 'x')\ndef x(batch):\n    return {}\n": "registers hsf 'x' twice",
     "registry.register('hsf', 'convex', print)": "registers hsf 'convex', which is built in; give it another name",
+    "registry.register('descriptor', 'plain', print)": "registers descriptor 'plain', which is built in",
+    "registry.register('protocol', 'general', print)": "registers protocol 'general', which is built in",
     "registry.register('benchmark', 'prcc', print)": "registers benchmark 'prcc', which is built in",
     "registry.register('loss', 'x', print)": "registers a 'loss'; the kinds are: stage2_term, mdg, vss",
     "registry.register('vss', 'x', print, token=True)": "vss 'x' has no trait 'token'; its traits: vit, branch, tokens",
