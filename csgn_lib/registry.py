@@ -166,7 +166,7 @@ def register(kind: str, name: str, implementation: Any = None, *, meaning: str =
             f"register({kind!r}, {name!r}) outside of a plugin; put it into a file and name that as plugin"
         )
     _add(plugin.entries, kind, name, implementation, meaning, traits, plugin.name)
-    if (kind, name) in _BUILT_IN:
+    if name in entries(kind, ()):
         raise InputError(f"plugin {plugin.name} registers {kind} {name!r}, which is built in; give it another name")
     return None
 
