@@ -38,22 +38,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'csgn_lib.retrieval' has no attribute {name!r}")
 
 
-__all__ = [
-    *(name for names in _MODELS.values() for name in names),
-    "Neighbours",
-    "Rankings",
-    "Scores",
-    "Verification",
-    "approximate_index",
-    "evaluate",
-    "evaluate_all",
-    "evaluate_all_distances",
-    "evaluate_distances",
-    "expand_queries",
-    "rerank",
-    "rerank_blocks",
-    "search",
-    "search_index",
-    "suggested_threshold",
-    "verify",
-]
+__all__ = [name for names in _MODELS.values() for name in names]  # and what is imported above

@@ -41,12 +41,12 @@ def public_names(package: str) -> list[tuple[str, str]]:
     """Each public name of a package, and the path of its definition.
 
     Public are the names without an underscore that a module defines; of a package those that its ``__init__`` defines
-    or takes from the library (``__all__`` where names are looked up late), or else those of its modules.
+    or takes from the library and, in ``__all__``, those that it looks up late; or else those of its modules.
     """
     imported = importlib.import_module(f"csgn_lib.{package}")
     module = _library()[package]
-    if module.is_init_module and (listed := getattr(imported, "__all__", None) or _taken(module)):
-        return [(name, _definition(module, name)) for name in listed]
+    if module.is_init_module and (listed := {*_taken(module), *getattr(imported, "__all__", ())}):
+        return [(name, _definition(module, name)) for name in sorted(listed)]
     if module.is_init_module:
         children = sorted(name for name, child in module.modules.items() if not name.startswith("_"))
         return [(f"{child}.{name}", path) for child in children for name, path in public_names(f"{package}.{child}")]
