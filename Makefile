@@ -11,7 +11,7 @@ INSTALL = { mkdir -p build && $(RUN) -m pip install -e ".[$(1)]" >$(LOG) 2>&1 ||
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train clean
+.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train bench-gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -50,10 +50,10 @@ first-result: demo  ## run the demo and keep its table and pictures in reports/f
 	@cp reports/demo/results.csv reports/demo/table.txt reports/first-result/
 	@for f in people strip-worst; do cp "$$(ls -t reports/runs/*/figures/$$f.png | head -1)" reports/first-result/; done
 
-seeds: $(STAMP)  ## the demo's rows with five seeds in five worlds: about 40 minutes on 2 cores; writes reports/seeds
+seeds: $(STAMP)  ## the methods with five seeds in five worlds; writes reports/seeds (times: docs/reproduction.md)
 	@$(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/seeds/grid.yaml -p out reports/seeds --keep-answer "make seeds"
 
-# A folder of reports/ablation holds a sweep's grid: 40_ablation_sweep runs it, 41_ablation_tables reads its records there.
+# Each folder of reports/ablation contains a sweep's grid; 40_ablation_sweep runs it, 41_ablation_tables reads its records.
 TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p grid reports/ablation/$(1) -p out reports/ablation/$(2) \
 	  -p baseline '$(3)' -p descriptors '$(or $(4),$(ALL))'
 SWEEP = $(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/ablation/$(1)/grid.yaml -p out reports/ablation/$(1) && \
@@ -61,15 +61,15 @@ SWEEP = $(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/ablation/$(1)/g
 ALL := ["plain", "clothing out", "person only"]
 , := ,
 
-ablation: ablation-clips $(STAMP)  ## contribution of each part, and controls: two hours on 2 cores, resumable; writes reports/ablation
+ablation: ablation-clips $(STAMP)  ## contribution of each part, and controls; resumable; writes reports/ablation
 	@$(call SWEEP,main,identity + triplet)
 	@$(call SWEEP,controls,CSGN)
 
-ablation-variants: $(STAMP)  ## other forms of each part, three runs each: 90 minutes on 2 cores, resumable
+ablation-variants: $(STAMP)  ## other variants of each part, three runs each; resumable
 	@$(call SWEEP,variants,CSGN)
 	@$(call TABLES,variants,variants/over-words,CSGN$(,) clothing out,["clothing out"])
 
-ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, with each of the two small CLIPs: an hour on 2 cores
+ablation-clips: $(STAMP)  ## three methods, three seeds in three worlds, with each of the two small CLIPs; resumable
 	@$(call SWEEP,clips/first,identity + triplet)
 	@$(call SWEEP,clips/second,identity + triplet)
 	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) && \
@@ -78,7 +78,7 @@ ablation-clips: $(STAMP)  ## three rows, three seeds in each of three worlds, wi
 # Analysis of three trained models in one world: figures, their data and the notebooks' answers.
 INSIDE := {"identity + triplet": "reports/runs/inside-identity-triplet", "CLIP-ReID": "reports/runs/inside-clip-reid", "CSGN": "reports/runs/inside-csgn"}
 LOOK = $(RUN) -m csgn_lib run $(1) $(2) --run-dir reports/runs/inside-$(1)
-inside: $(STAMP)  ## analyse three models with notebooks 10, 30, 31 and 32: about 10 minutes on 2 cores; writes reports/inside
+inside: $(STAMP)  ## analyse three models with notebooks 10, 30, 31 and 32; writes reports/inside
 	@for m in identity-triplet clip-reid csgn; do $(RUN) -m csgn_lib train --preset demo+$$m --run-dir reports/runs/inside-$$m || exit 1; done
 	@$(call LOOK,10_colour_bias,-p run_dir reports/runs/inside-csgn)
 	@$(call LOOK,30_embedding_map,-p runs '$(INSIDE)')
@@ -86,12 +86,12 @@ inside: $(STAMP)  ## analyse three models with notebooks 10, 30, 31 and 32: abou
 	@$(call LOOK,32_attention,-p runs '$(INSIDE)')
 	@$(RUN) -m csgn_lib.runs reports/inside reports/runs/inside-[0-9]*
 
-answers: $(STAMP)  ## run every notebook and write its answer into its first cell: about 8 minutes on 2 cores
+answers: $(STAMP)  ## run every notebook and write its answer into its first cell
 	@for n in 00_first_result 01_dataset_integrity 02_dataset_portrait 10_colour_bias 11_stage1_prompts 12_train \
 	  20_evaluate 21_search 22_failures 30_embedding_map 31_clothes_leakage 32_attention 41_ablation_tables \
 	  50_explore 51_training 90_paper_figures; do $(RUN) -m csgn_lib run $$n --keep-answer "csgn run $$n" || exit 1; done
 
-# Neither date nor identifier in the PDF: the same records and the same LaTeX give the same bytes.
+# The PDF contains no date and no identifier, so the same records and LaTeX version give an identical file.
 paper: $(STAMP)  ## make the figures, tables and numbers of reports/paper/paper.tex; its PDF if LaTeX is installed
 	@$(RUN) -m csgn_lib run 90_paper_figures -p out reports/paper
 	@mkdir -p reports/cache/paper
@@ -115,7 +115,7 @@ docs: $(STAMP)  ## build the documentation site: build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && \
 	  echo "build/site/index.html (with search: python3 -m http.server --directory build/site)"
 
-tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair): about 40 minutes on 2 cores
+tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair)
 	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(RUN) -m torch.distributed.run --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
 
 bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
@@ -124,11 +124,14 @@ bench-retrieval: $(STAMP)  ## time the evaluation on large galleries
 bench-train: $(STAMP)  ## time a training step at full size; CLIP_REID=/path/to/CLIP-ReID compares with its code
 	@$(RUN) -m benchmarks.training $(WITH)
 
+bench-gpu: $(STAMP)  ## everything that one GPU has to tell, in ten minutes, resumable; WITH=--rehearse tries it on a CPU
+	@$(RUN) -m benchmarks.training_gpu $(WITH)
+
 clean:  ## remove .venv and caches; data and reports stay
 	rm -rf $(VENV) .ruff_cache .hypothesis *.egg-info build reports/cache
 	find csgn_lib benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
-# An environment that has all it needs is reused without the network (--no-index); else pip fetches.
+# A complete environment is reused without the network (--no-index); otherwise pip downloads packages.
 $(STAMP): pyproject.toml
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
 	  test -n "$(PYTHON)" || { echo "csgn: Python 3.11 or newer was not found; install it, or: make PYTHON=/path/to/python" >&2; exit 1; }; \

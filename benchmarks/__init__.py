@@ -1,4 +1,4 @@
-"""Speed benchmarks, and adapters that time peers' code beside ours. Not part of the library.
+"""Speed benchmarks, and adapters that time the code of other projects. Not part of the library.
 
-``python -m benchmarks.retrieval`` and ``python -m benchmarks.training``, or ``make bench-retrieval bench-train``.
+``make bench-retrieval``, ``bench-train``, ``bench-gpu`` and ``bench-world`` run them.
 """

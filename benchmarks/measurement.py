@@ -1,7 +1,7 @@
-"""How benchmarks measure and what they leave: times in turns, peaks of memory, one table; and peers beside ours.
+"""Measurement for the benchmarks: interleaved times, peak memory, the table of results, and other projects' code.
 
-No peer's code is here: whoever runs a benchmark fetches it and gives its path in an environment variable. It is
-loaded file by file, without installing its project.
+Code of other projects is not included. Clone it and set its path in an environment variable. It is loaded file by file,
+without installing the project.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PEERS = {
     "fast-reid": "FAST_REID",
     "FIRe": "FIRE_CCREID",
 }
-PAUSE = 0.3  # seconds between runs: a BLAS keeps its threads spinning for a while after a product
+PAUSE = 0.3  # seconds between runs: BLAS threads stay busy for a while after a product
 STATUS = Path("/proc/self/status")
 
 
@@ -44,9 +44,9 @@ class Row:
 
     Attributes:
         what: what was measured.
-        value: the number; None if it could not be measured here.
-        unit: of the number; ``x`` for a ratio.
-        target: the most, or with ``at_least`` the least, that it may be; None where there is no target.
+        value: the number; None if it could not be measured on this machine.
+        unit: unit of the number; ``x`` for a ratio.
+        target: the maximum, or with ``at_least`` the minimum; None without a target.
     """
 
     what: str
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """None where there is no target, or nothing was measured."""
+        """Whether the target is met; None without a target or a measurement."""
         if self.target is None or self.value is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
@@ -80,7 +80,7 @@ def _number(value: float, unit: str) -> str:
 
 
 def write(folder: Path, rows: Sequence[Row], title: str, command: str, devices: Sequence[str] = ()) -> None:
-    """Write ``bench.csv`` and ``bench.md`` into ``folder``, each whole or not at all; ``devices`` beside the CPU."""
+    """Write ``bench.csv`` and ``bench.md`` into ``folder``, each atomically; ``devices``: hardware besides the CPU."""
     with atomic_path(folder / "bench.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["what", "value", "unit", "target", "at_least", "met"])
@@ -102,12 +102,12 @@ def machine() -> list[str]:
     return [
         f"{cpu_model()}, {cores()} cores{load}; Python {platform.python_version()}, "
         f"NumPy {np.__version__}, {', '.join(blas)}.",
-        "A time is a median of several, measured in turns with what it is compared with; x is a ratio of two.",
+        "A time is the median of several measurements, interleaved with what it is compared with; x is a ratio of two.",
     ]
 
 
 def in_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds of each, measured in turns, and each one's last result."""
+    """Median seconds of each function, measured interleaved, and the last result of each."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     results = {}
     for _ in range(rounds):
@@ -121,7 +121,7 @@ def in_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str,
 
 @dataclass
 class Peak:
-    """The most memory, in bytes, that a block of code added; None where the system does not tell."""
+    """Peak memory in bytes that a block of code added; None where the system does not report it."""
 
     size: float | None = None
 
@@ -138,22 +138,21 @@ def peak() -> Iterator[Peak]:
         yield result
         return
     _give_back()
-    Path("/proc/self/clear_refs").write_text("5")  # the mark starts again from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the memory that is resident now
     before = resident("VmRSS")
     yield result
     result.size = 1024 * (resident("VmHWM") - before)
 
 
 def _give_back() -> None:
-    """Hand freed memory that the C library still keeps back to the system: a block that is served from it would
-    seem to need none."""
+    """Return freed memory to the system, so that a block that reuses it does not seem to need none."""
     with contextlib.suppress(AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the peers' bars, prints and warnings."""
+    """Suppress progress bars, prints and warnings of other projects' code."""
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
@@ -164,19 +163,19 @@ def quiet() -> Iterator[None]:
 
 
 def missing(peers: Sequence[str] = tuple(PEERS)) -> list[str]:
-    """A line for each of the peers that no path is given for."""
+    """A line for each project whose path is not set."""
     return [f"{name}: skipped, {PEERS[name]} is not set" for name in peers if not peer_root(name)]
 
 
 def peer_root(name: str) -> Path | None:
-    """The folder of a peer's code, if its variable is set."""
+    """The folder of a project's code; None if its variable is not set."""
     path = os.environ.get(PEERS[name])
     return Path(path).expanduser() if path else None
 
 
 def load_peer(name: str, folder: str, module: str) -> ModuleType:
-    """Import a peer's ``folder/module.py`` as part of a package of its own, so that neither its neighbours'
-    ``__init__`` nor its project's imports run; absolute imports of the project still resolve."""
+    """Import ``folder/module.py`` of another project as part of a separate package, so that neither the ``__init__`` of
+    its folder nor the project's imports run. Absolute imports of the project still resolve."""
     root = peer_root(name)
     package = ModuleType(f"peer_{PEERS[name].lower()}_{folder.replace('/', '_')}")
     package.__path__ = [str(root / folder)]

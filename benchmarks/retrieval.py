@@ -1,10 +1,9 @@
-"""How fast, how large and how exact: ``python -m benchmarks.retrieval`` (= ``make bench-retrieval``), some 15 minutes.
+"""Time, memory and exactness of the evaluation: ``python -m benchmarks.retrieval`` (= ``make bench-retrieval``).
 
-Every time is a ratio to something measured beside it, in turns, in the same run: the median of some
-rounds, so that a busy machine disturbs both alike. Peers are run, once, where a path to them is given in
-SIMPLE_CCREID, CLIP_REID, FAST_REID or FIRE_CCREID; else their row says that it was skipped.
-The whole run leaves ``bench.csv`` and ``bench.md`` in reports/retrieval; ``--quick`` leaves out LaST's size
-(minutes, 3 GiB) and writes nothing.
+Every time is compared with a reference that is measured in the same run, interleaved, as the median of several rounds,
+so that other load on the machine affects both alike. Code of other projects runs once if its path is set in
+SIMPLE_CCREID, CLIP_REID, FAST_REID or FIRE_CCREID; otherwise its row is marked as skipped. The run writes ``bench.csv``
+and ``bench.md`` to reports/retrieval; ``--quick`` omits the size of LaST (minutes, 3 GiB) and writes nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ COMMAND = "python -m benchmarks.retrieval"
 
 
 def main() -> None:
-    """Print the table, and write it if it is whole; end non-zero if a target was missed or a part broke."""
+    """Print the table, and write it if it is complete; non-zero exit status if a target was missed or a part failed."""
     parts: dict[str, Callable[[int], Iterator[Row]]] = {
         "distances": from_distances,
         "features": from_features,
@@ -62,8 +61,8 @@ def main() -> None:
         "last-verify": last_verified,
     }
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, in turns")
-    parser.add_argument("--quick", action="store_true", help="not at LaST's size; writes no report")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, interleaved")
+    parser.add_argument("--quick", action="store_true", help="without LaST's size; writes no report")
     parser.add_argument("--only", choices=list(parts), help="one part, in this process; writes no report")
     parser.add_argument("--rows", type=Path, help="with --only: a JSON file for its rows")
     options = parser.parse_args()
@@ -80,26 +79,24 @@ def main() -> None:
     rows = [row for name in wanted for row in in_fresh_memory(name, options.rounds)]
     if not options.quick:
         folder = home() / "reports" / "retrieval"
-        write(
-            folder, rows, "How fast, how large and how exact the evaluation is", f"{COMMAND} --rounds {options.rounds}"
-        )
+        write(folder, rows, "Time, memory and exactness of the evaluation", f"{COMMAND} --rounds {options.rounds}")
         print(f"written: {folder / 'bench.md'} and bench.csv")
     raise SystemExit(any(row.met is False for row in rows))
 
 
 def in_fresh_memory(part: str, rounds: int) -> list[Row]:
-    """Run one part in a process of its own. Ends the program if it breaks: a table with a hole is no table."""
+    """Run one part in a separate process. Exits if it fails, because the table would be incomplete."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder, "rows.json")
         command = [sys.executable, "-m", "benchmarks.retrieval", "--only", part, "--rounds", str(rounds)]
         subprocess.run([*command, "--rows", str(rows)], check=False)
         if not rows.exists():
-            raise SystemExit(f"{part} broke: nothing was written")
+            raise SystemExit(f"{part} failed; nothing was written")
         return [Row(**row) for row in read_json(rows)]
 
 
 def from_distances(rounds: int) -> Iterator[Row]:
-    """3,000 x 20,000 distances against np.argsort of them, and against the peers."""
+    """3,000 x 20,000 distances, compared with np.argsort and with other projects' code."""
     asked, ranked, query, gallery = world(3_000, 20_000, 1_000, 64, WEAK)
     distances = -(asked @ ranked.T)
     ours: dict[str, Callable[[], Any]] = {
@@ -129,9 +126,9 @@ def from_distances(rounds: int) -> Iterator[Row]:
 
 
 def from_features(rounds: int) -> Iterator[Row]:
-    """3,000 x 20,000 x 512: what a trained model gives, and what has learned little.
+    """3,000 x 20,000 x 512: features of a trained model and of one that has learned little.
 
-    With the latter some match of every query lies near the end, so nearly all of each row must be sorted.
+    In the second case a match of every query is ranked near the end, so nearly all of each row must be sorted.
     """
     yield from _from_features(rounds, (3_000, 20_000, 1_000, 512), TRAINED, (300, MB, "MB"))
     yield from _from_features(rounds, (3_000, 20_000, 1_000, 512), WEAK, None)
@@ -155,7 +152,7 @@ def search_a_million(rounds: int) -> Iterator[Row]:
 
 
 def searching(rounds: int, images: int, width: int) -> Iterator[Row]:
-    """Search times of a gallery, and how many of the 10 exact neighbours the approximate index finds."""
+    """Search times of a gallery, and the share of the 10 exact neighbours that the approximate index finds."""
     query, gallery, _, _ = world(100, images, images // 20, width, TRAINED)
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     runs: dict[str, Callable[[], Any]] = {"exact": lambda: search(query[:1], gallery, 10)}
@@ -173,7 +170,7 @@ def searching(rounds: int, images: int, width: int) -> Iterator[Row]:
 
 
 def last_verified(rounds: int) -> Iterator[Row]:
-    """Verification and open-set rates at LaST's size: minutes, so once."""
+    """Verification and open-set rates at LaST's size; takes minutes, so it runs once."""
     del rounds
     query_features, gallery_features, query, gallery = world(*LAST, TRAINED)
     start = time.perf_counter()
@@ -196,7 +193,7 @@ def _from_features(
 ) -> Iterator[Row]:
     """Scores from features against the bare float32 product of the same size.
 
-    ``most``: memory allowed, in units of so many bytes, and the unit's name; ``whole`` counts the features in.
+    ``most``: allowed memory, the unit in bytes and its name; ``whole`` includes the features.
     """
     asked, ranked, query, gallery = world(*size, noise)
     memory = []
@@ -224,7 +221,7 @@ def _from_features(
 
 
 def bare_product(left: NDArray[np.float32], right: NDArray[np.float32]) -> None:
-    """The product alone; in few pieces if it is larger than 2 GiB, so that it can be held at all."""
+    """The product alone; in blocks if it is larger than 2 GiB, so that it fits into memory."""
     rows = max(1, min(len(left), 2**31 // (4 * len(right))))
     out = np.empty((rows, len(right)), dtype=np.float32)
     for start in range(0, len(left), rows):
@@ -255,7 +252,7 @@ def reranking(rounds: int) -> Iterator[Row]:
 
 
 def last_reranked(rounds: int) -> Iterator[Row]:
-    """Re-ranking at LaST's size, scored as it streams: many minutes, so once."""
+    """Re-ranking at LaST's size, scored block by block; takes many minutes, so it runs once."""
     del rounds
     asked, ranked, query, gallery = world(*LAST, TRAINED)
     start = time.perf_counter()
@@ -285,7 +282,7 @@ def reading_an_index(rounds: int) -> Iterator[Row]:
 def world(
     queries: int, images: int, people: int, width: int, noise: float, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], pd.DataFrame, pd.DataFrame]:
-    """Features around a centre a person, ``noise`` away, and frames of 8 cameras and 3 outfits a person."""
+    """Features at distance ``noise`` from their person's centre; frames with 8 cameras and 3 outfits per person."""
     generator = np.random.default_rng(seed)
     centres = generator.standard_normal((people, width), dtype=np.float32)
     features, frames = [], []

@@ -1,4 +1,4 @@
-"""Other projects' scorers, run beside ours where whoever runs this has them."""
+"""Evaluation code of other projects, run for comparison if its path is set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Scorer = Callable[[NDArray[np.float32], pd.DataFrame, pd.DataFrame], Curve]
 
 
 def scorers() -> dict[str, tuple[str, Scorer]]:
-    """The peers that there are: name -> (our protocol, their function of distances (Q, G) and the two frames)."""
+    """The available projects: name -> (protocol, their function of distances (Q, G) and the two frames)."""
     found: dict[str, tuple[str, Scorer]] = {}
     if peer_root("Simple-CCReID"):
         simple = _load("Simple-CCReID", "tools", "eval_metrics")
@@ -43,7 +43,7 @@ def scorers() -> dict[str, tuple[str, Scorer]]:
 
 
 def reranker() -> Callable[..., Any] | None:
-    """CLIP-ReID's ``re_ranking(query tensor, gallery tensor, k1, k2, lambda)``, if it is there."""
+    """CLIP-ReID's ``re_ranking(query tensor, gallery tensor, k1, k2, lambda)``; None without its code."""
     return _load("CLIP-ReID", "utils", "reranking").re_ranking if peer_root("CLIP-ReID") else None
 
 
@@ -57,6 +57,6 @@ def _labels(query: pd.DataFrame, gallery: pd.DataFrame, *columns: str) -> list[N
 
 
 def _load(peer: str, folder: str, module: str) -> ModuleType:
-    if not hasattr(np, "in1d"):  # Simple-CCReID needs it; gone since NumPy 2.4
+    if not hasattr(np, "in1d"):  # Simple-CCReID needs it; removed in NumPy 2.4
         np.in1d = lambda a, b, invert=False: np.isin(a, b, invert=invert)  # type: ignore[attr-defined]
     return load_peer(peer, folder, module)

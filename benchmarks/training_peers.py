@@ -1,8 +1,9 @@
-"""CLIP-ReID's own training steps on this device, beside ours, where whoever runs this has its code.
+"""CLIP-ReID's own training steps on this device, if the path to its code is set.
 
-Its model, losses and optimiser settings are used as they are. What ties them to a GPU, to the network and to tkinter
-is replaced while they are loaded: ``cuda`` means this device, and CLIP's weights are random, which costs the same.
-On a GPU they run in float16 with a scaled loss, as its loops do; on a CPU, where its autocast is idle, in float32.
+Its model, losses and optimiser settings are used unchanged. Dependencies on a GPU, on the network and on tkinter are
+replaced while they are loaded: ``cuda`` means this device, and CLIP's weights are random, which takes the same time.
+On a GPU they run in float16 with a scaled loss, as in its loops; on a CPU, where its autocast has no effect, in
+float32.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def clip_reid_steps(
     """One training step of each of its stages on a batch, as functions; None without its code.
 
     Args:
-        images: (B, 3, 256, 128) float32, normalised, on the device; theirs come so from their loaders.
+        images: (B, 3, 256, 128) float32, normalised, on the device, as its loaders return them.
         person: (B,) int64.
         rates: learning rate by stage.
     """
@@ -74,7 +75,7 @@ def clip_reid_steps(
         scaler.update()
         loss.item()  # its meter's
 
-    for value in model.text_encoder.parameters():  # as its stage 1 has it: only the words learn
+    for value in model.text_encoder.parameters():  # as in its stage 1: only the prompt tokens are trained
         value.requires_grad_(False)
     return {STAGE1: stage1, STAGE2: stage2}
 
@@ -86,7 +87,7 @@ def _random_clip(name: str, rows: int, columns: int, stride: int) -> nn.Module:
 
 @contextmanager
 def _at_home(device: torch.device) -> Iterator[None]:
-    """``cuda`` means ``device``; ``turtle``, imported by a slip, need not exist."""
+    """``cuda`` means ``device``; ``turtle``, imported by mistake, need not exist."""
     to = nn.Module.to
 
     def here(module: nn.Module, *given: object, **named: object) -> nn.Module:

@@ -33,16 +33,16 @@ from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, wa
 PICTURES = 16
 
 
-def ours() -> Callable[[int], None]:
-    """A function that renders one person's pictures, named by a number."""
+def ours(device: str = "cpu") -> Callable[[int], None]:
+    """A function that renders one person's pictures, named by a number, on a device."""
     world = World(people=60)
     cameras, wardrobe = cameras_of(world), wardrobe_of(world, 0)
-    draw([entries_of(world, 29, wardrobe, [camera] * 2)[0].scene for camera in cameras])  # the places
+    draw([entries_of(world, 29, wardrobe, [camera] * 2)[0].scene for camera in cameras], device=device)  # the places
 
     def one(number: int) -> None:
         scenes = [entry.scene for entry in entries_of(world, number, wardrobe, cameras)]
         assert len(scenes) == PICTURES
-        for picture in draw(scenes, world.size):
+        for picture in draw(scenes, world.size, device):
             export._png(picture.image)
             export._mask_png(picture.mask)
 

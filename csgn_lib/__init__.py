@@ -14,7 +14,7 @@ Notation of the method files (``mdg``, ``vss``, ``hsf``, ``losses``, ``vocabular
     m          modality: r is RGB, g is grayscale         sg   stop-gradient
     U^m_y      learned tokens (M, E) of identity y        T    CLIP's text encoder
     t^m_y      text feature (D,) of identity y's prompt   v^m_i  image feature (D,) of the frozen CLIP
-    z11, z12   class token (V,) after the last but one and after the last block of the ViT
+    z11, z12   class token (V,) after the second to last and after the last block of the ViT
     zp         z12 projected into the joint space (D,)    c    pooled feature of the ResNet (R,)
     f          joint embedding (D,), steered              A    steering matrix (D, R), with its gate gamma
     Q_c, Q_p, Q_g   orthonormal bases (D, K) of the clothing, person and colour subspaces

@@ -34,10 +34,12 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="seconds")] = None,
     keep_answer: Annotated[
         str | None,
-        typer.Option(metavar="COMMAND", help="write its answer into the notebook's first cell, as made by COMMAND"),
+        typer.Option(
+            metavar="COMMAND", help="write the answer into the notebook's first cell, with COMMAND as its source"
+        ),
     ] = None,
 ) -> None:
-    """Run a notebook headless and repeat what it prints. The executed copy is saved in the run's folder."""
+    """Run a notebook headless and print its output. The executed copy is saved in the run's folder."""
     from csgn_lib import runs
 
     path = runs.find(notebook)
@@ -54,8 +56,12 @@ def train(
     preset: Annotated[str, typer.Option(help="the preset that provides all other parameters")] = "demo",
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeatable")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option()] = 0,
-    run_dir: Annotated[Path | None, typer.Option(help="the run's folder or name; the same one again resumes")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the parameters and the cost, and stop")] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="folder or name of the run; an unfinished run in it is resumed")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the parameters and the estimated cost, then exit")
+    ] = False,
     plugin: Annotated[
         list[str], typer.Option(metavar="FILE", help="a Python file or installed plugin; repeatable")
     ] = [],  # noqa: B006
@@ -82,7 +88,7 @@ def train(
     from csgn_lib import training  # imports torch, which takes seconds: after everything that can be refused
 
     training.refuse_another(Run(folder), experiment, benchmark)  # before the folder's own record is touched
-    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one prints, writes and scores
+    if os.environ.get("RANK", "0") != "0":  # of several processes, only the first one prints, writes and scores
         if not dry_run:
             training.fit(experiment, benchmark, folder, cache_dir=cache())
         return
@@ -106,16 +112,26 @@ def train(
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="notebook, rows, grid, seeds: see docs")],
-    workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: 1, or as GPUs allow")] = None,
+    grid: Annotated[
+        Path, typer.Argument(metavar="GRID.yaml", help="YAML file: notebook, rows, grid, seeds (docs/sweeps.md)")
+    ],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="cells that run at a time; default: 1, or as many as have GPUs")
+    ] = None,
     executor: Annotated[str, typer.Option(metavar="local|dask|submitit")] = "local",
     timeout: Annotated[float | None, typer.Option(help="seconds for each cell")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each cell; default: a fair share")] = None,
-    address: Annotated[str | None, typer.Option(help="of a dask scheduler; default: workers of its own")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each cell; default: the cores divided by the workers")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="address of a dask scheduler; default: start local workers")
+    ] = None,
     job: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="for submitit: slurm_partition=gpu, timeout_min=240")
+        list[str], typer.Option(metavar="NAME=VALUE", help="submitit option, such as slurm_partition=gpu; repeatable")
     ] = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list every cell; run nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="validate and list every cell, without running any")
+    ] = False,
 ) -> None:
     """Run a notebook for every cell of a grid, then print the rows' scores. Finished cells are skipped."""
     from csgn_lib import runs
@@ -144,12 +160,14 @@ def sweep(
         _print_scores(grid)
     typer.echo(found.attrs["report"])
     if wrong:
-        typer.echo(f"csgn: {wrong} of {len(found)} cells are not done; the report says why and what to do", err=True)
+        typer.echo(
+            f"csgn: {wrong} of {len(found)} cells are not done; the report lists their errors and commands", err=True
+        )
         raise typer.Exit(1)
 
 
 def _print_scores(grid: Path) -> None:
-    """Print the rows' scores and write the sweep's records; nothing where its notebook records no scores."""
+    """Print the scores and write the sweep's records; nothing if its notebook records no scores."""
     from csgn_lib import runs
 
     try:
@@ -166,7 +184,7 @@ def _print_scores(grid: Path) -> None:
 @app.command()
 def status(
     folder: Annotated[Path | None, typer.Option(help="default: reports/runs")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="again every 2 s, in a terminal, until Ctrl-C")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="in a terminal: refresh every 2 s until Ctrl-C")] = False,
 ) -> None:
     """List the runs: state, last epoch or cell, seconds, peak memory, error."""
     from csgn_lib import runs
@@ -175,7 +193,7 @@ def status(
         while True:
             lines = runs.listing(folder)
             live = watch and sys.stdout.isatty()
-            if live:  # the newest runs are last: they are the ones that must be seen
+            if live:  # the newest runs are last, where they are visible
                 width, height = shutil.get_terminal_size()
                 lines = [line[: width - 1] for line in [lines[0], *lines[1:][2 - height :]]]
                 typer.echo("\033[H\033[J", nl=False)
@@ -189,7 +207,7 @@ def status(
 
 @app.command()
 def check(dataset: str, root: Path) -> None:
-    """Check a benchmark on disk: files, names, counts, and what its protocols can use."""
+    """Check a benchmark on disk: files, names, counts, and the protocols that can be scored."""
     from csgn_lib import datasets
 
     report = datasets.load(dataset, root).check()
@@ -200,9 +218,9 @@ def check(dataset: str, root: Path) -> None:
 
 @app.command()
 def explain(
-    figure: Annotated[str, typer.Argument(help="its path without a suffix, or its name below reports/")],
+    figure: Annotated[str, typer.Argument(help="path without a suffix, or name below reports/")],
 ) -> None:
-    """Trace a figure to its numbers, command, runs, code and data; status 1 if one is missing or has changed."""
+    """Trace a figure to its numbers, command, runs, code and data; exit status 1 if one is missing or has changed."""
     from csgn_lib import runs
 
     found = runs.explain(figure)
@@ -213,10 +231,10 @@ def explain(
 
 @app.command()
 def demo(
-    workers: Annotated[int, typer.Option(min=1, help="notebooks at a time")] = 2,
-    fresh: Annotated[bool, typer.Option(help="run again what is already done")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="notebooks that run at a time")] = 2,
+    fresh: Annotated[bool, typer.Option(help="run finished notebooks again")] = False,
 ) -> None:
-    """Train and score the demo's rows on the embedded benchmark; leaves reports/demo/index.html."""
+    """Train and score the demo's methods on the embedded benchmark; writes reports/demo/index.html."""
     from csgn_lib import runs, synthetic
 
     started = time.time()
@@ -234,7 +252,7 @@ def demo(
 
     source = next(outcome.run for outcome in outcomes if outcome.step.notebook == "00_first_result").path("results.csv")
     if not source.exists():
-        raise InputError(f"{source} was not written; run its notebook 00_first_result alone and look")
+        raise InputError(f"{source} was not written; run the notebook 00_first_result alone to see why")
     results = pd.read_csv(source)
     folder, table = home() / "reports" / "demo", figures.results_table(results).text
     write_text(folder / "results.csv", results.to_csv(index=False))
@@ -279,9 +297,11 @@ _MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder or na
 @app.command()
 def embed(
     model_dir: Annotated[Path, _MODEL],
-    folder: Annotated[list[Path], typer.Argument(help="every image below it is embedded; may be several")],
-    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="the index that csgn search reads")],
-    add: Annotated[bool, typer.Option("--add", help="update the index: embed only new and changed images")] = False,
+    folder: Annotated[list[Path], typer.Argument(help="folders whose images are embedded, at any depth")],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="index file to write, for csgn search")],
+    add: Annotated[
+        bool, typer.Option("--add", help="update an existing index: embed only new and changed images")
+    ] = False,
 ) -> None:
     """Embed folders of images into one index, on the GPU if there is one."""
     from csgn_lib import models
@@ -303,17 +323,26 @@ def embed(
 @app.command()
 def search(
     model_dir: Annotated[Path, _MODEL],
-    image: Annotated[Path | None, typer.Argument(help="one person, as in the gallery; or a folder of them")] = None,
-    gallery: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="what csgn embed wrote")] = ...,
-    k: Annotated[int, typer.Option("-k", "--top", min=1, help="neighbours to list")] = 10,
-    text: Annotated[str | None, typer.Option(help="words, alone or with an image: 'a tall woman'")] = None,
-    threshold: Annotated[
-        str | None, typer.Option(metavar="auto|NUMBER|FILE", help="answer only below this distance; else: nobody")
+    image: Annotated[
+        Path | None, typer.Argument(help="image of one person, cropped like the gallery's, or a folder of such images")
     ] = None,
-    error_rate: Annotated[float, typer.Option(help="for auto: of searches for absent people that may answer")] = 0.1,
-    save: Annotated[Path | None, typer.Option(metavar="strip.png", help="the answers as a picture")] = None,
+    gallery: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="index file written by csgn embed")] = ...,
+    k: Annotated[int, typer.Option("-k", "--top", min=1, help="number of results")] = 10,
+    text: Annotated[str | None, typer.Option(help="text query, alone or with an image: 'a tall woman'")] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|NUMBER|FILE", help="largest distance of a result: auto, a number or a verification.json"
+        ),
+    ] = None,
+    error_rate: Annotated[
+        float, typer.Option(help="for auto: share of searches for absent people that may return a result")
+    ] = 0.1,
+    save: Annotated[
+        Path | None, typer.Option(metavar="strip.png", help="write the results as an image: .png, .jpg, .pdf, .svg")
+    ] = None,
 ) -> None:
-    """List the gallery images nearest to an image, or to words: rank, distance (1 - cosine), path."""
+    """List the gallery images nearest to an image or a text: rank, distance (1 - cosine), path."""
     from csgn_lib import models
 
     models.refuse_search(image, text, threshold, save)
@@ -340,14 +369,14 @@ def export(
     model_dir: Annotated[Path, _MODEL],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: MODEL_DIR/export")] = None,
 ) -> None:
-    """Export a model: weights, model card, and the encoder as programs, compared with it. Nothing is uploaded."""
+    """Export a model: weights, model card, and the encoder as torch.export program and ONNX. Nothing is uploaded."""
     from csgn_lib import models
 
     made = models.export(_folder(model_dir), out)
     for name, gap in made.differences.items():
-        typer.echo(f"{name}: greatest difference from the encoder {gap:.1e} (at most {models.TOLERANCE:.0e})")
+        typer.echo(f"{name}: largest difference from the encoder {gap:.1e} (at most {models.TOLERANCE:.0e})")
     if made.missing:
-        typer.echo(f'model.onnx: not written, for want of {", ".join(made.missing)}: pip install -e ".[export]"')
+        typer.echo(f'model.onnx was not written; install {", ".join(made.missing)}: pip install -e ".[export]"')
     typer.echo(made.folder)
 
 
@@ -356,24 +385,30 @@ def score(
     benchmark: Annotated[str, typer.Argument(help="its name: ltcc, prcc, market1501, csv, ...")],
     root: Annotated[Path, typer.Argument(help="its folder")],
     query: Annotated[Path | None, typer.Option(metavar="FILE", help="features: .npy .npz .safetensors .h5")] = None,
-    gallery: Annotated[Path | None, typer.Option(metavar="FILE", help="features; may be the same file")] = None,
-    distances: Annotated[Path | None, typer.Option(metavar="FILE", help="in place of features: (Q, G)")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="features; may be the same file as --query")
+    ] = None,
+    distances: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="distance matrix (Q, G), instead of features")
+    ] = None,
     in_order: Annotated[bool, typer.Option("--in-order", help="accept files without image paths")] = False,
-    trapezoid: Annotated[bool, typer.Option("--trapezoid", help="also with the trapezoid average precision")] = False,
-    thresholds: Annotated[bool, typer.Option("--thresholds", help="also TAR at FAR, EER, FNIR at FPIR")] = False,
+    trapezoid: Annotated[bool, typer.Option("--trapezoid", help="also score with trapezoid average precision")] = False,
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds", help="also compute TAR at FAR, EER, FNIR at FPIR")
+    ] = False,
     against: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="scores to compare with, of one data set")
+        Path | None, typer.Option(metavar="FOLDER", help="folder of earlier scores on the same data to compare with")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/BENCHMARK-HASH")] = None,
 ) -> None:
-    """Score any model's stored features, or distances, under every protocol of a benchmark."""
+    """Score stored features or distances of any model under every protocol of a benchmark."""
     from csgn_lib import datasets
     from csgn_lib.retrieval import referee
 
     if (distances is None) == (query is None and gallery is None):
         raise InputError("give --query and --gallery, or --distances, and not both")
     if distances is None and (query is None or gallery is None):
-        raise InputError("features need both --query and --gallery; one file may hold both: name it twice")
+        raise InputError("features need both --query and --gallery; if one file holds both, give it twice")
     data = datasets.load(benchmark, root)
     if distances is not None:
         found = referee.score_distances(data, distances, in_order=in_order, trapezoid=trapezoid)
@@ -399,7 +434,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/MODEL-on-BENCHMARK")
     ] = None,
 ) -> None:
-    """Score a run or an exported folder on any benchmark, such as one that it was not trained on."""
+    """Score a run or an exported model on any benchmark, also on one that it was not trained on."""
     from csgn_lib import datasets, retrieval
     from csgn_lib.retrieval import referee
 
@@ -417,7 +452,7 @@ def _folder(name: Path) -> Path:
 
 
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:
-    """``name=value`` texts as pairs. Raises InputError for one that has no value, and for a name given twice."""
+    """``name=value`` strings as pairs. Raises InputError for a missing value or a repeated name."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -436,7 +471,7 @@ def _value(type_: Any, text: str, name: str) -> Any:
 
 
 def _announce(experiment: Any, benchmark: Any, images: bool) -> None:
-    """Print the resolved parameters and the least cost. Raises InputError if training would fail; opens ``images``."""
+    """Print the parameters and the estimated cost. Raises InputError if training would fail; ``images``: open them."""
     from csgn_lib import training
     from csgn_lib.training.estimate import estimate
 
@@ -445,7 +480,7 @@ def _announce(experiment: Any, benchmark: Any, images: bool) -> None:
 
 
 class _Report:
-    """Prints the record of each epoch. The first one after a resume tells how much of its epoch its time is of."""
+    """Prints the record of each epoch. The first one after a resume states the step from which its time counts."""
 
     def __init__(self, resumed: tuple[int, int, int] | None) -> None:
         self.resumed = resumed
@@ -469,7 +504,7 @@ def _saved_state(run: Run) -> tuple[int, int, int] | None:
 
 
 def _score(made: Run, benchmark: Any) -> None:
-    """Score the run and print each protocol's scores with the interval of mAP, and what the protocol is."""
+    """Score the run, and print each protocol's scores, the interval of mAP, and the protocol's description."""
     from csgn_lib import retrieval
     from csgn_lib.analysis import probes
 

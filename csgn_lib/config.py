@@ -24,7 +24,7 @@ from csgn_lib.records import InputError, did_you_mean
 from csgn_lib.registry import Form, Plugin
 
 FORMS = ("mdg", "vss", "hsf")  # parameters whose values are names of the registry
-RECORDED = ("seed", "plugin", "tracker")  # in no digest: seed and tracker; plugins count by their content
+RECORDED = ("seed", "plugin", "tracker")  # not in digests: seed and tracker; plugins are included by their content
 Mdg, Vss, Hsf = (Literal[registry.names(kind)] for kind in FORMS)
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -145,7 +145,7 @@ class Experiment(BaseModel):
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Experiment:
-        """A preset's values with ``parameters`` over them; ``prcc-paper+cal`` is a setting with a method over it.
+        """A preset's values, updated with ``parameters``; ``prcc-paper+cal`` is a setting with a method.
 
         Raises InputError naming an unknown parameter or preset (with the nearest names), the value that has the wrong
         type or is out of range, or a plugin that cannot be loaded.
@@ -180,12 +180,12 @@ class Experiment(BaseModel):
         return {plugin.name: plugin.digest for plugin in self.loaded}
 
     def digest(self) -> str:
-        """Eight hexadecimal digits of all parameters that decide the result except the seed, and of the plugins."""
+        """Eight hexadecimal digits of the plugins and of all parameters that determine the result, except the seed."""
         values = self.model_dump(mode="json", exclude=set(RECORDED)) | {"plugins": sorted(self.plugins.values())}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.model_dump(),)  # a class with plugins has no name to be pickled by
+        return _rebuilt, (self.model_dump(),)  # a class with plugins cannot be pickled by name
 
     def table(self) -> str:
         """One aligned line per parameter; a star and the preset's value where the two differ."""
@@ -223,9 +223,9 @@ def with_plugins(references: str | Sequence[str] | None) -> type[Experiment]:
 
 
 def plugin_digests(experiment: Experiment | Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of the content of an experiment's plugins, by name: part of what identifies a run.
+    """SHA-256 of the content of an experiment's plugins, by name: part of the identity of a run.
 
-    A notebook's parameters will do too: their ``plugin``, or that of ``more``. Raises InputError as ``with_plugins``.
+    Also accepts a notebook's parameters: their ``plugin``, or that in ``more``. Raises InputError as ``with_plugins``.
     """
     return {plugin.name: plugin.digest for plugin in plugins_of(experiment)}
 
@@ -244,7 +244,7 @@ def _extended(plugins: tuple[Plugin, ...]) -> type[Experiment]:
     _refuse_namesakes(plugins)
     fields: dict[str, Any] = {}
     for kind in registry.TRAITS:
-        entries = registry.entries(kind, plugins)  # refuses a name that is registered twice
+        entries = registry.entries(kind, plugins)  # raises an error for a name that is registered twice
         if kind in FORMS:
             fields[kind] = (Literal[tuple(entries)], Experiment.model_fields[kind])
         for entry in entries.values():
@@ -282,7 +282,7 @@ def _own_fields(entry: registry.Entry, known: Iterable[str]) -> dict[str, Any]:
         try:
             TypeAdapter(annotation).validate_python(default, strict=True)
             TypeAdapter(annotation).json_schema()
-        except Exception as error:  # pydantic raises several kinds for types that it does not know
+        except Exception as error:  # pydantic raises several exceptions for unsupported types
             raise InputError(
                 f"parameter {name} of {entry} = {default!r}: {' '.join(str(error).split())[:200]}"
             ) from None
@@ -305,7 +305,7 @@ def _rebuilt(values: dict[str, Any]) -> Experiment:
 
 
 def preset_values(preset: object) -> dict[str, Any]:
-    """The values of ``demo`` or ``demo+cal``: a setting of PRESETS, with a method of METHODS over it if one is named.
+    """The values of ``demo`` or ``demo+cal``: a setting of PRESETS, updated with a method of METHODS if one is named.
 
     Raises InputError naming an unknown setting or method, with the nearest names.
     """
@@ -351,7 +351,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# Baselines and controls, trained with the same towers, batches, learning rates and epochs.
+# Baselines and controls, trained with the same networks, batches, learning rates and epochs.
 METHODS: dict[str, dict[str, Any]] = {
     "csgn": {},
     "identity-triplet": {"hsf": "none", "vss": "none"},  # the plain baseline: ViT alone, no text
@@ -364,6 +364,6 @@ METHODS: dict[str, dict[str, Any]] = {
     # control: does the ResNet matter, or the parameters? A step takes 1.2 times the FLOPs of ViT + ResNet in the demo,
     # 1.5 times at full size; no other ViT is closer
     "two-vits": {"vss": "two_vits"},
-    "second-rgb": {"mdg": "second_rgb"},  # control: does gray matter, or two prompts?
-    "random-text": {"mdg": "random"},  # control: does text matter, or fixed targets?
+    "second-rgb": {"mdg": "second_rgb"},  # control: is it the gray images, or a second prompt?
+    "random-text": {"mdg": "random"},  # control: is it the text, or any fixed target?
 }

@@ -16,7 +16,7 @@ fixed since stage 1. eps is the label smoothing, H the cross entropy averaged ov
     none         no term: identity and triplet losses alone
 
 convex with beta = 0 is exactly CLIP-ReID's L_i2tce [C]. ``logit`` mixes probabilities, not raw logits: with dot
-products a mixture of logits is the same as ``text``, (1 - beta) f.t^r + beta f.t^g.
+products a mixture of logits equals ``text``, (1 - beta) f.t^r + beta f.t^g.
 
 Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
 (Li, Sun, Li, AAAI 2023), [O] our choice.
@@ -39,7 +39,7 @@ from csgn_lib.records import InputError
 
 @dataclass(frozen=True)
 class HsfBatch:
-    """What an ``hsf`` form reads of one batch of stage 2.
+    """Input of an ``hsf`` form: one batch of stage 2.
 
     Attributes:
         f: (B, D) joint embedding, not normalised.
@@ -72,7 +72,7 @@ class HsfBatch:
 
 
 def convex(batch: HsfBatch, *, beta: float, label_smoothing: float) -> dict[str, Tensor]:
-    """(1 - beta) H(q, p^r) + beta H(q, p^g) [A, form O]. A description of weight 0 is not compared."""
+    """(1 - beta) H(q, p^r) + beta H(q, p^g) [A, form O]. A description with weight 0 is not used."""
     terms = {}
     if beta < 1:
         terms["text_rgb"] = (1 - beta) * cross_entropy(batch.log_p_rgb, batch.targets, label_smoothing)
@@ -136,7 +136,7 @@ def colour_subspace(text_rgb: Tensor, text_gray: Tensor, rank: int) -> Tensor:
 
     d_y = t^r_y / |t^r_y| - t^g_y / |t^g_y|; Q_g = the top ``rank`` left singular vectors of [d_1 .. d_N].
     The differences are not centred: a shift common to all identities is a colour direction too. It needs neither labels
-    nor a vocabulary; in two prototypes it did not find the clothes.
+    nor a vocabulary. In two prototypes these directions were not related to clothes.
 
     Raises:
         InputError: rank is negative or more than the differences span.

@@ -38,8 +38,8 @@ def triplet_loss(features: Tensor, persons: Tensor, margin: float = 0.3) -> Tens
     """L_tri over a batch, hardest positive and negative of every anchor, plain Euclidean [C].
 
     Hinge with a margin, not the soft-margin form; the mean is over all anchors, also those with a loss of 0. An anchor
-    without a positive or without a negative is left out. Nothing synchronises the device, unlike in libraries that
-    select triplets by index.
+    without a positive or without a negative is left out. It does not synchronise the device, unlike
+    implementations that select triplets by index.
 
     Args:
         features: (B, D), not normalised.
@@ -53,7 +53,7 @@ def triplet_loss(features: Tensor, persons: Tensor, margin: float = 0.3) -> Tens
         farthest = distance.masked_fill(~positive, -torch.inf).max(dim=1)
         nearest = distance.masked_fill(same, torch.inf).min(dim=1)
         counted = positive.any(dim=1) & ~same.all(dim=1)
-        # by index: max and min would split the gradient among equal distances
+        # by index, because max and min would split the gradient among equal distances
         hinge = (_at(distance, farthest.indices) - _at(distance, nearest.indices) + margin).relu()
         return hinge.where(counted, 0).sum() / counted.sum().clamp(min=1)
 
@@ -70,7 +70,7 @@ class ClothesClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature = temperature
-        # only directions matter; short vectors rotate within a few steps of Adam, as in CAL's own code
+        # only directions matter; short vectors rotate within a few Adam steps, as in CAL's code
         self.weight = nn.Parameter(torch.randn((clothes, dim), generator=generator) * 0.001)
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:

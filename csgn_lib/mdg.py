@@ -27,7 +27,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from csgn_lib import registry
-from csgn_lib.backbones import ClipTower
+from csgn_lib.backbones import ClipTower, PromptPrefix
 from csgn_lib.records import InputError
 from csgn_lib.registry import Form
 
@@ -68,7 +68,7 @@ class BatchIdentities(NamedTuple):
 
     @classmethod
     def of(cls, person: Tensor) -> BatchIdentities:
-        """From identities (B,). Call it on the CPU: on a GPU, ``torch.unique`` synchronises."""
+        """From identities (B,). Call it on the CPU, because ``torch.unique`` synchronises a GPU."""
         unique, row = torch.unique(person, return_inverse=True)
         order = torch.arange(len(person), device=person.device)
         first = torch.full_like(unique, len(person)).scatter_reduce(0, row, order, "amin")
@@ -141,7 +141,11 @@ class PromptBank(nn.Module):
         self._starts = rgb.starts, gray.starts
         both = pad_sequence([rgb.embeddings, gray.embeddings], batch_first=True)  # (2, L, E)
         self.register_buffer("templates", both, persistent=False)
+        self._spans = _after_prefix((rgb, gray))
         self.register_buffer("ends", torch.tensor([rgb.end, gray.end], device=both.device), persistent=False)
+        prefix = clip.prompt_prefix(both, [start for start, _ in self._spans], self._spans[0][1] - self._spans[0][0])
+        for name, value in zip(PromptPrefix._fields, prefix or (None,) * 3, strict=True):
+            self.register_buffer(name, value, persistent=False)
         shape = (identities, tokens, rgb.embeddings.shape[-1])
         self.words_rgb = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
         self.words_gray = nn.Parameter(_draw(shape, generator).to(rgb.embeddings))
@@ -169,10 +173,17 @@ class PromptBank(nn.Module):
         for i, starts in enumerate(self._starts):
             for start, learned in zip(starts, words[i], strict=True):
                 prompts[i, :, start : start + learned.shape[1]] = learned
-        ends = self.ends[:, None].expand(-1, len(unique))
-        # one forward pass for both sets: on a GPU the number of kernels decides the time
-        rgb, gray = self._clip[0].prompt_features(prompts.flatten(0, 1), ends.flatten()).unflatten(0, (2, len(unique)))
+        rgb, gray = self._read(prompts)
         return TextFeatures(rgb[row], gray[row])
+
+    def _read(self, prompts: Tensor) -> Tensor:
+        """Prompts (2, Y, L, E) to features (2, Y, D), both sets in one pass: the number of kernels decides on a GPU."""
+        clip = self._clip[0]
+        if self.states is None:
+            ends = self.ends[:, None].expand(prompts.shape[:2])
+            return clip.prompt_features(prompts.flatten(0, 1), ends.flatten()).unflatten(0, prompts.shape[:2])
+        after = torch.stack([prompt[:, start:end] for prompt, (start, end) in zip(prompts, self._spans, strict=True)])
+        return clip.continued_features(after, PromptPrefix(self.states, self.mask, self.positions))
 
     @torch.no_grad()
     def all_text_features(self, chunk: int = 256) -> TextFeatures:
@@ -187,7 +198,7 @@ def random_text_features(identities: int, reference: Tensor, generator: Generato
     """The control mdg=random: fixed random vectors in place of text; stage 1 is skipped [O].
 
     Two independent isotropic draws (N, D), each row with the mean norm of ``reference`` (n, D), the real text features.
-    The component that all real texts share is absent, so random identities lie further apart than described ones.
+    They lack the component that all real text features share, so random identities are further apart.
     """
     norm = reference.float().norm(dim=-1).mean()
     shape = (identities, reference.shape[-1])
@@ -216,7 +227,7 @@ def supervised_contrastive(
 def mutual_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """(KL(p || sg q) + KL(q || sg p)) / 2 per image: log-probabilities (B, N) to (B,) [O].
 
-    Stop-gradient: each prediction is pulled to the other one, which counts as a constant.
+    Stop-gradient: each prediction approaches the other one, which is treated as a constant.
     """
     forward = (log_p.exp() * (log_p - log_q.detach())).sum(dim=1)
     backward = (log_q.exp() * (log_q - log_p.detach())).sum(dim=1)
@@ -225,15 +236,15 @@ def mutual_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MdgBatch:
-    """What an ``mdg`` form reads of one batch of stage 1.
+    """Input of an ``mdg`` form: one batch of stage 1.
 
     Attributes:
         v_rgb, v_gray: (B, D) image features of the RGB images and of their grayscale versions, from the frozen CLIP.
         text: B rows, the descriptions of each image's identity.
-        identities: who the B images show.
+        identities: the identities of the B images.
         similarity: dot [C] or cosine [P].
-        bank: descriptions (N, D) of all identities, for p^m over all of them; None: over those of the batch, which
-            saves encoding every prompt at every step.
+        bank: descriptions (N, D) of all identities, for p^m over all of them; None: over those of the batch, so that
+            not every prompt has to be encoded at every step.
     """
 
     v_rgb: Tensor
@@ -303,7 +314,7 @@ def mdg_loss(
 
 
 def _learned(variant: str | Form, **values: float) -> Form:
-    """The form, if it is one that learns prompts."""
+    """The form; InputError if it does not learn prompts."""
     weights = {"mdg_cross_weight": 0.5, "mdg_mutual_weight": 1.0}
     form = variant if isinstance(variant, Form) else None
     if form is None and variant != "random":
@@ -336,8 +347,8 @@ def _second(modality: str, tokens: int) -> tuple[str | int, ...]:
 def _template(clip: ClipTower, parts: Sequence[str | int]) -> _Template:
     """Tokenise a prompt whose integers stand for that many learned tokens, and find their positions.
 
-    The word "a", one token in every English tokenizer, is a placeholder for a learned token; positions are found by
-    tokenising the text before them. End-of-text has the highest id, as in CLIP.
+    The word "a", a single token in every English tokenizer, is the placeholder of a learned token. Positions are found
+    by tokenising the text before them. End-of-text has the highest id, as in CLIP.
     """
     held = [part if isinstance(part, str) else " ".join(["a"] * part) for part in parts]
     text = " ".join(held)
@@ -347,11 +358,17 @@ def _template(clip: ClipTower, parts: Sequence[str | int]) -> _Template:
 
     ends = [1] + [end_of(" ".join(held[: i + 1])) for i in range(len(held))]
     sizes = [part if isinstance(part, int) else end_of(part) - 1 for part in parts]
-    if [stop - start for start, stop in pairwise(ends)] != sizes:  # open_clip cuts long texts silently
+    if [stop - start for start, stop in pairwise(ends)] != sizes:  # open_clip truncates long texts silently
         raise InputError(f"{text!r} does not fit the text encoder's {clip.context_length} tokens; lower prompt_tokens")
     starts = tuple(start for part, start in zip(parts, ends[:-1], strict=True) if isinstance(part, int))
     embeddings = clip.embed_tokens(clip.tokenize([text]))[0]
     return _Template(embeddings[: ends[-1] + 1], starts, ends[-1])  # positions after end-of-text are not used
+
+
+def _after_prefix(templates: Sequence[_Template]) -> list[tuple[int, int]]:
+    """Where each prompt's last S tokens start and end; S: all from the first learned one on, in every prompt."""
+    size = max(template.end + 1 - min(template.starts) for template in templates)
+    return [(template.end + 1 - size, template.end + 1) for template in templates]
 
 
 def _draw(shape: tuple[int, ...], generator: Generator) -> Tensor:

@@ -21,25 +21,25 @@ from csgn_lib.records import InputError, atomic_path, home, sha256, writing
 from csgn_lib.registry import LOADED, LOADING, Plugin, last_line
 
 GROUP = "csgn.plugins"  # of entry points
-COPIES = "plugins"  # folder of a run that holds its plugins
-RUN_FOLDER = "CSGN_RUN_DIR"  # environment variable: the run that a notebook's kernel works for
-TRUST = "CSGN_TRUST_PLUGINS"  # environment variable: 1 lets any model folder run its plugins
+COPIES = "plugins"  # subfolder of a run with copies of its plugins
+RUN_FOLDER = "CSGN_RUN_DIR"  # environment variable: the run of a notebook's kernel
+TRUST = "CSGN_TRUST_PLUGINS"  # environment variable: 1 allows any model folder to run its plugins
 _FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("folders", default=())
 
 
 def load(reference: str) -> Plugin:
-    """Load the plugin that a path or an entry point names; the same content is loaded once in a process.
+    """Load the plugin of a path or an entry point; the same content is loaded once per process.
 
     Raises:
-        InputError: there is no such plugin here; it cannot be imported; it registers nothing, or a name twice; its file
-            differs from the copy that the run keeps; or a model folder brings it, and nobody said to trust it.
+        InputError: the plugin does not exist, cannot be imported, registers nothing or a name twice, differs from the
+            run's copy, or is in a model folder that is not trusted.
     """
     name, source = _find(reference)
     digest = content_digest(source)
     if (name, digest) not in LOADED:
         _refuse_untrusted(source, digest)
         LOADED[name, digest] = _imported(Plugin(name, source, digest))
-    plugin = LOADED[name, digest] = LOADED.pop((name, digest))  # the last one loaded stands last
+    plugin = LOADED[name, digest] = LOADED.pop((name, digest))  # the last one loaded is last
     return plugin
 
 
@@ -55,7 +55,7 @@ def content_digest(source: Path) -> str:
 
 @contextmanager
 def copies_in(run_dir: str | Path | None) -> Iterator[None]:
-    """Inside, plugins are also looked for among the copies that a run's folder keeps."""
+    """Context manager: plugins are also searched among the copies in a run's folder."""
     token = _FOLDERS.set((*_FOLDERS.get(), Path(run_dir, COPIES)) if run_dir is not None else _FOLDERS.get())
     try:
         yield
@@ -80,7 +80,7 @@ def keep_copies(plugins: Sequence[Plugin], run_dir: str | Path) -> None:
 
 
 def _find(reference: str) -> tuple[str, Path]:
-    """The plugin's name, which its copies have too, and where it is: a run's copy, or else the original."""
+    """The plugin's name, which its copies also have, and its path: a run's copy, or else the original."""
     own = [Path(os.environ[RUN_FOLDER], COPIES)] if os.environ.get(RUN_FOLDER) else []
     given = Path(reference) if _is_plugin(Path(reference)) else _installed(reference)
     stem = Path(reference).name.removesuffix(".py")
@@ -119,12 +119,12 @@ def _refuse_changed(reference: str, source: Path, digest: str, copy: Path) -> No
     if (before := content_digest(copy)) != digest:
         raise InputError(
             f"plugin {reference} has changed since the run began: {source} has SHA-256 {digest[:12]}, the run's copy "
-            f"{copy} has {before[:12]}; bring the first one back, or train in another folder"
+            f"{copy} has {before[:12]}; restore the original, or train in another folder"
         )
 
 
 def _refuse_untrusted(source: Path, digest: str) -> None:
-    """A plugin in the folder of a model from elsewhere is somebody's program."""
+    """Raise InputError for a plugin in a model folder of another origin, unless it is trusted."""
     model = source.parent.parent
     if source.parent.name != COPIES or not (model / "config.json").exists() or os.environ.get(TRUST) == "1":
         return
@@ -139,7 +139,7 @@ def _refuse_untrusted(source: Path, digest: str) -> None:
 
 
 def _imported(plugin: Plugin) -> Plugin:
-    """Run the plugin's code, its registrations going to its own table."""
+    """Execute the plugin's code; its variants are registered in its own table."""
     module_name = f"csgn_plugin_{plugin.digest[:12]}"
     package = plugin.source.is_dir()
     spec = spec_from_file_location(
@@ -154,7 +154,7 @@ def _imported(plugin: Plugin) -> Plugin:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"plugin {plugin.source} cannot be imported: {last_line(error)}; mend it") from error
+        raise InputError(f"plugin {plugin.source} cannot be imported: {last_line(error)}; correct it") from error
     finally:
         LOADING.reset(token)
     if not plugin.entries:

@@ -1,7 +1,7 @@
-"""Progress of long work: a bar with the time left where somebody watches, one line per tenth where nobody does.
+"""Progress of long computations: a bar with the time left in a terminal or notebook, one line per tenth elsewhere.
 
-``for batch in track(batches, total, "embedding"):`` is all that a caller writes. tqdm's text bar serves terminals and
-notebooks alike: its notebook widget would be saved as ``0%``.
+Use ``for batch in track(batches, total, "embedding"):``. tqdm's text bar is used in terminals and notebooks, since its
+notebook widget would be saved as ``0%``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-LONG = 10.0  # seconds: shorter work writes no lines
+LONG = 10.0  # seconds; shorter computations write no lines
 DELAY = 2.0  # seconds before a bar appears
-HEADLESS = "CSGN_HEADLESS"  # set in the kernel of a notebook that runs without a reader
+HEADLESS = "CSGN_HEADLESS"  # set in the kernel of a headless notebook
 
 Item = TypeVar("Item")
 
@@ -24,15 +24,15 @@ Item = TypeVar("Item")
 def track(
     iterable: Iterable[Item], total: int | None = None, what: str = "", size: Callable[[Item], int] | None = None
 ) -> Iterator[Item]:
-    """Yield the items of ``iterable``, and report on standard error how far the caller has come.
+    """Yield the items of ``iterable``, and report the progress on standard error.
 
     A terminal or an open notebook shows a bar with the time left. Elsewhere (a log, a sweep, papermill) each tenth is
     a line, if the whole takes LONG or more. Of several processes (``RANK``) only the first reports.
 
     Args:
         total: what the items add up to; by default ``len(iterable)``.
-        what: the work, such as "embedding gallery images".
-        size: what one item counts, such as the images of a batch; by default 1.
+        what: name of the computation, such as "embedding gallery images".
+        size: count of one item, such as the images of a batch; by default 1.
     """
     total = len(iterable) if total is None else total  # type: ignore[arg-type]
     if total < 1 or os.environ.get("RANK", "0") != "0":
@@ -44,7 +44,7 @@ def track(
 
 
 def _is_watched() -> bool:
-    """Whether standard error is a terminal, or the output of a notebook that somebody has open."""
+    """Whether standard error is a terminal or the output of an interactive notebook."""
     if os.environ.get(HEADLESS):
         return False
     kernel = sys.modules.get("ipykernel.zmqshell")

@@ -1,7 +1,7 @@
 """Files on disk: input errors, atomic writes, JSON, digests, and a run's folder; processes and cores.
 
-Every other package may import this one; it imports none of them. Writes are atomic: a temporary file beside the target
-is moved into place with ``os.replace``, so that a reader sees the old file or the new one.
+This module imports no other package of the library. Writes are atomic: a temporary file in the target's folder is moved
+to the target with ``os.replace``, so that a reader sees the old file or the new one.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ STATES = ("queued", "running", "done", "failed", "died", "timed_out", "interrupt
 
 
 class InputError(ValueError):
-    """User input cannot be used. The message names the file or value, and a cure."""
+    """Invalid user input. The message names the file or value, and a remedy."""
 
 
 class DiskError(InputError, OSError):
-    """A file cannot be written. The message names the file, and a cure."""
+    """A file cannot be written. The message names the file, and a remedy."""
 
 
 def did_you_mean(name: object, names: Iterable[str], otherwise: str = "") -> str:
@@ -71,7 +71,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 def clear_killed(target: str | Path) -> None:
-    """Remove temporary files that killed processes left of ``atomic_path(target)``; only the sole writer may call it.
+    """Remove temporary files of ``atomic_path(target)`` from killed processes; call it only from the sole writer.
 
     Temporary files are recognized by the target's stem: those of ``new-1.txt`` are removed with those of ``new.txt``.
     """
@@ -117,7 +117,7 @@ def write_json(target: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, cure: str = "remove it and run again") -> Any:
-    """Read a JSON file. Raises InputError that names the file, and the cure, if it is missing or damaged."""
+    """Read a JSON file. Raises InputError that names the file and the remedy if it is missing or damaged."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -158,11 +158,11 @@ def cores() -> int:
 def process_start(pid: object) -> float | None:
     """When a process of this machine started, in seconds after boot; None if there is none, or it has ended.
 
-    With its number it identifies a process: numbers are used again, and the wall clock may be set.
+    Together with the pid it identifies a process, since pids are reused and the wall clock may be changed.
     """
     try:
         process = psutil.Process(pid)  # type: ignore[arg-type]  # of a file that may be damaged
-        if process.status() == psutil.STATUS_ZOMBIE:  # killed, and not yet collected by its parent
+        if process.status() == psutil.STATUS_ZOMBIE:  # a zombie: killed, and not yet waited for by its parent
             return None
         return round(process.create_time() - psutil.boot_time(), 2)
     except (psutil.Error, TypeError, ValueError, OverflowError):
@@ -170,13 +170,13 @@ def process_start(pid: object) -> float | None:
 
 
 def stop_on_sigterm() -> None:
-    """From now on SIGTERM raises KeyboardInterrupt here, as Ctrl-C does. Has no effect outside the main thread."""
+    """Make SIGTERM raise KeyboardInterrupt, like Ctrl-C. Has no effect outside the main thread."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _raise_interrupt)
 
 
 def stops_on_sigterm() -> bool:
-    """Whether SIGTERM ends what this process does as Ctrl-C would; recorded in a run's status when it starts."""
+    """Whether SIGTERM stops this process like Ctrl-C; recorded in a run's status at its start."""
     return signal.getsignal(signal.SIGTERM) is _raise_interrupt
 
 
@@ -186,7 +186,7 @@ def _raise_interrupt(number: int, frame: FrameType | None) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder: everything that later steps read.
+    """A run's folder, the only input of later steps.
 
     ``config.json benchmark.json towers.json status.json environment.json metrics.jsonl results.json per_query.csv
     embeddings.safetensors checkpoint/ plugins/ figures/ executed.ipynb log.txt model.safetensors``
@@ -195,16 +195,16 @@ class Run:
     dir: Path
 
     def path(self, *parts: str) -> Path:
-        """The path of a file of this run. Creates nothing."""
+        """The path of a file of this run, which may not exist."""
         return Path(self.dir, *parts)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The experiment's parameters, as written when the run began. Raises InputError where there is no run."""
+        """The experiment's parameters, as written at the run's start. Raises InputError if there is no run."""
         if not self.path("config.json").exists():
             raise InputError(f"{self.path('config.json')} does not exist; give the folder of a training run")
         config = read_record(self.path("config.json"), BACK)
-        if isinstance(named := config.get("plugin"), list):  # the copies in this folder, wherever it lies now
+        if isinstance(named := config.get("plugin"), list):  # the copies in this folder, which may have been moved
             copies = {name: self.path("plugins", str(name)) for name in named}
             config["plugin"] = [str(copy) if copy.exists() else name for name, copy in copies.items()]
         return config
@@ -245,10 +245,10 @@ class Run:
                 file.truncate(file.read().rfind(b"\n") + 1)  # remove a line that a crash cut off
                 file.write(line)
                 file.flush()
-                os.fsync(file.fileno())  # the next checkpoint counts on this record
+                os.fsync(file.fileno())  # a checkpoint must not be newer than the record
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records of metrics.jsonl, oldest first. A last line that a crash cut off is left out.
+        """All records of metrics.jsonl, oldest first. An incomplete last line after a crash is ignored.
 
         Raises InputError that names the file if it is damaged.
         """
@@ -257,7 +257,7 @@ class Run:
             return []
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
-            records = [json.loads(line) for line in lines[:-1]]  # what follows the last newline is incomplete
+            records = [json.loads(line) for line in lines[:-1]]  # text after the last newline is incomplete
             if not all(isinstance(record, dict) for record in records):
                 raise ValueError("a line is no JSON object")
             return records

@@ -29,7 +29,7 @@ from typing import Any
 
 from csgn_lib.records import InputError
 
-TRAITS: dict[str, dict[str, Any]] = {  # the kinds of variants, and what one may say of itself, with the default
+TRAITS: dict[str, dict[str, Any]] = {  # the kinds of variants, with their traits and defaults
     "stage2_term": {},  # (Stage2Step) -> scalar, or dict of named scalars, already weighted
     "mdg": {"learned": True, "gray": True},  # (MdgBatch) -> dict of named scalars
     "vss": {"vit": True, "branch": "resnet", "tokens": False},  # (widths, generator) -> module: Branches -> f (B, D)
@@ -39,7 +39,7 @@ TRAITS: dict[str, dict[str, Any]] = {  # the kinds of variants, and what one may
     "protocol": {"benchmarks": None},  # a datasets.Protocol; of all benchmarks, or of those named
     "descriptor": {},  # (Embeddings) -> features (B, width)
 }
-LAZY = {"benchmark": "csgn_lib.datasets", "protocol": "csgn_lib.datasets"}  # modules that register their own
+LAZY = {"benchmark": "csgn_lib.datasets", "protocol": "csgn_lib.datasets"}  # modules that register their own variants
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Entry:
     """A registered variant.
 
     Attributes:
-        kind, name: one of TRAITS, and what the parameter of that kind says.
-        implementation: the code or data, or for built-ins its place as ``module:attribute``.
-        meaning: one line.
+        kind, name: one of TRAITS, and the value of the parameter of that kind.
+        implementation: the code or data, or for built-ins its location as ``module:attribute``.
+        meaning: one-line description.
         traits: see TRAITS.
         plugin: name of the plugin that registered it; empty for a built-in.
     """
@@ -63,7 +63,7 @@ class Entry:
 
     @cached_property
     def code(self) -> Any:
-        """The implementation, imported if it was registered by its place."""
+        """The implementation, imported if it was registered by its location."""
         if not isinstance(self.implementation, str):
             return self.implementation
         module, _, attribute = self.implementation.partition(":")
@@ -115,11 +115,11 @@ class Form:
         return self.entry.name
 
     def trait(self, name: str) -> Any:
-        """What the variant says of itself, see TRAITS."""
+        """The value of a trait, see TRAITS."""
         return self.entry.traits.get(name, TRAITS[self.entry.kind][name])
 
     def __call__(self, *inputs: Any) -> Any:
-        """Call the code. Raises InputError naming the plugin, if the code is a plugin's and raises."""
+        """Call the code. Raises InputError naming the plugin if a plugin's code raises."""
         if not self.entry.plugin:
             return self.entry.code(*inputs, **self.values)
         try:
@@ -127,12 +127,12 @@ class Form:
         except (InputError, KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:
-            raise InputError(f"{self.entry} fails: {last_line(error)}; mend it") from error
+            raise InputError(f"{self.entry} raised {last_line(error)}; correct it") from error
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A loaded plugin: name of its file or package, where it was read, SHA-256 of its content, and its entries."""
+    """A loaded plugin: name of its file or package, its path, SHA-256 of its content, and its entries."""
 
     name: str
     source: Path
@@ -149,11 +149,11 @@ def register(kind: str, name: str, implementation: Any = None, *, meaning: str =
     """Register a variant; without an implementation, a decorator. For plugins, while they are loaded.
 
     Args:
-        kind: one of TRAITS, where the signature of each kind stands.
-        name: of the variant; the built-in ones and those of other plugins are taken.
+        kind: one of TRAITS, which lists the signature of each kind.
+        name: of the variant; it must differ from built-in variants and those of other plugins.
         implementation: a callable, or a Protocol.
         meaning: one line; by default the first one of the docstring.
-        traits: what the kind knows, such as ``tokens=True`` of a ``vss`` form that reads patch tokens.
+        traits: those of the kind, such as ``tokens=True`` of a ``vss`` form that reads patch tokens.
 
     Raises:
         InputError: an unknown kind or trait, a name that is taken, or no plugin is being loaded.
@@ -163,7 +163,7 @@ def register(kind: str, name: str, implementation: Any = None, *, meaning: str =
     plugin = LOADING.get()
     if plugin is None:
         raise InputError(
-            f"register({kind!r}, {name!r}) outside of a plugin; put it into a file and name that as plugin"
+            f"register({kind!r}, {name!r}) outside of a plugin; put it into a file and pass the file as plugin"
         )
     _add(plugin.entries, kind, name, implementation, meaning, traits, plugin.name)
     if name in entries(kind, ()):
@@ -195,7 +195,7 @@ def entries(kind: str, plugins: Sequence[Plugin] | None = None) -> dict[str, Ent
     """The variants of a kind by name: the built-in ones first, then the plugins'.
 
     Args:
-        plugins: those that count; by default all that this process has loaded, the last one first.
+        plugins: by default all that this process has loaded, the last one first.
 
     Raises:
         InputError: two plugins register the same name (only where ``plugins`` is given).

@@ -1,9 +1,9 @@
 """Clothing and person phrases in plain English, and the subspaces that their text features span [O].
 
-Learned prompts absorb whatever tells identities apart in the training images, clothes included. A fixed vocabulary does
-not: the directions along which "a red striped shirt" and "a blue coat" differ are clothing, those of "tall" and "with
-long hair" are the person. Removing the first from an embedding, or keeping only the second, needs no labels, no
-training and no second network. For J phrases, each with its captions:
+Learned prompts describe everything that distinguishes identities in the training images, including clothes. A fixed
+vocabulary separates the two: the directions along which "a red striped shirt" and "a blue coat" differ are clothing,
+those of "tall" and "with long hair" are the person. Removing the first from an embedding, or keeping only the second,
+needs no labels, no training and no second network. For J phrases, each with its captions:
 
     w_j       = mean over captions of T(caption) / |T(caption)|                                          (D,)
     w~_j      = w_j / |w_j| - mean_j (w_j / |w_j|)
@@ -96,7 +96,7 @@ class Vocabulary:
     def understood_by(self, clip: ClipTower) -> Vocabulary:
         """The captions whose words the tower's tokenizer accepts; a phrase without a caption left is dropped.
 
-        A full CLIP accepts all English. The embedded one refuses words that it was not trained on, which would add
+        A full CLIP accepts all English. The embedded one rejects words that it was not trained on, which would add
         noise to the subspaces.
         """
         words = {word for phrase in self.clothing + self.person for word in _words(phrase)}
@@ -156,7 +156,7 @@ def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256
         InputError: no phrases; a word that the tower's tokenizer refuses.
     """
     if not phrases:
-        raise InputError("no phrases to encode: this CLIP accepts none of the vocabulary's words; give it others")
+        raise InputError("no phrases to encode: this CLIP knows none of the vocabulary's words; use another vocabulary")
     row = {text: i for i, text in enumerate(dict.fromkeys(text for phrase in phrases for text in phrase.captions))}
     texts = list(row)
     parts = [clip.text_features(texts[i : i + chunk]).float() for i in range(0, len(texts), chunk)]
@@ -167,7 +167,7 @@ def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256
 def subspace(features: Tensor, rank: int | None, centre: bool = True) -> Tensor:
     """Orthonormal basis of the directions in which phrases vary: (J, D) features to (D, rank), orthonormal columns.
 
-    Rows are L2-normalised, with ``centre`` their mean is subtracted, and the top ``rank`` left singular vectors of the
+    Rows are L2-normalised, ``centre`` subtracts their mean, and the top ``rank`` left singular vectors of the
     (D, J) matrix are returned [O]; None: all that they span. Computed in float64 on the CPU, so that the result does
     not depend on the device; returned on the features' device, in their type.
 

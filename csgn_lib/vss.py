@@ -1,7 +1,7 @@
 """VSS, Visual Semantic Steering: CLIP's ViT and a ResNet in parallel, and the heads that train them.
 
-Parallel branches [A+P]: the ViT gives z11, z12 and zp, the ResNet gives c. How they are joined is not public, so each
-reading is a form [O]:
+Parallel branches [A+P]: the ViT gives z11, z12 and zp, the ResNet gives c. How they are joined is not public; each
+variant ("form") is a possible reading [O]:
 
     steer             f = zp + gamma A c,  gamma = 0 at the start, so that training begins exactly at CLIP-ReID
     concat            f = zp; the branches meet only in the descriptor

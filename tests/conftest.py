@@ -1,8 +1,9 @@
-"""What several test files share: one tiny rendered world, and one small CLIP with random weights."""
+"""Shared fixtures: one tiny rendered world, and one small CLIP with random weights."""
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,21 @@ os.environ["ACCELERATE_USE_CPU"] = "true"
 from csgn_lib import datasets, synthetic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from accelerate import Accelerator
 
     from csgn_lib.backbones import ClipTower
 
 TINY = synthetic.World(people=(8, 4, 6), wardrobe=(6, 4, 4), images=(4, 2, 2), outfits=3)
+
+
+@pytest.fixture(autouse=True)
+def _figures() -> Iterator[None]:
+    """Close the figures that a test left open."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""EVA-02 in small, as a model of timm's: what stands in for the large one where a test needs its kind of blocks."""
+"""A small EVA-02 as a timm model, for tests of its architecture."""
 
 from __future__ import annotations
 

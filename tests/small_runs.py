@@ -1,4 +1,4 @@
-"""Trainings so small that one takes a second, and what two of them must have alike."""
+"""Trainings that take a second, and comparisons of their results."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def is_a_map(maps: Tensor, size: tuple[int, int] = SIZE) -> None:
 
 
 @pytest.mark.parametrize("variant", [v for v in registry.names("vss") if v != "resnet"])
-def test_reading_attention_does_not_change_embeddings(encoder, variant) -> None:
+def test_embeddings_unchanged_by_reading_attention(encoder, variant) -> None:
     model, images = encoder(variant), pictures(1)
     with torch.no_grad():
         before = model(images).parts()
@@ -125,7 +125,7 @@ def test_attention_to_one_patch_gives_a_map_at_that_patch(encoder, monkeypatch) 
         assert (row // 8, column // 8) == (9, 4)
 
 
-def test_heads_are_the_last_blocks_rows_of_the_class_token(encoder) -> None:
+def test_heads_equal_class_token_rows_of_last_block(encoder) -> None:
     model, images = encoder("steer"), pictures(2)
     with torch.no_grad(), attention_weights(model.vit) as layers:
         model(images)
@@ -137,7 +137,7 @@ def test_heads_are_the_last_blocks_rows_of_the_class_token(encoder) -> None:
     torch.testing.assert_close(found[1, 1], expected / expected.sum())
 
 
-def test_reading_the_attention_of_eva_does_not_change_it(eva) -> None:
+def test_eva_output_unchanged_by_reading_attention(eva) -> None:
     images = pictures(3, size=(32, 32))
     kinds = [block.attn.fused_attn for block in eva.vit.trunk.blocks]
     with torch.no_grad():
@@ -232,7 +232,7 @@ def test_grad_cam_is_the_weighted_sum_of_activations(encoder, part, tower) -> No
         torch.testing.assert_close(found[i], expected / expected.sum(), rtol=1e-3, atol=1e-7)
 
 
-def test_the_output_of_the_last_block_has_zero_gradient_at_patches(encoder) -> None:
+def test_last_block_output_has_zero_gradient_at_patches(encoder) -> None:
     model, images, kept = encoder("none"), pictures(4).requires_grad_(), []
     for module in (model.vit.transformer.resblocks[-1], model.vit.transformer.resblocks[-1].ln_1):
         module.register_forward_hook(lambda _, given, made: kept.append(made))
@@ -329,7 +329,7 @@ def test_deletion_and_insertion_equal_a_loop_over_sorted_pixels(encoder) -> None
     assert found.deletion_area[0].item() == pytest.approx(by_hand)
 
 
-def test_randomised_shuffles_the_top_layers_and_nothing_else(encoder) -> None:
+def test_randomised_shuffles_only_top_layers(encoder) -> None:
     model = encoder("steer")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     layers = attribution.depth(model)
@@ -367,7 +367,7 @@ def test_rank_correlation_equals_scipys_map_by_map(encoder) -> None:
 # ---------------------------------------------------------------- parts
 
 
-def test_shares_equal_a_loop_and_a_uniform_map_gives_areas() -> None:
+def test_shares_equal_loop_and_areas_for_uniform_map() -> None:
     random = np.random.default_rng(0)
     maps, masks = torch.rand(2, 8, 4, dtype=torch.float64), random.integers(0, 4, (2, 8, 4))
     maps = maps / maps.sum(dim=(1, 2), keepdim=True)
@@ -382,7 +382,7 @@ def test_shares_equal_a_loop_and_a_uniform_map_gives_areas() -> None:
     assert attribution.share_on(torch.zeros(2, 8, 4), masks, groups).to_numpy().sum() == 0
 
 
-def test_a_coarse_map_is_the_mean_of_each_cell_and_spills_over_edges() -> None:
+def test_coarse_map_equals_cell_means() -> None:
     weights = torch.zeros(2, *SIZE)
     weights[0, 16:40, 8:21], weights[1, :8, :4] = 1.0, 1.0
     found = attribution.coarse(weights, 8)
@@ -399,7 +399,7 @@ def test_a_coarse_map_is_the_mean_of_each_cell_and_spills_over_edges() -> None:
 
 
 @pytest.mark.parametrize("groups", [{"body": [1]}, {"body": [0, 1], "garments": [1]}])
-def test_a_part_belongs_to_exactly_one_group(groups) -> None:
+def test_each_part_belongs_to_one_group(groups) -> None:
     with pytest.raises(InputError, match="exactly one"):
         attribution.share_on(torch.ones(1, 1, 2), [[[0, 1]]], groups)
 
@@ -407,7 +407,7 @@ def test_a_part_belongs_to_exactly_one_group(groups) -> None:
 # ---------------------------------------------------------------- what is refused
 
 
-def test_an_encoder_without_a_vit_has_no_rollout_and_all_maps_omits_it(encoder) -> None:
+def test_all_maps_omits_rollout_without_vit(encoder) -> None:
     model = encoder("resnet")
     for method in (attribution.rollout, attribution.heads):
         with pytest.raises(InputError, match="vss=resnet; use grad_cam or occlusion"):
@@ -429,7 +429,7 @@ def test_an_encoder_without_a_vit_has_no_rollout_and_all_maps_omits_it(encoder) 
         (pictures(1), pictures(1)[:2], "one other for each image"),
     ],
 )
-def test_images_that_do_not_fit_are_refused_before_the_encoder_runs(encoder, images, others, said) -> None:
+def test_invalid_images_are_refused_before_forward(encoder, images, others, said) -> None:
     model = encoder("none")
     model.forward = lambda *_: pytest.fail("the encoder ran")
     maps = torch.ones(3, *SIZE)
@@ -444,13 +444,13 @@ def test_images_that_do_not_fit_are_refused_before_the_encoder_runs(encoder, ima
             call()
 
 
-def test_wrong_arguments_are_refused_with_a_cure(encoder) -> None:
+def test_invalid_arguments_are_refused(encoder) -> None:
     model, images = encoder("none"), pictures(1)
     for said, call in {
         "call encoder.eval": lambda: attribution.rollout(copy.deepcopy(model).train(), images),
         "unknown tower": lambda: attribution.grad_cam(model, images, images, tower="text"),
         "vss=none has no resnet": lambda: attribution.grad_cam(model, images, images, tower="resnet"),
-        "does not depend on the vit": lambda: attribution.grad_cam(encoder("steer"), images, images, READ["c"]),
+        "do not depend on the vit": lambda: attribution.grad_cam(encoder("steer"), images, images, READ["c"]),
         "stride 0": lambda: attribution.occlusion(model, images, images, stride=0),
         "patch 49": lambda: attribution.all_maps(model, images, images, patch=49),
         "stride 17": lambda: attribution.occlusion(model, images, images, patch=16, stride=17),

@@ -98,7 +98,7 @@ needs_fork = pytest.mark.skipif(pixels.fcntl is None, reason="needs fork, and lo
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_batches_made_ahead_are_those_made_in_turn(folder, count):
+def test_prefetched_batches_equal_sequential_ones(folder, count):
     frame, root = folder
     images, threads, begun = open_images(frame, root, SIZE), set(), []
 
@@ -118,7 +118,7 @@ def test_batches_made_ahead_are_those_made_in_turn(folder, count):
     assert (ahead.waited > 0) == (count > 0)
 
 
-def test_what_goes_wrong_ahead_is_raised_where_the_batch_is_asked_for():
+def test_prefetch_error_is_raised_at_its_batch():
     def made(step: int) -> tuple:
         if step == 2:
             raise InputError("image 2.jpg is gone")
@@ -131,7 +131,7 @@ def test_what_goes_wrong_ahead_is_raised_where_the_batch_is_asked_for():
     assert seen == [0, 1]
 
 
-def test_whoever_stops_early_leaves_no_thread():
+def test_early_stop_leaves_no_thread():
     before = threading.active_count()
     batches = iter(Prefetcher(lambda step: (), range(100), "cpu"))
     next(batches)
@@ -143,7 +143,7 @@ def test_whoever_stops_early_leaves_no_thread():
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_pixels_equal_a_loop_over_the_files(folder, cached, monkeypatch):
+def test_pixels_equal_loop_over_files(folder, cached, monkeypatch):
     frame, root = folder
     monkeypatch.setattr(pixels, "DECODED_AT_ONCE", 3)  # blocks of 3, 3 and 1
     images = open_images(frame, root, SIZE, root / "cache" if cached else None)
@@ -155,13 +155,13 @@ def test_pixels_equal_a_loop_over_the_files(folder, cached, monkeypatch):
     np.testing.assert_array_equal(batch.images.numpy(), decode_loop(frame, root)[[5, 0, 5]])
 
 
-def test_an_image_of_the_wanted_size_is_taken_as_it_is(folder):
+def test_image_of_target_size_is_not_resampled(folder):
     frame, root = folder
     original = np.array(Image.open(root / "train/1.png"))
     np.testing.assert_array_equal(open_images(frame, root, SIZE).pixels[1], original.transpose(2, 0, 1))
 
 
-def test_the_cache_is_read_and_not_decoded_again_and_numpy_can_read_it(folder, monkeypatch):
+def test_cache_is_reused_and_numpy_readable(folder, monkeypatch):
     frame, root = folder
     first = open_images(frame, root, SIZE, root / "cache")
     (file,) = caches(root / "cache")
@@ -194,7 +194,7 @@ def _as_format_1(data: bytearray) -> bytes:
         lambda data: data + b"x",
     ],
 )
-def test_a_damaged_cache_is_said_and_rebuilt(folder, damage):
+def test_damaged_cache_is_rebuilt_with_warning(folder, damage):
     frame, root = folder
     expected = np.array(open_images(frame, root, SIZE, root / "cache").pixels)
     (file,) = caches(root / "cache")
@@ -207,7 +207,7 @@ def test_a_damaged_cache_is_said_and_rebuilt(folder, damage):
     assert file.read_bytes() == sound
 
 
-def test_a_changed_image_is_decoded_anew(folder):
+def test_changed_image_is_decoded_again(folder):
     frame, root = folder
     file = root / "train/3.png"
     Image.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(file, format="BMP")  # whose size its content cannot change
@@ -219,7 +219,7 @@ def test_a_changed_image_is_decoded_anew(folder):
     assert before[3].any() and not after[3].any()
 
 
-def test_a_cache_copied_from_other_images_is_refused_until_it_is_removed(folder):
+def test_cache_of_other_images_is_refused(folder):
     frame, root = folder
     parts = {name: frame.iloc[rows] for name, rows in (("a", [0, 1]), ("b", [2, 3]), ("more", [0, 1, 2]))}
     files = {}
@@ -237,7 +237,7 @@ def test_a_cache_copied_from_other_images_is_refused_until_it_is_removed(folder)
         )
 
 
-def test_equal_names_sizes_and_times_below_two_roots_are_two_sets_of_images(tmp_path):
+def test_cache_key_includes_root(tmp_path):
     frame = pd.DataFrame([{"path": "0.bmp", "person": 0, "camera": 0, "clothes": 0}])
     for value in (1, 2):
         (tmp_path / str(value)).mkdir()
@@ -253,7 +253,7 @@ def test_equal_names_sizes_and_times_below_two_roots_are_two_sets_of_images(tmp_
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_two_builders_at_once_leave_one_sound_cache(folder, monkeypatch, locks):
+def test_concurrent_builders_leave_one_intact_cache(folder, monkeypatch, locks):
     frame, root = folder
     both, results, decode = threading.Barrier(2), [], pixels._decode
     if not locks:
@@ -279,7 +279,7 @@ def test_two_builders_at_once_leave_one_sound_cache(folder, monkeypatch, locks):
         np.testing.assert_array_equal(one.pixels, decode_loop(frame, root))
 
 
-def test_who_waited_for_a_builder_that_failed_builds_and_does_not_hang(folder, monkeypatch):
+def test_waiting_process_builds_after_failed_builder(folder, monkeypatch):
     frame, root = folder
     decode, tries, told = pixels._decode, [], []
 
@@ -301,7 +301,7 @@ def test_who_waited_for_a_builder_that_failed_builds_and_does_not_hang(folder, m
 
 
 @needs_fork
-def test_of_several_processes_one_decodes_and_the_others_wait_for_it(folder, monkeypatch):
+def test_one_of_several_processes_decodes(folder, monkeypatch):
     frame, root = folder
     decode = pixels._decode
 
@@ -321,7 +321,7 @@ def test_of_several_processes_one_decodes_and_the_others_wait_for_it(folder, mon
 
 
 @needs_fork
-def test_what_a_killed_builder_left_is_cleared_and_what_a_living_one_writes_is_not(folder, monkeypatch):
+def test_temporary_files_of_killed_builder_are_removed(folder, monkeypatch):
     frame, root = folder
     decode = pixels._decode
 
@@ -352,7 +352,7 @@ def test_what_a_killed_builder_left_is_cleared_and_what_a_living_one_writes_is_n
 
 
 @pytest.mark.parametrize("content", [b"not an image", b"", None])
-def test_an_unreadable_image_is_named_and_no_cache_is_left(folder, content):
+def test_unreadable_image_is_named_without_cache(folder, content):
     frame, root = folder
     file = root / "train/6.png"
     file.write_bytes(file.read_bytes()[:200] if content is None else content)
@@ -364,7 +364,7 @@ def test_an_unreadable_image_is_named_and_no_cache_is_left(folder, content):
     assert not caches(root / "cache")
 
 
-def test_bad_input_names_the_file_and_the_cure(folder):
+def test_invalid_input_names_file_and_remedy(folder):
     frame, root = folder
     with pytest.raises(InputError, match="cannot be written.*another cache folder"):
         open_images(frame, root, SIZE, root / "train/0.png")  # a file where a folder should be
@@ -377,7 +377,7 @@ def test_bad_input_names_the_file_and_the_cure(folder):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_iterate_gives_every_image_once_in_order(folder, cached):
+def test_iterate_returns_every_image_once_in_order(folder, cached):
     frame, root = folder
     batches = list(iterate(frame, root, SIZE, batch_size=3, cache_dir=root / "cache" if cached else None))
     assert [len(batch.images) for batch in batches] == [3, 3, 1]
@@ -412,7 +412,7 @@ def most_batches(counts: list[int], persons: int, images: int) -> int:
     st.integers(1, 3),
     st.booleans(),
 )
-def test_batches_are_full_and_an_epoch_is_the_longest_possible(counts, persons, images, outfits, two_outfits):
+def test_batches_are_full_and_epoch_is_longest_possible(counts, persons, images, outfits, two_outfits):
     frame = people(counts, outfits)
     sampler = IdentitySampler(frame, persons, images, seed=3, two_outfits=two_outfits)
     batches = sampler.epoch(1)
@@ -429,7 +429,7 @@ def test_batches_are_full_and_an_epoch_is_the_longest_possible(counts, persons, 
         assert set(frame.person[batches.ravel()]) == set(range(len(counts)))
 
 
-def test_order_is_a_function_of_seed_and_epoch():
+def test_order_depends_on_seed_and_epoch_only():
     frame = people([9] * 8)
     first, second = (IdentitySampler(frame, 4, 2, seed=5) for _ in range(2))
     second.epoch(0), np.random.seed(1), torch.manual_seed(1)  # what went before does not matter
@@ -438,20 +438,20 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert (first.epoch(7) != IdentitySampler(frame, 4, 2, seed=6).epoch(7)).any()
 
 
-def test_an_epoch_worked_by_hand():
+def test_epoch_by_hand():
     # 3 people with 4, 4 and 2 images, K = 2: 2 + 2 + 1 chunks; P = 2 gives 2 full batches, one chunk waits.
     batches = IdentitySampler(people([4, 4, 2]), 2, 2, seed=0).epoch(0)
     assert batches.shape == (2, 4) and len(set(batches.ravel().tolist())) == 8
 
 
-def test_who_finds_no_place_in_one_epoch_finds_one_in_another():
+def test_identities_left_out_vary_between_epochs():
     frame = people([2, 2, 2])  # one batch of two identities an epoch
     sampler = IdentitySampler(frame, 2, 2, seed=0)
     seen = Counter(int(person) for epoch in range(60) for person in set(frame.person[sampler.epoch(epoch)[0]]))
     assert set(seen) == {0, 1, 2} and min(seen.values()) > 25
 
 
-def test_identities_meet_others_from_batch_to_batch():
+def test_identities_are_mixed_between_batches():
     frame = people([16] * 12)
     met = {tuple(sorted(set(frame.person[rows]))) for rows in IdentitySampler(frame, 4, 4, seed=0).epoch(0)}
     assert len(met) >= 10  # of 12 batches
@@ -459,7 +459,7 @@ def test_identities_meet_others_from_batch_to_batch():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size=3, max_size=6), st.integers(2, 4))
-def test_the_clothes_sampler_shows_two_outfits_of_whoever_has_them(outfits, images):
+def test_clothes_sampler_shows_two_outfits(outfits, images):
     rows = [(i, 10 * i + k) for i, sizes in enumerate(outfits) for k, size in enumerate(sizes) for _ in range(size)]
     frame = pd.DataFrame(rows, columns=["person", "clothes"])
     for epoch in range(3):
@@ -468,7 +468,7 @@ def test_the_clothes_sampler_shows_two_outfits_of_whoever_has_them(outfits, imag
             assert len(worn) >= min(2, len(outfits[person]))
 
 
-def test_the_sampler_refuses_what_it_cannot_do():
+def test_sampler_refuses_invalid_input():
     with pytest.raises(InputError, match="the frame has 1 identities; training compares people, and needs at least 2"):
         IdentitySampler(people([4]), 2, 2, seed=0)
     with pytest.raises(InputError, match="batch_persons=5.*3 identities.*set it to 3"):
@@ -519,7 +519,7 @@ def augment_loop(images: torch.Tensor, draw, padding: int, noise: torch.Tensor) 
 
 
 @pytest.mark.parametrize("size", [SIZE, (16, 32)])
-def test_augmentation_equals_a_loop_over_images(size):
+def test_augmentation_equals_loop_over_images(size):
     augmentation = Augmentation(flip=0.5, padding=3, erasing=0.6, gray=0.3, jitter=0.6)
     images = random_images(64, size)
     draw = augmentation.draw(64, size, random_stream(0, 1))
@@ -529,7 +529,7 @@ def test_augmentation_equals_a_loop_over_images(size):
     assert 0 < draw.flip.sum() < 64 and draw.top.unique().tolist() == list(range(7)) == draw.left.unique().tolist()
 
 
-def test_nothing_drawn_changes_nothing_and_all_drawn_changes_all():
+def test_augmentation_with_probability_0_and_1():
     images, stream = random_images(8), random_stream(0)
     torch.testing.assert_close(Augmentation(0, 0, 0, 0)(images, stream), images / 255)
     torch.testing.assert_close(Augmentation(1, 0, 0, 0)(images, stream), images.flip(3) / 255)
@@ -538,7 +538,7 @@ def test_nothing_drawn_changes_nothing_and_all_drawn_changes_all():
     assert ((jittered - images / 255).abs().amax((1, 2, 3)) > 0.05).all()
 
 
-def test_jitter_changes_brightness_contrast_and_saturation_as_torchvision_does():
+def test_jitter_equals_torchvision():
     from torchvision.transforms.v2 import functional
 
     images = 0.3 + 0.3 * to_float(random_images(5))  # nothing is clipped
@@ -550,7 +550,7 @@ def test_jitter_changes_brightness_contrast_and_saturation_as_torchvision_does()
     torch.testing.assert_close(jittered(images, factors), functional.adjust_saturation(images, 0.6), rtol=0, atol=2e-4)
 
 
-def test_a_turned_hue_keeps_luminance_and_gray():
+def test_hue_rotation_keeps_luminance_and_gray():
     images, turned = 0.3 + 0.2 * to_float(random_images(5)), torch.tensor([[1.0, 1.0, 1.0, 2.0]]).repeat(5, 1)
     other = jittered(images, turned)
     torch.testing.assert_close(to_gray(other), to_gray(images), rtol=0, atol=2e-4)
@@ -558,7 +558,7 @@ def test_a_turned_hue_keeps_luminance_and_gray():
     torch.testing.assert_close(jittered(to_gray(images), turned), to_gray(images), rtol=0, atol=2e-4)
 
 
-def test_without_jitter_the_stream_is_as_it_was_before_there_was_any():
+def test_no_jitter_draws_no_random_numbers():
     plain, jittering = (Augmentation(jitter=share).draw(6, SIZE, random_stream(3)) for share in (0.0, 0.5))
     for name in ("flip", "top", "left", "box", "noise", "gray"):
         assert torch.equal(getattr(plain, name), getattr(jittering, name))
@@ -574,7 +574,7 @@ def _next_after_draw(stream: torch.Generator) -> torch.Tensor:
     return torch.rand((), generator=stream, dtype=torch.float64)
 
 
-def test_erased_rectangles_lie_inside_and_have_the_stated_area_and_shape():
+def test_erased_rectangles_have_documented_area_and_shape():
     height, width = size = (256, 128)
     top, left, h, w = Augmentation(erasing=1.0).draw(2000, size, random_stream(4)).box.unbind(1)
     assert (h > 0).float().mean() > 0.999
@@ -585,7 +585,7 @@ def test_erased_rectangles_lie_inside_and_have_the_stated_area_and_shape():
     assert top.max() > 200 and left.max() > 100 and top.min() < 5 > left.min()
 
 
-def test_probabilities_are_met():
+def test_probabilities_are_respected():
     draw = Augmentation(flip=0.5, padding=2, erasing=0.25, gray=0.1, jitter=0.2).draw(8000, SIZE, random_stream(9))
     shares = [draw.flip, draw.box[:, 2] > 0, draw.gray, draw.jitter[:, 0] != 1]
     for share, expected in zip(shares, [0.5, 0.25, 0.1, 0.2], strict=True):
@@ -600,14 +600,14 @@ def test_noise_is_uniform_and_differs_between_images():
     assert (correlation - torch.eye(6)).abs().max() < 0.1
 
 
-def test_a_share_of_a_batch_is_augmented_as_in_the_whole():
+def test_part_of_batch_is_augmented_as_in_whole():
     augmentation, images = Augmentation(padding=2, gray=0.5, jitter=0.5), random_images(12)
     draw = augmentation.draw(12, SIZE, random_stream(0, 2, 5))
     whole = augmentation.apply(images, draw)
     torch.testing.assert_close(augmentation.apply(images[4:8], draw.rows(slice(4, 8))), whole[4:8], rtol=0, atol=0)
 
 
-def test_a_stream_is_a_function_of_its_numbers():
+def test_random_stream_depends_on_its_arguments_only():
     first = torch.rand(4, generator=random_stream(1, 2, 3))
     torch.manual_seed(99)
     torch.testing.assert_close(first, torch.rand(4, generator=random_stream(1, 2, 3)), rtol=0, atol=0)
@@ -624,6 +624,6 @@ def test_gray_is_luminance_in_three_channels():
     torch.testing.assert_close(gray, to_gray(to_float(images)))
 
 
-def test_augmentation_takes_the_experiments_values():
+def test_augmentation_uses_experiment_values():
     experiment = Experiment.from_parameters(flip=0.1, padding=7, erasing=0.2, gray_probability=0.3, colour_jitter=0.4)
     assert Augmentation.from_experiment(experiment) == Augmentation(0.1, 7, 0.2, 0.3, 0.4)

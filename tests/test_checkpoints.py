@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere, in any way, ends with the very bytes of one that never was."""
+"""A run that is stopped or killed at any step and resumed is bit-identical to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def crash() -> None:
     raise Crash
 
 
-def test_an_optimisers_state_goes_on_wherever_it_was_kept():
+def test_optimizer_state_moves_between_devices():
     """On a GPU rates are tensors there, and Adam one kernel; what was kept elsewhere must not change that."""
     home, other = (
         adam([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.5}], torch.device("cpu")) for _ in "ab"
@@ -91,7 +91,7 @@ def test_an_optimisers_state_goes_on_wherever_it_was_kept():
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 6, 7, 9, 12, 14])
-def test_a_crash_in_the_middle_of_an_epoch_costs_one_step(people, whole, tmp_path, every_step, monkeypatch, at):
+def test_crash_loses_one_step(people, whole, tmp_path, every_step, monkeypatch, at):
     with monkeypatch.context() as patch:
         counted(patch, at, crash)
         with pytest.raises(Crash):
@@ -106,7 +106,7 @@ def test_a_crash_in_the_middle_of_an_epoch_costs_one_step(people, whole, tmp_pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", [2, 8])
-def test_a_polite_stop_ends_the_step_saves_and_goes_on(people, whole, tmp_path, monkeypatch, capsys, number, at):
+def test_sigterm_saves_and_run_resumes(people, whole, tmp_path, monkeypatch, capsys, number, at):
     monkeypatch.setattr(places, "SHARE", 0.0)  # nothing is saved but what the stop saves
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -119,14 +119,14 @@ def test_a_polite_stop_ends_the_step_saves_and_goes_on(people, whole, tmp_path, 
     assert_same(training.fit(small(), people, tmp_path), whole)
 
 
-def test_signals_are_the_callers_again_even_if_its_report_raises(people, tmp_path):
+def test_signal_handlers_are_restored_after_exception(people, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Crash) as kept:  # the traceback holds the frames, and they the generator
         training.fit(small(stage1_epochs=0), people, tmp_path, report=lambda record: crash())
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before and kept
 
 
-def test_a_second_signal_stops_at_once():
+def test_second_signal_stops_immediately():
     checkpoints = Checkpoints(None)
     with pytest.raises(KeyboardInterrupt), checkpoints.handle_signals():
         signal.raise_signal(signal.SIGINT)
@@ -172,7 +172,7 @@ print(json.dumps({"kills": kills, "files": files}))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_process_killed_at_random_moments_ends_as_one_that_never_was(tiny_root, tmp_path, seed):
+def test_run_killed_at_random_equals_uninterrupted_run(tiny_root, tmp_path, seed):
     """SIGKILL, again and again, wherever it falls: between steps, in one, while a checkpoint is written."""
     folders = {name: str(tmp_path / name) for name in ("whole", "run")}
     given = folders | {"seed": seed, "root": str(tiny_root), "experiment": small().model_dump(mode="json")}
@@ -217,9 +217,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
-    people, whole, tmp_path, every_step, monkeypatch, damage
-):
+def test_damaged_checkpoint_falls_back_to_previous(people, whole, tmp_path, every_step, monkeypatch, damage):
     _, last = stopped(people, tmp_path, monkeypatch)
     last.write_bytes(DAMAGES[damage](last.read_bytes()))
     with pytest.warns(UserWarning, match=f"{last.name} is damaged .*what was saved before it is used"):
@@ -228,7 +226,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
     assert f"{last.name} is damaged" in run.path("log.txt").read_text()
 
 
-def test_a_pickle_with_the_right_digest_is_refused_and_does_not_run(people, whole, tmp_path, every_step, monkeypatch):
+def test_malicious_checkpoint_is_refused(people, whole, tmp_path, every_step, monkeypatch):
     _, last = stopped(people, tmp_path / "run", monkeypatch)
     mark = tmp_path / "ran"
     last.write_bytes(pickle.dumps(Runs(mark), protocol=2))
@@ -240,7 +238,7 @@ def test_a_pickle_with_the_right_digest_is_refused_and_does_not_run(people, whol
     assert_same(run, whole)
 
 
-def test_no_whole_checkpoint_is_an_error_and_nothing_is_removed(people, tmp_path, every_step, monkeypatch):
+def test_no_intact_checkpoint_is_an_error(people, tmp_path, every_step, monkeypatch):
     both = stopped(people, tmp_path, monkeypatch)
     for file in both:
         file.write_bytes(b"hello")
@@ -250,9 +248,7 @@ def test_no_whole_checkpoint_is_an_error_and_nothing_is_removed(people, tmp_path
 
 
 @pytest.mark.parametrize("trouble", [torch.OutOfMemoryError("no memory"), ValueError("another shape")])
-def test_a_whole_state_that_cannot_be_put_back_is_not_thrown_away(
-    people, whole, tmp_path, every_step, monkeypatch, trouble
-):
+def test_incompatible_checkpoint_is_kept(people, whole, tmp_path, every_step, monkeypatch, trouble):
     both = stopped(people, tmp_path, monkeypatch)
 
     def refuse(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
@@ -266,7 +262,7 @@ def test_a_whole_state_that_cannot_be_put_back_is_not_thrown_away(
     assert_same(training.fit(small(), people, tmp_path), whole)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(people, whole, tmp_path, every_step, monkeypatch):
+def test_unreadable_checkpoint_is_not_reported_as_damaged(people, whole, tmp_path, every_step, monkeypatch):
     both = stopped(people, tmp_path, monkeypatch)
 
     def forbidden(file: Path) -> str:
@@ -279,11 +275,11 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(people, whole
     assert sorted((tmp_path / "checkpoint").iterdir()) == both
 
 
-def test_states_of_an_abandoned_future_go_when_a_stage_begins_again(people, whole, tmp_path, every_step, monkeypatch):
+def test_newer_checkpoints_are_removed_on_restart(people, whole, tmp_path, every_step, monkeypatch):
     stopped(people, tmp_path, monkeypatch)
     text = tmp_path / "text.safetensors"
     text.write_bytes(text.read_bytes()[:-100])
-    with pytest.raises(InputError, match="text.safetensors is damaged .*remove it, and the same command"):
+    with pytest.raises(InputError, match="text.safetensors is damaged .*remove it; the same command"):
         training.fit(small(), people, tmp_path)
     text.unlink()
     with monkeypatch.context() as patch:
@@ -298,7 +294,7 @@ def test_states_of_an_abandoned_future_go_when_a_stage_begins_again(people, whol
 
 
 @pytest.mark.parametrize(("at", "file"), [(6, "text.safetensors"), (14, "model.safetensors")])
-def test_a_last_step_that_spoils_the_weights_leaves_no_file(people, tmp_path, monkeypatch, at, file):
+def test_non_finite_weights_in_last_step_are_not_saved(people, tmp_path, monkeypatch, at, file):
     monkeypatch.setattr(places, "SHARE", 0.0)
     made: list[Any] = []
     for module, name in ((training.stage1.mdg, "PromptBank"), (training, "build_learner")):
@@ -315,14 +311,14 @@ def test_a_last_step_that_spoils_the_weights_leaves_no_file(people, tmp_path, mo
     assert not (tmp_path / file).exists()
 
 
-def test_an_exported_folder_is_not_trained_over(people, whole, tmp_path):
+def test_export_folder_is_not_trained_over(people, whole, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes(whole.path(name).read_bytes())
     with pytest.raises(InputError, match="holds a run with another seed: 0, and now 5"):
         training.fit(small(seed=5), people, tmp_path)
 
 
-def test_the_only_checkpoint_of_a_stage_may_be_damaged(people, whole, tmp_path, every_step, monkeypatch):
+def test_damaged_only_checkpoint(people, whole, tmp_path, every_step, monkeypatch):
     first, last = stopped(people, tmp_path, monkeypatch, at=10)
     assert first.name.startswith("1-") and last.name.startswith("2-0001-000001")
     last.write_bytes(b"hello")
@@ -330,9 +326,7 @@ def test_the_only_checkpoint_of_a_stage_may_be_damaged(people, whole, tmp_path, 
         assert_same(training.fit(small(), people, tmp_path), whole)
 
 
-def test_a_full_disk_keeps_what_was_saved_and_goes_on_when_there_is_room(
-    people, whole, tmp_path, every_step, monkeypatch
-):
+def test_full_disk_keeps_checkpoint_and_run_resumes(people, whole, tmp_path, every_step, monkeypatch):
     def full(state: dict[str, Any], path: Path) -> None:
         Path(path).write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -340,19 +334,21 @@ def test_a_full_disk_keeps_what_was_saved_and_goes_on_when_there_is_room(
     before = stopped(people, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(places.torch, "save", full)
-        with pytest.raises(InputError, match=f"No space left on device.*make room.*goes on from {before[-1].name}"):
+        with pytest.raises(
+            InputError, match=f"No space left on device.*free disk space.*continues from {before[-1].name}"
+        ):
             training.fit(small(), people, tmp_path)
     assert sorted((tmp_path / "checkpoint").iterdir()) == before
     assert_same(training.fit(small(), people, tmp_path), whole)
 
 
-def test_what_a_kill_left_half_written_is_cleared(tmp_path):
+def test_partial_files_are_removed(tmp_path):
     (tmp_path / ".new-abc.pt").write_bytes(b"half")
     Checkpoints(tmp_path).save(1, 1, 1, {"a": torch.zeros(1)})
     assert [path.name[:14] for path in tmp_path.iterdir()] == ["1-0001-000001-"]
 
 
-def test_the_last_two_are_kept_and_a_state_comes_back(tmp_path):
+def test_last_two_checkpoints_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2, 10):
         checkpoints.save(2, 3, step, {"a": torch.tensor(step)})
@@ -362,7 +358,7 @@ def test_the_last_two_are_kept_and_a_state_comes_back(tmp_path):
     assert checkpoints.restore(1, got.append) == (1, 0) and len(got) == 1
 
 
-def test_saving_takes_its_share_of_the_time_and_no_more(tmp_path, monkeypatch):
+def test_saving_respects_time_share(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(torch, "save", lambda state, path: now.__setitem__(0, now[0] + 2.0))
@@ -378,9 +374,7 @@ def test_saving_takes_its_share_of_the_time_and_no_more(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- numbers that are none
 
 
-def test_a_loss_that_is_not_finite_names_its_images_and_keeps_the_last_good_state(
-    people, whole, tmp_path, every_step, monkeypatch
-):
+def test_non_finite_loss_names_images_and_keeps_checkpoint(people, whole, tmp_path, every_step, monkeypatch):
     count, terms_of = [0], training.stage2.stage2_terms
 
     def poisoned(experiment: Experiment, embeddings: Any, outputs: Any, batch: Any, targets: Any) -> dict[str, Any]:
@@ -400,7 +394,7 @@ def test_a_loss_that_is_not_finite_names_its_images_and_keeps_the_last_good_stat
     assert_same(training.fit(small(), people, tmp_path), whole)
 
 
-def test_a_bad_step_is_found_again_when_it_is_looked_for_later(people, tmp_path, monkeypatch):
+def test_non_finite_step_is_located_later(people, tmp_path, monkeypatch):
     """No step waits for a number: an epoch's check, steps later, still names the first bad step's images."""
     monkeypatch.setattr(places, "SHARE", 0.0)
     count, terms_of = [0], training.stage2.stage2_terms
@@ -415,7 +409,7 @@ def test_a_bad_step_is_found_again_when_it_is_looked_for_later(people, tmp_path,
         training.fit(small(stage1_epochs=0, batch_persons=2), people, tmp_path)
 
 
-def test_weights_that_are_not_finite_are_not_kept(people, tmp_path, every_step, monkeypatch):
+def test_non_finite_weights_are_not_saved(people, tmp_path, every_step, monkeypatch):
     def overflow() -> None:
         learner[0].heads.classifiers["f"].weight.data[0, 0] = float("inf")
 
@@ -433,20 +427,20 @@ def test_weights_that_are_not_finite_are_not_kept(people, tmp_path, every_step, 
 # ---------------------------------------------------------------- a second start
 
 
-def test_pixels_are_decoded_once_and_a_run_from_the_cache_is_the_same(people, whole, tmp_path, monkeypatch):
+def test_run_from_cache_equals_run_from_files(people, whole, tmp_path, monkeypatch):
     training.fit(small(), people, tmp_path / "first", cache_dir=tmp_path / "cache")
     monkeypatch.setattr(pixels, "_decode_one", lambda path, size: pytest.fail("decoded again"))
     assert_same(training.fit(small(), people, tmp_path / "second", cache_dir=tmp_path / "cache"), whole)
 
 
-def test_a_finished_run_is_left_as_it_is(people, tmp_path):
+def test_finished_run_is_not_changed(people, tmp_path):
     run = training.fit(small(), people, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     training.fit(small(), people, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before and run.dir == tmp_path
 
 
-def test_a_run_goes_on_from_the_weights_it_began_with_or_not_at_all(people, tmp_path, every_step, monkeypatch):
+def test_resume_requires_same_initial_weights(people, tmp_path, every_step, monkeypatch):
     stopped(people, tmp_path, monkeypatch)
     began = tmp_path / "towers.json"
     began.write_text('{"checkpoints": {"clip": "0123"}}')

@@ -1,4 +1,4 @@
-"""Parameters: unknown names and wrong types are refused by name; the digest tells experiments apart."""
+"""Parameters: unknown names and wrong types are errors; the digest identifies an experiment."""
 
 import math
 
@@ -21,7 +21,7 @@ from csgn_lib.vss import Embeddings, Heads, parameter_groups
 
 
 @pytest.mark.parametrize("preset", [*PRESETS, *(f"{setting}+{method}" for setting in PRESETS for method in METHODS)])
-def test_every_preset_is_valid_and_differs_from_itself_in_nothing(preset):
+def test_every_preset_is_valid(preset):
     experiment = Experiment.from_parameters(preset=preset)
     assert experiment.preset == preset
     assert experiment.difference() == {}
@@ -47,32 +47,32 @@ def test_every_preset_is_valid_and_differs_from_itself_in_nothing(preset):
         ({"stage2_milestones": [7, "x"]}, "stage2_milestones"),
     ],
 )
-def test_a_wrong_parameter_is_named(parameters, words):
+def test_invalid_parameter_is_named(parameters, words):
     with pytest.raises(InputError) as error:
         Experiment.from_parameters(**parameters)
     assert words in str(error.value)
 
 
-def test_values_go_over_the_preset_and_a_list_may_stand_for_a_tuple():
+def test_values_override_preset_and_lists_become_tuples():
     experiment = Experiment.from_parameters(preset="demo", beta=0.25, stage2_milestones=[3, 5])
     assert experiment.clip_model == "csgn-tiny"
     assert experiment.difference() == {"beta": 0.25, "stage2_milestones": (3, 5)}
 
 
-def test_a_method_is_laid_over_a_setting_and_parameters_over_both():
+def test_method_overrides_setting_and_parameters_override_both():
     experiment = Experiment.from_parameters(preset="prcc-paper+cal", clothes_adversarial_weight=0.5)
     assert (experiment.benchmark, experiment.vss, experiment.hsf) == ("prcc", "none", "none")
     assert experiment.difference() == {"clothes_adversarial_weight": 0.5}
 
 
-def test_an_experiment_does_not_change():
+def test_experiment_is_immutable():
     with pytest.raises(ValueError):
         Experiment.from_parameters().beta = 0.1
 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 10**6), beta=st.floats(0, 1), epochs=st.integers(0, 200))
-def test_the_digest_tells_everything_but_the_seed(seed, beta, epochs):
+def test_digest_covers_all_parameters_but_seed(seed, beta, epochs):
     base = Experiment.from_parameters()
     other = Experiment.from_parameters(seed=seed, beta=beta, stage2_epochs=epochs)
     same = (other.beta, other.stage2_epochs) == (base.beta, base.stage2_epochs)
@@ -80,17 +80,17 @@ def test_the_digest_tells_everything_but_the_seed(seed, beta, epochs):
     assert len(other.digest()) == 8 and int(other.digest(), 16) >= 0
 
 
-def test_the_digest_of_a_written_experiment_is_that_of_the_read_one():
+def test_digest_survives_json():
     experiment = Experiment.from_parameters(mdg="cross", beta=0.3)
     assert Experiment.from_parameters(**experiment.model_dump(mode="json")).digest() == experiment.digest()
 
 
 @pytest.mark.parametrize("given", [{"tracker": "tensorboard"}, {"seed": 3}])
-def test_the_digest_ignores_what_decides_no_result(given):
+def test_digest_ignores_parameters_without_influence(given):
     assert Experiment.from_parameters(**given).digest() == Experiment.from_parameters().digest()
 
 
-def test_a_trailing_slash_does_not_change_the_root():
+def test_trailing_slash_of_root_is_ignored():
     roots = {Experiment.from_parameters(root=root).root for root in ("/data", "/data/", "/data/.", "//data")}
     assert roots <= {"/data", "//data"} and Experiment.from_parameters(root=".").root == "."
 
@@ -106,7 +106,7 @@ def clip_reid() -> Experiment:
     return Experiment.from_parameters(preset="market-clipreid")
 
 
-def test_market_clipreids_values_are_the_published_ones(clip_reid):
+def test_market_clipreid_values_are_published(clip_reid):
     published = {
         "benchmark": "market1501", "clip_model": "ViT-B-16-quickgelu", "clip_checkpoint": "openai", "vit_stride": None,
         "image_height": 256, "image_width": 128, "batch_persons": 16, "batch_images": 4, "sampler": "identity",
@@ -126,7 +126,7 @@ def test_market_clipreids_values_are_the_published_ones(clip_reid):
         assert sorted(frame.person[rows].value_counts()) == [4] * 16
 
 
-def test_market_clipreid_learns_prompts_by_the_published_optimiser_and_rates(clip_reid, random_clip):
+def test_market_clipreid_stage1_optimiser_and_rates(clip_reid, random_clip):
     stream = torch.Generator().manual_seed(0)
     bank = mdg.PromptBank(random_clip, 3, clip_reid.prompt_tokens, clip_reid.mdg, generator=stream)
     optimizer = stage1.prompts_optimizer(clip_reid, bank, CPU)
@@ -140,7 +140,7 @@ def test_market_clipreid_learns_prompts_by_the_published_optimiser_and_rates(cli
     assert rates == pytest.approx(warming + falling) and rates[-1] == pytest.approx(1e-6)
 
 
-def test_market_clipreid_trains_a_vit_b_16_by_the_published_optimiser_and_rates(clip_reid):
+def test_market_clipreid_stage2_optimiser_and_rates(clip_reid):
     clip, learner = without_data(clip_reid, 751)
     vit = learner.encoder.vit
     assert (vit.conv1.kernel_size, vit.conv1.stride, vit.conv1.out_channels) == ((16, 16), (16, 16), 768)
@@ -170,7 +170,7 @@ def test_market_clipreid_trains_a_vit_b_16_by_the_published_optimiser_and_rates(
     assert {epoch: stage2.lr_multiplier(clip_reid, epoch) for epoch in by_hand} == pytest.approx(by_hand)
 
 
-def test_market_clipreid_descends_the_published_sum(clip_reid):
+def test_market_clipreid_loss_is_published_sum(clip_reid):
     """0.25 identity on z12 and f, 1 triplet on z11, z12 and f, 1 image to text: smoothed by 0.1, margin 0.3."""
     stream = torch.Generator().manual_seed(0)
     widths = {"z11": 12, "z12": 12, "f": 8}

@@ -1,4 +1,4 @@
-"""Readers: every layout with its quirks, on small trees of generated images."""
+"""Readers: every layout and its special cases, on small trees of generated images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def labels(frame: pd.DataFrame, *columns: str) -> list[tuple]:
 
 
 @pytest.mark.parametrize("name", datasets.NAMES)
-def test_frames_have_the_contract(name, tmp_path):
+def test_frames_have_required_columns(name, tmp_path):
     b = load(name, tmp_path)
     assert b.name == name and b.root == tmp_path
     for split, frame in b.frames():
@@ -56,7 +56,7 @@ def test_frames_have_the_contract(name, tmp_path):
 
 @pytest.mark.parametrize("name", datasets.NAMES)
 @pytest.mark.parametrize("folder", ["my_cc_data", "query", "a_c1_b/gallery/005_1_c2_train", "u0\tc1"])
-def test_the_root_never_leaks_into_a_label(name, folder, tmp_path):
+def test_root_does_not_affect_labels(name, folder, tmp_path):
     plain = load(name, tmp_path / "plain")
     odd = trees.litter(trees.TREES[name](tmp_path / folder, decodable=False))
     again = datasets.load(name, odd)
@@ -66,7 +66,7 @@ def test_the_root_never_leaks_into_a_label(name, folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", datasets.NAMES)
-def test_every_protocol_named_can_be_scored(name, tmp_path):
+def test_every_listed_protocol_can_be_scored(name, tmp_path):
     b = load(name, tmp_path)
     for protocol in b.protocols:
         good, _ = b.protocol(protocol).masks(b.query, b.gallery)
@@ -75,7 +75,7 @@ def test_every_protocol_named_can_be_scored(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in datasets.NAMES if name != "csv"])
-def test_an_unreadable_name_is_named_with_what_was_expected(name, tmp_path):
+def test_invalid_file_name_is_named_with_pattern(name, tmp_path):
     root = trees.TREES[name](tmp_path, decodable=False)
     if name == "deepchange":
         file = root / "train-set-bbox.txt"
@@ -90,7 +90,7 @@ def test_an_unreadable_name_is_named_with_what_was_expected(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in datasets.NAMES if name != "csv"])
-def test_a_wrong_root_is_named_with_the_right_one(name, tmp_path):
+def test_wrong_root_suggests_right_one(name, tmp_path):
     root = trees.TREES[name](tmp_path / "downloads" / "the_release", decodable=False)
     with pytest.raises(InputError, match=f"looked for .*did you mean {re.escape(str(root))}") as caught:
         datasets.load(name, tmp_path / "downloads")
@@ -103,7 +103,7 @@ def test_a_wrong_root_is_named_with_the_right_one(name, tmp_path):
         datasets.load(name, tmp_path / "no" / "such")
 
 
-def test_a_root_given_one_level_too_deep_is_put_right(tmp_path):
+def test_root_one_level_too_deep_is_suggested(tmp_path):
     root = trees.ltcc(tmp_path / "LTCC_ReID", decodable=False)
     with pytest.raises(InputError, match=f"did you mean {re.escape(str(root))}"):
         datasets.load("ltcc", root / "train")
@@ -112,17 +112,17 @@ def test_a_root_given_one_level_too_deep_is_put_right(tmp_path):
 @pytest.mark.parametrize(
     ("name", "meant"), [("LTCC", "ltcc"), ("vc-clothes", "vcclothes"), ("market", "market1501"), ("prc", "prcc")]
 )
-def test_an_unknown_benchmark_gets_the_nearest_name(name, meant):
+def test_unknown_benchmark_suggests_nearest_name(name, meant):
     with pytest.raises(InputError, match=f"unknown benchmark '{name}' .did you mean '{meant}'"):
         datasets.load(name, "anywhere")
 
 
-def test_the_embedded_benchmark_has_to_be_drawn_first():
+def test_embedded_benchmark_must_be_rendered_first():
     with pytest.raises(InputError, match="synthetic.ensure"):
         datasets.load("synthetic")
 
 
-def test_without_a_root_the_release_is_sought_below_the_data_folder(tmp_path, monkeypatch):
+def test_default_root_is_in_data_folder(tmp_path, monkeypatch):
     trees.ltcc(tmp_path / "LTCC_ReID", decodable=False)
     monkeypatch.setenv("CSGN_DATA", str(tmp_path))
     assert len(datasets.load("ltcc").train) == 6
@@ -132,7 +132,7 @@ def test_without_a_root_the_release_is_sought_below_the_data_folder(tmp_path, mo
         datasets.load("prcc")
 
 
-def test_an_empty_split_and_a_stray_folder_are_named(tmp_path):
+def test_empty_split_and_unexpected_folder_are_named(tmp_path):
     root = trees.vcclothes(tmp_path / "a", decodable=False)
     shutil.rmtree(root / "query")
     (root / "query").mkdir()
@@ -158,7 +158,7 @@ def test_ltcc_cameras_have_two_digits_and_outfits_count_per_person(tmp_path):
     assert set(labels(b.query, "person", "changes_clothes")) == {(3, 1), (5, 0)}
 
 
-def test_ltcc_without_its_lists_has_no_protocol_of_changers(tmp_path):
+def test_ltcc_without_lists_has_no_changers_protocol(tmp_path):
     shutil.rmtree(trees.ltcc(tmp_path, decodable=False) / "info")
     b = datasets.load("ltcc", tmp_path)
     assert b.protocols == ("cloth_changing", "general", "same_clothes")
@@ -166,13 +166,13 @@ def test_ltcc_without_its_lists_has_no_protocol_of_changers(tmp_path):
         b.protocol("cloth_changing_changers").check(b.query, b.gallery)
 
 
-def test_a_damaged_list_names_its_line(tmp_path):
+def test_damaged_list_names_line(tmp_path):
     (trees.ltcc(tmp_path, decodable=False) / "info/cloth-change_id_test.txt").write_text("3\n\nfive\n")
     with pytest.raises(InputError, match="cloth-change_id_test.txt, line 3: 'five' is not a person number"):
         datasets.load("ltcc", tmp_path)
 
 
-def test_synthetic_brings_its_own_validation_people(tmp_path):
+def test_synthetic_has_validation_people(tmp_path):
     b = load("synthetic", tmp_path)
     assert set(b.validation.query["person"]) == {20} and set(b.validation.gallery["person"]) == {20, 21}
     assert b.validation.train.empty and list(b.validation.train) == list(b.validation.query)
@@ -203,7 +203,7 @@ def test_both_vcclothes_spellings_give_the_same_labels(tmp_path):
     assert hyphens.query["person"].tolist() == [257, 257, 257, 257, 258]
 
 
-def test_celebreid_has_no_cameras_and_the_digit_is_a_column_of_its_own(tmp_path):
+def test_celebreid_has_no_cameras_but_digit_column(tmp_path):
     b = load("celebreid", tmp_path)
     assert labels(b.train, "person_label", "person") == [("10", 2), ("1", 0), ("1", 0), ("2", 1)]  # numbers, not text
     for frame in (b.train, b.query, b.gallery):
@@ -222,14 +222,14 @@ def test_deepchange_keeps_camera_and_tracklet_and_reads_lists_only(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["P1_C1_d1_h1_0_0.jpg", "P1_C1_d1_h1_0_0.jpg,x", "a,b,3"])
-def test_a_deepchange_line_that_cannot_be_read_is_named(line, tmp_path):
+def test_invalid_deepchange_line_is_named(line, tmp_path):
     file = trees.deepchange(tmp_path, decodable=False) / "test-set-query-bbox.txt"
     file.write_text(f"{file.read_text()}{line}\n")
     with pytest.raises(InputError, match=f"test-set-query-bbox.txt, line 4: '{line}' cannot be read"):
         datasets.load("deepchange", tmp_path)
 
 
-def test_last_trusts_first_and_last_field_of_the_name(tmp_path):
+def test_last_uses_first_and_last_field_of_name(tmp_path):
     b = load("last", tmp_path)
     moved = b.gallery[b.gallery["path"].str.contains("005895/005859_003_00001__0004")]
     assert moved["person"].tolist() == [5859]
@@ -242,7 +242,7 @@ def test_last_trusts_first_and_last_field_of_the_name(tmp_path):
     assert len(b.validation.gallery) == 2
 
 
-def test_ccvid_session_three_has_cameras_of_its_own(tmp_path):
+def test_ccvid_session_three_has_other_cameras(tmp_path):
     b = load("ccvid", tmp_path)
     assert set(labels(b.train, "camera", "tracklet")) == {(1, 0), (24, 1)}
     assert set(labels(b.gallery, "person", "camera")) == {(8, 1), (7, 2), (7, 15)}
@@ -261,14 +261,14 @@ def test_ccvid_session_three_has_cameras_of_its_own(tmp_path):
         ("session1/001_01\t001\tu0", "train.txt, line 3: session1/001_01 is listed twice"),
     ],
 )
-def test_a_ccvid_line_that_cannot_be_used_is_named(line, message, tmp_path):
+def test_invalid_ccvid_line_is_named(line, message, tmp_path):
     file = trees.ccvid(tmp_path, decodable=False) / "train.txt"
     file.write_text(f"{file.read_text()}{line}\n")
     with pytest.raises(InputError, match=message):
         datasets.load("ccvid", tmp_path)
 
 
-def test_market_junk_leaves_and_distractors_stay(tmp_path):
+def test_market_junk_is_excluded_and_distractors_are_kept(tmp_path):
     b = load("market1501", tmp_path)
     assert b.gallery["person"].tolist() == [0, 1, 1]
     assert b.unused["path"].tolist() == [f"bounding_box_test/-1_c{x}.jpg" for x in ("1s1_000401_03", "6s4_002202_02")]
@@ -294,7 +294,7 @@ def test_ltcc_names_round_trip(pid, width, outfit, camera, folder):
 
 @given(fields=st.lists(st.one_of(st.just(""), DIGITS.map(str)), max_size=5), pid=DIGITS, clothes=st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
-def test_last_names_are_first_and_last_field_whatever_lies_between(fields, pid, clothes):
+def test_last_labels_are_first_and_last_field(fields, pid, clothes):
     name = "_".join([f"{pid:06d}", *fields, f"{clothes:03d}"]) + ".jpg"
     read = files.parse(Path("x"), [f"test/gallery/000001/{name}"], last._NAME, "")
     assert (int(read["pid"][0]), int(read["clothes"][0])) == (pid, clothes)
@@ -316,7 +316,7 @@ def test_market_and_vcclothes_names_round_trip(pid, camera, mark, numbers):
 
 @given(name=st.text("019_c-s.jpg", max_size=24))
 @settings(max_examples=100, deadline=None)
-def test_a_name_is_read_or_refused_but_never_half_read(name):
+def test_names_are_parsed_completely_or_refused(name):
     try:
         read = files.parse(Path("x"), [name], market1501._NAME, "this")
     except InputError as error:
@@ -336,7 +336,7 @@ def test_own_images_with_splits(tmp_path):
     assert b.protocols == ("cloth_changing", "general", "same_clothes")
 
 
-def test_own_images_without_splits_are_all_for_testing(tmp_path):
+def test_own_images_without_splits_are_test_images(tmp_path):
     root = trees.own(tmp_path, decodable=False, split=False)
     b = datasets.load("csv", root / "people.csv")
     assert b.train.empty and len(b.query) + len(b.gallery) == 7
@@ -344,7 +344,7 @@ def test_own_images_without_splits_are_all_for_testing(tmp_path):
     assert b.query["person"].nunique() == len(b.query)
 
 
-def test_own_numbers_are_kept_and_labels_that_nobody_gave_shorten_the_protocols(tmp_path):
+def test_own_images_with_missing_labels_have_fewer_protocols(tmp_path):
     trees.images(tmp_path, ["1.jpg", "2.jpg", "3.jpg"], decodable=False)
     rows = ["path,person,camera,clothes,split", "1.jpg,0042,3,,query", "./2.jpg,42,4,,gallery", "3.jpg,-1,,,gallery"]
     (tmp_path / "index.csv").write_text("\ufeff" + "\r\n".join([*rows, ",,,,", ""]))
@@ -362,7 +362,7 @@ def own(folder, *rows: str) -> Path:
     return folder
 
 
-def test_an_outfit_of_a_person_is_one_whatever_the_number_s_spelling(tmp_path):
+def test_outfit_label_ignores_number_spelling(tmp_path):
     rows = ("1.jpg,0042,1,red,query", "2.jpg,42,2,red,gallery", "3.jpg,42,2,blue,gallery")
     b = datasets.load("csv", own(tmp_path, *rows))
     assert b.query["clothes"].tolist() == [1] and b.gallery["clothes"].tolist() == [1, 0]
@@ -370,7 +370,7 @@ def test_an_outfit_of_a_person_is_one_whatever_the_number_s_spelling(tmp_path):
     assert good.tolist() == [[False, True]] and junk.tolist() == [[True, False]]
 
 
-def test_a_zero_padded_number_is_seen_in_train_and_test(tmp_path):
+def test_zero_padded_person_leak_is_found(tmp_path):
     b = datasets.load("csv", own(tmp_path / "one", "1.jpg,007,1,a,query", "2.jpg,007,2,b,gallery"))
     assert b.query["person_label"].tolist() == ["7"] and b.query["person"].tolist() == [7]
     rows = ("1.jpg,007,1,a,train", "2.jpg,7,2,b,query", "3.jpg,7,1,c,gallery")
@@ -382,7 +382,7 @@ UNKNOWN = ["", "-1", "-1.0", "nan", "NaN", "<NA>", "None"]
 
 
 @pytest.mark.parametrize("cell", UNKNOWN)
-def test_an_unknown_label_is_unknown_in_every_column(cell, tmp_path):
+def test_unknown_labels_in_every_column(cell, tmp_path):
     b = datasets.load("csv", own(tmp_path, f"1.jpg,7,{cell},{cell},query", "2.jpg,7,1,a,gallery"))
     assert labels(b.query, "camera", "camera_label", "clothes", "clothes_label") == [(-1, "", -1, "")]
     if cell.startswith("-1"):
@@ -395,19 +395,19 @@ def test_an_unknown_label_is_unknown_in_every_column(cell, tmp_path):
     [(1, "Ann", "ann"), (2, "Door", "door"), (3, "Red", "red"), (2, "1.5", "1.50"), (1, "cam1", "cam01"),
      (2, "\uff11", "1"), (3, "dark  red", "dark red")],
 )  # fmt: skip
-def test_labels_that_differ_in_spelling_only_are_refused(column, first, second, tmp_path):
+def test_labels_differing_in_spelling_only_are_refused(column, first, second, tmp_path):
     lines = [["1.jpg", "7", "1", "a", "query"], ["2.jpg", "7", "2", "b", "gallery"]]
     lines[0][column], lines[1][column] = first, second
     with pytest.raises(InputError, match=f"line 3, column '{own_images.COLUMNS[column]}': .* reads like another label"):
         datasets.load("csv", own(tmp_path, *map(",".join, lines)))
 
 
-def test_the_same_outfit_text_of_two_people_may_be_spelled_in_two_ways(tmp_path):
+def test_outfit_spelling_may_differ_between_people(tmp_path):
     b = datasets.load("csv", own(tmp_path, "1.jpg,7,1,Red,query", "2.jpg,8,2,red,gallery"))
     assert b.query["clothes_label"].tolist() == ["7_Red"] and b.gallery["clothes_label"].tolist() == ["8_red"]
 
 
-def test_images_of_nobody_belong_to_the_gallery_when_there_is_no_split(tmp_path):
+def test_distractors_are_gallery_images_without_split(tmp_path):
     trees.images(tmp_path, [f"{n}.jpg" for n in range(8)], decodable=False)
     rows = [f"{n}.jpg,{-1 if n < 4 else 7},{n % 2},a" for n in range(8)]
     (tmp_path / "index.csv").write_text("\n".join(["path,person,camera,clothes", *rows]))
@@ -416,7 +416,7 @@ def test_images_of_nobody_belong_to_the_gallery_when_there_is_no_split(tmp_path)
 
 
 @pytest.mark.parametrize("spelling", ["x//a.jpg", "x/./a.jpg", "./x/a.jpg", "x\\a.jpg"])
-def test_one_file_under_two_paths_is_listed_twice(spelling, tmp_path):
+def test_one_file_under_two_paths_is_an_error(spelling, tmp_path):
     trees.image(tmp_path / "x/a.jpg")
     (tmp_path / "index.csv").write_text(f"path,person,camera,clothes\nx/a.jpg,1,1,a\n{spelling},1,2,b\n")
     with pytest.raises(InputError, match="line 3, column 'path': 'x/a.jpg' is listed before"):
@@ -424,7 +424,7 @@ def test_one_file_under_two_paths_is_listed_twice(spelling, tmp_path):
 
 
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
-def test_a_path_finds_its_file_in_the_other_unicode_spelling(on_disk, tmp_path):
+def test_path_in_other_unicode_form_finds_file(on_disk, tmp_path):
     name, other = (unicodedata.normalize(form, "é.jpg") for form in (on_disk, {"NFC": "NFD", "NFD": "NFC"}[on_disk]))
     trees.image(tmp_path / name)
     (tmp_path / "index.csv").write_text(f"path,person,camera,clothes\n{other},1,1,a\n")
@@ -438,13 +438,13 @@ def test_a_path_finds_its_file_in_the_other_unicode_spelling(on_disk, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"), [("é".encode("latin-1"), "not a UTF-8 text file"), ("é".encode("utf-16"), "save it as UTF-8")]
 )
-def test_a_csv_in_another_encoding_is_named(content, words, tmp_path):
+def test_csv_in_other_encoding_is_named(content, words, tmp_path):
     (tmp_path / "index.csv").write_bytes(content)
     with pytest.raises(InputError, match=f"index.csv is .*{words}"):
         datasets.load("csv", tmp_path)
 
 
-def test_a_csv_without_permission_is_named(tmp_path, monkeypatch):
+def test_csv_without_permission_is_named(tmp_path, monkeypatch):
     def locked(*_, **__):
         raise PermissionError(13, "Permission denied")
 
@@ -470,7 +470,7 @@ def test_a_csv_without_permission_is_named(tmp_path, monkeypatch):
         ("prcc", {"rgb/train/001": "rgb/train/1"}),
     ],
 )
-def test_padding_changes_no_label(name, renamed, tmp_path):
+def test_padding_does_not_change_labels(name, renamed, tmp_path):
     root = trees.TREES[name](tmp_path, decodable=False)
     before = [frame.drop(columns="path") for _, frame in datasets.load(name, root).frames()]
     for old, new in renamed.items():
@@ -481,7 +481,7 @@ def test_padding_changes_no_label(name, renamed, tmp_path):
         assert sorted(labels(one, *columns)) == sorted(labels(two, *columns))
 
 
-def test_padding_changes_no_label_of_a_list(tmp_path):
+def test_padding_does_not_change_labels_of_lists(tmp_path):
     before, after = (trees.ccvid(tmp_path / name, decodable=False) for name in "ab")
     file = after / "query.txt"
     file.write_text(file.read_text().replace("\t007\t", "\t7\t"))
@@ -489,7 +489,7 @@ def test_padding_changes_no_label_of_a_list(tmp_path):
     pd.testing.assert_frame_equal(*frames)
 
 
-def test_padding_hides_no_leak(tmp_path):
+def test_padding_does_not_hide_leaks(tmp_path):
     root = trees.ltcc(tmp_path, decodable=False)
     trees.images(root, ["train/0005_1_c1_000020.png"], decodable=False)
     problems = {problem.kind: problem for problem in datasets.load("ltcc", root).check(images=False).problems}
@@ -497,7 +497,7 @@ def test_padding_hides_no_leak(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ltcc", "synthetic", "market1501", "deepchange"])
-def test_a_camera_0_is_a_camera_like_any_other(name, tmp_path):
+def test_camera_0_is_accepted(name, tmp_path):
     root = trees.TREES[name](tmp_path, decodable=False)
     before = datasets.load(name, root)
     for path in sorted(root.rglob("*.*")):  # every camera one less
@@ -518,7 +518,7 @@ def test_a_camera_0_is_a_camera_like_any_other(name, tmp_path):
         ("ccvid", "session1/007_00", "query.txt, line 3: camera 0; cameras of session1/007_00 count from 1 to 12"),
     ],
 )
-def test_a_camera_0_is_refused_where_cameras_have_a_meaning(name, path, words, tmp_path):
+def test_camera_0_is_refused_where_protocols_name_cameras(name, path, words, tmp_path):
     root = trees.TREES[name](tmp_path, decodable=False)
     if name == "ccvid":
         trees.images(root, [f"{path}/00001.jpg"], decodable=False)
@@ -530,13 +530,13 @@ def test_a_camera_0_is_refused_where_cameras_have_a_meaning(name, path, words, t
         datasets.load(name, root)
 
 
-def test_two_outfits_that_read_alike_are_refused(tmp_path):
+def test_ambiguous_outfits_are_refused(tmp_path):
     rows = ("1.jpg,a_b,1,c,train", "2.jpg,a,1,b_c,train", "3.jpg,x,1,c,query", "4.jpg,x,2,d,gallery")
     with pytest.raises(InputError, match="line 3, column 'clothes': 'b_c' of this person reads as another's"):
         datasets.load("csv", own(tmp_path, *rows))
 
 
-def test_a_protocol_that_could_count_nobody_is_not_offered(tmp_path):
+def test_protocol_without_matches_is_not_listed(tmp_path):
     rows = ("1.jpg,a,1,r,query", "2.jpg,a,2,s,gallery", "3.jpg,b,1,r,query", "4.jpg,b,2,t,gallery")
     b = datasets.load("csv", own(tmp_path / "one", *rows))
     assert b.protocols == ("cloth_changing", "general")  # nobody is seen twice in the same clothes
@@ -546,14 +546,14 @@ def test_a_protocol_that_could_count_nobody_is_not_offered(tmp_path):
         alone.protocol()
 
 
-def test_the_manifest_changes_with_whatever_decides_a_score(tmp_path):
+def test_manifest_covers_everything_that_affects_scores(tmp_path):
     b = load("deepchange", tmp_path)
     moved = replace(b, gallery=b.gallery.assign(tracklet=b.gallery["tracklet"] + 1))
     assert moved.manifest() != b.manifest()
 
 
 @pytest.mark.parametrize("given", [{"near": -1}, {"near": 64}, {"near": 1.5}, {"workers": 0}])
-def test_a_check_that_could_find_nothing_is_refused(given, tiny_benchmark):
+def test_invalid_check_arguments_are_refused(given, tiny_benchmark):
     with pytest.raises(InputError, match="near = .*, workers = "):
         tiny_benchmark.check(**given)
 
@@ -567,7 +567,7 @@ def test_a_check_that_could_find_nothing_is_refused(given, tiny_benchmark):
         ("path,person,camera,clothes,person", "a/2.jpg,1,1,1,1", "column 'person' is named twice"),
         ("path,person,camera,clothes", "a/2.jpg,1,1,red, striped", "line 3: 5 cells, and the header names 4 columns"),
         ("path,person,camera,clothes", "a/2.jpg,1,1", "line 3: 3 cells, and the header names 4 columns"),
-        ("path,person,camera,clothes", 'a/2.jpg,1,1,"red', "line 3: this is no table of cells .*quote"),
+        ("path,person,camera,clothes", 'a/2.jpg,1,1,"red', "line 3: not a valid table .*quote"),
         ("path,person,camera,clothes", "a/2.jpg,1,1e+16,1", "line 3, column 'camera': '1e.16' may stand for several"),
         ("path,person,camera,clothes", "a/2.jpg,nan,1,1", "line 3, column 'person': 'nan' names nothing"),
         ("path,person,camera,clothes", ",1,1,1", "line 3, column 'path': '' names nothing"),
@@ -584,7 +584,7 @@ def test_a_check_that_could_find_nothing_is_refused(given, tiny_benchmark):
         ("path,person,camera,clothes,split", "a/2.jpg,-1,1,1,query", "line 3, column 'person': -1 means nobody"),
     ],
 )
-def test_a_bad_cell_of_a_csv_is_named_by_row_and_column(header, row, message, tmp_path):
+def test_invalid_csv_cell_is_named_by_row_and_column(header, row, message, tmp_path):
     trees.images(tmp_path, ["a/1.jpg", "a/2.jpg"], decodable=False)
     mark = next(mark for mark in ";\t," if mark in header)
     first = mark.join(["a/1.jpg", "1", "1", "1", "train"][: header.count(mark) + 1])
@@ -594,7 +594,7 @@ def test_a_bad_cell_of_a_csv_is_named_by_row_and_column(header, row, message, tm
     assert str(tmp_path / "index.csv") in str(caught.value)
 
 
-def test_a_folder_without_one_csv_is_named(tmp_path):
+def test_folder_without_single_csv_is_named(tmp_path):
     with pytest.raises(InputError, match="expected one CSV with the columns path, person, camera, clothes; found none"):
         datasets.load("csv", tmp_path)
     for name in ("a.csv", "b.csv"):
@@ -625,7 +625,7 @@ def many(root: Path, people: int = 8) -> datasets.Benchmark:
     return datasets.load("ltcc", root)
 
 
-def test_hold_out_moves_people_and_asks_one_image_per_outfit_and_camera(tmp_path):
+def test_hold_out_has_one_query_per_outfit_and_camera(tmp_path):
     b = many(tmp_path)
     held = b.hold_out(3, seed=0)
     assert held.train["person"].nunique() == 6 and set(held.train["person"]) == set(range(6))
@@ -644,7 +644,7 @@ def test_hold_out_moves_people_and_asks_one_image_per_outfit_and_camera(tmp_path
         assert good.any(axis=1).all()
 
 
-def test_hold_out_follows_its_seed_and_grows_by_adding(tmp_path):
+def test_hold_out_depends_on_seed_and_is_nested(tmp_path):
     b = many(tmp_path)
 
     def people(count: int, seed: int) -> set[str]:
@@ -657,7 +657,7 @@ def test_hold_out_follows_its_seed_and_grows_by_adding(tmp_path):
     assert b.hold_out(0, 0) is b
 
 
-def test_hold_out_refuses_what_it_cannot_do(tmp_path):
+def test_hold_out_refuses_invalid_input(tmp_path):
     b = many(tmp_path / "a")
     for people in (-1, 8, 99):
         with pytest.raises(InputError, match=f"people = {people}; ltcc has 8 training people"):
@@ -666,7 +666,7 @@ def test_hold_out_refuses_what_it_cannot_do(tmp_path):
         load("synthetic", tmp_path / "b").hold_out(1, 0)
 
 
-def test_hold_out_gives_prcc_validation_that_its_protocols_can_score(tmp_path):
+def test_hold_out_of_prcc_can_be_scored(tmp_path):
     v = load("prcc", tmp_path).hold_out(1, seed=0).validation
     for protocol in v.protocols:
         good, _ = v.protocol(protocol).masks(v.query, v.gallery)
@@ -684,7 +684,7 @@ def test_hold_out_of_ccvid_moves_whole_tracklets(tmp_path):
     assert len(v.query) == 2 and len(v.gallery) == 4
 
 
-def test_without_leaves_images_out_on_record(tmp_path):
+def test_without_records_omissions(tmp_path):
     b = load("ltcc", tmp_path)
     less = b.without(["train/007_1_c2_000005.png", "train/007_1_c3_000006.png", "test/003_1_c1_000010.png"], "broken")
     assert set(less.train["person"]) == {0} and set(less.train["clothes"]) == {0, 1, 2}
@@ -699,11 +699,11 @@ def test_without_leaves_images_out_on_record(tmp_path):
     assert len(again.omissions) == 4 and len(b.gallery) == 5
     with pytest.raises(InputError, match="'train/nobody.png' is in no split"):
         b.without(["train/nobody.png"], "broken")
-    with pytest.raises(InputError, match="needs a reason"):
+    with pytest.raises(InputError, match="requires a reason"):
         b.without(["test/003_1_c1_000010.png"], " ")
 
 
-def test_omissions_that_are_saved_hold_for_every_later_load(tmp_path):
+def test_saved_omissions_apply_to_later_loads(tmp_path):
     root = trees.own(tmp_path, decodable=False)
     first = datasets.load("csv", root).without(["b/3.jpg"], "blurred, by eye").without(["c/1.png"], "a mannequin")
     assert first.save_omissions() == root / "left_out.csv"
@@ -719,7 +719,7 @@ def test_omissions_that_are_saved_hold_for_every_later_load(tmp_path):
 OWN = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg", "b/3.jpg", "b/4.jpg", "c/1.png"]
 
 
-def test_a_reason_typed_with_commas_is_read_whole(tmp_path):
+def test_omission_reason_may_contain_commas(tmp_path):
     (trees.own(tmp_path, decodable=False) / "left_out.csv").write_text("path,reason\nb/3.jpg,blurred, by eye, twice\n")
     assert datasets.load("csv", tmp_path).omissions[0].reason == "blurred, by eye, twice"
 
@@ -728,24 +728,24 @@ def test_a_reason_typed_with_commas_is_read_whole(tmp_path):
     ("text", "message"),
     [
         ("path,reason\nb/9.jpg,blurred\n", "left_out.csv, lines 2 to 2: 'b/9.jpg' is in no split"),
-        ("path,reason\nb/3.jpg,\n", "left_out.csv, lines 2 to 2: .*needs a reason"),
+        ("path,reason\nb/3.jpg,\n", "left_out.csv, lines 2 to 2: .*requires a reason"),
         ("b/3.jpg\n", "column 'path' is missing.*; found b/3.jpg"),
         ("", "left_out.csv is empty"),
         ("path,reason\n" + "".join(f"{p},x\n" for p in OWN), "left_out.csv, lines 2 to 8: this leaves no image of csv"),
     ],
 )
-def test_a_bad_list_of_omissions_is_refused(text, message, tmp_path):
+def test_invalid_omission_list_is_refused(text, message, tmp_path):
     (trees.own(tmp_path, decodable=False) / "left_out.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         datasets.load("csv", tmp_path)
 
 
-def test_without_reaches_validation(tmp_path):
+def test_without_applies_to_validation(tmp_path):
     b = load("synthetic", tmp_path).without(["validation/test/021_1_c1_000005.png"], "broken")
     assert set(b.validation.gallery["person"]) == {20}
 
 
-def test_the_manifest_names_the_data_and_not_the_machine(tmp_path):
+def test_manifest_does_not_depend_on_path(tmp_path):
     one, two = (datasets.load("ltcc", trees.ltcc(tmp_path / name)) for name in ("a", "b_c1"))
     assert one.manifest() == two.manifest() and len(one.manifest()) == 64
     assert one.manifest(contents=True) == two.manifest(contents=True) != one.manifest()
@@ -761,7 +761,7 @@ def test_the_manifest_names_the_data_and_not_the_machine(tmp_path):
     assert one.manifest() != two.manifest()
 
 
-def test_the_manifest_stays_when_people_are_held_out_and_changes_with_a_label(tmp_path):
+def test_manifest_ignores_hold_out_and_covers_labels(tmp_path):
     b = many(tmp_path / "a")
     assert b.hold_out(3, seed=1).manifest() == b.manifest()
     root = trees.own(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""check(): counts, damage, duplicates and leaks that were put there on purpose."""
+"""check(): counts, and damaged, duplicate and leaked images that were planted."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def test_check_reads_every_layout(name, tmp_path):
     assert {problem.kind for problem in report.problems} <= set(integrity.KINDS) == set(report.overview["kind"])
 
 
-def test_a_clean_tree_has_no_problem_but_single_images(synthetic):
+def test_clean_tree_has_only_single_image_notes(synthetic):
     report = datasets.load("synthetic", synthetic).check(workers=1)
     assert set(kinds(report)) == {"outfit_seen_once"}
     assert report.errors == ()
 
 
-def test_the_overview_tells_nothing_found_from_not_looked_for(tmp_path):
+def test_overview_distinguishes_none_from_not_checked(tmp_path):
     b = datasets.load("ltcc", trees.ltcc(tmp_path))
     (tmp_path / "train/007_1_c3_000006.png").unlink()
-    for opened, undecodable in ((False, "not looked for: images were not opened"), (True, "none")):
+    for opened, undecodable in ((False, "not checked: images were not opened"), (True, "none")):
         rows = b.check(images=opened, workers=1).overview.set_index("kind")
         assert rows.loc["missing"].tolist() == ["error", "1 listed files do not exist"]
         assert rows.loc["listed_twice"].tolist() == ["", "none"]
@@ -52,7 +52,7 @@ def test_the_overview_tells_nothing_found_from_not_looked_for(tmp_path):
         assert rows.loc["count", "found"].endswith("more)") and rows.loc["count", "severity"] == "warning"
 
 
-def test_counts_are_compared_and_unverified_ones_are_said_to_be(tmp_path):
+def test_counts_are_compared_and_marked_unverified(tmp_path):
     counts = datasets.load("ltcc", trees.ltcc(tmp_path, decodable=False)).check(images=False).counts
     rows = {(row.split, row.what): row for row in counts.itertuples()}
     assert rows["train", "images"].found == 6 and rows["train", "images"].published == 9_576
@@ -64,7 +64,7 @@ def test_counts_are_compared_and_unverified_ones_are_said_to_be(tmp_path):
     assert rows["gallery", "cameras"].agrees == ""  # nothing is published about it
 
 
-def test_a_count_that_agrees_says_so(tmp_path, monkeypatch):
+def test_agreeing_count_is_marked(tmp_path, monkeypatch):
     published = (Count("train", "images", 6, "T"), Count("train", "outfits", 4, "M"))
     monkeypatch.setitem(PUBLISHED, "ltcc", published)
     report = datasets.load("ltcc", trees.ltcc(tmp_path, decodable=False)).check(images=False)
@@ -90,12 +90,12 @@ def test_a_count_that_agrees_says_so(tmp_path, monkeypatch):
         ("ltcc", Count("gallery", "people", 0, "T"), 2),  # LTCC's person 000 is a person
     ],
 )
-def test_what_is_counted(name, count, found, tmp_path):
+def test_counted_labels(name, count, found, tmp_path):
     b = datasets.load(name, trees.TREES[name](tmp_path, decodable=False))
     assert published.found_count(b, count) == found
 
 
-def test_every_published_number_has_a_mark_and_adds_up():
+def test_published_numbers_have_marks_and_add_up():
     assert set(PUBLISHED) == set(datasets.NAMES) - {"synthetic", "csv"}
     numbers = {name: {(c.split, c.what): c.number for c in counts} for name, counts in PUBLISHED.items()}
     assert {c.mark for counts in PUBLISHED.values() for c in counts} <= set(MARKS)
@@ -107,7 +107,7 @@ def test_every_published_number_has_a_mark_and_adds_up():
     assert sum(c.number for c in PUBLISHED["prcc"] if c.what == "images" and c.split[:3] != "all") == 33_698
 
 
-def test_broken_images_are_listed_and_left_out_only_when_told(synthetic):
+def test_broken_images_are_listed_and_excluded_on_request(synthetic):
     b = datasets.load("synthetic", synthetic)
     cut, garbage = "train/000_1_c1_000001.png", "query/003_1_c1_000007.png"
     empty, gone = "validation/test/021_1_c1_000005.png", "test/005_1_c3_000014.png"
@@ -131,7 +131,7 @@ def test_broken_images_are_listed_and_left_out_only_when_told(synthetic):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.98])
-def test_a_truncated_jpeg_is_found(share, tmp_path):
+def test_truncated_jpeg_is_found(share, tmp_path):
     root = trees.vcclothes(tmp_path)
     file = root / "gallery/0257-04-02-02.jpg"
     noise = np.random.default_rng(0).integers(0, 255, (64, 32, 3), dtype=np.uint8)
@@ -149,7 +149,7 @@ def test_missing_files_are_found_without_opening_any(tmp_path):
     assert not report.opened and report.broken == ("train-set/P1_C2_d2_h1_0_0.jpg",)
 
 
-def test_a_file_listed_twice_is_an_error(tmp_path):
+def test_file_listed_twice_is_an_error(tmp_path):
     root = trees.deepchange(tmp_path, decodable=False)
     file = root / "train-set-bbox.txt"
     file.write_text(file.read_text() + "P1_C2_d2_h1_0_0.jpg,8\n")
@@ -166,7 +166,7 @@ def test_a_file_listed_twice_is_an_error(tmp_path):
         ("query/003_1_c1_000007.png", "test/003_1_c5_000099.png", "across_query_and_gallery", "note"),
     ],
 )
-def test_copies_are_found_exact_and_re_encoded(source, copy, kind, severity, synthetic):
+def test_exact_and_reencoded_copies_are_found(source, copy, kind, severity, synthetic):
     shutil.copy(synthetic / source, synthetic / copy)
     found = kinds(datasets.load("synthetic", synthetic).check(workers=1))
     assert set(found) == {"outfit_seen_once", f"duplicates_{kind}"}
@@ -180,14 +180,14 @@ def test_copies_are_found_exact_and_re_encoded(source, copy, kind, severity, syn
     assert near.severity in ("note", "warning")
 
 
-def test_the_same_cut_in_other_colours_is_no_duplicate(synthetic):
+def test_same_garments_in_other_colours_are_no_duplicate(synthetic):
     source = Image.open(synthetic / "train/000_1_c1_000001.png")
     gray = source.convert("L").convert("RGB")  # the same difference hash: the hash reads luminance
     gray.save(synthetic / "train/000_2_c5_000099.png")
     assert "near_duplicates_within_person" not in kinds(datasets.load("synthetic", synthetic).check(workers=1))
 
 
-def test_people_in_train_and_test_are_found_but_not_where_numbers_start_again(tmp_path):
+def test_people_in_train_and_test_are_found(tmp_path):
     root = trees.ltcc(tmp_path / "ltcc", decodable=False)
     trees.image(root / "train/003_1_c1_000099.png", decodable=False)
     problem = kinds(datasets.load("ltcc", root).check(images=False))["people_in_train_and_test"]
@@ -196,7 +196,7 @@ def test_people_in_train_and_test_are_found_but_not_where_numbers_start_again(tm
     assert "people_in_train_and_test" not in kinds(celeb.check(images=False))
 
 
-def test_queries_nobody_can_match_and_last_files_in_a_wrong_folder_are_told(tmp_path):
+def test_unmatched_queries_and_misplaced_files_are_reported(tmp_path):
     root = trees.ltcc(tmp_path / "ltcc", decodable=False)
     trees.image(root / "query/009_1_c1_000099.png", decodable=False)
     lost = kinds(datasets.load("ltcc", root).check(images=False))["query_without_match"]
@@ -205,7 +205,7 @@ def test_queries_nobody_can_match_and_last_files_in_a_wrong_folder_are_told(tmp_
     assert kinds(last)["folder_disagrees"].paths == ("test/gallery/005895/005859_003_00001__0004_01_000.jpg",)
 
 
-def test_flat_images_are_told_and_not_called_alike(synthetic):
+def test_flat_images_are_reported_but_not_as_duplicates(synthetic):
     for name in ("train/000_1_c5_000098.png", "train/007_1_c5_000099.png"):
         Image.new("RGB", (8, 16), (90, 90, 91 + int(name[-5]))).save(synthetic / name)
     found = kinds(datasets.load("synthetic", synthetic).check(workers=1))
@@ -224,7 +224,7 @@ def prints(hashes: np.ndarray, thumbnail: np.ndarray | None = None) -> duplicate
 
 
 @pytest.mark.parametrize("distance", [0, 1, 2, 4])
-def test_near_pairs_are_all_the_pairs_that_comparing_everything_finds(distance):
+def test_near_pairs_equal_brute_force(distance):
     rng = np.random.default_rng(distance)
     base = rng.integers(0, 2**63, 12, dtype=np.uint64)
     flips = [sum(1 << int(bit) for bit in rng.choice(64, rng.integers(0, 6), replace=False)) for _ in range(120)]
@@ -236,7 +236,7 @@ def test_near_pairs_are_all_the_pairs_that_comparing_everything_finds(distance):
     assert len(found) == len(set(found)) and set(found) == expected and expected
 
 
-def test_pictures_saved_again_as_poor_jpegs_are_found_and_other_people_are_not(tmp_path):
+def test_low_quality_jpeg_copies_are_found(tmp_path):
     scenes = scenes_of(World())
     first = np.unique([scene.person_id for scene in scenes], return_index=True)[1][:20]
     for i, place in enumerate(first):
@@ -248,7 +248,7 @@ def test_pictures_saved_again_as_poor_jpegs_are_found_and_other_people_are_not(t
     assert len(found) >= 18 and (found[:, 1] - found[:, 0] == 20).all()  # each with its own copy
 
 
-def test_the_difference_hash_is_the_one_written_out():
+def test_difference_hash_equals_loop():
     rng = np.random.default_rng(0)
     thumbnail = rng.integers(0, 255, (5, 8, 9, 3), dtype=np.uint8)
     for image, code in zip(thumbnail, duplicates.difference_hash(thumbnail), strict=True):
@@ -259,12 +259,12 @@ def test_the_difference_hash_is_the_one_written_out():
         assert int(bits, 2) == int(code)
 
 
-def test_a_benchmark_that_can_be_trained_and_scored_is_ready(synthetic):
+def test_valid_benchmark_is_ready(synthetic):
     assert datasets.readiness(datasets.load("synthetic", synthetic), workers=1) == []
 
 
 @pytest.mark.parametrize("split", ["train", "query", "gallery"])
-def test_an_unreadable_image_of_any_split_is_known_before_training(split, synthetic):
+def test_unreadable_image_of_any_split_is_found_before_training(split, synthetic):
     b = datasets.load("synthetic", synthetic)
     path = getattr(b, split)["path"][0]
     (b.root / path).write_bytes((b.root / path).read_bytes()[:60])
@@ -297,12 +297,12 @@ TRAINABLE = ["t/1.jpg,1,1,red,train", "t/2.jpg,2,1,red,train"]
         (["q/1.jpg,1.0,1,red,query", "g/1.jpg,01,2,blue,gallery"], ["people_in_train_and_test"]),
     ],
 )
-def test_what_could_not_be_scored_is_known_before_training_and_to_check(rows, kinds, tmp_path):
+def test_unscorable_benchmark_is_found_before_training(rows, kinds, tmp_path):
     b = _own(tmp_path, TRAINABLE + rows)
     assert [problem.kind for problem in datasets.readiness(b, workers=1)] == kinds
     assert set(kinds) <= {problem.kind for problem in b.check(images=False).errors}
 
 
-def test_one_training_person_is_too_few(tmp_path):
+def test_single_training_person_is_refused(tmp_path):
     b = _own(tmp_path, ["t/1.jpg,1,1,red,train", "q/1.jpg,7,1,red,query", "g/1.jpg,7,2,blue,gallery"])
     assert [problem.kind for problem in datasets.readiness(b, images=False)] == ["training_people"]

@@ -1,4 +1,4 @@
-"""The portrait's numbers against loops over every pair, and its contact sheets."""
+"""Label statistics against loops over all pairs, and contact sheets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def relation(a: int, b: int) -> str:
 
 @given(query=ROWS, gallery=ROWS)
 @settings(max_examples=25, deadline=None)
-def test_pairs_and_shares_are_those_of_two_loops(query, gallery):
+def test_pairs_and_shares_equal_loops(query, gallery):
     q, g = frame(query), frame(gallery)
     expected = [(i, j) for i, a in enumerate(query) for j, b in enumerate(gallery) if a[0] == b[0] != -1]
     assert sorted(zip(*map(list, portrait.pairs(q, g)), strict=True)) == expected
@@ -47,7 +47,7 @@ def test_pairs_and_shares_are_those_of_two_loops(query, gallery):
 
 @given(query=ROWS, gallery=ROWS)
 @settings(max_examples=25, deadline=None)
-def test_the_camera_rule_is_judged_pair_by_pair(query, gallery):
+def test_camera_rule_equals_loop_over_pairs(query, gallery):
     judged = [
         (a[1] == b[1], a[2] == b[2])
         for a in query
@@ -68,7 +68,7 @@ def test_the_camera_rule_is_judged_pair_by_pair(query, gallery):
 
 @given(query=ROWS, gallery=ROWS)
 @settings(max_examples=25, deadline=None)
-def test_pairs_by_camera_are_those_of_two_loops(query, gallery):
+def test_camera_pairs_equal_loops(query, gallery):
     cells: dict[tuple[int, int], list[tuple[int, bool]]] = {}
     for person, camera, clothes in query:
         for other, seen_by, worn in gallery:
@@ -82,7 +82,7 @@ def test_pairs_by_camera_are_those_of_two_loops(query, gallery):
         assert row.same_clothes == pytest.approx(np.mean([same for _, same in held]))
 
 
-def test_a_camera_that_gives_the_outfit_away_and_one_that_does_not(tmp_path):
+def test_camera_tells_outfit_by_hand(tmp_path):
     prcc = datasets.load("prcc", trees.prcc(tmp_path, decodable=False))
     told = portrait.camera_tells_outfit(prcc.train)
     assert told["guess"] == pytest.approx(2 / 3) and told["people"] == 2 and told["guess_from_camera"] == 1.0
@@ -95,7 +95,7 @@ def test_a_camera_that_gives_the_outfit_away_and_one_that_does_not(tmp_path):
     assert portrait.camera_tells_outfit(frame([(0, 0, -1)]))["people"] == 0
 
 
-def test_spread_counts_a_person_s_outfits_and_cameras(tmp_path):
+def test_spread_counts_outfits_and_cameras(tmp_path):
     table = portrait.spread(datasets.load("ltcc", trees.ltcc(tmp_path, decodable=False)).train)
     row = table[table["person_label"] == "0"].iloc[0]
     assert (row["images"], row["outfits"], row["cameras"]) == (4, 3, 3)
@@ -105,7 +105,7 @@ def test_spread_counts_a_person_s_outfits_and_cameras(tmp_path):
 
 
 @pytest.mark.parametrize("name", datasets.NAMES)
-def test_the_protocol_table_is_what_the_dense_masks_say(name, tmp_path):
+def test_protocol_table_equals_dense_masks(name, tmp_path):
     b = datasets.load(name, trees.TREES[name](tmp_path, decodable=False))
     query, gallery = portrait.units(b.query), portrait.units(b.gallery)
     table = portrait.protocol_table(b).set_index("protocol")
@@ -123,7 +123,7 @@ def test_the_protocol_table_is_what_the_dense_masks_say(name, tmp_path):
         assert len(query) == 2 and len(gallery) == 3
 
 
-def test_a_contact_sheet_shows_every_outfit_before_repeating_one(tmp_path):
+def test_contact_sheet_shows_every_outfit_first(tmp_path):
     b = datasets.load("ltcc", trees.ltcc(tmp_path))
     sheet = portrait.contact_sheet(b, "train", people=2, columns=3, cell=(32, 16))
     shown = sheet.table[sheet.table["row"] == 0]
@@ -136,7 +136,7 @@ def test_a_contact_sheet_shows_every_outfit_before_repeating_one(tmp_path):
     assert list(sheet.table["row"]) == [0, 0, 0, 1, 1]
 
 
-def test_faces_are_hidden_where_the_owners_ask_for_it(tmp_path):
+def test_faces_are_hidden_if_required(tmp_path):
     b = datasets.load("deepchange", trees.deepchange(tmp_path))
     path = b.train["path"][0]
     rows = np.arange(128)[:, None, None] * np.ones((1, 64, 3))
@@ -147,7 +147,7 @@ def test_faces_are_hidden_where_the_owners_ask_for_it(tmp_path):
     assert len(np.unique(sheet.image[at + 32 : at + 128, :64, 0])) > 60
 
 
-def test_a_contact_sheet_names_a_wrong_split_and_a_broken_image(tmp_path):
+def test_contact_sheet_names_invalid_split_and_broken_image(tmp_path):
     b = datasets.load("ltcc", trees.ltcc(tmp_path))
     with pytest.raises(InputError, match="split 'test' of ltcc is empty or unknown; one of train, query, gallery"):
         portrait.contact_sheet(b, "test")
@@ -156,7 +156,7 @@ def test_a_contact_sheet_names_a_wrong_split_and_a_broken_image(tmp_path):
         portrait.contact_sheet(b, "train")
 
 
-def test_a_pair_sheet_puts_two_and_two_side_by_side_and_hides_faces_if_told(tmp_path):
+def test_pair_sheet_layout_and_hidden_faces(tmp_path):
     b = datasets.load("ltcc", trees.ltcc(tmp_path))
     paths = list(b.train["path"][:4]) + list(b.train["path"][:2])
     sheet = portrait.pair_sheet(b.root, paths, False, across=2, cell=(32, 16))

@@ -1,4 +1,4 @@
-"""The documentation's code runs, its commands and parameters exist, its links resolve, its outputs are real."""
+"""Documentation: its code runs, its commands and parameters exist, its links resolve, its outputs are real."""
 
 import importlib
 import json
@@ -67,7 +67,7 @@ def test_every_make_target_and_link_exists(page):
         assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
 
 
-def test_every_name_on_the_map_of_the_library_exists():
+def test_names_in_library_map_exist():
     lines = re.findall(
         r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", (HOME / "docs" / "library.md").read_text(encoding="utf-8"), re.M
     )
@@ -84,7 +84,7 @@ def test_every_name_on_the_map_of_the_library_exists():
             assert hasattr(importlib.import_module(f"csgn_lib.{package or first}"), last), name
 
 
-def test_one_version_everywhere_and_a_citation_of_software_and_paper():
+def test_version_and_citation_are_consistent():
     citation = yaml.safe_load((HOME / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert csgn_lib.__version__ == project["version"] == citation["version"]

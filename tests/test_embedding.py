@@ -1,4 +1,4 @@
-"""Descriptors chosen on validation people, runs scored whole, and the rows that need no learning."""
+"""Choice of descriptors on validation people, scoring of runs, and baselines without learning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def frozen(random_clip):
     return VisualEncoder(random_clip, None, "none", torch.Generator()).eval()
 
 
-def test_embed_is_the_encoder_on_every_image_in_the_frames_order(frozen, tiny_benchmark):
+def test_embed_equals_encoder_on_each_image(frozen, tiny_benchmark):
     query = tiny_benchmark.query
     together = retrieval.embed(frozen, query, tiny_benchmark.root, SIZE, batch_size=3)
     alone = retrieval.embed(frozen, query.iloc[[4]], tiny_benchmark.root, SIZE)
@@ -45,7 +45,7 @@ def test_embedding_reports_progress_by_tenths(frozen, tiny_benchmark, monkeypatc
     assert len(lines) == 10 and lines[4].startswith("embedding query: 50 %, 10 of 20, ")
 
 
-def test_flip_averaging_does_not_see_left_from_right(frozen, tiny_benchmark):
+def test_flip_averaging_is_mirror_invariant(frozen, tiny_benchmark):
     frame = tiny_benchmark.query[:2]
     plain = retrieval.embed(frozen, frame, tiny_benchmark.root, SIZE)
     both = retrieval.embed(frozen, frame, tiny_benchmark.root, SIZE, flip=True)
@@ -53,7 +53,7 @@ def test_flip_averaging_does_not_see_left_from_right(frozen, tiny_benchmark):
     torch.testing.assert_close(both.f, (plain.f + mirrored.f) / 2)
 
 
-def test_vocabulary_descriptors_are_projections_of_f_and_leave_the_other_parts(random_clip):
+def test_text_subspace_descriptors_project_f_only(random_clip):
     words = retrieval.Vocabularies(random_clip)
     embeddings = Embeddings(None, torch.randn(3, 128), torch.randn(3, 128), torch.randn(3, 5))
     out = retrieval.features_of(retrieval.Descriptor(("f", "c"), retrieval.CLOTHING_OUT, 4), words)(embeddings)
@@ -64,7 +64,7 @@ def test_vocabulary_descriptors_are_projections_of_f_and_leave_the_other_parts(r
         retrieval.features_of(retrieval.Descriptor(("f",), retrieval.PERSON_ONLY, 4))
 
 
-def test_choice_is_the_best_on_validation_people_and_a_default_without_them(frozen, random_clip, tiny_benchmark):
+def test_choose_takes_best_on_validation_people(frozen, random_clip, tiny_benchmark):
     words = retrieval.Vocabularies(random_clip)
     validation = retrieval.embed_benchmark(frozen, tiny_benchmark.validation, SIZE)
     chosen, reached = retrieval.choose(validation, words, retrieval.CLOTHING_OUT, [("f",)], 16)
@@ -88,7 +88,7 @@ def scored(tiny_benchmark, tmp_path_factory):
     return run, retrieval.score_run(run, tiny_benchmark)
 
 
-def test_a_run_is_scored_and_recorded_whole(tiny_benchmark, scored):
+def test_score_run_writes_all_records(tiny_benchmark, scored):
     run, scores = scored
     recorded = json.loads(run.path("results.json").read_text())
     assert set(recorded) == {retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY}
@@ -111,7 +111,7 @@ def test_a_run_is_scored_and_recorded_whole(tiny_benchmark, scored):
     )
 
 
-def test_thresholds_are_recorded_with_the_model_and_data_they_are_of(tiny_benchmark, scored):
+def test_thresholds_are_recorded_with_model_and_data(tiny_benchmark, scored):
     recorded = json.loads(scored[0].path("verification.json").read_text())
     assert recorded["model"] == retrieval.model_digest(scored[0]) and recorded["manifest"] == tiny_benchmark.manifest()
     saved = load_file(scored[0].path("embeddings.safetensors"))
@@ -122,7 +122,7 @@ def test_thresholds_are_recorded_with_the_model_and_data_they_are_of(tiny_benchm
         assert json.loads(file.metadata()["query_paths"]) == list(tiny_benchmark.query.path)
 
 
-def test_a_run_is_not_scored_over_with_another_benchmark(tiny_benchmark, scored):
+def test_run_folder_is_not_overwritten_by_another_benchmark(tiny_benchmark, scored):
     run, before = scored[0], scored[0].path("results.json").read_bytes()
     other = tiny_benchmark.without(tiny_benchmark.query.path[:1], "another data set")
     with pytest.raises(InputError, match="was trained on synthetic, and these are other data.*csgn evaluate"):
@@ -130,7 +130,7 @@ def test_a_run_is_not_scored_over_with_another_benchmark(tiny_benchmark, scored)
     assert run.path("results.json").read_bytes() == before
 
 
-def test_a_run_is_scored_on_another_benchmark_in_a_folder_of_its_own(tiny_benchmark, scored, tmp_path):
+def test_score_model_writes_separate_folder(tiny_benchmark, scored, tmp_path):
     run, scores = scored
     other = tiny_benchmark.without(tiny_benchmark.query.path[:1], "another data set")
     held = {path: path.stat().st_mtime_ns for path in run.dir.rglob("*")}
@@ -148,9 +148,7 @@ def test_a_run_is_scored_on_another_benchmark_in_a_folder_of_its_own(tiny_benchm
             retrieval.score_model(run.dir, tiny_benchmark, out)
 
 
-def test_without_its_text_encoder_a_model_is_scored_by_its_plain_descriptor_and_says_why(
-    tiny_benchmark, scored, tmp_path
-):
+def test_missing_text_encoder_leaves_plain_descriptor(tiny_benchmark, scored, tmp_path):
     folder = tmp_path / "exported"
     shutil.copytree(scored[0].dir, folder)
     write_json(folder / "config.json", scored[0].config | {"clip_checkpoint": "ViT.pt"})
@@ -161,7 +159,7 @@ def test_without_its_text_encoder_a_model_is_scored_by_its_plain_descriptor_and_
     assert set(left_out) == {retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY} and "ViT.pt" in left_out["person only"]
 
 
-def test_csgn_evaluate_prints_every_protocol_of_the_other_benchmark(capsys, tiny_benchmark, scored, tmp_path):
+def test_csgn_evaluate_prints_every_protocol(capsys, tiny_benchmark, scored, tmp_path):
     command = ["evaluate", scored[0].dir, "synthetic", tiny_benchmark.root, "--out", tmp_path / "e"]
     status, out, err = call(capsys, *command)
     assert status == 0 and err == "" and out.endswith(f"{tmp_path / 'e'}\n")
@@ -170,7 +168,7 @@ def test_csgn_evaluate_prints_every_protocol_of_the_other_benchmark(capsys, tiny
     assert "TAR at FAR 0.1: " in out and "FNIR at FPIR 0.1: " in out
 
 
-def test_validation_people_without_clothes_labels_choose_under_their_own_headline(frozen, random_clip, tiny_benchmark):
+def test_validation_without_clothes_labels_uses_its_default_protocol(frozen, random_clip, tiny_benchmark):
     validation = retrieval.embed_benchmark(frozen, tiny_benchmark.validation, (96, 48))
     blind = [part.assign(clothes=-1) for part in (tiny_benchmark.validation.query, tiny_benchmark.validation.gallery)]
     for part in blind:
@@ -182,7 +180,7 @@ def test_validation_people_without_clothes_labels_choose_under_their_own_headlin
     assert 0 < reached <= 1
 
 
-def test_one_person_alone_is_recorded_without_an_interval(tiny_benchmark):
+def test_single_person_has_no_interval(tiny_benchmark):
     one = tiny_benchmark.query["person"] == tiny_benchmark.query["person"].iloc[0]
     asked = tiny_benchmark.query[one].reset_index(drop=True)
     asked.attrs = tiny_benchmark.query.attrs
@@ -191,7 +189,7 @@ def test_one_person_alone_is_recorded_without_an_interval(tiny_benchmark):
     assert recorded["mean_ap_interval"] == [None, None] and 0 <= recorded["mean_ap"] <= 1
 
 
-def test_colour_histogram_is_the_naive_count(tiny_benchmark):
+def test_colour_histogram_equals_loop(tiny_benchmark):
     from PIL import Image
 
     frame = tiny_benchmark.query[:3]
@@ -205,7 +203,7 @@ def test_colour_histogram_is_the_naive_count(tiny_benchmark):
     np.testing.assert_allclose((found**2).sum(1), 1, atol=1e-5)
 
 
-def test_chance_is_reproducible_and_scores_as_chance():
+def test_random_features_are_reproducible_and_score_at_chance():
     a, b = (retrieval.chance(50, np.random.default_rng(1)) for _ in range(2))
     assert (a == b).all()
     frame = pd.DataFrame({"person": np.arange(50) % 10, "camera": np.arange(50), "clothes": np.arange(50)})

@@ -1,4 +1,4 @@
-"""What a training needs at least: against what torch then holds, sums by hand, and a closed form for the ViT."""
+"""The cost estimate against torch's memory, sums by hand, and a closed form for the ViT."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def a_rate(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("vss", ["steer", "concat", "cross_attention", "none", "resnet"])
-def test_bytes_are_those_that_torch_holds_after_a_step(tiny_benchmark, vss):
+def test_estimated_bytes_equal_torch_after_step(tiny_benchmark, vss):
     text = {} if vss != "resnet" else {"hsf": "none"}
     experiment = Experiment.from_parameters(vss=vss, clip_checkpoint=None, resnet_checkpoint=None, **text)
     clip, resnet = training.load_towers(experiment)
@@ -52,7 +52,7 @@ def test_bytes_are_those_that_torch_holds_after_a_step(tiny_benchmark, vss):
 
 
 @pytest.mark.parametrize(("precision", "vss"), [("fp32", "steer"), ("bf16", "steer"), ("bf16", "cross_attention")])
-def test_what_is_kept_for_the_backward_pass_is_what_torch_then_keeps(tiny_benchmark, precision, vss):
+def test_estimated_activations_equal_saved_tensors(tiny_benchmark, precision, vss):
     """Against a real pass of eight images: no more than it keeps, and nearly all of it."""
     changes = {"precision": precision, "vss": vss, "clip_checkpoint": None, "resnet_checkpoint": None}
     experiment = Experiment.from_parameters(**changes)
@@ -75,7 +75,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_torch_then_keeps(tiny_benchm
     )
 
 
-def test_a_batch_in_parts_keeps_a_part_and_an_average_is_counted(tiny_benchmark):
+def test_batch_parts_and_average_are_counted(tiny_benchmark):
     whole, parts = (count(tiny_benchmark.train, batch_parts=n, ema=0.9) for n in (1, 4))
     assert (whole.images_at_once, parts.images_at_once) == (8, 2)
     assert whole.activation_bytes == parts.activation_bytes
@@ -85,7 +85,7 @@ def test_a_batch_in_parts_keeps_a_part_and_an_average_is_counted(tiny_benchmark)
     assert "moving average of the weights" in str(whole) and count(tiny_benchmark.train).averaged == 0
 
 
-def test_the_vits_arithmetic_is_the_closed_form(tiny_benchmark, random_clip):
+def test_vit_flops_equal_closed_form(tiny_benchmark, random_clip):
     width, joint = random_clip.width, random_clip.embed_dim
     patches = (HEIGHT // PATCH) * (WIDTH // PATCH)
     tokens, layers = patches + 1, len(random_clip.visual.transformer.resblocks)
@@ -113,34 +113,34 @@ def test_arithmetic_grows_with_epochs_images_and_patches_and_time_with_arithmeti
     assert once.image_flops > once.vit_flops  # the ResNet and the heads
 
 
-def test_what_an_experiment_leaves_out_is_not_counted(tiny_benchmark):
+def test_unused_parts_are_not_counted(tiny_benchmark):
     for changes in ({"hsf": "none"}, {"mdg": "random"}, {"stage1_epochs": 0, "hsf": "none"}):
         assert count(tiny_benchmark.train, **changes).flops[0] == 0
     alone = count(tiny_benchmark.train, vss="resnet", hsf="none")
     assert (alone.vit_flops, alone.prompt_flops) == (0, 0) and alone.image_flops > 0
 
 
-def test_a_full_size_tower_is_counted_without_its_weights(tiny_benchmark, monkeypatch):
+def test_full_size_model_is_counted_without_weights(tiny_benchmark, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("reached for another machine"))
     needed = count(tiny_benchmark.train, preset="ltcc-paper", benchmark="synthetic", vit_stride=12)
     assert 22e6 + 86e6 < needed.trained < 120e6 and 60e6 < needed.frozen < 66e6
     assert 35e9 < needed.vit_flops < 40e9  # 211 tokens
 
 
-def test_every_prompt_of_the_first_epoch_is_counted_as_stage_1_draws_it(tiny_benchmark):
+def test_prompts_of_first_epoch_are_counted(tiny_benchmark):
     train = tiny_benchmark.train
     people = train.person.nunique()
     assert count(train, stage1_batch=len(train)).prompts == 2 * people
     assert 2 * people < count(train, stage1_batch=2).prompts <= 2 * len(train)
 
 
-def test_the_rate_is_a_matrix_products():
+def test_rate_is_that_of_matrix_product():
     threads, chance = torch.get_num_threads(), torch.get_rng_state()
     assert 1e8 < matrix_rate(torch.device("cpu"), torch.float32, 0.05) < 1e14
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), chance)
 
 
-def test_the_plan_of_a_world_is_what_its_reader_reads(tiny_world, tiny_benchmark):
+def test_planned_world_equals_rendered_world(tiny_world, tiny_benchmark):
     planned, read = synthetic.planned_train(tiny_world), tiny_benchmark.train
     columns = ["path", "person", "camera", "clothes"]
     planned = planned.sort_values("path").reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Figures: reproducible bytes, marks that can be read without colour, tables worked by hand, a self-contained page."""
+"""Figures: reproducible files, readable without colour, tables worked by hand, a self-contained report."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def _plot(width=figures.COLUMN_WIDTH):
 # ---- save
 
 
-def test_save_writes_four_files_with_the_same_bytes_each_time(tmp_path):
+def test_save_is_deterministic(tmp_path):
     run = Run(tmp_path / "run")
     run.set_status("done", key="12345678")
     data = {"x": np.array([1, 2, 3]), "y": [0.1, 0.4, 1 / 3]}
@@ -57,7 +57,7 @@ def test_save_writes_four_files_with_the_same_bytes_each_time(tmp_path):
     ]
 
 
-def test_a_failed_save_leaves_no_files(tmp_path):
+def test_failed_save_leaves_no_files(tmp_path):
     with pytest.raises(InputError, match="data of figure 'plot' is not a table"):
         figures.save(_plot(), tmp_path / "a" / "plot", {"x": [1, 2], "y": [1, 2, 3]})
     figure = _plot()
@@ -67,7 +67,7 @@ def test_a_failed_save_leaves_no_files(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_name_without_a_folder_is_saved_in_the_run_or_in_reports(tmp_path, monkeypatch):
+def test_name_without_folder_is_saved_in_run_or_reports(tmp_path, monkeypatch):
     assert figures.save(_plot(), "plot", {"x": [1]}) == tmp_path / "reports/figures/plot"
     monkeypatch.setenv("CSGN_RUN_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("CSGN_COMMAND", "csgn run 20_evaluate")
@@ -75,7 +75,7 @@ def test_a_name_without_a_folder_is_saved_in_the_run_or_in_reports(tmp_path, mon
     assert json.loads((tmp_path / "run/figures/plot.v2.json").read_text())["command"] == "csgn run 20_evaluate"
 
 
-def test_figures_of_a_live_notebook_are_saved_in_its_run_under_the_name_of_the_run_shown(tmp_path, monkeypatch):
+def test_live_notebook_figures_are_saved_in_its_run(tmp_path, monkeypatch):
     monkeypatch.setattr("csgn_lib.runs.folders._live", None)
     runs.current("20_evaluate")
     folder = tmp_path / "reports/runs/20_evaluate-live/figures"
@@ -83,7 +83,7 @@ def test_figures_of_a_live_notebook_are_saved_in_its_run_under_the_name_of_the_r
     assert figures.save(_plot(), "cmc", {"x": [1]}, runs=[_run(tmp_path, "a")]) == folder / "a" / "cmc"
 
 
-def test_a_figure_of_other_runs_is_never_overwritten(tmp_path):
+def test_figure_of_other_runs_is_not_overwritten(tmp_path):
     a, b, c = (_run(tmp_path, name) for name in "abc")
     names = [
         figures.save(_plot(), tmp_path / "f" / "cmc", {"x": [1]}, runs=of).name for of in ([a], [b], [a], [c], [b])
@@ -103,7 +103,7 @@ def test_named_frames_are_stacked(tmp_path):
     assert written.to_dict("list") == {"part": ["a", "a", "b"], "x": [1, 2, 3]}
 
 
-def test_a_pdf_has_the_width_of_a_column_and_embedded_truetype_text(tmp_path):
+def test_pdf_has_column_width_and_truetype_text(tmp_path):
     figures.use_style()
     figure = _plot()
     figure.axes[0].set(xlabel="✓ right, ± s.d.", ylabel=r"$\beta$")
@@ -114,7 +114,7 @@ def test_a_pdf_has_the_width_of_a_column_and_embedded_truetype_text(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_save_warns_of_odd_widths_and_of_unnamed_intervals(tmp_path):
+def test_save_warns_of_widths_and_unnamed_intervals(tmp_path):
     for width in (figures.COLUMN_WIDTH, figures.TEXT_WIDTH):
         figures.save(_plot(width), tmp_path / "plot", {"x": [1]})
     with pytest.warns(UserWarning, match="'plot': 5.00 inches wide; use COLUMN_WIDTH = 3.35 or TEXT_WIDTH"):
@@ -136,7 +136,7 @@ MACHADO = {  # Machado et al., TVCG 2009, severity 1, on linear RGB
 
 
 @pytest.mark.parametrize("eye", MACHADO)
-def test_lines_differ_in_dashes_or_in_colours_for_all_kinds_of_colour_vision(eye):
+def test_line_styles_are_colour_blind_safe(eye):
     with plt.style.context(figures.STYLE):
         cycle = list(plt.rcParams["axes.prop_cycle"])
     assert len(cycle) == 6
@@ -166,7 +166,7 @@ def strip(tmp_path):
     return _strip(tmp_path)
 
 
-def test_a_strip_marks_right_and_wrong_answers_and_changed_clothes(strip):
+def test_strip_marks_matches_and_changed_clothes(strip):
     query, ranked, root = strip
     frame = figures.strip_frame(query, ranked)
     assert frame["rank"].tolist() == [0, 1, 2, 3, 4]
@@ -211,14 +211,14 @@ def test_without_clothes_labels_a_strip_shows_no_clothes(strip):
     assert set(frame["clothes"]) == {""}
 
 
-def test_several_strips_are_stacked_and_cut_to_the_top(strip):
+def test_strips_are_stacked_and_truncated(strip):
     query, ranked, root = strip
     figure = figures.rank_strips([(query, ranked), (query, ranked[::-1])], root, top=2, titles=["one", "two"])
     assert [a.get_xlabel() for a in figure.axes] == ["query", "✓ changed", "✗", "query", "✗", "✓ same"]
     assert [a.get_title(loc="left") for a in figure.axes] == ["one", "", "", "two", "", ""]
 
 
-def test_a_strip_error_names_the_missing_image_or_column(strip):
+def test_strip_error_names_missing_image_or_column(strip):
     query, ranked, root = strip
     (root / "2.png").write_text("no image")
     with pytest.raises(InputError, match=r"2\.png cannot be read"):
@@ -276,7 +276,7 @@ def test_curves_refuse_a_missing_column(tmp_path):
 # ---- parameters
 
 
-def test_the_parameter_table_shows_differences_first_and_collapses_the_rest():
+def test_parameter_table_shows_differences_and_collapses_rest():
     plain, other = (Experiment.from_parameters(preset="demo", vss="none", **more) for more in ({}, {"seed": 7}))
     table = figures.parameter_table(plain)
     assert list(table.changed.index) == ["vss"] and "vss" in str(table) and "Preset demo" in str(table)
@@ -320,7 +320,7 @@ def test_label_maps_colour_evenly_spaced_labels_only():
 # ---- attribution
 
 
-def test_a_pair_is_drawn_with_each_map_of_both_images():
+def test_attention_pair_shows_all_maps():
     image, maps = Image.new("RGB", (8, 16)), {"rollout": np.ones((2, 16, 8)), "occlusion": np.zeros((2, 16, 8))}
     pair = figures.ExplainedPair((image, image), ("query", "right answer"), maps)
     drawn = [a for a in figures.attention_pairs([pair, pair]).axes if a.images]
@@ -329,7 +329,29 @@ def test_a_pair_is_drawn_with_each_map_of_both_images():
     assert len(figures.attention_heads([image], np.ones((1, 4, 16, 8))).axes) == 5
 
 
-def test_the_shares_of_a_map_are_drawn_whole_with_their_legend():
+def test_checks_of_maps_have_a_line_per_method():
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    layers = [{"layers": n, "method": m} | interval for m in ("rollout", "occlusion") for n in (1, 2)]
+    (axes,) = figures.attention_layers(pd.DataFrame(layers)).axes
+    assert axes.get_legend_handles_labels()[1] == ["rollout", "occlusion"] and list(axes.get_xticks()) == [1, 2]
+    curves = [
+        {"method": m, "kind": kind, "percent": p} | interval
+        for kind in ("deletion", "insertion") for m in ("rollout", "random map") for p in (0, 100)
+    ]  # fmt: skip
+    left, right = figures.attention_deletion(pd.DataFrame(curves), ["rollout"]).axes
+    assert [axes.get_title(loc="left") for axes in (left, right)] == ["deletion", "insertion"]
+    assert [line.get_color() == "gray" for line in right.lines] == [False, True]
+
+
+def test_neighbour_kinds_have_a_line_per_feature_and_a_marker_per_kind():
+    shares = {"times": 2.0, "times_low": 1.5, "times_high": 3.0}
+    rows = [{"row": "a", "feature": f, "kind": k} | shares for f in ("plain", "person only") for k in ("same", "other")]
+    figure = figures.neighbour_kinds(pd.DataFrame(rows), ["plain", "person only"])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["plain", "person only"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["chance", "same", "other"]
+
+
+def test_attention_shares_fit_figure_with_legend():
     rows = [
         {"row": row, "part": part, "method": method, "weights": weights, "value": 0.5, "low": 0.4, "high": 0.6}
         for part in ("body", "tilt to the body")
@@ -352,7 +374,7 @@ RESULTS = pd.DataFrame(
 )
 
 
-def test_the_text_table_by_hand():
+def test_text_table_by_hand():
     assert figures.results_table(RESULTS).text.splitlines() == [
         "                                 general                   cloth_changing",
         "row      rank-1     mAP    mINP  queries  rank-1     mAP    mINP  queries",
@@ -422,7 +444,7 @@ def page(tmp_path_factory):
     return figures.write_page(outcomes, RESULTS, tmp_path / "demo", "make demo", 71.0)
 
 
-def test_the_page_is_self_contained_and_well_formed(page):
+def test_report_is_self_contained_and_well_formed(page):
     parsed = _Page(page.read_text())
     assert parsed.open == []
     links = [value for tag, value in parsed.asked if tag == "a"]
@@ -433,7 +455,7 @@ def test_the_page_is_self_contained_and_well_formed(page):
     assert "$" not in page.read_text().replace("$(", "")
 
 
-def test_the_page_shows_results_and_errors(page):
+def test_report_shows_results_and_errors(page):
     text = page.read_text()
     assert text.index("A &lt;strip&gt;.") < text.index('class="results"') < text.index("CMC.")  # pictures first
     assert "33&thinsp;%" in text and "mAP of <b>10.0</b>" in text and "351 queries" in text
@@ -441,14 +463,14 @@ def test_the_page_shows_results_and_errors(page):
     pd.testing.assert_frame_equal(pd.read_csv(page.parent / "results.csv"), RESULTS)
 
 
-def test_the_dots_are_at_the_positions_of_their_values(page):
+def test_dots_are_at_their_values(page):
     # the scale ends at 30, the next ten above 25.0: 25 -> 83.33 %, 10 -> 33.33 %, 3.4 -> 11.33 %
     assert _Page(page.read_text()).dots == [
         ("general", "left:11.33%"), ("general", "left:83.33%"), ("cloth", "left:33.33%"),
     ]  # fmt: skip
 
 
-def test_an_exported_notebook_requests_nothing_from_the_network(page):
+def test_exported_notebook_uses_no_network(page):
     text = (page.parent / "notebooks" / "evaluation-more.html").read_text()
     assert "Question &lt;7&gt;?" in text
     assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', text)

@@ -39,7 +39,7 @@ def on_the_gpu(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_CPU")
     AcceleratorState._reset_state(reset_partial_state=True)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "this step cannot be recorded")
+        warnings.filterwarnings("error", "this step cannot be captured")
         yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -162,7 +162,7 @@ def test_a_step_that_looks_at_a_value_goes_on_unrecorded():
     seen = CudaGraphStep(lambda x: {"sum": x.sum() if float(x[0]) > 0 else x.sum() * 0}, torch.device("cuda"))
     value = torch.ones(3, device="cuda")
     found = [float(seen(value)["sum"]) for _ in range(cuda_graphs.WARM)]
-    with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph"):
+    with pytest.warns(UserWarning, match="cannot be captured as a CUDA graph"):
         found.append(float(seen(value)["sum"]))
     found.append(float(seen(value * 2)["sum"]))
     assert found == [3, 3, 3, 6] and seen.stream is None

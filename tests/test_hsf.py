@@ -1,4 +1,4 @@
-"""The fusion loss: every form against a plain loop, and beta = 0 against CLIP-ReID's own formula."""
+"""The HSF loss: every form against a plain loop, and beta = 0 against CLIP-ReID's formula."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def naive_hsf(f, text_rgb, text_gray, targets, variant, beta, smoothing, similar
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("variant", FORMS)
 @pytest.mark.parametrize(("beta", "smoothing"), [(0.5, 0.1), (0.2, 0.0)])
-def test_every_form_equals_its_plain_loop(variant: str, similarity: str, beta: float, smoothing: float) -> None:
+def test_every_form_equals_loop(variant: str, similarity: str, beta: float, smoothing: float) -> None:
     inputs = problem(0.3)
     found = hsf_loss(*inputs, variant=variant, beta=beta, label_smoothing=smoothing, similarity=similarity,
                      consistency_weight=0.4, colour_basis=basis(), orthogonal_weight=0.2)  # fmt: skip
@@ -111,7 +111,7 @@ def test_beta_zero_is_exactly_clip_reid() -> None:
     torch.testing.assert_close(expected, F.cross_entropy(f @ text_rgb.T, targets, label_smoothing=0.1))
 
 
-def test_beta_one_reads_gray_only_and_the_ends_of_all_fusions_agree() -> None:
+def test_beta_one_uses_gray_only() -> None:
     f, text_rgb, text_gray, targets = problem()
     for beta, text, other in ((0.0, text_rgb, text_gray), (1.0, text_gray, text_rgb)):
         expected = float(F.cross_entropy(f @ text.T, targets, label_smoothing=0.1))
@@ -121,7 +121,7 @@ def test_beta_one_reads_gray_only_and_the_ends_of_all_fusions_agree() -> None:
             assert len(terms) == 1 and float(sum(terms.values())) == pytest.approx(expected)
 
 
-def test_with_equal_descriptions_every_fusion_is_the_same() -> None:
+def test_fusions_agree_for_equal_descriptions() -> None:
     f, text, _, targets = problem()
     expected = float(F.cross_entropy(f @ text.T, targets, label_smoothing=0.1))
     for variant, factor in (("convex", 1), ("text", 1), ("logit", 1), ("consistent", 1), ("sum", 2)):
@@ -129,7 +129,7 @@ def test_with_equal_descriptions_every_fusion_is_the_same() -> None:
         assert float(total) == pytest.approx(factor * expected), variant
 
 
-def test_logit_is_not_text() -> None:
+def test_logit_differs_from_text() -> None:
     inputs = problem()
     assert float(hsf_loss(*inputs, variant="logit")["text"]) != pytest.approx(
         float(hsf_loss(*inputs, variant="text")["text"])
@@ -150,7 +150,7 @@ def test_none_has_no_term() -> None:
 @pytest.mark.parametrize("variant", FORMS)
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("scale", [0.0, 1e3, 1e6])
-def test_nothing_breaks_at_extreme_scores(variant: str, beta: float, scale: float) -> None:
+def test_extreme_scores_are_finite(variant: str, beta: float, scale: float) -> None:
     f, text_rgb, text_gray, targets = problem(scale, torch.float32)
     f.requires_grad_()
     terms = hsf_loss(f, text_rgb, text_gray, targets, variant=variant, beta=beta, colour_basis=basis())
@@ -160,7 +160,7 @@ def test_nothing_breaks_at_extreme_scores(variant: str, beta: float, scale: floa
 
 
 @pytest.mark.parametrize("variant", FORMS)
-def test_every_form_pulls_the_image_towards_its_own_text(variant: str) -> None:
+def test_gradient_increases_similarity_to_own_text(variant: str) -> None:
     f, text_rgb, text_gray, targets = problem()
     f.requires_grad_()
     terms = hsf_loss(f, text_rgb, text_gray, targets, variant=variant, colour_basis=basis(), orthogonal_weight=0.01)
@@ -170,13 +170,13 @@ def test_every_form_pulls_the_image_towards_its_own_text(variant: str) -> None:
     assert after > before
 
 
-def test_consistency_teaches_both_sides() -> None:
+def test_consistency_has_gradients_for_both() -> None:
     p, q = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     hsf.symmetric_divergence(p.log_softmax(1), q.log_softmax(1)).sum().backward()
     assert p.grad.abs().sum() > 0 and q.grad.abs().sum() > 0
 
 
-def test_colour_subspace_finds_the_direction_that_gray_lacks() -> None:
+def test_colour_subspace_finds_direction_lost_in_gray() -> None:
     """Gray texts are RGB texts without their part along two axes, so those axes are the answer."""
     random = torch.Generator().manual_seed(0)
     gray = F.normalize(torch.randn(40, 10, generator=random, dtype=torch.float64), dim=1)
@@ -199,7 +199,7 @@ def test_colour_subspace_keeps_a_shift_common_to_all_identities() -> None:
     assert abs(float(found[2])) > 0.85
 
 
-def test_bad_values_are_refused() -> None:
+def test_invalid_values_are_refused() -> None:
     inputs = problem()
     with pytest.raises(InputError, match="unknown hsf 'convexe'"):
         hsf_loss(*inputs, variant="convexe")
@@ -211,7 +211,7 @@ def test_bad_values_are_refused() -> None:
         hsf.colour_subspace(inputs[1], inputs[2], 8)
 
 
-def test_autocast_does_not_round_the_scores() -> None:
+def test_autocast_does_not_round_scores() -> None:
     inputs = problem(30, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = hsf_loss(*inputs, variant="consistent")

@@ -1,4 +1,4 @@
-"""One function opens images: upright, 8 bits, RGB; each place that shows or embeds an image uses it."""
+"""Opening images: upright, 8 bits, RGB, wherever an image is shown or embedded."""
 
 import io
 
@@ -31,7 +31,7 @@ def write(file, pixels, orientation=1):
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("suffix", ["png", "tiff", "webp", "jpg"])
-def test_images_are_upright_whatever_their_exif_says(orientation, suffix, tmp_path):
+def test_exif_orientation_is_applied(orientation, suffix, tmp_path):
     file = write(tmp_path / f"a.{suffix}", STORED[orientation], orientation)
     opened = np.asarray(image_files.open_image(file)).astype(int)
     assert opened.shape == UPRIGHT.shape
@@ -44,7 +44,7 @@ def frame_of(*paths):
     return pd.DataFrame({"path": list(paths)} | unknown)
 
 
-def test_every_place_that_opens_an_image_turns_it_upright(tmp_path):
+def test_exif_orientation_is_applied_everywhere(tmp_path):
     """The pixel cache, images without a cache, check's fingerprints, figures, the explorer's thumbnails and uploads."""
     write(tmp_path / "turned.png", STORED[6], 6)
     Image.fromarray(UPRIGHT).save(tmp_path / "upright.png")
@@ -71,7 +71,7 @@ def test_sixteen_bits_are_scaled_to_eight(suffix, tmp_path):
     assert np.array_equal(opened, np.repeat((gray // 256)[:, :, None], 3, axis=2))
 
 
-def test_twelve_different_sixteen_bit_images_have_twelve_different_descriptors(tmp_path):
+def test_sixteen_bit_images_are_not_clipped(tmp_path):
     for n in range(12):
         Image.fromarray(np.random.default_rng(n).integers(0, 2**16, (24, 12), np.uint16)).save(tmp_path / f"{n}.png")
     pixels = batches.open_images(frame_of(*(f"{n}.png" for n in range(12))), tmp_path, (24, 12)).pixels
@@ -91,7 +91,7 @@ def huge_png(width, height):
     return file.getvalue()
 
 
-def test_a_huge_image_in_a_contact_sheet_is_refused_by_name(tmp_path):
+def test_huge_image_in_contact_sheet_is_named(tmp_path):
     root = trees.ltcc(tmp_path)
     path = "train/000_1_c1_000001.png"
     (root / path).write_bytes(huge_png(15_000, 13_000))
@@ -105,7 +105,7 @@ def test_a_huge_image_in_a_contact_sheet_is_refused_by_name(tmp_path):
 # Folders
 
 
-def test_links_to_folders_are_followed_and_loops_are_not(tmp_path):
+def test_folder_links_are_followed_without_loops(tmp_path):
     trees.images(tmp_path, ["real/1.jpg", "elsewhere/deep/2.jpg"])
     folder = tmp_path / "real"
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
@@ -113,14 +113,14 @@ def test_links_to_folders_are_followed_and_loops_are_not(tmp_path):
     assert list(files.walk(folder)) == ["1.jpg", "linked/deep/2.jpg"]
 
 
-def test_a_linked_person_folder_of_a_layout_is_read(tmp_path):
+def test_linked_person_folder_is_read(tmp_path):
     root = trees.prcc(tmp_path / "prcc")
     (root / "rgb/train/005").rename(tmp_path / "moved")
     (root / "rgb/train/005").symlink_to(tmp_path / "moved")
     assert datasets.load("prcc", root).train["person"].nunique() == 2
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+def test_unlistable_folder_is_named(tmp_path, monkeypatch):
     trees.images(tmp_path / "photos", ["1.jpg", "locked/2.jpg"])
     allowed = files.os.scandir
 
@@ -139,14 +139,14 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         datasets.load("ltcc", tmp_path / "data")
 
 
-def test_a_link_that_leads_nowhere_is_named(tmp_path):
+def test_broken_link_is_named(tmp_path):
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
     with pytest.raises(InputError, match="gone.jpg is a link to a file that does not exist"):
         list(files.walk(tmp_path))
 
 
 @pytest.mark.parametrize("folder", ["@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "System Volume Information"])
-def test_folders_of_network_drives_and_systems_are_passed_over(folder, tmp_path):
+def test_system_folders_are_skipped(folder, tmp_path):
     root = trees.ltcc(tmp_path)
     before = datasets.load("ltcc", root).gallery["path"].tolist()
     trees.images(root, [f"test/{folder}/003_1_c1_000099.png"])
@@ -155,21 +155,21 @@ def test_folders_of_network_drives_and_systems_are_passed_over(folder, tmp_path)
 
 
 @pytest.mark.parametrize("name", datasets.NAMES)
-def test_a_root_that_is_not_utf8_is_refused_by_every_reader(name, tmp_path):
+def test_non_utf8_root_is_refused(name, tmp_path):
     root = str(tmp_path).encode() + b"/caf\xe9"
     with pytest.raises(InputError, match=r"caf\\xe9' is not UTF-8; rename it") as caught:
         datasets.load(name, files.os.fsdecode(root))
     str(caught.value).encode()
 
 
-def test_a_file_name_that_is_not_utf8_is_refused(tmp_path):
+def test_non_utf8_file_name_is_refused(tmp_path):
     root = trees.ltcc(tmp_path)
     open(str(root).encode() + b"/query/caf\xe9.jpg", "wb").close()
     with pytest.raises(InputError, match=r"the name b'caf\\xe9.jpg' is not UTF-8; rename it"):
         datasets.load("ltcc", root)
 
 
-def test_a_gallery_follows_links_passes_system_folders_over_and_counts_what_it_skips(tmp_path):
+def test_gallery_follows_links_and_counts_skipped_files(tmp_path):
     folder = tmp_path / "photos"
     trees.images(folder, ["1.jpg", "@eaDir/1.jpg"])
     trees.images(tmp_path, ["other/2.png"])

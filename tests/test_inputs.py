@@ -1,4 +1,4 @@
-"""Labels and file names as people write them: every spelling scores the same, or is refused; nothing else is raised.
+"""Spellings of labels and file names: all score the same or raise an InputError.
 
 A drawn table is one to five images of up to three people. TABLES of them make a benchmark, in which each query is
 scored against all tables' images, so that one load tries them all. What is expected is scored from the drawn numbers
@@ -128,7 +128,7 @@ def photos(tmp_path_factory) -> Path:
     first_camera=st.integers(0, 1),
 )
 @settings(FEW, max_examples=30)
-def test_a_csv_scores_the_same_in_any_spelling(photos, table, delimiter, newline, mark, quote, texts, first_camera):
+def test_csv_spelling_does_not_change_scores(photos, table, delimiter, newline, mark, quote, texts, first_camera):
     unknown = {(row.number, column) for row in table for column in (1, 2) if row.number % 7 == 3 * column}
 
     def cell(row: Row, column: int) -> str:
@@ -267,7 +267,7 @@ def expected_of(name: str, table: list[Row], extra: list[str]) -> dict[str, pd.D
 @pytest.mark.parametrize("name", sorted(TRAIN))
 @given(table=rows(), first=st.integers(0, 1))
 @settings(FEW, max_examples=5)
-def test_a_layout_scores_the_same_in_any_spelling(name, table, first):
+def test_layout_spelling_does_not_change_scores(name, table, first):
     root = Path(tempfile.mkdtemp())
     try:
         extra = prepare(name, root)
@@ -287,7 +287,7 @@ def test_a_layout_scores_the_same_in_any_spelling(name, table, first):
 
 @given(names=st.lists(st.text("0123456789_-cspPC.jpgJ \u0663\u00b2/\x00\udce9", max_size=30), min_size=60, max_size=60))
 @settings(FEW, max_examples=108)
-def test_drawn_file_names_are_read_or_refused(names):
+def test_random_file_names_are_parsed_or_refused(names):
     patterns = [module._NAME for module in (celebreid, deepchange, last, ltcc, market1501, vcclothes)]
     for pattern in [*patterns, prcc._TRAIN, prcc._TEST]:
         for name in names:
@@ -312,7 +312,7 @@ def test_drawn_file_names_are_read_or_refused(names):
         (deepchange._NAME, "P{n}_C1_d1_h1_0_0.jpg"),
     ],
 )
-def test_a_number_beyond_64_bits_is_refused_by_file_name(pattern, name):
+def test_number_beyond_64_bits_is_refused(pattern, name):
     assert files.parse(Path("x"), [name.format(n=2**63 - 1)], pattern, "")
     for number in (2**63, 10**200):
         with pytest.raises(InputError, match=rf"{number}.*: the number {number} is larger than {2**63 - 1}"):
@@ -331,7 +331,7 @@ CELLS = st.sampled_from(
     delimiter=st.sampled_from(",;\t|"),
 )
 @settings(FEW, max_examples=60)
-def test_drawn_csvs_are_read_or_refused(photos, lines, header, tail, delimiter):
+def test_random_csvs_are_parsed_or_refused(photos, lines, header, tail, delimiter):
     lines = [["path", "person", "camera", "clothes", "split"]] * header + lines
     file = photos / "drawn.csv"
     file.write_bytes("\n".join(delimiter.join(line) for line in lines).encode() + tail)
@@ -347,7 +347,7 @@ def test_drawn_csvs_are_read_or_refused(photos, lines, header, tail, delimiter):
     names=st.lists(st.binary(min_size=1, max_size=12).filter(lambda b: b"/" not in b and b"\0" not in b), max_size=5)
 )
 @settings(FEW, max_examples=30)
-def test_a_folder_of_drawn_names_is_listed_or_refused(names):
+def test_folder_of_random_names_is_listed_or_refused(names):
     root = tempfile.mkdtemp()
     try:
         for name in set(names) - {b".", b".."}:

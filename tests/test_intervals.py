@@ -1,4 +1,4 @@
-"""Intervals over people: drawn by hand, the same wherever they stand, and refused where there can be none."""
+"""Intervals over people: against a bootstrap by hand, equal in all modules, errors for invalid input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from csgn_lib.statistics import intervals
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 5), st.floats(0.1, 5)), min_size=4, max_size=20))
 @settings(max_examples=20, deadline=None)
-def test_an_interval_over_people_is_what_drawing_people_with_all_their_rows_gives(rows: list) -> None:
+def test_interval_equals_bootstrap_over_people(rows: list) -> None:
     people, values, per = (np.array(column) for column in zip(*[*rows, (8, 1.0, 1.0), (9, 2.0, 1.0)], strict=True))
     found = intervals.over_people(values, people, per, resamples=50, seed=3)
     known = sorted(set(people))
@@ -31,7 +31,7 @@ def test_an_interval_over_people_is_what_drawing_people_with_all_their_rows_give
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
 
 
-def test_rows_of_one_person_do_not_narrow_the_interval() -> None:
+def test_repeated_rows_do_not_narrow_interval() -> None:
     values, people = np.array([0.0, 1.0, 2.0, 3.0]), np.arange(4)
     once, often = intervals.over_people(values, people), intervals.over_people(values.repeat(50), people.repeat(50))
     assert (often.low, often.high) == pytest.approx((once.low, once.high))
@@ -46,17 +46,17 @@ def test_rows_of_one_person_do_not_narrow_the_interval() -> None:
         ([1.0, float("nan"), 2.0], [0, 1, 2], None, "1 of 3 rows"),
     ],
 )
-def test_an_interval_that_cannot_be_is_refused(values: list, people: list, per: list | None, said: str) -> None:
+def test_invalid_intervals_are_refused(values: list, people: list, per: list | None, said: str) -> None:
     with pytest.raises(InputError, match=said):
         intervals.over_people(values, people, per)
 
 
-def test_an_interval_prints_all_three_numbers() -> None:
+def test_interval_prints_three_numbers() -> None:
     assert f"{intervals.Interval(0.5, 0.25, 1.0):.1f}" == "0.5 [0.2, 1.0]"
     assert intervals.Interval(0.5, 0.25, 1.0).record() == {"value": 0.5, "low": 0.25, "high": 1.0}
 
 
-def test_scores_runs_and_probes_give_one_interval_to_the_bit() -> None:
+def test_scores_runs_and_probes_give_identical_intervals() -> None:
     """And it is the formula written out, so that no rearrangement moves a digit of what is published."""
     rng = np.random.default_rng(4)
     rows = pd.DataFrame({"row": range(60), "draw": 0, "person": np.sort(rng.integers(0, 9, 60)), "valid": True})
@@ -74,6 +74,6 @@ def test_scores_runs_and_probes_give_one_interval_to_the_bit() -> None:
     assert statistics.people_interval(record, "mean_ap", level=0.9) == expected
 
 
-def test_one_person_in_a_world_is_named_with_it() -> None:
+def test_single_person_world_is_named() -> None:
     with pytest.raises(InputError, match="needs two of them, world 4 has 1"):
         intervals.people_drawn(1, np.random.default_rng(0), whose="world 4 has")

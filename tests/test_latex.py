@@ -1,4 +1,4 @@
-"""Tables for a paper: escaped, reproducible to the byte, and only significant differences marked."""
+"""LaTeX tables: escaped, reproducible, with only significant differences marked."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ def _lines(frame, tmp_path, **options):
     return figures.latex_table(frame, tmp_path / "table", **options).with_suffix(".tex").read_text().splitlines()
 
 
-def test_it_is_a_booktabs_tabular_with_its_csv_and_the_same_bytes_each_time(tmp_path):
+def test_latex_table_is_deterministic_booktabs(tmp_path):
     frame = _frame(p=[np.nan, np.nan, 0.01, np.nan], digits=[1, 0, 1, 0])
     assert figures.latex_table(frame, tmp_path / "a.b") == tmp_path / "a.b"  # a point in the name is no suffix
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -40,7 +40,7 @@ def test_it_is_a_booktabs_tabular_with_its_csv_and_the_same_bytes_each_time(tmp_
     ]
 
 
-def test_only_a_best_row_that_is_more_than_noise_is_bold(tmp_path):
+def test_only_significant_best_row_is_bold(tmp_path):
     def bold(p_best):
         return [line.split(" & ")[0] for line in _lines(_frame(p_best=p_best), tmp_path) if "mathbf" in line]
 
@@ -51,7 +51,7 @@ def test_only_a_best_row_that_is_more_than_noise_is_bold(tmp_path):
     assert lines == [r"a\_b & $40.0 \pm 1.0$ n.s. & $12.0$ \\", r"C \& D & $45.2 \pm 2.0$ & $20.0^{*}$ \\"]
 
 
-def test_an_interval_in_place_of_the_sd_and_a_dash_for_what_is_missing(tmp_path):
+def test_intervals_and_missing_cells(tmp_path):
     frame = _frame(low=[39, np.nan, 44, np.nan], high=[41, np.nan, 46.5, np.nan]).drop(index=1)
     frame.loc[3, "mean"] = np.nan
     lines = _lines(frame, tmp_path, spread="interval", note="Of two runs.")
@@ -59,7 +59,7 @@ def test_an_interval_in_place_of_the_sd_and_a_dash_for_what_is_missing(tmp_path)
     assert lines[6:8] == [r"a\_b & $40.0\ [39.0, 41.0]$ & -- \\", r"C \& D & $45.2\ [44.0, 46.5]$ & -- \\"]
 
 
-def test_columns_of_one_protocol_stand_under_its_heading(tmp_path):
+def test_columns_are_grouped_by_protocol(tmp_path):
     places = [("cross", "rank-1"), ("cross", "mAP"), ("general", "rank-1"), ("general", "mAP"), (np.nan, "GiB")]
     frame = pd.DataFrame(places, columns=["group", "column"]).assign(row="a", mean=[1.0, 2.0, 3.0, 4.0, 5.0], sd=0.5)
     assert _lines(frame, tmp_path, spread="none")[1:7] == [
@@ -73,7 +73,7 @@ def test_columns_of_one_protocol_stand_under_its_heading(tmp_path):
     assert _lines(frame, tmp_path, spread="none")[7] == r"a & $1.0$ & $2.0$ & $3.0$ & $4.0$ & $5.0$ \\"
 
 
-def test_a_table_of_results_tells_what_each_protocol_is():
+def test_results_table_describes_protocols():
     frame = pd.DataFrame({"row": ["a"], "protocol": "cross_clothes", "rank1": 0.5, "mean_ap": 0.25, "minp": 0.1})
     described = {"cross_clothes": "queries <in> other clothes", "general": "not in this table"}
     table = figures.results_table(frame.assign(counted=4), described)
@@ -81,7 +81,7 @@ def test_a_table_of_results_tells_what_each_protocol_is():
     assert "<caption>cross-clothes: queries &lt;in&gt; other clothes</caption>" in table.html
 
 
-def test_what_is_no_table_is_refused_and_nothing_written(tmp_path):
+def test_invalid_table_is_refused(tmp_path):
     with pytest.raises(InputError, match="table 'table' lacks the column mean"):
         _lines(_frame().drop(columns="mean"), tmp_path)
     with pytest.raises(InputError, match="has no line"):

@@ -1,4 +1,4 @@
-"""Ways to start, stop and go on: a notebook's launcher, a real process that is asked to stop, every kind of state."""
+"""Starting, stopping and resuming: notebook launchers, a real process that is stopped, every kind of state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plain(people, tmp_path_factory) -> Run:
     return training.fit(small(), people, tmp_path_factory.mktemp("plain"))
 
 
-def test_a_notebooks_launcher_of_one_process_gives_the_bits_of_a_plain_call(people, plain, tmp_path):
+def test_notebook_launcher_with_one_process_is_identical(people, plain, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)  # whatever a notebook drew before
         notebook_launcher(training.fit, (small(), people, tmp_path), num_processes=1)
@@ -62,7 +62,7 @@ notebook_launcher(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the launcher forks")
-def test_a_notebooks_launcher_of_two_processes_trains_as_one_does(plain, tiny_root, tmp_path):
+def test_notebook_launcher_with_two_processes_equals_one(plain, tiny_root, tmp_path):
     given = {"root": str(tiny_root), "run": str(tmp_path / "run"), "experiment": small().model_dump(mode="json")}
     command = [sys.executable, "-c", LAUNCHED, json.dumps(given)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ | ALONE)
@@ -115,7 +115,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_a_stop_within_an_epoch_of_either_stage_changes_no_bit(people, tmp_path, saved, changes):
+def test_stop_within_epoch_is_bit_identical(people, tmp_path, saved, changes):
     experiment = small(**changes)
     whole = training.fit(experiment, people, tmp_path / "whole")
     every, run = list(saved["places"]), Run(tmp_path / "run")
@@ -163,7 +163,7 @@ def read_until(process: subprocess.Popen, start: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SIGTERM, and a pipe whose size is chosen")
-def test_a_training_says_what_it_will_do_holds_its_folder_and_stops_when_asked(capsys, home, tiny_root):
+def test_csgn_train_prints_locks_and_stops(capsys, home, tiny_root):
     """One run of ``csgn train``: what it prints first, a second one in its folder, SIGTERM, the same command again.
 
     It cannot be over too early: nobody reads on, and a pipe of 4 KiB has no room for the lines of its 60 epochs.
@@ -215,7 +215,7 @@ def test_a_training_says_what_it_will_do_holds_its_folder_and_stops_when_asked(c
 # ---------------------------------------------------------------- trackers
 
 
-def test_tensorboard_gets_every_number_of_the_record(people, tmp_path):
+def test_tensorboard_receives_all_metrics(people, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = training.fit(small(tracker="tensorboard"), people, tmp_path / "run")
@@ -237,14 +237,14 @@ def test_tensorboard_gets_every_number_of_the_record(people, tmp_path):
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow", "trackio"])
-def test_a_tracker_that_is_not_installed_is_named_before_training(people, tmp_path, monkeypatch, tracker):
+def test_missing_tracker_is_named_before_training(people, tmp_path, monkeypatch, tracker):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=f"tracker={tracker} needs a package .*pip install {tracker}"):
         training.fit(small(tracker=tracker), people, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_trackers_stay_on_this_machine(tmp_path, monkeypatch):
+def test_trackers_use_no_network(tmp_path, monkeypatch):
     """What accelerate is given: a folder of the run, and wandb's offline mode."""
     given: list[tuple] = []
 

@@ -55,14 +55,14 @@ def naive_triplet(features: torch.Tensor, persons: list[int], margin: float) -> 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.integers(2, 8), st.sampled_from([0.05, 0.5, 3.0]))
-def test_triplet_equals_the_batch_hard_loop(seed: int, people: int, images: int, scale: float) -> None:
+def test_triplet_equals_batch_hard_loop(seed: int, people: int, images: int, scale: float) -> None:
     persons = torch.arange(people).repeat_interleave(images)[torch.randperm(people * images, generator=generator(seed))]
     features = torch.randn(len(persons), 6, generator=generator(seed + 1), dtype=torch.float64) * scale
     found = losses.triplet_loss(features, persons)
     assert float(found) == pytest.approx(naive_triplet(features, persons.tolist(), 0.3), rel=1e-6, abs=1e-8)
 
 
-def test_triplet_equals_the_margin_ranking_form_in_value_and_gradient() -> None:
+def test_triplet_equals_margin_ranking_loss() -> None:
     """The usual re-ID code: distance matrix, hardest pair per row, MarginRankingLoss(0.3)."""
     persons = torch.arange(8).repeat_interleave(4)
     features = (torch.randn(32, 16, generator=generator(), dtype=torch.float64) * 0.2).requires_grad_()
@@ -84,7 +84,7 @@ def test_triplet_by_hand() -> None:
     assert value.item() == pytest.approx((0.2 + 0 + 7.1 + 0) / 4)  # satisfied anchors count in the mean
 
 
-def test_triplet_sees_length_and_ignores_the_numbering_of_persons() -> None:
+def test_triplet_depends_on_length_not_on_numbering() -> None:
     features = torch.randn(12, 6, generator=generator(1))
     persons = torch.arange(4).repeat(3)
     plain = losses.triplet_loss(features, persons)
@@ -92,7 +92,7 @@ def test_triplet_sees_length_and_ignores_the_numbering_of_persons() -> None:
     assert not torch.isclose(losses.triplet_loss(features * 2, persons), plain)
 
 
-def test_triplet_without_pairs_is_zero_and_lone_images_are_left_out() -> None:
+def test_triplet_ignores_anchors_without_pairs() -> None:
     features = torch.randn(5, 6, requires_grad=True)
     for persons in ([0, 0, 0, 0, 0], [0, 1, 2, 3, 4]):
         value = losses.triplet_loss(features, torch.tensor(persons))
@@ -104,14 +104,14 @@ def test_triplet_without_pairs_is_zero_and_lone_images_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_triplet_stays_finite_for_equal_and_for_huge_features(scale: float) -> None:
+def test_triplet_is_finite_for_equal_and_huge_features(scale: float) -> None:
     features = (torch.randn(32, 8) * scale).requires_grad_()
     value = losses.triplet_loss(features, torch.arange(8).repeat_interleave(4))
     value.backward()
     assert torch.isfinite(value) and torch.isfinite(features.grad).all()
 
 
-def test_triplet_is_not_rounded_by_autocast() -> None:
+def test_autocast_does_not_round_triplet() -> None:
     features, persons = torch.randn(32, 8) * 30, torch.arange(8).repeat_interleave(4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = losses.triplet_loss(features, persons)
@@ -139,11 +139,11 @@ def classifier() -> ClothesClassifier:
     return ClothesClassifier(7, 6, generator=generator()).double()
 
 
-def test_clothes_belong_to_their_person() -> None:
+def test_clothes_by_person_mask() -> None:
     assert [set(row.nonzero().flatten().tolist()) for row in OWN] == [{0, 3}, {1}, {2, 4, 5}]
 
 
-def test_the_classifier_is_a_scaled_cosine() -> None:
+def test_classifier_is_scaled_cosine() -> None:
     head, features = classifier(), torch.randn(3, 7, dtype=torch.float64)
     for i in range(3):
         for c in range(6):
@@ -154,7 +154,7 @@ def test_the_classifier_is_a_scaled_cosine() -> None:
     assert torch.equal(head.weight, again.weight)
 
 
-def test_both_losses_equal_their_plain_loops() -> None:
+def test_clothes_losses_equal_loops() -> None:
     head, features = classifier(), torch.randn(5, 7, dtype=torch.float64, generator=generator(2))
     persons, clothes = torch.tensor([0, 2, 1, 2, 0]), torch.tensor([3, 5, 1, 2, 0])
     logits = head(features).tolist()
@@ -168,7 +168,7 @@ def test_both_losses_equal_their_plain_loops() -> None:
     assert clothes_loss(head, features, clothes).item() == pytest.approx(plain, rel=1e-9)
 
 
-def test_each_side_learns_from_its_own_loss_only() -> None:
+def test_gradients_of_clothes_losses_are_separate() -> None:
     head, features = classifier(), torch.randn(2, 7, dtype=torch.float64, requires_grad=True)
     clothes, own = torch.tensor([0, 1]), OWN[torch.tensor([0, 1])]
     clothes_loss(head, features, clothes).backward()
@@ -178,7 +178,7 @@ def test_each_side_learns_from_its_own_loss_only() -> None:
     assert head.weight.grad is None and features.grad.abs().sum() > 0
 
 
-def test_an_outfit_never_competes_with_its_owners_other_outfit() -> None:
+def test_outfits_of_one_person_do_not_compete() -> None:
     """Raising another own outfit's logit does not raise the loss; raising someone else's does."""
 
     class Given(ClothesClassifier):
@@ -194,7 +194,7 @@ def test_an_outfit_never_competes_with_its_owners_other_outfit() -> None:
     assert clothes_adversarial_loss(head, other_person, clothes, own, 0.1) > base
 
 
-def test_a_world_of_one_person_has_nothing_to_confuse() -> None:
+def test_single_person_has_zero_adversarial_loss() -> None:
     head, features = classifier(), torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     value = clothes_adversarial_loss(head, features, torch.tensor([0, 1, 2]), torch.ones(3, 6, dtype=torch.bool))
     value.backward()
@@ -202,7 +202,7 @@ def test_a_world_of_one_person_has_nothing_to_confuse() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e6])
-def test_clothes_losses_stay_finite(scale: float) -> None:
+def test_clothes_losses_are_finite(scale: float) -> None:
     head = ClothesClassifier(7, 6, generator=generator())
     features = (torch.randn(3, 7) * scale).requires_grad_()
     own, clothes = OWN[torch.tensor([0, 1, 2])], torch.tensor([0, 1, 2])

@@ -1,4 +1,4 @@
-"""Stage 1: the prompts, where their learned words stand, and L_MDG against plain loops."""
+"""Stage 1: the prompts, the positions of learned tokens, and L_MDG against plain loops."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def words_as_prompts(clip: ClipTower, bank: PromptBank, sentence: str) -> torch.
         ({"variant": "second_rgb"}, "A photo of a V person ."),
     ],
 )
-def test_prompts_read_as_the_method_says(tokenizer: str, options: dict[str, str], gray: str) -> None:
+def test_prompts_have_documented_text(tokenizer: str, options: dict[str, str], gray: str) -> None:
     clip = small_clip(tokenizer)
     bank = bank_of(clip, 3, tokens=3, **options)
     found = bank(torch.arange(3))
@@ -92,13 +92,42 @@ def test_prompts_read_as_the_method_says(tokenizer: str, options: dict[str, str]
     torch.testing.assert_close(found.gray, words_as_prompts(clip, bank, gray), rtol=1e-4, atol=1e-5)
 
 
-def test_the_embedded_clip_reads_both_prompts() -> None:
+@pytest.mark.parametrize("modality", ["word", "same", "token"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_prompts_continued_after_their_common_beginning_are_the_whole_prompts(modality: str, precision: str) -> None:
+    """The same features and gradients of every learned token, whether the frozen tower reads the beginning again."""
+    found = []
+    for whole in (False, True):
+        bank = bank_of(small_clip(), 5, modality=modality)
+        assert bank.states is not None and not bank.states.requires_grad
+        bank.states = None if whole else bank.states
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            text = bank(torch.tensor([4, 0, 0, 2]))
+        torch.cat([text.rgb, text.gray]).float().square().sum().backward()
+        found.append([text.rgb.float(), text.gray.float(), *(value.grad for value in bank.parameters())])
+    for continued, expected in zip(*found, strict=True):
+        error = (continued - expected).norm() / expected.norm()
+        assert 0 < expected.norm() and error < (1e-5 if precision == "fp32" else 0.03)
+
+
+def test_a_tower_that_reads_prompts_in_its_own_way_reads_them_whole() -> None:
+    class Counted(ClipTower):
+        def prompt_features(self, embeddings: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+            seen.append(embeddings.shape)
+            return super().prompt_features(embeddings, end)
+
+    seen, clip = [], small_clip()
+    bank_of(Counted(clip.model, clip.tokenizer, (0.5,) * 3, (0.5,) * 3), 2)(torch.tensor([0, 1]))
+    assert seen == [(4, 14, 32)]
+
+
+def test_embedded_clip_encodes_both_prompts() -> None:
     bank = bank_of(load_clip("csgn-tiny", None, (96, 48)), 2)
     text = bank.all_text_features()
     assert text.rgb.shape == (2, 128) and not torch.allclose(text.rgb, text.gray)
 
 
-def test_prompts_with_known_words_equal_the_sentence(clip: ClipTower) -> None:
+def test_prompts_with_known_words_equal_sentence(clip: ClipTower) -> None:
     bank = bank_of(clip, 2, tokens=2)
     tall_slim = clip.embed_tokens(clip.tokenize(["tall slim"]))[0, 1:3]
     with torch.no_grad():
@@ -108,7 +137,7 @@ def test_prompts_with_known_words_equal_the_sentence(clip: ClipTower) -> None:
     torch.testing.assert_close(torch.cat([found.rgb, found.gray]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_persons_may_repeat_in_any_order_and_chunks_do_not_matter(clip: ClipTower) -> None:
+def test_repeated_persons_and_chunks_have_no_effect(clip: ClipTower) -> None:
     bank = bank_of(clip, 7)
     everyone = bank.all_text_features()
     assert everyone.rgb.shape == everyone.gray.shape == (7, 16)
@@ -123,7 +152,7 @@ def test_persons_may_repeat_in_any_order_and_chunks_do_not_matter(clip: ClipTowe
         torch.testing.assert_close(bank.all_text_features(chunk).gray, everyone.gray, rtol=1e-4, atol=1e-5)
 
 
-def test_the_state_holds_learned_words_only_and_loads_back(clip: ClipTower) -> None:
+def test_state_contains_learned_tokens_only(clip: ClipTower) -> None:
     bank = bank_of(clip, 5)
     assert {name: tuple(value.shape) for name, value in bank.state_dict().items()} == {
         "words_rgb": (5, 4, 32), "words_gray": (5, 4, 32),
@@ -136,7 +165,7 @@ def test_the_state_holds_learned_words_only_and_loads_back(clip: ClipTower) -> N
     torch.testing.assert_close(other.all_text_features().rgb, bank.all_text_features().rgb)
 
 
-def test_words_start_normal_from_the_generator_and_the_rgb_set_is_shared_by_variants(clip: ClipTower) -> None:
+def test_initial_tokens_are_normal_and_shared_by_variants(clip: ClipTower) -> None:
     bank = bank_of(clip, 400)
     for words in (bank.words_rgb.detach(), bank.words_gray.detach()):
         assert float(words.std()) == pytest.approx(0.02, rel=0.02)
@@ -148,7 +177,7 @@ def test_words_start_normal_from_the_generator_and_the_rgb_set_is_shared_by_vari
         assert torch.equal(again.words_rgb, bank.words_rgb) and torch.equal(again.words_gray, bank.words_gray)
 
 
-def test_gradients_reach_the_batch_words_and_nothing_else(clip: ClipTower) -> None:
+def test_gradients_reach_batch_tokens_only(clip: ClipTower) -> None:
     bank = bank_of(clip, 5, modality="token")
     text = bank(torch.tensor([1, 3, 3]))
     text.rgb.square().sum().backward()
@@ -172,23 +201,23 @@ def test_gradients_reach_the_batch_words_and_nothing_else(clip: ClipTower) -> No
         ({"identities": 3, "tokens": 40}, "24 tokens.*lower prompt_tokens"),
     ],
 )
-def test_bad_banks_are_refused(clip: ClipTower, arguments: dict[str, object], message: str) -> None:
+def test_invalid_banks_are_refused(clip: ClipTower, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PromptBank(clip, **arguments, generator=generator())
 
 
-def test_the_longest_prompt_that_fits_is_accepted(clip: ClipTower) -> None:
+def test_longest_prompt_is_accepted(clip: ClipTower) -> None:
     bank = bank_of(clip, 2, tokens=14)  # start, a gray scale photo of a, 14, person ., end: 24
     assert bank(torch.tensor([0])).gray.shape == (1, 16)
 
 
 @pytest.mark.parametrize("persons", [[-1, 0], [0, 5]])
-def test_persons_outside_the_bank_are_refused(clip: ClipTower, persons: list[int]) -> None:
+def test_persons_out_of_range_are_refused(clip: ClipTower, persons: list[int]) -> None:
     with pytest.raises(InputError, match="the bank has 0 to 4"):
         bank_of(clip, 5)(torch.tensor(persons))
 
 
-def test_random_text_has_the_mean_norm_of_real_text_and_comes_from_the_generator() -> None:
+def test_random_text_has_norm_of_real_text() -> None:
     reference = torch.randn(50, 512) + 3
     text = mdg.random_text_features(300, reference, generator(4))
     norm = reference.norm(dim=1).mean()
@@ -247,7 +276,7 @@ def batch(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, TextFeatures,
 
 
 @pytest.mark.parametrize("similarity", mdg.SIMILARITIES)
-def test_every_term_equals_its_plain_loop(similarity: str) -> None:
+def test_every_term_equals_loop(similarity: str) -> None:
     v_rgb, v_gray, text, persons, bank = batch()
     separate = {
         "i2t_rgb": naive_contrastive(v_rgb, text.rgb, PERSONS, similarity),
@@ -274,7 +303,7 @@ def test_every_term_equals_its_plain_loop(similarity: str) -> None:
         assert {name: float(value) for name, value in found.items()} == pytest.approx(terms, rel=1e-9)
 
 
-def test_second_rgb_never_reads_the_gray_features() -> None:
+def test_second_rgb_ignores_gray_features() -> None:
     v_rgb, v_gray, text, persons, _ = batch()
     found = mdg_loss(v_rgb, v_gray * torch.nan, text, persons, variant="second_rgb")
     expected = mdg_loss(v_rgb, v_rgb, text, persons, variant="mutual")
@@ -288,7 +317,7 @@ def test_by_hand_two_images_two_identities() -> None:
     assert float(terms["t2i_gray"]) == pytest.approx(math.log(2))  # no information
 
 
-def test_an_images_own_text_is_a_positive() -> None:
+def test_own_text_is_a_positive() -> None:
     """Every person once: the only positive of an image is its own text."""
     v = torch.randn(4, 8)
     per_anchor = mdg.supervised_contrastive(v, v * 100, torch.arange(4), torch.arange(4))
@@ -296,14 +325,14 @@ def test_an_images_own_text_is_a_positive() -> None:
     assert per_anchor.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_an_anchor_without_a_positive_gives_zero() -> None:
+def test_anchor_without_positive_is_zero() -> None:
     values = mdg.supervised_contrastive(
         torch.randn(2, 8), torch.randn(3, 8), torch.tensor([0, 9]), torch.tensor([0, 1, 0])
     )
     assert values[1] == 0 and values[0] > 0
 
 
-def test_mutual_is_zero_between_equals_and_each_side_follows_the_other_as_it_stands() -> None:
+def test_mutual_term_is_zero_for_equal_predictions() -> None:
     scores = torch.randn(3, 5, dtype=torch.float64)
     p = scores.log_softmax(1)
     torch.testing.assert_close(mdg.mutual_divergence(p, p), torch.zeros(3, dtype=torch.float64))
@@ -318,7 +347,7 @@ def test_mutual_is_zero_between_equals_and_each_side_follows_the_other_as_it_sta
 
 @pytest.mark.parametrize("variant", LEARNED)
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_no_term_or_gradient_breaks_at_extreme_scores(variant: str, scale: float) -> None:
+def test_terms_and_gradients_are_finite_at_extreme_scores(variant: str, scale: float) -> None:
     v_rgb, v_gray, text, persons, bank = batch(scale)
     leaves = [t.float().requires_grad_() for t in (text.rgb, text.gray)]
     terms = mdg_loss(v_rgb.float(), v_gray.float(), TextFeatures(*leaves), persons, variant=variant)
@@ -327,7 +356,7 @@ def test_no_term_or_gradient_breaks_at_extreme_scores(variant: str, scale: float
     assert all(torch.isfinite(leaf.grad).all() for leaf in leaves)
 
 
-def test_autocast_does_not_round_the_scores() -> None:
+def test_autocast_does_not_round_scores() -> None:
     v_rgb, v_gray, text, persons, _ = batch(30)
     args = (v_rgb.float(), v_gray.float(), TextFeatures(text.rgb.float(), text.gray.float()), persons)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -346,7 +375,7 @@ def test_unknown_names_are_refused() -> None:
 
 
 @pytest.mark.parametrize("variant", LEARNED)
-def test_learning_words_lowers_the_loss(clip: ClipTower, variant: str) -> None:
+def test_training_tokens_reduces_loss(clip: ClipTower, variant: str) -> None:
     """Stage 1 in small: 12 frozen image features of 4 people, the words alone learn."""
     persons = torch.arange(4).repeat(3)
     v_rgb, v_gray = torch.randn(2, 12, 16, generator=generator(2)).unbind()

@@ -1,4 +1,4 @@
-"""A trained model in use: what is embedded, found, exported and said of it, and what is refused."""
+"""Use of a trained model: embedding, search, export, model card, and errors."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ def call(capsys, *arguments: Any) -> tuple[int, str, str]:
     return left.value.code, captured.out, captured.err
 
 
-def test_images_are_listed_at_any_depth_in_order_without_what_is_hidden(photos):
+def test_images_are_listed_recursively_in_order(photos):
     assert models.list_images(photos) == [
         "B.JPG", "a/deep/2.bmp", "a/deep/er/1.jpeg", "a/z.png", "b.png", "c d.webp", "é.tiff",
     ]  # fmt: skip
 
 
-def test_descriptors_are_those_that_a_run_is_scored_with(model, tiny_benchmark):
+def test_descriptors_equal_scored_ones(model, tiny_benchmark):
     frame = tiny_benchmark.query[:5]
     found = models.describe(model, tiny_benchmark.root, list(frame.path), batch_size=2)
     scored = retrieval.embed(model.encoder, frame, tiny_benchmark.root, (96, 48))
@@ -112,7 +112,7 @@ def test_descriptors_are_those_that_a_run_is_scored_with(model, tiny_benchmark):
     assert found.dtype == np.float32 and found.shape[1] == model.width
 
 
-def test_a_gallery_file_says_of_what_and_by_whom(gallery_file, model, photos):
+def test_gallery_file_names_images_and_model(gallery_file, model, photos):
     with safe_open(gallery_file, framework="numpy") as file:
         header, features = file.metadata(), file.get_tensor("features")
     assert json.loads(header["paths"]) == [f"{photos}/{name}" for name in models.list_images(photos)]
@@ -123,7 +123,7 @@ def test_a_gallery_file_says_of_what_and_by_whom(gallery_file, model, photos):
 
 
 @pytest.mark.parametrize("content", [b"no image", b""])
-def test_an_unreadable_image_is_named_and_leaves_the_file_that_was_there(model, photos, tmp_path, content):
+def test_unreadable_image_keeps_existing_index(model, photos, tmp_path, content):
     folder, out = tmp_path / "photos", tmp_path / "out" / "g.safetensors"
     shutil.copytree(photos, folder)
     (folder / "a" / "broken.jpg").write_bytes(content)
@@ -134,7 +134,7 @@ def test_an_unreadable_image_is_named_and_leaves_the_file_that_was_there(model, 
     assert out.read_bytes() == before and list(out.parent.iterdir()) == [out]
 
 
-def test_a_write_that_breaks_off_leaves_the_file_that_was_there(model, photos, tmp_path, monkeypatch):
+def test_failed_write_keeps_existing_index(model, photos, tmp_path, monkeypatch):
     def full(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError("no space left on device")
@@ -149,7 +149,7 @@ def test_a_write_that_breaks_off_leaves_the_file_that_was_there(model, photos, t
 
 
 @pytest.mark.parametrize("content", [b"\xff\xd8 a photograph", b"", None])
-def test_a_file_that_is_no_index_is_never_replaced(model, photos, tmp_path, content):
+def test_other_files_are_not_replaced(model, photos, tmp_path, content):
     out = tmp_path / "who.jpg"
     content = (photos / "b.png").read_bytes() if content is None else content
     out.write_bytes(content)
@@ -158,7 +158,7 @@ def test_a_file_that_is_no_index_is_never_replaced(model, photos, tmp_path, cont
     assert out.read_bytes() == content
 
 
-def test_nothing_to_embed_or_nowhere_to_write_is_refused(model, photos, tmp_path):
+def test_invalid_embed_arguments_are_refused(model, photos, tmp_path):
     (tmp_path / "empty" / "er").mkdir(parents=True)
     out = tmp_path / "g.safetensors"
     for folder, words in ((tmp_path / "empty", "holds no image"), (tmp_path / "none", "is not a folder")):
@@ -169,7 +169,7 @@ def test_nothing_to_embed_or_nowhere_to_write_is_refused(model, photos, tmp_path
     assert not out.exists()
 
 
-def test_search_is_the_naive_ranking_by_cosine(model, photos, gallery_file):
+def test_search_equals_sorting_by_cosine(model, photos, gallery_file):
     gallery = models.read_gallery(gallery_file)
     found = models.search(model, photos / "a" / "z.png", gallery, k=100)
     query = models.describe(model, photos, ["a/z.png"])[0]
@@ -181,13 +181,13 @@ def test_search_is_the_naive_ranking_by_cosine(model, photos, gallery_file):
     assert len(models.search(model, photos / "b.png", gallery, k=3)) == 3
 
 
-def test_a_gallery_of_another_model_is_refused(photos, gallery_file, tmp_path):
+def test_gallery_of_another_model_is_refused(photos, gallery_file, tmp_path):
     other = models.open_model(make_run(tmp_path, seed=1).dir, "cpu")
     with pytest.raises(InputError, match=f"by another model .*csgn embed {tmp_path}"):
         models.search(other, photos / "b.png", models.read_gallery(gallery_file))
 
 
-def test_the_digest_names_what_decides_an_embedding_and_nothing_else(tmp_path):
+def test_model_digest_covers_embedding_parameters_only(tmp_path):
     run = make_run(tmp_path, vss="resnet", hsf="none")
     first, config = models.model_digest(run), run.config
     write_json(run.path("config.json"), config | {"root": "/data/x", "seed": 7, "resnet_checkpoint": "embedded"})
@@ -205,7 +205,7 @@ def test_the_digest_names_what_decides_an_embedding_and_nothing_else(tmp_path):
         (lambda file: save_tensors({"features": torch.ones(2, 3)}, file), "was not written by csgn embed"),
     ],
 )
-def test_a_file_that_is_no_gallery_is_refused(gallery_file, tmp_path, broken, words):
+def test_invalid_gallery_file_is_refused(gallery_file, tmp_path, broken, words):
     file = tmp_path / "g.safetensors"
     shutil.copyfile(gallery_file, file)
     broken(file)
@@ -223,13 +223,13 @@ def _write(name: str, content: str) -> Any:
         (lambda run: run.path("config.json").unlink(), "holds no config.json"),
         (lambda run: run.path("model.safetensors").unlink(), "the run is not finished"),
         (_write("model.safetensors", "x"), "model.safetensors is damaged"),
-        (_write("config.json", '{"architectures": []}'), "config.json is of another library.*'architectures'"),
+        (_write("config.json", '{"architectures": []}'), "config.json was written by another library.*'architectures'"),
         (_write("config.json", "[]"), "in place of a JSON object"),
         (lambda run: write_json(run.path("config.json"), run.config | {"vss": "none"}), "does not fit its config.json"),
         (lambda run: shutil.rmtree(run.dir), "is not a folder"),
     ],
 )
-def test_a_folder_that_is_no_model_is_refused(run, tmp_path, broken, words):
+def test_invalid_model_folder_is_refused(run, tmp_path, broken, words):
     copied = Run(shutil.copytree(run.dir, tmp_path / "run"))
     broken(copied)
     with pytest.raises(InputError, match=words):
@@ -237,7 +237,7 @@ def test_a_folder_that_is_no_model_is_refused(run, tmp_path, broken, words):
 
 
 @pytest.mark.parametrize("variant", ["cross_attention", "resnet"])  # steer and none are exported below
-def test_every_variant_is_a_program_that_takes_any_number_of_images(tmp_path, variant):
+def test_every_variant_exports_with_free_batch_size(tmp_path, variant):
     model = models.open_model(make_run(tmp_path, vss=variant, hsf="none").dir, "cpu")
     assert models.export_program(model, tmp_path / "model.pt2") <= 1e-5
     program = torch.export.load(tmp_path / "model.pt2").module()
@@ -247,7 +247,7 @@ def test_every_variant_is_a_program_that_takes_any_number_of_images(tmp_path, va
     assert models.export_onnx(model, tmp_path / "model.onnx") <= 1e-5
 
 
-def test_the_program_runs_without_the_library_and_says_what_it_is(exported, model, tmp_path):
+def test_exported_program_runs_without_library(exported, model, tmp_path):
     code = (
         "import sys, torch; about = {'about.json': ''}; p = torch.export.load(sys.argv[1], extra_files=about).module();"
         "print(list(p(torch.zeros(4, 3, 96, 48, dtype=torch.uint8)).shape), 'csgn_lib' in sys.modules);"
@@ -260,7 +260,7 @@ def test_the_program_runs_without_the_library_and_says_what_it_is(exported, mode
     assert json.loads(about)["model"] == model.digest and sum(json.loads(about)["parts"].values()) == model.width
 
 
-def test_difference_is_the_worst_over_batch_sizes_and_sees_nan():
+def test_difference_is_maximum_over_batch_sizes():
     def wrong(images: torch.Tensor) -> torch.Tensor:
         return images.float() + (0.25 if len(images) == 2 else 0)
 
@@ -269,7 +269,7 @@ def test_difference_is_the_worst_over_batch_sizes_and_sees_nan():
     assert models.difference(torch.Tensor.float, lambda images: images * float("nan"), (4, 2)) > 1e30
 
 
-def test_a_program_that_differs_is_not_written(tmp_path, monkeypatch):
+def test_differing_program_is_not_written(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", vss="resnet", hsf="none")
     monkeypatch.setattr(programs, "difference", lambda *arguments: 2e-4)
     with pytest.raises(InputError, match=r"differ from the encoder by 2\.0e-04, more than 1e-04"):
@@ -277,7 +277,7 @@ def test_a_program_that_differs_is_not_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [run.dir]
 
 
-def test_an_exported_folder_is_the_model_again(exported, run, model):
+def test_exported_folder_can_be_opened(exported, run, model):
     again = models.open_model(exported.folder, "cpu")
     images = torch.randint(0, 256, (2, 3, 96, 48), dtype=torch.uint8)
     with torch.no_grad():
@@ -288,7 +288,7 @@ def test_an_exported_folder_is_the_model_again(exported, run, model):
     assert exported.differences["model.pt2"] <= models.TOLERANCE
 
 
-def test_onnx_runs_where_there_is_no_torch_and_takes_any_number_of_images(exported, model, tmp_path):
+def test_onnx_runs_without_torch(exported, model, tmp_path):
     code = (
         "import sys, numpy, onnxruntime as o; s = o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider']);"
         "run = lambda images: s.run(['descriptor'], {'images': images})[0]; images = numpy.load(sys.argv[2]);"
@@ -308,7 +308,7 @@ def test_onnx_runs_where_there_is_no_torch_and_takes_any_number_of_images(export
     assert "`model.onnx`" in (exported.folder / "README.md").read_text()
 
 
-def test_onnx_packages_that_are_missing_are_asked_for(model, tmp_path, monkeypatch):
+def test_missing_onnx_packages_are_named(model, tmp_path, monkeypatch):
     monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
     assert programs.missing_packages() == ["onnxscript"]
     with pytest.raises(InputError, match=r'ONNX needs onnxscript: pip install -e "\.\[export\]"'):
@@ -316,7 +316,7 @@ def test_onnx_packages_that_are_missing_are_asked_for(model, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_an_onnx_that_differs_leaves_nothing_behind(model, tmp_path, monkeypatch):
+def test_differing_onnx_is_not_written(model, tmp_path, monkeypatch):
     written = []
 
     def write(module, example, path, **options):
@@ -331,7 +331,7 @@ def test_an_onnx_that_differs_leaves_nothing_behind(model, tmp_path, monkeypatch
     assert written == [(2, False)] and not list(tmp_path.iterdir())
 
 
-def test_the_card_is_read_by_the_hub_and_holds_the_records_numbers(exported, model):
+def test_model_card_is_valid_and_has_recorded_numbers(exported, model):
     card = huggingface_hub.ModelCard.load(exported.folder / "README.md")
     assert card.data.license == "apache-2.0" and card.data.library_name == "csgn-workbench"
     assert "person-re-identification" in card.data.tags
@@ -345,7 +345,7 @@ def test_the_card_is_read_by_the_hub_and_holds_the_records_numbers(exported, mod
         assert f"\n## {heading}\n\n" in card.text
 
 
-def test_a_card_without_records_says_so_and_licensed_data_is_not_called_free(tmp_path):
+def test_model_card_without_records_and_with_licensed_data(tmp_path):
     weights = "/somewhere/of/mine/ViT.safetensors"
     values = {"benchmark": "ltcc", "root": "/data/mine", "vss": "none", "clip_checkpoint": weights}
     run = make_run(tmp_path / "run", **values)
@@ -361,14 +361,14 @@ def test_a_card_without_records_says_so_and_licensed_data_is_not_called_free(tmp
 
 
 @pytest.mark.parametrize(("name", "content"), [("results.json", '{"a": 1}'), ("benchmark.json", "[]")])
-def test_a_record_that_no_run_left_is_named(run, tmp_path, name, content):
+def test_invalid_record_is_named(run, tmp_path, name, content):
     copied = Run(shutil.copytree(run.dir, tmp_path / "run"))
     copied.path(name).write_text(content)
     with pytest.raises(InputError, match=name):
         models.write_card(models.open_model(copied.dir, "cpu"), tmp_path / "README.md")
 
 
-def test_export_overwrites_itself_and_nothing_else(run, exported, tmp_path, monkeypatch):
+def test_export_replaces_only_exports(run, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "export_program", lambda model, path: path.write_text("x") * 0.0)
     monkeypatch.setattr(exporting, "missing_packages", lambda: ["onnx"])
     out = Path(shutil.copytree(exported.folder, tmp_path / "out"))
@@ -390,7 +390,7 @@ def test_export_overwrites_itself_and_nothing_else(run, exported, tmp_path, monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other", "out"]
 
 
-def test_the_door_embeds_searches_and_exports(capsys, photos, tmp_path, monkeypatch):
+def test_command_line_embeds_searches_and_exports(capsys, photos, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", vss="resnet", hsf="none")
     monkeypatch.setattr(exporting, "missing_packages", lambda: ["onnx"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -403,8 +403,8 @@ def test_the_door_embeds_searches_and_exports(capsys, photos, tmp_path, monkeypa
         and "no image" not in err
     )
     status, out, _ = call(capsys, "export", run.dir, "--out", hub)
-    assert status == 0 and out.startswith("model.pt2: greatest difference from the encoder ")
-    assert out.endswith(f'model.onnx: not written, for want of onnx: pip install -e ".[export]"\n{hub}\n')
+    assert status == 0 and out.startswith("model.pt2: largest difference from the encoder ")
+    assert out.endswith(f'model.onnx was not written; install onnx: pip install -e ".[export]"\n{hub}\n')
     status, out, err = call(capsys, "search", hub, photos / "b.png", "--gallery", file, "-k", "2")
     lines = out.splitlines()
     assert status == 0 and err == "" and len(lines) == 3 and lines[0].split() == ["rank", "distance", "path"]
@@ -412,7 +412,7 @@ def test_the_door_embeds_searches_and_exports(capsys, photos, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("command", ["embed", "search", "export"])
-def test_the_door_refuses_in_one_line(capsys, photos, gallery_file, tmp_path, command):
+def test_command_line_errors_are_one_line(capsys, photos, gallery_file, tmp_path, command):
     nothing = tmp_path / "none"
     arguments = {
         "embed": ["embed", nothing, photos, "--out", tmp_path / "g.safetensors"],

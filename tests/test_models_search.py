@@ -1,4 +1,4 @@
-"""Indexes that are kept up to date, thresholds that say nobody, and search in words."""
+"""Updates of an index, thresholds that return nobody, and search by text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def album(pictures, tmp_path) -> Path:
     return tmp_path / "album"
 
 
-def test_an_update_embeds_only_what_is_new_and_reports_what_moved_and_vanished(model, album, tmp_path, monkeypatch):
+def test_update_embeds_new_images_and_reports_changes(model, album, tmp_path, monkeypatch):
     out, embedded = tmp_path / "g.safetensors", []
     before = models.embed_folder(model, album, out)
     monkeypatch.setattr(
@@ -82,7 +82,7 @@ def test_an_update_embeds_only_what_is_new_and_reports_what_moved_and_vanished(m
     np.testing.assert_allclose(models.read_gallery(out).features, whole.features, atol=1e-5)
 
 
-def test_an_update_loses_nothing_if_a_folder_is_gone_or_the_model_is_another(model, album, tmp_path):
+def test_failed_update_keeps_index(model, album, tmp_path):
     out = tmp_path / "g.safetensors"
     models.embed_folder(model, album, out)
     held = out.read_bytes()
@@ -97,14 +97,14 @@ def test_an_update_loses_nothing_if_a_folder_is_gone_or_the_model_is_another(mod
         models.update_gallery(model, album, tmp_path / "none.safetensors")
 
 
-def test_an_image_in_two_of_the_folders_is_in_the_index_once(model, album, tmp_path):
+def test_image_in_two_folders_is_indexed_once(model, album, tmp_path):
     (album / "sub").mkdir()
     (album / "0.png").rename(album / "sub" / "0.png")
     gallery = models.embed_folder(model, [album, album / "sub", album], tmp_path / "g.safetensors")
     assert len(gallery.paths) == 6 and gallery.folders == [str(album), str(album / "sub")]
 
 
-def test_a_large_index_gets_an_approximate_one_that_goes_with_it(model, album, tmp_path, monkeypatch):
+def test_large_gallery_has_approximate_index(model, album, tmp_path, monkeypatch):
     out = tmp_path / "g.safetensors"
     exact = models.search(model, album / "2.png", models.embed_folder(model, album, out), 3)
     monkeypatch.setattr(galleries, "HNSW_FROM", 6)
@@ -126,7 +126,7 @@ def test_a_large_index_gets_an_approximate_one_that_goes_with_it(model, album, t
         neighbours.read_index(tmp_path / "x.hnsw")
 
 
-def test_several_queries_are_each_answered_as_alone(model, pictures, index):
+def test_several_queries_equal_single_ones(model, pictures, index):
     gallery = models.read_gallery(index)
     together = models.search(model, pictures, gallery, 2)
     assert list(together["query"].unique()) == [str(pictures / f"{place}.png") for place in range(6)]
@@ -146,7 +146,7 @@ def measured(run, model, tiny_benchmark) -> Run:
     return run
 
 
-def test_a_threshold_answers_nobody_where_nothing_is_near_enough(capsys, measured, model, pictures, index, tmp_path):
+def test_threshold_can_return_nobody(capsys, measured, model, pictures, index, tmp_path):
     gallery = models.read_gallery(index)
     limit = models.recorded_threshold(model, 0.2)
     record = json.loads(measured.path("verification.json").read_text())["protocols"]["cloth_changing"]
@@ -165,7 +165,7 @@ def test_a_threshold_answers_nobody_where_nothing_is_near_enough(capsys, measure
     assert status == 0 and out.startswith(f"threshold {limit.value:.4f}: at most 0.2 of searches") and "0.png" in out
 
 
-def test_a_threshold_of_another_model_or_other_data_is_refused(measured, model, tmp_path):
+def test_threshold_of_another_model_or_data_is_refused(measured, model, tmp_path):
     folder = tmp_path / "copy"
     folder.mkdir()
     for name in ("verification.json", "benchmark.json"):
@@ -188,7 +188,7 @@ def test_a_threshold_of_another_model_or_other_data_is_refused(measured, model, 
         models.recorded_threshold(model, 0.2, folder / "verification.json")
 
 
-def test_an_exported_folder_keeps_its_thresholds(measured, tmp_path, monkeypatch):
+def test_export_contains_thresholds(measured, tmp_path, monkeypatch):
     from csgn_lib.models import exporting
 
     monkeypatch.setattr(exporting, "missing_packages", lambda: ["onnx"])
@@ -199,7 +199,7 @@ def test_an_exported_folder_keeps_its_thresholds(measured, tmp_path, monkeypatch
     )
 
 
-def test_words_are_compared_with_the_joint_embedding(model, index):
+def test_text_is_compared_with_joint_embedding(model, index):
     gallery, text = models.read_gallery(index), "a tall person with long black hair"
     opened = models.open_words(model)
     assert opened.note == ""
@@ -214,7 +214,7 @@ def test_words_are_compared_with_the_joint_embedding(model, index):
     np.testing.assert_allclose(found.distance, 1 - cosine[order], atol=1e-5)
 
 
-def test_an_image_with_words_averages_both_standardised_distances(model, index, pictures):
+def test_image_and_text_average_standardised_distances(model, index, pictures):
     gallery = models.read_gallery(index)
     feature = models.text_feature(models.open_words(model), "a person in a red coat")
     found = models.search_words(model, gallery, feature, 100, image=pictures / "3.png")
@@ -229,22 +229,22 @@ def test_an_image_with_words_averages_both_standardised_distances(model, index, 
     assert models.search_words(model, one, feature, 3, image=pictures / "3.png").distance[0] == 0
 
 
-def test_words_that_the_text_encoder_cannot_read_are_said(model, tmp_path):
+def test_unknown_words_are_reported(model, tmp_path):
     opened = models.open_words(model)
-    with pytest.raises(InputError, match="never read 'zebra'"):
+    with pytest.raises(InputError, match="does not know 'zebra'"):
         models.text_feature(opened, "a zebra")
     with pytest.raises(InputError, match="--text is empty"):
         models.text_feature(opened, "  ")
     assert "random weights" in words._note("csgn-tiny", None)
     weights = tmp_path / "mine.safetensors"
     weights.touch()
-    assert "not known here" in words._note("ViT-B-16", str(weights)) and words._note("ViT-B-16", "openai") == ""
+    assert "is not known" in words._note("ViT-B-16", str(weights)) and words._note("ViT-B-16", "openai") == ""
     bald = models.open_model(make_run(tmp_path / "resnet", vss="resnet", hsf="none").dir, "cpu")
     with pytest.raises(InputError, match="vss=resnet has no joint embedding"):
         models.open_words(bald)
 
 
-def test_a_sentence_that_open_clip_would_cut_is_refused():
+def test_too_long_sentence_is_refused():
     from types import SimpleNamespace
 
     import open_clip
@@ -259,7 +259,7 @@ def test_a_sentence_that_open_clip_would_cut_is_refused():
         models.text_feature(opened, " ".join(["tall"] * 15))
 
 
-def test_the_command_line_searches_in_words_and_saves_a_picture(capsys, measured, index, pictures, tmp_path):
+def test_command_line_searches_by_text_and_saves_image(capsys, measured, index, pictures, tmp_path):
     strip, command = tmp_path / "strip.png", ["search", measured.dir, "--gallery", index, "-k", "2"]
     status, out, _ = call(capsys, *command, "--text", "a tall person", "--save", strip)
     assert status == 0 and len(out.splitlines()) == 4 and Image.open(strip).size[0] > 500
@@ -267,17 +267,17 @@ def test_the_command_line_searches_in_words_and_saves_a_picture(capsys, measured
     status, out, _ = call(capsys, *command[:2], pictures, *command[2:], "--save", strip)
     assert status == 0 and out.count("rank  distance  path") == 6 and Image.open(strip).size[1] > 1000
     status, _, err = call(capsys, *command, "--text", "a zebra")
-    assert status == 2 and "never read 'zebra'" in err
+    assert status == 2 and "does not know 'zebra'" in err
     for more, text in (
-        ([], "give an image to look for, or --text"),
-        (["--text", "tall", "--threshold", "auto"], "threshold is measured between images"),
-        (["--text", "tall", "--save", tmp_path / "strip.doc"], "a picture's name ends in"),
+        ([], "give a query image, --text"),
+        (["--text", "tall", "--threshold", "auto"], "threshold applies to distances between images"),
+        (["--text", "tall", "--save", tmp_path / "strip.doc"], "the file name must end in"),
     ):
         status, _, err = call(capsys, *command, *more)
         assert status == 2 and text in err
 
 
-def test_the_command_line_updates_an_index(capsys, measured, album, tmp_path):
+def test_command_line_updates_index(capsys, measured, album, tmp_path):
     out_file = tmp_path / "g.safetensors"
     assert call(capsys, "embed", measured.dir, album, "--out", out_file)[0] == 0
     (album / "0.png").unlink()
@@ -291,5 +291,5 @@ def _frame(paths):
     return pd.DataFrame({"path": paths, "person": -1, "camera": -1, "clothes": -1})
 
 
-def test_a_standardised_constant_is_zero():
+def test_standardised_constant_is_zero():
     assert (searching._standardised(np.full(3, 2.0, np.float32)) == 0).all()

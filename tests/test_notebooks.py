@@ -6,6 +6,7 @@ The others are trees without clothes labels and without cameras, each with one t
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable
@@ -23,13 +24,11 @@ from csgn_lib.records import Run, write_json
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 SWEEP = {
-    "rows": {"identity + triplet": {"preset": "demo+identity-triplet"}, "CSGN": {}},
-    "every": {"stage1_epochs": 1, "stage2_epochs": 1},
-    "seeds": [0],
+    "rows": {"frozen": {"preset": "demo+identity-triplet", "stage2_epochs": 0}, "CSGN": {"stage2_epochs": 1}},
+    "every": {"stage1_epochs": 1},
+    "seeds": [0, 1],
 }
 BRIEF = {  # the others run with their defaults
-    "40_ablation_sweep": {"grid": "sweep.yaml"},  # others than the cells of 41's short sweep, which may run beside it
-    "12_train": {"stage1_epochs": 1, "stage2_epochs": 1, "seed": 1},  # seed 0 is a cell of the sweep's
     "11_stage1_prompts": {"stage1_epochs": 1},
     "10_colour_bias": {"pictures_per_person": 2, "sentences": 40, "resamples": 100},
     "21_search": {"distractors": 3000},
@@ -38,6 +37,7 @@ BRIEF = {  # the others run with their defaults
     "32_attention": {"people": 4, "shown": 1, "stride": 16, "resamples": 100},
     "50_explore": {"queries": 12},
 }
+OF_SWEEPS = ("12_train", "40_ablation_sweep", "41_ablation_tables")  # one trains, one runs it for each cell, one reads
 OTHERS = ("12_train", "40_ablation_sweep", "41_ablation_tables", "50_explore", "51_training", "90_paper_figures")
 
 
@@ -65,7 +65,7 @@ def _the_sweep_records_the_colour_sensitivity(run: Run) -> None:
 
 
 def _the_tables_show_the_colour_sensitivity(run: Run) -> None:
-    short = runs.load_sweep_records("notebooks/short_sweep.yaml")  # the sweep that 41 ran
+    short = runs.load_sweep_records("sweep.yaml")
     results = pd.read_csv(run.path("results.csv"))
     shown = results.query("column == 'colour sensitivity'").set_index("row")
     means = short.colours.set_index("label")["mean"]
@@ -95,29 +95,48 @@ def _shows_its_figures_and_no_noise(run: Run, executed: dict) -> None:
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= len(captions)
 
 
-ALSO = {
-    "40_ablation_sweep": _the_sweep_records_the_colour_sensitivity,
-    "41_ablation_tables": _the_tables_show_the_colour_sensitivity,
-}
+def _saves_a_figure(source: str) -> bool:
+    """Whether the cell itself calls ``figures.save``, not only in a function that it defines."""
+    statements = [part for part in ast.parse(source).body if not isinstance(part, ast.FunctionDef)]
+    calls = [node for part in statements for node in ast.walk(part) if isinstance(node, ast.Call)]
+    return any(ast.unparse(call.func) == "figures.save" for call in calls)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_answers_its_question(notebook, workbench, monkeypatch):
-    monkeypatch.setenv("CSGN_HOME", str(workbench))
-    run = runs.execute(notebook, BRIEF.get(notebook.stem), threads=1, timeout=600)
+def _ran(notebook: Path | str, run: Run) -> Run:
+    """The run of a notebook, after checks that it ended well, answered its question and shows its figures."""
     assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
     executed = json.loads(run.path("executed.ipynb").read_text(encoding="utf-8"))
     shown = [output.get("data", {}) for cell in executed["cells"] for output in cell.get("outputs", [])]
     assert any("".join(data.get("text/markdown", "")).startswith("**Answer.**") for data in shown)
-    sweep = notebook.stem in ("40_ablation_sweep", "41_ablation_tables", "90_paper_figures")  # of other runs
+    sweep = notebook in ("40_ablation_sweep", "41_ablation_tables", "90_paper_figures")  # of other runs
     assert sweep or json.loads(run.path("benchmark.json").read_text())["manifest"]
     for figure in run.path("figures").glob("*.png"):
         assert all(figure.with_suffix(suffix).stat().st_size for suffix in (".pdf", ".csv", ".json"))
     for cell in executed["cells"]:
-        if "figures.save(" in "".join(cell["source"]) and cell["cell_type"] == "code":
+        if cell["cell_type"] == "code" and _saves_a_figure("".join(cell["source"])):
             assert any("image/png" in output.get("data", {}) for output in cell["outputs"]), cell["id"]
     _shows_its_figures_and_no_noise(run, executed)
-    ALSO.get(notebook.stem, lambda run: None)(run)
+    return run
+
+
+@pytest.mark.parametrize("notebook", [path.stem for path in NOTEBOOKS if path.stem not in OF_SWEEPS])
+def test_notebook_runs_and_displays_answer(notebook, workbench, monkeypatch):
+    monkeypatch.setenv("CSGN_HOME", str(workbench))
+    _ran(notebook, runs.execute(notebook, BRIEF.get(notebook), threads=1, timeout=1800))
+
+
+def test_sweep_trains_cells_and_grid_leads_to_tables(workbench, monkeypatch):
+    monkeypatch.setenv("CSGN_HOME", str(workbench))
+    swept = _ran(
+        "40_ablation_sweep", runs.execute("40_ablation_sweep", {"grid": "sweep.yaml"}, threads=1, timeout=1800)
+    )
+    _the_sweep_records_the_colour_sensitivity(swept)
+    for name in runs.planned(runs.read_grid(workbench / "sweep.yaml")).run:
+        cell = Run(workbench / "reports/runs" / name)
+        if cell.config.get("stage2_epochs"):
+            _ran("12_train", cell)
+    tables = runs.execute("41_ablation_tables", {"grid": "sweep.yaml"}, threads=1, timeout=1800)
+    _the_tables_show_the_colour_sensitivity(_ran("41_ablation_tables", tables))
 
 
 # ---- benchmarks without some labels
@@ -141,8 +160,7 @@ SKIPPED = {  # how many sections say that they are skipped, by benchmark and not
     "csv": {"02_dataset_portrait": 1, "31_clothes_leakage": 1},
 }
 WITHOUT_RENDERING = {"10_colour_bias": 3, "11_stage1_prompts": 1, "32_attention": 1}  # not embedded
-QUICK = {("20_evaluate", "market1501"), ("30_embedding_map", "market1501"), ("31_clothes_leakage", "market1501"),
-         ("22_failures", "csv"), ("31_clothes_leakage", "csv")}  # fmt: skip
+QUICK = {("31_clothes_leakage", "market1501"), ("22_failures", "csv")}
 
 
 def _market(root: Path) -> Path:
@@ -191,9 +209,7 @@ def _wide(notebook: str, benchmark: str):
 
 
 @pytest.mark.parametrize(("notebook", "benchmark"), [_wide(name, kind) for kind in LAYOUTS for name in UNLABELLED])
-def test_a_notebook_works_without_clothes_labels_or_without_cameras(
-    notebook, benchmark, trained_on, workbench, monkeypatch
-):
+def test_notebook_works_without_clothes_or_cameras(notebook, benchmark, trained_on, workbench, monkeypatch):
     root, trained = trained_on(benchmark)
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     path = NOTEBOOKS[0].parent / f"{notebook}.ipynb"
@@ -201,7 +217,7 @@ def test_a_notebook_works_without_clothes_labels_or_without_cameras(
     reads = {"runs": {"CSGN": str(trained)}} if "runs" in known else {"run_dir": str(trained)}
     data = {"benchmark": benchmark, "root": str(root)}
     given = UNLABELLED[notebook] | (data if notebook[:2] in ("00", "01", "02") else reads)
-    run = runs.execute(path, given, threads=1, timeout=600)
+    run = runs.execute(path, given, threads=1, timeout=1800)
     assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
     executed = json.loads(run.path("executed.ipynb").read_text(encoding="utf-8"))
     _shows_its_figures_and_no_noise(run, executed)
@@ -210,7 +226,8 @@ def test_a_notebook_works_without_clothes_labels_or_without_cameras(
     assert skipped == (SKIPPED[benchmark] | WITHOUT_RENDERING).get(notebook, 0)
 
 
-def test_a_sweep_on_another_benchmark_reports_its_first_protocol(workbench, tmp_path, monkeypatch):
+@pytest.mark.wide
+def test_sweep_on_other_benchmark_reports_first_protocol(workbench, tmp_path, monkeypatch):
     """PRCC's first protocol is cross_clothes; the runs use no text."""
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     every = {
@@ -220,7 +237,7 @@ def test_a_sweep_on_another_benchmark_reports_its_first_protocol(workbench, tmp_
     grid = tmp_path / "grid.yaml"
     grid.write_text(json.dumps({"rows": {"plain": {}}, "seeds": [0, 1], "every": every}))
     given = {"grid": str(grid), "out": str(tmp_path / "made")}
-    run = runs.execute(NOTEBOOKS[0].parent / "40_ablation_sweep.ipynb", given, threads=1, timeout=600)
+    run = runs.execute(NOTEBOOKS[0].parent / "40_ablation_sweep.ipynb", given, threads=1, timeout=1800)
     assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
     asked = pd.read_csv(tmp_path / "made" / "per-query.csv.gz")
     assert {"cross_clothes", "same_clothes"} <= set(asked.protocol)

@@ -1,4 +1,4 @@
-"""The explorer against naive counterparts, its panel through its widgets' values, and its error messages."""
+"""The explorer against plain implementations, its panel through widget values, and its error messages."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _check(answer, naive):
     assert answer.ap == pytest.approx(ap) and answer.first_hit == first
 
 
-def test_ranks_are_those_of_a_loop_and_of_the_library(explorer, source):
+def test_ranks_equal_loop_and_library(explorer, source):
     plain = retrieval.features_of(source.descriptors["plain"])
     asked, ranked = plain(source.query), plain(source.gallery)
     frames = source.benchmark.query, source.benchmark.gallery
@@ -90,7 +90,7 @@ def test_ranks_are_those_of_a_loop_and_of_the_library(explorer, source):
         np.testing.assert_array_equal(answer.rows, library.of(row))
 
 
-def test_a_vocabulary_changes_both_sides_and_a_text_the_query_alone(explorer, source):
+def test_text_subspace_changes_both_sides_text_only_query(explorer, source):
     words, row = source.words, 3
     basis = vocabulary.subspace(words.features["clothing out"], 5)
     f, g = source.query.f[row], source.gallery.f
@@ -114,7 +114,7 @@ def test_a_vocabulary_changes_both_sides_and_a_text_the_query_alone(explorer, so
 
 @pytest.mark.parametrize("kind", ["clothing out", "person only"])
 @pytest.mark.parametrize("parts", [("f",), ("z12", "f")])
-def test_every_rank_is_that_of_the_features_and_the_gallery_is_made_once(source, kind, parts, monkeypatch):
+def test_gallery_features_are_cached_for_all_ranks(source, kind, parts, monkeypatch):
     chosen = source.descriptors | {kind: retrieval.Descriptor(parts, kind, 4)}
     explorer = panels.Explorer({"first": replace(source, descriptors=chosen)})
     for rank in (3, 5, 9, 16):  # kept along one direction, all cosines are 1 or -1
@@ -127,7 +127,7 @@ def test_every_rank_is_that_of_the_features_and_the_gallery_is_made_once(source,
     np.testing.assert_array_equal(direct.rows, answer.rows)
 
 
-def test_a_repainted_query_is_what_the_encoder_makes_of_those_pixels(explorer, source):
+def test_changed_query_is_embedded_from_pixels(explorer, source):
     row = 2
     with Image.open(source.benchmark.root / source.benchmark.query.path.iloc[row]) as file:
         pixels = np.asarray(file.convert("RGB")).astype(np.float32) / 255
@@ -142,7 +142,7 @@ def test_a_repainted_query_is_what_the_encoder_makes_of_those_pixels(explorer, s
     assert np.abs(turned.similarity[:20] - explorer.ranks("first", RULE, row).similarity[:20]).max() > 1e-4
 
 
-def test_filters_keep_what_a_loop_keeps(explorer):
+def test_filters_equal_loop(explorer):
     everything = explorer.queries("first", RULE)
     assert everything.ap.is_monotonic_increasing and everything.valid.all()
     camera, low, high = int(everything.camera.iloc[0]), 0.05, 0.6
@@ -171,7 +171,7 @@ def test_queries_are_found_by_name_and_ordered(explorer):
     assert explorer.queries("first", RULE, Filter(order=looks.BY_NAME)).path.is_monotonic_increasing
 
 
-def test_a_gallery_image_as_query_has_its_persons_label_and_is_not_its_own_answer(explorer, source):
+def test_gallery_image_as_query_excludes_itself(explorer, source):
     gallery = source.benchmark.gallery
     with Image.open(source.benchmark.root / gallery.path.iloc[5]) as file:
         answer = explorer.search("first", file.convert("RGB"), row=5)
@@ -183,14 +183,14 @@ def test_a_gallery_image_as_query_has_its_persons_label_and_is_not_its_own_answe
     assert nobody.query.person == -1, "a distractor of Market-1501 has no person"
 
 
-def test_an_answer_says_where_each_image_was_before(explorer):
+def test_ranking_shows_previous_ranks(explorer):
     before, after = explorer.ranks("first", RULE, 0), explorer.ranks("first", RULE, 0, Look("clothing out", 8))
     for row in after.top(10, before).itertuples():
         assert before.rows[row.was - 1] == row.row
         assert row.changed == ("changed" if row.right else "")  # cloth-changing leaves no match in the same clothes
 
 
-def test_a_picture_of_ones_own_finds_itself_and_hides_nobody(explorer, source):
+def test_uploaded_image_finds_itself(explorer, source):
     gallery = source.benchmark.gallery
     with Image.open(source.benchmark.root / gallery.path.iloc[5]) as file:
         answer = explorer.search("first", file.convert("RGB"))
@@ -202,7 +202,7 @@ def test_a_picture_of_ones_own_finds_itself_and_hides_nobody(explorer, source):
     ("content", "word"),
     [(b"no picture", "mine.png cannot be read as an image"), (b"", "cannot be read"), ("large", "100 megapixels")],
 )
-def test_an_upload_that_is_no_picture_or_too_large_is_refused_before_it_is_decoded(content, word, monkeypatch):
+def test_invalid_upload_is_refused_before_decoding(content, word, monkeypatch):
     if content == "large":
         content = _png(10_000, 10_000)
         monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
@@ -210,7 +210,7 @@ def test_an_upload_that_is_no_picture_or_too_large_is_refused_before_it_is_decod
         panels.decode_upload(content, "mine.png")
 
 
-def test_a_cut_off_upload_is_refused(tmp_path):
+def test_truncated_upload_is_refused(tmp_path):
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 32, 3), np.uint8)).save(file, "JPEG")
     assert panels.decode_upload(file.getvalue()).size == (32, 64)
@@ -219,7 +219,7 @@ def test_a_cut_off_upload_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_upload_with_damaged_exif_is_read_or_refused():
+def test_upload_with_damaged_exif_is_read_or_refused():
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "make"  # to be turned, so that its EXIF is written again
     Image.new("RGB", (16, 24)).save(file, "JPEG", exif=exif)
@@ -244,7 +244,7 @@ def _png(width: int, height: int) -> bytes:
     return bytes(content)
 
 
-def test_thumbnails_are_made_once_and_the_oldest_is_forgotten(source, monkeypatch):
+def test_thumbnails_are_cached_and_oldest_is_dropped(source, monkeypatch):
     made = []
     small = thumbnails.Thumbnails(source.benchmark.root, kept=2)
     monkeypatch.setattr(thumbnails, "jpeg", lambda image, height: made.append(image) or b"x")
@@ -256,7 +256,7 @@ def test_thumbnails_are_made_once_and_the_oldest_is_forgotten(source, monkeypatc
         small.jpeg("nothing.png")
 
 
-def test_faces_are_pixelated_in_all_that_is_shown_and_in_nothing_that_the_model_sees(source, monkeypatch):
+def test_faces_are_pixelated_for_display_only(source, monkeypatch):
     data = replace(source.benchmark, name="deepchange")
     assert data.hide_faces and not source.benchmark.hide_faces
     seen = []
@@ -303,7 +303,7 @@ def _run(folder, source, **files) -> Run:
     return run
 
 
-def test_a_scored_run_is_opened_with_what_it_compared(tmp_path, source):
+def test_scored_run_is_opened_with_its_descriptors(tmp_path, source):
     found = panels.open_source(_run(tmp_path / "run", source).dir)
     torch.testing.assert_close(found.gallery.f, source.gallery.f)
     assert found.descriptors["clothing out"].rank == 12 and found.note == ""
@@ -334,24 +334,24 @@ def test_a_plugins_descriptor_is_one_to_choose(tmp_path, source):
         ({"benchmark__json": b'{"manifest": "another"}'}, "other data"),
     ],
 )
-def test_a_run_that_cannot_be_opened_says_why(tmp_path, source, files, word):
+def test_unopenable_run_reports_reason(tmp_path, source, files, word):
     with pytest.raises(InputError, match=word):
         panels.open_source(_run(tmp_path / "run", source, **files).dir)
 
 
-def test_a_run_of_an_older_version_is_opened_with_defaults_and_a_note(tmp_path, source):
+def test_run_of_older_version_is_opened_with_note(tmp_path, source):
     found = panels.open_source(_run(tmp_path / "run", source, results__json=b'{"plain": {}}').dir)
-    assert "does not say what was compared" in found.note and "clothing out" in found.descriptors
+    assert "does not describe the descriptors" in found.note and "clothing out" in found.descriptors
 
 
-def test_a_benchmark_that_is_not_on_disk_is_named(tmp_path, source):
+def test_missing_benchmark_is_named(tmp_path, source):
     run = _run(tmp_path / "run", source)
     write_json(run.path("config.json"), run.config | {"root": str(tmp_path / "gone")})
     with pytest.raises(InputError, match="gone"):
         panels.open_source(run.dir)
 
 
-def test_saved_figures_hold_what_was_shown(tmp_path, explorer):
+def test_saved_figures_contain_shown_images(tmp_path, explorer):
     looks = [("first", Look()), ("first", Look(picture="gray")), ("second", Look())]
     path = explorer.save(RULE, 0, looks, str(tmp_path / "shown"), top=5)
     table = pd.read_csv(f"{path}.csv")
@@ -374,21 +374,21 @@ class TestPanel:
     def _alts(strip: str) -> list[str]:
         return re.findall(r'alt="([^"]+)"', strip)
 
-    def test_the_strip_shows_the_explorers_answer(self, panel):
+    def test_strip_shows_ranking(self, panel):
         row, draw = panel.query.value
         answer = panel.explorer.ranks("first", RULE, row, draw=draw)
         assert self._alts(panel.strip.value) == [answer.query.path, *answer.top(6).path]
         assert panel.strip.value.count("data:image/jpeg;base64,") == 7
         assert panel.strip.value.count("dashed") == 6 - answer.top(6).right.sum()
 
-    def test_the_first_query_shown_is_a_typical_one(self, panel):
+    def test_first_query_is_typical(self, panel):
         scored = panel.explorer.scored("first", RULE).set_index("row")
         ap, easy = scored.ap, scored.ap[scored.first_hit <= 10]
         assert abs(ap[panel.query.value[0]] - easy.median()) == pytest.approx((easy - easy.median()).abs().min())
         panel.order.value = "hardest first"
         assert panel.query.options[0][1][0] == ap.idxmin()
 
-    def test_the_list_is_searched_by_name_and_reset_brings_everything_back(self, panel):
+    def test_list_filter_and_reset(self, panel):
         first, everything = panel.strip.value, panel.query.options
         wanted = everything[7][0].split()[0]
         panel.search.value = wanted[3:-4]
@@ -399,7 +399,7 @@ class TestPanel:
         assert (panel.search.value, panel.hue.value, panel.use.value) == ("", 0, "not used")
         assert panel.look() == Look() and panel.query.options == everything and panel.strip.value == first
 
-    def test_a_text_that_is_not_in_use_is_said_and_a_text_alone_has_no_right_and_wrong(self, panel):
+    def test_unused_text_is_reported(self, panel):
         panel.text.value = RED
         assert "not in use" in panel.text_note.value and panel.weight.disabled
         panel.use.value = "added"
@@ -411,7 +411,7 @@ class TestPanel:
         panel.text.value = ""
         assert "Type a text" in panel.text_note.value
 
-    def test_a_click_enlarges_an_answer_and_searches_with_it(self, panel, source):
+    def test_click_enlarges_image_and_searches_with_it(self, panel, source):
         row, draw = panel.query.value
         answer = panel.explorer.ranks("first", RULE, row, draw=draw)
         chosen = int(answer.rows[2])
@@ -430,9 +430,9 @@ class TestPanel:
         panel._clicked(panel.enlarged, "close")
         assert panel.enlarged.value == ""
         panel._clicked(panel.strip, "100000")
-        assert "no longer among the answers" in panel.says.value
+        assert "no longer in the ranking" in panel.says.value
 
-    def test_choices_that_a_benchmark_lacks_are_hidden(self, panel, source):
+    def test_unavailable_choices_are_hidden(self, panel, source):
         assert (panel.camera.layout.display, panel.clothes.layout.display) == (None, None)
         bare = {side: getattr(source.benchmark, side).assign(clothes=-1, camera=-1) for side in ("query", "gallery")}
         data = replace(source.benchmark, name="celebreid", **bare)
@@ -440,7 +440,7 @@ class TestPanel:
         assert (panel.camera.layout.display, panel.clothes.layout.display) == ("none", "none")
         assert "outfit" not in "".join(text for text, _ in panel.query.options) and "<img" in panel.strip.value
 
-    def test_each_control_changes_the_strip(self, panel):
+    def test_every_control_changes_strip(self, panel):
         seen = [panel.strip.value]
         for change in (
             {"vocabulary": "clothing out"}, {"rank": 20}, {"paint": "gray"}, {"hue": 90}, {"text": RED, "use": "added"},
@@ -452,7 +452,7 @@ class TestPanel:
             assert "alert" not in panel.says.value
             seen.append(panel.strip.value)
 
-    def test_a_click_on_a_query_and_a_filter(self, panel):
+    def test_click_on_query_and_filter(self, panel):
         before = panel.strip.value
         panel.query.value = panel.query.options[3][1]
         assert panel.strip.value != before
@@ -462,14 +462,14 @@ class TestPanel:
         assert set(cameras[wanted]) == {panel.camera.value}
         assert [value[0] for _, value in panel.query.options] == wanted
 
-    def test_two_models_are_shown_below_one_another(self, panel):
+    def test_two_models_are_stacked(self, panel):
         panel.other.value = "second"
         row, _ = panel.query.value
         assert self._alts(panel.other_strip.value)[1:] == panel.explorer.ranks("second", RULE, row).top(6).path.tolist()
         panel.other.value = NOBODY
         assert panel.other_strip.value == ""
 
-    def test_what_goes_wrong_is_said_and_nothing_is_lost(self, panel):
+    def test_errors_are_shown_and_strip_is_kept(self, panel):
         before = panel.strip.value
         panel.model.value = "half"
         assert "unfinished or not scored" in panel.says.value
@@ -483,7 +483,7 @@ class TestPanel:
         panel.save.click()
         assert "no query is chosen" in panel.says.value
 
-    def test_an_upload_searches_and_a_bad_one_is_refused(self, panel, source):
+    def test_upload_searches_and_invalid_upload_is_refused(self, panel, source):
         def give(name, content):
             kind = {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content)}
             panel.upload.value = ({**kind, "last_modified": pd.Timestamp("2026-01-01", tz="UTC").to_pydatetime()},)
@@ -499,7 +499,7 @@ class TestPanel:
         panel.back.click()
         assert self._alts(panel.strip.value)[0].startswith("query/")
 
-    def test_attention_maps_are_laid_over_larger_images_with_method_and_scale(self, panel, source, monkeypatch):
+    def test_attention_maps_have_method_and_scale(self, panel, source, monkeypatch):
         def corner(encoder, images):
             assert encoder is source.encoder and images.dtype == torch.uint8
             return torch.zeros(images.shape[0], 96, 48).index_fill(1, torch.arange(24), 1 / (24 * 48))
@@ -513,7 +513,7 @@ class TestPanel:
         panel.attention.value = False
         assert panel.strip.value == plain and panel.scale.value == ""
 
-    def test_a_figure_is_saved_under_a_free_name_and_none_is_overwritten(self, panel, tmp_path):
+    def test_figure_is_saved_under_free_name(self, panel, tmp_path):
         assert panel.file.value == "explore-first-1"
         panel.vocabulary.value = "clothing out"
         panel.save.click()
@@ -532,7 +532,7 @@ class TestPanel:
         assert len(table) == 7 and not table.right[1:].any() and table.look.str.contains("alone").all()
 
 
-def test_a_missing_image_is_a_gray_box_with_its_name(source):
+def test_missing_image_is_gray_box_with_name(source):
     frame = source.benchmark.gallery.copy()
     frame["path"] = [f"gone/{i}.png" for i in range(len(frame))]
     explorer = panels.Explorer({"x": replace(source, benchmark=replace(source.benchmark, gallery=frame))})
@@ -541,7 +541,7 @@ def test_a_missing_image_is_a_gray_box_with_its_name(source):
     assert strip.count("no image") == 5 and "does not exist" in strip
 
 
-def test_tracklets_are_asked_and_shown_by_their_first_frame(random_clip, source, tmp_path):
+def test_tracklets_are_shown_by_first_frame(random_clip, source, tmp_path):
     data = datasets.load("ccvid", trees.ccvid(tmp_path))
     encoder = VisualEncoder(random_clip, None, "none", torch.Generator()).eval()
     found = retrieval.embed_benchmark(encoder, data, SIZE)
@@ -551,7 +551,7 @@ def test_tracklets_are_asked_and_shown_by_their_first_frame(random_clip, source,
     assert "session1/007_01/00001.jpg" in panel.strip.value and "session3/007_03/00001.jpg" in panel.strip.value
 
 
-def test_the_two_sides_are_the_clothing_coordinates_and_the_rest(source):
+def test_maps_are_clothing_coordinates_and_rest(source):
     for rank in (0, 5):
         side = panels.sides(source, rank)
         basis = vocabulary.subspace(source.words.features["clothing out"], rank or 8)
@@ -561,7 +561,7 @@ def test_the_two_sides_are_the_clothing_coordinates_and_the_rest(source):
         assert np.abs(side["identity"] @ basis.numpy()).max() < 1e-5 and len(side["identity"]) == len(wanted)
 
 
-def test_query_and_answers_are_marked_in_both_maps(source, explorer):
+def test_query_and_ranking_are_marked_in_both_maps(source, explorer):
     frame = panels.placed(source.benchmark)
     points = np.random.default_rng(0).uniform(-1, 1, (2, len(frame), 2)).astype(np.float32)
     maps = panels.linked_maps(
@@ -596,7 +596,7 @@ def test_query_and_answers_are_marked_in_both_maps(source, explorer):
     plt.close(figure)
 
 
-def test_a_layout_keeps_clusters_apart():
+def test_layout_separates_clusters():
     generator = np.random.default_rng(0)
     label = np.repeat([0, 1], 20)
     features = (np.eye(8)[label] + 0.05 * generator.standard_normal((40, 8))).astype(np.float32)
@@ -609,7 +609,7 @@ def test_a_layout_keeps_clusters_apart():
         panels.layout(features[:3])
 
 
-def test_a_selection_in_one_map_is_the_others_and_fills_the_strip(source):
+def test_selection_is_shared_by_maps_and_strip(source):
     frame = source.benchmark.gallery
     points = np.random.default_rng(0).uniform(-1, 1, (2, len(frame), 2)).astype(np.float32)
     linked = panels.linked_maps(

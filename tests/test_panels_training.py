@@ -1,4 +1,4 @@
-"""The training panels without a browser: their callbacks are called, and training is a real process."""
+"""The training panels without a browser: callbacks are called directly, training is a real process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _until(true, seconds: float = 120.0) -> None:
 
 
 class TestReading:
-    def test_a_run_is_read_with_its_place_rate_time_left_and_score(self, tmp_path):
+    def test_run_is_read_with_progress_and_score(self, tmp_path):
         run = _recorded(tmp_path / "one", "running", heartbeat=time.time())
         seen = panels.read(run)
         assert (seen.state, seen.where, seen.images_per_second) == ("running", "stage 2, epoch 2/5", 80.0)
@@ -58,7 +58,7 @@ class TestReading:
         assert (seen.mean_ap, seen.protocol, seen.last_metric) == (0.25, "cloth_changing", "mAP 25.0%")
         assert seen.remarks == ()
 
-    def test_half_written_damaged_and_older_lines_are_left_out_and_said(self, tmp_path):
+    def test_damaged_lines_are_skipped_and_reported(self, tmp_path):
         run = _recorded(tmp_path / "one")
         whole = len(panels.read(run).records)
         with run.path("metrics.jsonl").open("a") as file:
@@ -68,7 +68,7 @@ class TestReading:
         said = " ".join(seen.remarks)
         assert "half written" in said and "damaged in line 5" in said and "line 6, 7: an older version's" in said
 
-    def test_a_folder_that_is_gone_damaged_or_from_elsewhere_is_told_in_words(self, tmp_path):
+    def test_unusable_folder_is_described(self, tmp_path):
         assert panels.read(Run(tmp_path / "none")).state == "gone"
         run = _recorded(tmp_path / "one")
         run.path("status.json").write_text('{"state": "runn')
@@ -79,7 +79,7 @@ class TestReading:
         for page in (panels.summary_table([seen]).data, panels.run_table(panels.board_frame(tmp_path)).data):
             assert "damaged" in page
 
-    def test_curves_overlay_runs_and_survive_words_in_place_of_numbers(self, tmp_path):
+    def test_curves_ignore_text_in_place_of_numbers(self, tmp_path):
         first, second = _recorded(tmp_path / "first"), _recorded(tmp_path / "second", epochs=4)
         second.append_metrics({"stage": 2, "epoch": 5, "id_f": "nan", "triplet_f": 1.0})
         seen = panels.readings([first, second])
@@ -90,7 +90,7 @@ class TestReading:
         assert panels.training_curves([]) is None
         plt.close(figure)
 
-    def test_a_run_that_has_every_epoch_and_no_score_is_being_scored_with_its_progress(self, tmp_path):
+    def test_run_without_score_after_last_epoch_is_being_scored(self, tmp_path):
         run = _recorded(tmp_path / "one", "running", heartbeat=time.time(), epochs=5)
         assert panels.read(run).where == "scoring"
         report = "embedding gallery images: 30 %, 4,800 of 15,913, 12 s left"
@@ -99,7 +99,7 @@ class TestReading:
         run.set_status("done")
         assert panels.read(run).where == "stage 2, epoch 5/5"
 
-    def test_a_run_names_its_benchmark(self, tmp_path):
+    def test_run_names_benchmark(self, tmp_path):
         run = _recorded(tmp_path / "one", parameters={"benchmark": "synthetic", "world": 3, "root": None})
         assert panels.read(run).benchmark == "synthetic, world 3"
         experiment = Experiment.from_parameters(benchmark="prcc", root="/data/prcc")
@@ -107,7 +107,7 @@ class TestReading:
         assert panels.read(run).benchmark == panels.named(experiment) == "prcc, prcc"
         assert panels.read(_recorded(tmp_path / "two")).benchmark == "unknown"
 
-    def test_what_a_folder_holds_is_shown_as_text_and_no_word_stops_a_panel(self, tmp_path):
+    def test_folder_content_is_escaped(self, tmp_path):
         alive = {"heartbeat": time.time(), "host": socket.gethostname(), "memory_mib": "<s>"}
         run = _recorded(tmp_path / "<u>one", "running", **alive)
         run.append_metrics({"stage": 2, "epoch": 3, "epochs": "<b>", "seconds": "<b>", "images_per_second": "<b>"})
@@ -117,7 +117,7 @@ class TestReading:
         for page in (panels.summary_table(seen).data, panels.run_table(panels.board_frame(tmp_path)).data):
             assert not any(tag in page for tag in ("<u>", "<s>", "<b>")) and "&lt;u&gt;one" in page
 
-    def test_a_single_epoch_can_be_seen(self, tmp_path):
+    def test_single_epoch_is_visible(self, tmp_path):
         single = panels.training_curves([panels.read(_recorded(tmp_path / "one", epochs=1))])
         assert all(tick == round(tick) for tick in single.axes[0].get_xticks())
         run = panels.read(_recorded(tmp_path / "two", epochs=2))
@@ -126,7 +126,7 @@ class TestReading:
 
 
 class TestBoard:
-    def test_it_lists_filters_and_gives_the_command_that_tries_again(self, tmp_path):
+    def test_board_lists_filters_and_shows_command(self, tmp_path):
         experiment = Experiment.from_parameters(beta=0.25, seed=3)
         facts = {"parameters": experiment.model_dump(mode="json"), "error": "RuntimeError: <b>"}
         _recorded(tmp_path / "broke", "failed", **facts)
@@ -147,14 +147,14 @@ class TestBoard:
         board.refresh()
         assert board.kind.value == "all" and "stopped" in board.table.value
 
-    def test_no_colour_is_needed_to_tell_states_apart(self):
+    def test_states_are_distinguishable_without_colour(self):
         assert len({mark for mark, _ in reading.MARKS.values()}) >= len(reading.MARKS) - 1  # gone and missing
         assert set(reading.MARKS) >= {"running", "queued", "done", "failed", "died", "timed_out", "interrupted"}
 
 
 class TestParameters:
     @pytest.mark.parametrize("name", FIELDS)
-    def test_every_field_has_a_widget_that_gives_its_value_back(self, name):
+    def test_every_field_has_widget_with_its_value(self, name):
         panel = panels.ParameterPanel()
         for preset in ("demo", "ltcc-paper"):
             experiment = Experiment.from_parameters(preset=preset)
@@ -166,20 +166,20 @@ class TestParameters:
         assert meaning and not meaning.startswith("("), "a meaning, not only where the value comes from"
         assert meaning[1:] in shown and not re.search(r"\[[ACPO]\b|[≤≥<>] \d", shown.replace("small>", ""))
 
-    def test_widgets_follow_the_types(self):
+    def test_widget_types(self):
         panel = panels.ParameterPanel()
         kinds = {name: type(panel.widgets[name]).__name__ for name in FIELDS}
         assert (kinds["mdg"], kinds["beta"], kinds["prompt_tokens"]) == ("Dropdown", "FloatSlider", "IntSlider")
         assert (kinds["stage1_lr"], kinds["ema"], kinds["compile"]) == ("FloatText", "Text", "Dropdown")
         assert panel.widgets["mdg"].options == tuple((m, m) for m in Experiment.model_fields["mdg"].annotation.__args__)
 
-    def test_a_form_is_no_thousand_messages(self, monkeypatch):
+    def test_form_sends_few_messages(self, monkeypatch):
         opened, open_one = [], ipywidgets.Widget.open
         monkeypatch.setattr(ipywidgets.Widget, "open", lambda widget: opened.append(widget) or open_one(widget))
         panels.ParameterPanel()
         assert 0 < len(opened) < 500
 
-    def test_a_new_field_of_any_type_gets_a_widget(self):
+    def test_new_field_of_any_type_has_widget(self):
         class Later(Experiment):
             flag: bool = True
             fixed: Literal["only"] = "only"
@@ -201,7 +201,7 @@ class TestParameters:
         found = {field.name: field.limits for field in parameters.fields()}
         assert (found["beta"], found["stage1_lr"]) == ("at least 0 and at most 1", "more than 0")
 
-    def test_an_invalid_value_is_shown_beside_its_field_and_as_the_reason_why_nothing_can_start(self):
+    def test_invalid_value_is_shown_and_disables_start(self):
         panel = panels.ParameterPanel()
         assert not panel.start.disabled
         panel.widgets["batch_persons"].value = 1
@@ -216,14 +216,14 @@ class TestParameters:
         assert "2 parameter(s) differ from the preset demo" in panel.difference.value
         assert "batch_persons" in panel.difference.value and "beta" not in panel.difference.value
 
-    def test_another_preset_keeps_what_was_changed(self):
+    def test_changing_preset_keeps_changed_values(self):
         panel = panels.ParameterPanel()
         panel.widgets["beta"].value = 0.25
         panel.setting.value, panel.method.value = "ltcc-paper", "random-text"
         assert panel.experiment == Experiment.from_parameters(preset="ltcc-paper+random-text", beta=0.25)
         assert "--preset ltcc-paper+random-text --seed 0 --set beta=0.25" in panel.line.value
 
-    def test_what_it_needs_is_what_the_dry_run_says_and_a_contradiction_cannot_start(self, tiny_root):
+    def test_estimate_equals_dry_run(self, tiny_root):
         panel = panels.ParameterPanel(Experiment.from_parameters(root=str(tiny_root), **SMALL))
         panel.estimate.click()
         assert "needs at least, in all" in panel.needs.value and "pixels of 192 images" in panel.needs.value
@@ -233,7 +233,7 @@ class TestParameters:
 
 
 class TestDashboard:
-    def test_runs_of_another_benchmark_and_runs_without_curves_are_apart(self, tmp_path):
+    def test_runs_are_grouped_by_benchmark(self, tmp_path):
         for name, world, epochs in (("old", 0, 2), ("bare", 0, 0), ("new", 0, 2), ("other", 1, 2)):
             facts = {"parameters": {"benchmark": "synthetic", "root": None, "world": world}, "heartbeat": time.time()}
             run = _recorded(tmp_path / name, "running" if name == "bare" else "done", epochs, **facts)
@@ -247,7 +247,7 @@ class TestDashboard:
         assert panel.runs.options == (("other", "other"),)
         assert "No run is chosen" in panel.table.value and "<img" not in panel.curves.value
 
-    def test_curves_are_drawn_at_the_width_of_the_widget_and_a_fixed_height(self, tmp_path):
+    def test_curves_have_widget_width_and_fixed_height(self, tmp_path):
         before = plt.get_fignums()
         panel = panels.TrainingDashboard([_recorded(tmp_path / "one")], folder=tmp_path)
         for width in (0, 640, 1200):
@@ -261,7 +261,7 @@ class TestDashboard:
         assert plt.get_fignums() == before
 
 
-def test_a_panel_is_displayed_with_a_note_for_readers_without_a_kernel(capsys, monkeypatch):
+def test_panel_has_note_for_readers_without_kernel(capsys, monkeypatch):
     shown = []
     monkeypatch.setattr(views, "display", lambda *given: shown.extend(given))
     panels.show("The <b>", ipywidgets.HTML("x"))
@@ -304,29 +304,29 @@ class TestStop:
             child.kill()
             child.wait()
 
-    def test_the_process_that_holds_the_folder_ends_as_by_ctrl_c(self, started):
+    def test_locking_process_is_interrupted(self, started):
         child, run = started("csgn")
         assert "was asked to stop" in runs.stop(run)
         child.wait(60)
         assert runs.state(run) == "interrupted" and run.status["error"] == runs.folders.STOPPED
 
-    def test_a_program_that_is_no_command_is_left_alone_though_its_command_line_holds_the_word(self, started):
+    def test_other_program_is_not_stopped(self, started):
         child, run = started("/opt/csgn/kernel")  # as every process of a checkout in a folder of that name does
         with pytest.raises(InputError, match="another program than csgn"):
             runs.stop(run)
         assert child.poll() is None
 
-    def test_a_process_that_holds_other_runs_too_is_a_sweep(self, tmp_path, monkeypatch):
+    def test_process_with_several_locks_is_a_sweep(self, tmp_path, monkeypatch):
         monkeypatch.setattr(runs.folders, "stops_on_sigterm", lambda: True)
         with runs.recorded(Run(tmp_path / "one")), runs.recorded(Run(tmp_path / "two")):
             with pytest.raises(InputError, match="one is a cell of a sweep: .* works on two too"):
                 runs.stop(Run(tmp_path / "one"))
 
-    def test_a_process_that_is_not_the_runs_is_left_alone(self, tmp_path):
+    def test_unrelated_process_is_not_stopped(self, tmp_path):
         stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         try:
             run = _recorded(tmp_path / "one", "running", pid=stranger.pid, heartbeat=time.time())
-            with pytest.raises(InputError, match="no process holds one"):
+            with pytest.raises(InputError, match="no process has locked one"):
                 runs.stop(run)
             run.set_status("running", pid=stranger.pid, heartbeat=time.time(), process_start=1.0)
             with pytest.raises(InputError, match="one is died"):  # its number was given to another process
@@ -336,7 +336,7 @@ class TestStop:
             stranger.kill()
             stranger.wait()
 
-    def test_what_does_not_run_runs_elsewhere_or_waits_for_a_sweep_is_said(self, tmp_path):
+    def test_reason_for_not_stopping_is_reported(self, tmp_path):
         with pytest.raises(InputError, match="is done: there is nothing to stop"):
             runs.stop(_recorded(tmp_path / "done"))
         with pytest.raises(InputError, match="runs on elsewhere"):
@@ -347,7 +347,7 @@ class TestStop:
             background.resume(Run(tmp_path / "done"))
 
 
-def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root, tmp_path, monkeypatch, request):
+def test_training_starts_stops_continues_and_outlives_panel(tiny_root, tmp_path, monkeypatch, request):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     request.addfinalizer(lambda: [child.kill() for child in background._STARTED if child.poll() is None])
@@ -385,7 +385,7 @@ def test_training_is_started_stopped_continued_and_outlives_its_panel(tiny_root,
     assert "its folder is gone" in second.table.value
 
 
-def test_a_process_that_cannot_begin_leaves_its_last_line(tmp_path, monkeypatch):
+def test_failed_process_reports_last_line(tmp_path, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     run = panels.start(Experiment.from_parameters(root=str(tmp_path / "nowhere")))
     _until(lambda: panels.read(run).state != "queued")
@@ -393,7 +393,7 @@ def test_a_process_that_cannot_begin_leaves_its_last_line(tmp_path, monkeypatch)
     assert seen.state == "interrupted" and "nowhere" in seen.remarks[0]
 
 
-def test_a_panel_follows_from_the_event_loop_until_it_is_closed(tmp_path):
+def test_panel_updates_until_closed(tmp_path):
     async def look() -> list[int]:
         run = _recorded(tmp_path / "one", "running", heartbeat=time.time())
         panel = panels.TrainingDashboard([run], folder=tmp_path, every=0.02)
@@ -420,7 +420,7 @@ def test_a_panel_follows_from_the_event_loop_until_it_is_closed(tmp_path):
     assert asyncio.run(look()) == [1, 1]
 
 
-def test_the_panel_says_what_stopped_it_from_following(tmp_path, monkeypatch):
+def test_panel_reports_why_it_stopped(tmp_path, monkeypatch):
     async def look() -> str:
         panel = panels.TrainingDashboard([_recorded(tmp_path / "one")], folder=tmp_path, every=0.02)
         monkeypatch.setattr(panel, "refresh", lambda: json.loads("{"))

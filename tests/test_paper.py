@@ -1,4 +1,4 @@
-"""Figures, tables and numbers of a paper: from records alone, reproducible to the byte, traced back to the runs."""
+"""Figures, tables and numbers of a paper: made from records only, reproducible, traceable to the runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _sweep(folder, tested=True, colours=True, origins=False):
 # ---- numbers
 
 
-def test_a_number_is_a_command_whose_name_is_letters_alone(tmp_path):
+def test_numbers_are_latex_commands(tmp_path):
     frame = pd.DataFrame({
         "name": ["CSGN, clothing out cloth_changing mAP", "beta 0.25 gain", "best row", "unknown"],
         "value": [61.06, -7.05, "50 % & more_text", np.nan],
@@ -89,7 +89,7 @@ def test_a_number_is_a_command_whose_name_is_letters_alone(tmp_path):
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=30))
-def test_any_name_gives_letters_or_is_refused(words):
+def test_macro_names_are_letters_or_refused(words):
     try:
         macro = macro_name(words)
     except InputError:
@@ -99,7 +99,7 @@ def test_any_name_gives_letters_or_is_refused(words):
 
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.one_of(st.text(max_size=12), st.floats(allow_infinity=False), st.integers()), max_size=5))
-def test_whatever_a_value_holds_each_command_is_one_balanced_line(values, tmp_path_factory):
+def test_macros_are_single_balanced_lines(values, tmp_path_factory):
     folder = tmp_path_factory.mktemp("numbers")
     frame = pd.DataFrame(
         {"name": [f"n {chr(97 + i)}" for i in range(len(values))], "value": pd.Series(values, dtype=object)}
@@ -120,13 +120,13 @@ def test_whatever_a_value_holds_each_command_is_one_balanced_line(values, tmp_pa
         ({"name": ["a"], "value": [1.5], "format": ["d"]}, "format 'd' of 'a'"),
     ],
 )
-def test_numbers_that_would_mislead_are_refused_and_nothing_is_written(tmp_path, frame, words):
+def test_misleading_numbers_are_refused(tmp_path, frame, words):
     with pytest.raises(InputError, match=words):
         number_macros(pd.DataFrame(frame), tmp_path / "n")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_float_escapes_its_caption_and_a_tables_stands_above(tmp_path):
+def test_latex_float_escapes_caption(tmp_path):
     assert latex_float("figure", "a", "p < 5 %").index("includegraphics") < latex_float("figure", "a", "x").index(
         "caption"
     )
@@ -137,7 +137,7 @@ def test_a_float_escapes_its_caption_and_a_tables_stands_above(tmp_path):
 # ---- a sweep's records
 
 
-def test_means_and_differences_are_those_of_plain_loops(tmp_path):
+def test_means_and_differences_equal_loops(tmp_path):
     folder = _sweep(tmp_path / "s")
     found = runs.load_sweep_records(folder, ["no such row", "identity + triplet"], ["plain", "clothing out"])
     queries = _queries()
@@ -154,7 +154,7 @@ def test_means_and_differences_are_those_of_plain_loops(tmp_path):
     assert found.colours["mean"].eq(0.5).all() and found.costs.seconds.tolist() == [60, 61, 62]
 
 
-def test_without_single_queries_the_intervals_are_the_same_and_nothing_is_tested(tmp_path):
+def test_no_tests_without_scores_per_query(tmp_path):
     folders = [_sweep(tmp_path / "tested"), _sweep(tmp_path / "untested", tested=False)]
     tested, untested = (runs.load_sweep_records(folder, descriptors=["plain", "clothing out"]) for folder in folders)
     keys = ["label", "protocol", "runs", "clusters", "mean", "sd", "low", "high"]
@@ -163,14 +163,14 @@ def test_without_single_queries_the_intervals_are_the_same_and_nothing_is_tested
     assert untested.differences.p.isna().all() and np.isnan(untested.least_p) and untested.costs.empty
 
 
-def test_one_row_alone_has_no_difference(tmp_path):
+def test_single_row_has_no_difference(tmp_path):
     frame = {"row": ["a"] * 2, "seed": [0, 1], "world": [0, 1], "plain.protocols.general.mean_ap": [0.1, 0.3]}
     pd.DataFrame(frame).to_csv(tmp_path / "runs-records.csv", index=False)
     found = runs.load_sweep_records(tmp_path)
     assert found.differences.empty and np.isnan(found.least_p) and found.means["mean"].tolist() == [20.0]
 
 
-def test_runs_of_one_world_are_one_draw_of_it(tmp_path):
+def test_runs_of_one_world_are_one_cluster(tmp_path):
     values = {(0, 0): 0.1, (1, 0): 0.3, (0, 1): 0.5, (1, 1): 0.3}
     frame = [{"row": "a", "seed": s, "world": w, "plain.protocols.general.mean_ap": v} for (s, w), v in values.items()]
     pd.DataFrame(frame).to_csv(tmp_path / "runs-records.csv", index=False)
@@ -182,14 +182,14 @@ def test_runs_of_one_world_are_one_draw_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"), [(None, "does not exist"), ("", "cannot be read"), ("row,seed,world\n", "records no scores")]
 )
-def test_records_that_are_none_are_refused(tmp_path, text, words):
+def test_invalid_records_are_refused(tmp_path, text, words):
     if text is not None:
         (tmp_path / "runs-records.csv").write_text(text)
     with pytest.raises(InputError, match=words):
         runs.load_sweep_records(tmp_path)
 
 
-def test_the_committed_records_say_what_41_recorded(tmp_path):
+def test_committed_records_agree_with_notebook_41(tmp_path):
     """The control: another path through the same queries gives the same differences and p values."""
     asked = ["identity + triplet"], ["plain", "clothing out", "person only"]
     found = runs.load_sweep_records(HOME / "reports/ablation/clips/first", *asked)
@@ -209,7 +209,7 @@ def test_the_committed_records_say_what_41_recorded(tmp_path):
 # ---- drawings
 
 
-def test_a_forest_is_black_only_where_more_than_noise():
+def test_forest_is_black_only_if_significant():
     frame = pd.DataFrame(
         {"row": list("abc"), "protocol": "general", "mean": [1, 2, 3], "low": [0, 1, 2], "high": [2, 3, 4]}
     )
@@ -220,7 +220,7 @@ def test_a_forest_is_black_only_where_more_than_noise():
     plt.close("all")
 
 
-def test_a_trade_off_numbers_each_row_and_leaves_out_what_is_not_known():
+def test_tradeoff_omits_unknown_values():
     frame = pd.DataFrame({"row": list("abab"), "kind": list("ppcc"), "x": [1, 2, 3, np.nan], "y": [1.0, 2, 3, 4]})
     figure = figures.tradeoff(frame, {"x": "X"}, ("y", "Y"), diagonal=True)
     numbers = [[text.get_text() for text in axes.texts] for axes in figure.axes]
@@ -261,13 +261,13 @@ def paper(tmp_path_factory):
     return home, *found
 
 
-def test_the_same_records_give_the_same_bytes(paper):
+def test_same_records_give_identical_files(paper):
     _, first, second = paper
     assert set(first) == set(second) and len(first) > 40
     assert not [name for name in first if first[name] != second[name]]
 
 
-def test_every_kind_of_figure_and_table_is_made_where_it_is_recorded(paper):
+def test_all_recorded_figures_and_tables_are_made(paper):
     kinds = {name.removesuffix(".pdf") for name in paper[1] if name.endswith(".pdf")}
     assert kinds == {
         *(f"main-{kind}" for kind in ("forest", "runs", "protocols", "colour", "cost")),
@@ -288,14 +288,14 @@ def test_every_kind_of_figure_and_table_is_made_where_it_is_recorded(paper):
     assert rb"50 \% \& more\_text" in paper[1]["main-costs.tex"]
 
 
-def test_the_numbers_are_the_records(paper):
+def test_numbers_equal_records(paper):
     named = dict(re.findall(r"\\newcommand\{\\(\w+)\}\{(.*)\}", paper[1]["numbers.tex"].decode()))
     queries = _queries().query("row == 'CSGN' and descriptor == 'clothing out' and protocol == 'cloth_changing'")
     assert named["csgnMainCsgnClothingOutClothChangingMap"] == rf"\ensuremath{{{100 * queries.ap.mean():.1f}}}"
     assert named["csgnMainHighestRow"] == "CSGN, clothing out" and named["csgnSeedsBeyondNoise"] == "--"
 
 
-def test_the_committed_document_types_no_number_and_asks_for_none_that_is_not_there():
+def test_committed_document_uses_defined_macros_only():
     text = (HOME / "reports/paper/paper.tex").read_text(encoding="utf-8")
     numbers = (HOME / "reports/paper/numbers.tex").read_text(encoding="utf-8")
     defined = set(re.findall(r"\\newcommand\{\\(csgn\w+)\}", numbers))
@@ -310,7 +310,7 @@ def test_the_committed_document_types_no_number_and_asks_for_none_that_is_not_th
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
-def test_the_document_compiles(tmp_path):
+def test_document_compiles(tmp_path):
     shutil.copytree(HOME / "reports/paper", tmp_path / "paper")
     command = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path / "paper", capture_output=True, text=True)
@@ -347,14 +347,18 @@ def _states(found):
     return {(link.name, link.state) for link in found.links}
 
 
-def test_a_figure_leads_back_to_its_numbers_command_runs_code_and_data(saved):
+def test_explain_traces_figure_to_sources(saved):
     found = runs.explain("plot")
     digest = hashlib.sha256(Path(f"{saved}.csv").read_bytes()).hexdigest()
     told = str(found)
     for part in (digest, "csgn run 20_evaluate", "reports/seeds/records.csv", "11111111", "a" * 12 + " with changes"):
         assert part in told, part
     here, gone = [link for link in found.links if link.name == "run"]
-    assert here.state == gone.state == "found" and "folder is not here" in gone.said and "dadadadadada" in gone.said
+    assert (
+        here.state == gone.state == "found"
+        and "folder is not on this machine" in gone.said
+        and "dadadadadada" in gone.said
+    )
     config = hashlib.sha256(b'{\n  "name": "12_train-00000001-s0"\n}\n').hexdigest()[:12]
     assert f"key 00000001, config {config}" in here.said
     assert not found.broken and [link.name for link in found.missing] == ["drawn in"]  # it was drawn by a test
@@ -363,7 +367,7 @@ def test_a_figure_leads_back_to_its_numbers_command_runs_code_and_data(saved):
     )
 
 
-def test_a_run_is_listed_once_and_missing_links_fail_the_command(tmp_path, monkeypatch, capsys):
+def test_missing_links_fail_the_command(tmp_path, monkeypatch, capsys):
     """A figure that its run drew of itself, as 12_train does, from a run that ``csgn train`` recorded."""
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     run = Run(tmp_path / "reports/runs/demo-1-s0")
@@ -391,7 +395,7 @@ def test_a_run_is_listed_once_and_missing_links_fail_the_command(tmp_path, monke
 
 
 @pytest.mark.parametrize("changed", ["numbers", "read", "run"])
-def test_what_is_no_longer_as_recorded_is_broken(saved, tmp_path, capsys, changed):
+def test_changed_link_is_broken(saved, tmp_path, capsys, changed):
     file = {
         "numbers": Path(f"{saved}.csv"), "read": tmp_path / "reports/seeds/records.csv",
         "run": tmp_path / "reports/runs/12_train-00000001-s0/config.json",
@@ -403,7 +407,7 @@ def test_what_is_no_longer_as_recorded_is_broken(saved, tmp_path, capsys, change
     assert "BROKEN" in capsys.readouterr().out
 
 
-def test_what_is_missing_is_named(saved, tmp_path):
+def test_missing_link_is_named(saved, tmp_path):
     record = json.loads(Path(f"{saved}.json").read_text())
     write_json(f"{saved}.json", {"caption": record["caption"]})  # as an older library wrote it
     assert {("numbers", "missing"), ("command", "missing"), ("drawn in", "missing"), ("runs", "missing")} <= _states(
@@ -415,7 +419,7 @@ def test_what_is_missing_is_named(saved, tmp_path):
     assert {("numbers", "missing"), ("read", "missing")} <= _states(runs.explain(saved))
 
 
-def test_a_record_that_is_damaged_or_absent_or_no_record_is_refused(saved):
+def test_invalid_figure_record_is_refused(saved):
     for text, words in {
         "{": "not valid JSON",
         "[1]": "no record of a figure",
@@ -428,7 +432,7 @@ def test_a_record_that_is_damaged_or_absent_or_no_record_is_refused(saved):
         assert f"{saved.name}.json" in str(refused.value)
 
 
-def test_a_name_of_no_figure_or_of_several_is_refused(saved):
+def test_ambiguous_or_unknown_figure_is_refused(saved):
     with pytest.raises(InputError, match="no figure is named other"):
         runs.explain("other")
     shutil.copytree(saved.parent, saved.parents[1] / "y")
@@ -436,7 +440,7 @@ def test_a_name_of_no_figure_or_of_several_is_refused(saved):
         runs.explain("plot")
 
 
-def test_a_papers_figure_leads_through_the_sweeps_records_to_its_runs(paper, monkeypatch):
+def test_explain_traces_paper_figure_to_runs(paper, monkeypatch):
     home = paper[0]
     monkeypatch.setenv("CSGN_HOME", str(home))
     found = runs.explain(home / "reports/paper/main-forest")
@@ -450,7 +454,7 @@ def test_a_papers_figure_leads_through_the_sweeps_records_to_its_runs(paper, mon
     ]
 
 
-def test_figures_and_records_load_no_torch():
+def test_figures_and_records_do_not_import_torch():
     code = "import sys; from csgn_lib import figures, runs; runs.explain; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

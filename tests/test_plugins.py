@@ -1,4 +1,4 @@
-"""Plugins: what they register is trained, recorded, resumed and exported; what is wrong with one is named first."""
+"""Plugins: registered variants are trained, recorded, resumed and exported; invalid ones are errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def call(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]
 # ---------------------------------------------------------------- the documented examples
 
 
-def test_the_files_of_the_documentation_are_those_under_test():
+def test_documented_files_equal_tested_files():
     page = (HOME / "docs" / "extending.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
     assert blocks == [(PLUGINS / f"{name}.py").read_text() for name in ("pull", "mall", "convnext")]
@@ -65,7 +65,7 @@ def pulled(people, tmp_path_factory) -> Run:
     return training.fit(experiment, people, tmp_path_factory.mktemp("pulled"))
 
 
-def test_a_loss_is_a_term_of_stage_2_with_its_weight(people, pulled, tmp_path):
+def test_loss_plugin_is_weighted_term_of_stage_2(people, pulled, tmp_path):
     plain = training.fit(small(hsf="none"), people, tmp_path / "plain")
     half = training.fit(small(hsf="none", plugin=PULL, pull_weight=0.0), people, tmp_path / "half")
     assert all(record["pull"] > 0 for record in pulled.metrics())
@@ -76,7 +76,7 @@ def test_a_loss_is_a_term_of_stage_2_with_its_weight(people, pulled, tmp_path):
     assert plain.path("model.safetensors").read_bytes() != pulled.path("model.safetensors").read_bytes()
 
 
-def test_a_loss_is_the_plain_loop():
+def test_loss_plugin_equals_loop():
     form = with_plugins(PULL).from_parameters(plugin=PULL, pull_weight=2.0).added("stage2_term")["pull"]
     f, person = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1, 1])
     step = training.Stage2Step(training.stage2.Embeddings(None, None, f, None), None, None, training.Stage2Targets())
@@ -88,7 +88,7 @@ def test_a_loss_is_the_plain_loop():
     assert float(form(step)) == pytest.approx(2 * total / 5, rel=1e-5)
 
 
-def test_a_run_keeps_its_plugins_and_says_what_they_were(pulled):
+def test_run_contains_plugins_and_digests(pulled):
     digest = hashlib.sha256(Path(PULL).read_bytes()).hexdigest()
     assert pulled.path("plugins", "pull.py").read_bytes() == Path(PULL).read_bytes()
     origin = read_json(pulled.path("towers.json"))
@@ -98,7 +98,7 @@ def test_a_run_keeps_its_plugins_and_says_what_they_were(pulled):
     assert pulled.config["pull_weight"] == 0.5
 
 
-def test_a_benchmark_a_protocol_and_a_tower_come_from_plugins(tmp_path, monkeypatch):
+def test_benchmark_protocol_and_network_plugins(tmp_path, monkeypatch):
     people = {"train": ("001", "002"), "query": ("003", "004"), "gallery": ("003", "004")}
     root = trees.images(tmp_path / "mall", [
         f"{folder}/{pid}-{outfit}-cam{camera}-{number:04d}.jpg"
@@ -126,9 +126,7 @@ FORMS = dict(
 )
 
 
-def test_every_part_of_the_method_may_be_a_plugins_and_a_run_is_opened_without_the_original(
-    people, tmp_path, monkeypatch
-):
+def test_every_part_can_be_a_plugin(people, tmp_path, monkeypatch):
     experiment = small(**FORMS)
     run = training.fit(experiment, people, tmp_path / "run")
     first, second = run.metrics()[0], run.metrics()[-1]
@@ -164,7 +162,7 @@ def test_every_part_of_the_method_may_be_a_plugins_and_a_run_is_opened_without_t
 # ---------------------------------------------------------------- parameters
 
 
-def test_a_plugins_parameters_are_the_experiments(capsys, tiny_root):
+def test_plugin_parameters_are_experiment_parameters(capsys, tiny_root):
     experiment = Experiment.from_parameters(plugin=PULL, pull_weight=0.3)
     assert experiment.difference() == {"pull_weight": 0.3, "plugin": (PULL,)}
     assert re.search(r"^\* pull_weight +0\.3 +demo: 0\.01$", experiment.table(), re.M)
@@ -187,7 +185,7 @@ def test_a_plugins_parameters_are_the_experiments(capsys, tiny_root):
     assert status == 2 and "unknown parameter 'pull_weight'" in err
 
 
-def test_the_registry_is_the_one_list_of_variants():
+def test_registry_is_the_only_list_of_variants():
     for kind in ("mdg", "vss", "hsf"):
         assert Experiment.model_fields[kind].annotation.__args__ == registry.names(kind)
         for name, entry in registry.entries(kind, ()).items():
@@ -201,7 +199,7 @@ def test_the_registry_is_the_one_list_of_variants():
         Experiment.from_parameters(hsf="strict")
 
 
-def test_a_plugin_may_be_an_installed_package(tmp_path, monkeypatch):
+def test_plugin_can_be_installed_package(tmp_path, monkeypatch):
     package = tmp_path / "site" / "my_idea"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from .inner import pull\n")
@@ -262,13 +260,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
-def test_a_wrong_plugin_is_named_before_anything_is_trained(tmp_path, text):
+def test_invalid_plugin_is_named_before_training(tmp_path, text):
     with pytest.raises(InputError) as error:
         small(plugin=write(tmp_path, text))
     assert WRONG[text] in str(error.value)
 
 
-def test_two_plugins_that_do_not_go_together_and_one_that_is_missing_are_named(tmp_path):
+def test_conflicting_and_missing_plugins_are_named(tmp_path):
     text = "@registry.register('stage2_term', 'pull')\ndef other(step):\n    return 0.0\n"
     with pytest.raises(InputError, match=r"'pull' of plugin mine.py is registered twice, also by pull.py; rename one"):
         small(plugin=[PULL, write(tmp_path, text)])
@@ -286,15 +284,15 @@ def test_two_plugins_that_do_not_go_together_and_one_that_is_missing_are_named(t
     [
         ("step.embeddings.f", "gives x as shape (4, 128); return a scalar tensor"),
         ("0.0", "gives x as float; return a scalar tensor"),
-        ("{'id_f': step.embeddings.f.sum()}", "gives a term called 'id_f', which exists already"),
-        ("{'seconds': step.embeddings.f.sum()}", "gives a term called 'seconds', which exists already"),
+        ("{'id_f': step.embeddings.f.sum()}", "returns a term 'id_f', which already exists"),
+        ("{'seconds': step.embeddings.f.sum()}", "returns a term 'seconds', which already exists"),
         (
             "step.nothing",
             "stage2_term 'x' of plugin mine.py fails: AttributeError: 'Stage2Step' object has",
         ),
     ],
 )
-def test_a_term_that_cannot_be_trained_is_found_before_stage_1(people, tmp_path, value, words):
+def test_invalid_term_is_found_before_stage_1(people, tmp_path, value, words):
     text = f"@registry.register('stage2_term', 'x')\ndef x(step):\n    return {value}\n"
     with pytest.raises(InputError) as error:
         training.fit(small(plugin=write(tmp_path, text)), people, tmp_path / "run")
@@ -308,7 +306,7 @@ class Stop(Exception):
     pass
 
 
-def test_a_run_resumes_with_the_plugin_that_it_began_with_or_not_at_all(people, pulled, tmp_path, monkeypatch):
+def test_resume_requires_same_plugin(people, pulled, tmp_path, monkeypatch):
     plugin = tmp_path / "pull.py"
     plugin.write_bytes(Path(PULL).read_bytes())
     given, run = dict(hsf="none", pull_weight=0.5), Run(tmp_path / "run")
@@ -326,14 +324,14 @@ def test_a_run_resumes_with_the_plugin_that_it_began_with_or_not_at_all(people, 
         training.fit(edited, people, run.dir)
     with monkeypatch.context() as patch:  # in the run's own kernel, or on a worker
         patch.setenv("CSGN_RUN_DIR", str(run.dir))
-        with pytest.raises(InputError, match="pull.py has changed since the run began: .*bring the first one back"):
+        with pytest.raises(InputError, match="pull.py has changed since the run began: .*restore the original"):
             small(plugin=str(plugin), **given)
         plugin.unlink()
         finished = training.fit(small(plugin=str(plugin), **given), people, run.dir)  # the copy takes its place
     assert finished.path("model.safetensors").read_bytes() == pulled.path("model.safetensors").read_bytes()
 
 
-def test_a_loss_that_is_patched_in_is_not_taken_for_the_runs_own(people, tmp_path, monkeypatch):
+def test_patched_loss_is_not_the_runs_plugin(people, tmp_path, monkeypatch):
     training.fit(small(hsf="none"), people, tmp_path)
     terms = run_files.stage2_terms
     monkeypatch.setattr(run_files, "stage2_terms", lambda *given: terms(*given) | {"pull": torch.zeros(())})
@@ -364,9 +362,7 @@ def notebook(tmp_path, monkeypatch) -> Path:
     return write_notebook(tmp_path / "notebooks" / "12_train.ipynb", BODY, parameters=PARAMETERS)
 
 
-def test_a_loss_of_25_lines_runs_in_a_sweep_on_dask_workers_and_shows_in_the_table(
-    notebook, tiny_root, tmp_path, monkeypatch
-):
+def test_loss_plugin_runs_in_dask_sweep(notebook, tiny_root, tmp_path, monkeypatch):
     plugin = tmp_path / "my_idea.py"
     plugin.write_bytes(Path(PULL).read_bytes())
     values = small(hsf="none", stage2_epochs=1).difference()
@@ -401,7 +397,7 @@ def test_a_loss_of_25_lines_runs_in_a_sweep_on_dask_workers_and_shows_in_the_tab
     assert (runs.planned(runs.read_grid(grid)).state == "new").all()  # its content is part of the key
 
 
-def test_a_plugin_that_is_missing_on_a_worker_is_named(notebook, tmp_path):
+def test_missing_plugin_on_worker_is_named(notebook, tmp_path):
     with pytest.raises(InputError, match="plugin 'gone.py' does not exist .*give the path of its Python file"):
         runs.execute(notebook, {"plugin": "gone.py"}, tmp_path / "run")
     values = {"plugin": PULL, "more": {"pull_weight": 0.5}}

@@ -54,7 +54,7 @@ def scenes() -> list[Scene]:
 # ---------------------------------------------------------------- pictures
 
 
-def test_recolouring_changes_the_clothes_and_no_pixel_away_from_them(scenes: list[Scene]) -> None:
+def test_recolouring_changes_only_clothes(scenes: list[Scene]) -> None:
     drawn = probes.counterfactuals(scenes[::5])
     worn = [PARTS.index(part) for part in ("upper", "lower", "shoes", "bag", "hat")]
     for i, scene in enumerate(scenes[::5]):
@@ -65,7 +65,7 @@ def test_recolouring_changes_the_clothes_and_no_pixel_away_from_them(scenes: lis
         assert (changed & clothes).sum() > 0.5 * clothes.sum()
 
 
-def test_the_other_counterfactuals_change_only_what_they_name(scenes: list[Scene]) -> None:
+def test_counterfactuals_change_only_what_they_name(scenes: list[Scene]) -> None:
     drawn = probes.counterfactuals(scenes, seed=5)
     plain = drawn[probes.PICTURE]
     assert torch.equal(plain[2], torch.from_numpy(scenes[2].draw()[0]).permute(2, 0, 1))
@@ -86,7 +86,7 @@ def test_counterfactuals_refuse_scenes_of_one_person(scenes: list[Scene]) -> Non
         probes.counterfactuals([scene for scene in scenes if scene.person_id == scenes[0].person_id])
 
 
-def test_pictures_are_embedded_in_order_at_the_encoder_s_size() -> None:
+def test_images_are_embedded_in_order_at_encoder_size() -> None:
     pictures = torch.randint(0, 256, (5, 3, 8, 4), dtype=torch.uint8)
 
     def encoder(images: Tensor) -> Embeddings:
@@ -173,7 +173,7 @@ def copied(run: Run, folder: Path, **config: object) -> Run:
     return Run(folder)
 
 
-def test_the_recorded_sensitivity_equals_that_of_each_descriptor(
+def test_recorded_sensitivity_equals_that_of_descriptors(
     scored: Run, tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copied(scored, tmp_path / "run")
@@ -212,16 +212,16 @@ def test_the_recorded_sensitivity_equals_that_of_each_descriptor(
 
 
 @pytest.mark.parametrize("config", [{"benchmark": "ltcc"}, {"root": "elsewhere"}])
-def test_a_run_on_real_images_gets_no_sensitivity(scored: Run, tmp_path: Path, config: dict) -> None:
+def test_run_on_real_images_has_no_sensitivity(scored: Run, tmp_path: Path, config: dict) -> None:
     run = copied(scored, tmp_path / "run", **config)
     before = run.path("results.json").read_bytes()
     assert probes.record_sensitivity(run) == {} and run.path("results.json").read_bytes() == before
 
 
-def test_an_unscored_run_is_refused(scored: Run, tmp_path: Path) -> None:
+def test_unscored_run_is_refused(scored: Run, tmp_path: Path) -> None:
     run = copied(scored, tmp_path / "run")
     write_json(run.path("results.json"), {"plain": {"descriptor": "[f]"}})
-    with pytest.raises(InputError, match="does not say what was compared.*score the run again"):
+    with pytest.raises(InputError, match="does not describe the descriptors.*score the run again"):
         probes.record_sensitivity(run)
     run.path("results.json").unlink()
     with pytest.raises(InputError, match="results.json does not exist; score the run first"):
@@ -231,7 +231,7 @@ def test_an_unscored_run_is_refused(scored: Run, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- sentences
 
 
-def test_a_changed_sentence_differs_in_the_named_words_only(clip: ClipTower) -> None:
+def test_changed_sentence_differs_in_named_words_only(clip: ClipTower) -> None:
     changes = probes.one_word_changes(clip, 40)
     allowed = {
         "clothes colour": {*COLOURS, "a", "an"}, "pattern": {*vocabulary.PATTERNS},
@@ -253,7 +253,7 @@ def test_a_changed_sentence_differs_in_the_named_words_only(clip: ClipTower) -> 
     pd.testing.assert_frame_equal(changes, probes.one_word_changes(clip, 40))
 
 
-def test_a_tower_with_too_few_known_words_is_refused() -> None:
+def test_clip_with_too_few_known_words_is_refused() -> None:
     known = tuple("a photo of person wearing red blue shirt tall and trousers".split())
     with pytest.raises(InputError, match="two are needed"):
         probes.one_word_changes(small_clip(known), 2)
@@ -294,7 +294,7 @@ def test_random_subspaces_hold_rank_over_dimension() -> None:
 # ---------------------------------------------------------------- descriptions
 
 
-def test_names_its_identity_equals_a_loop() -> None:
+def test_names_its_identity_equals_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     images, texts = torch.randn(9, 4, generator=generator), torch.randn(3, 4, generator=generator)
     person = torch.tensor([0, 0, 1, 1, 1, 2, 2, 0, 2])
@@ -322,7 +322,7 @@ class Orthogonal:
         return F.one_hot(torch.tensor(rows), 600).float()
 
 
-def test_attributes_written_into_features_are_read_and_chance_is_exact() -> None:
+def test_attributes_in_features_are_read_and_chance_is_exact() -> None:
     clip, sentences = Orthogonal(), probes.attribute_sentences()
     skins = ["pale", "dark", "tan", "pale"]
     truth = {"skin": [{s} for s in skins], "upper_colour": [{"red", "blue"}, {"red"}, {"green"}, {"none"}]}
@@ -377,7 +377,7 @@ def test_nearest_words_equal_a_loop() -> None:
     assert spacing == pytest.approx(sorted(nearest)[4], rel=1e-5)
 
 
-def test_whole_words_are_the_tokens_of_a_text(clip: ClipTower) -> None:
+def test_whole_words_equal_tokens(clip: ClipTower) -> None:
     words, table = clip.whole_words()
     assert {"tall", "person", "red"} <= set(words) and all(word.isalpha() for word in words)
     place = words.index("tall")

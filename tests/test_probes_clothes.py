@@ -1,4 +1,4 @@
-"""Clothes in an embedding: neighbours, linear classifiers, similarity within a person, first answers, bad input."""
+"""Clothes in an embedding: neighbours, linear classifiers, similarity within a person, rank-1 errors, invalid input."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- neighbours
 
 
-def test_shares_of_neighbours_and_chance_equal_counted_pairs(crowd: pd.DataFrame) -> None:
+def test_neighbour_shares_and_chance_equal_counts(crowd: pd.DataFrame) -> None:
     features = made_of(crowd, "person", "outfit")
     found = probes.neighbourhood(features, crowd.person, crowd.clothes, 5, crowd.outfit)
     cosine = unit(features) @ unit(features).T

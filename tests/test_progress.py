@@ -1,4 +1,4 @@
-"""Progress: a bar where somebody watches, lines where nobody does, nothing for short work."""
+"""Progress: a bar in a terminal, lines elsewhere, nothing for short computations."""
 
 import io
 import re
@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_headless_run_writes_one_line_per_tenth_with_the_time_left(clock, capsys):
+def test_headless_run_writes_line_per_tenth(clock, capsys):
     for _ in progress.track(range(1000), what="reading"):
         clock.sleep(1)
     lines = capsys.readouterr().err.splitlines()
@@ -46,19 +46,19 @@ def test_a_headless_run_writes_one_line_per_tenth_with_the_time_left(clock, caps
     assert lines[9] == "reading: 100 %, 1,000 of 1,000, 0 s left"
 
 
-def test_short_work_writes_nothing(clock, capsys):
+def test_short_computation_writes_nothing(clock, capsys):
     assert list(progress.track([3, 1, 2], what="reading")) == [3, 1, 2]
     assert capsys.readouterr().err == ""
 
 
-def test_items_of_several_units_count_as_many(clock, capsys):
+def test_items_of_several_units(clock, capsys):
     for _ in progress.track(iter([[0] * 4, [0] * 4, [0] * 2]), total=10, what="images", size=len):
         clock.sleep(60)
     lines = capsys.readouterr().err.splitlines()
     assert [re.search(r"\d+ of", line)[0] for line in lines] == ["4 of", "8 of", "10 of"]
 
 
-def test_a_terminal_shows_a_bar_that_ends_at_100_percent(monkeypatch):
+def test_terminal_bar_ends_at_100_percent(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(progress, "DELAY", 0)
     monkeypatch.delenv(progress.HEADLESS, raising=False)
@@ -67,7 +67,7 @@ def test_a_terminal_shows_a_bar_that_ends_at_100_percent(monkeypatch):
     assert "reading" in terminal.getvalue() and "100%" in terminal.getvalue() and "5/5" in terminal.getvalue()
 
 
-def test_the_kernel_of_a_headless_notebook_writes_lines_though_it_is_a_terminal(monkeypatch, clock):
+def test_headless_kernel_writes_lines(monkeypatch, clock):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv(progress.HEADLESS, "1")
@@ -83,7 +83,7 @@ def test_only_the_first_of_several_processes_reports(monkeypatch, clock, capsys)
     assert capsys.readouterr().err == ""
 
 
-def test_an_empty_iterable_is_no_error(capsys):
+def test_empty_iterable(capsys):
     assert list(progress.track([], what="reading")) == []
 
 

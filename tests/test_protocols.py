@@ -1,4 +1,4 @@
-"""Protocols against masks that are written out pair by pair."""
+"""Protocols against masks that are computed pair by pair."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ MATCHES = {
 @pytest.mark.parametrize(("benchmark", "name"), MATCHES)
 @given(query=ROWS, gallery=ROWS)
 @settings(max_examples=25, deadline=None)
-def test_masks_equal_the_rule_written_out_pair_by_pair(benchmark, name, query, gallery):
+def test_masks_equal_rules_pair_by_pair(benchmark, name, query, gallery):
     protocol, match = BENCHMARK_PROTOCOLS[benchmark][name], MATCHES[benchmark, name]
     try:
         good, junk = protocol.masks(frame(query), frame(gallery))
@@ -108,7 +108,7 @@ def _allowed(row: dict[str, int], where: protocols.Where) -> bool:
         ({"person": ["0", "1"]}, "person is a number in one frame and text in the other"),
     ],
 )
-def test_labels_that_cannot_be_compared_are_named(change, message):
+def test_incomparable_labels_are_named(change, message):
     query = frame([{"person": 0, "camera": 0, "clothes": 0}])
     gallery = frame([{"person": i, "camera": 1, "clothes": 1} for i in range(2)])
     assert PROTOCOLS["cloth_changing"].counts_any(query, gallery)
@@ -116,12 +116,12 @@ def test_labels_that_cannot_be_compared_are_named(change, message):
         PROTOCOLS["cloth_changing"].check(query, gallery.assign(**change))
 
 
-def test_a_protocol_is_one_name():
+def test_protocol_must_be_one_name():
     with pytest.raises(InputError, match="one name or one Protocol"):
         datasets.protocol(["general"])
 
 
-def test_every_protocol_with_a_rule_of_its_own_is_written_out_above():
+def test_every_rule_is_tested():
     independent = {(b, n) for b in ("synthetic", "csv", "celebreid_light") for n in BENCHMARK_PROTOCOLS[b]}
     drawn = {("prcc", f"{name}_single_shot") for name in ("cross_clothes", "same_clothes")} | {("prcc", "general")}
     everything = {(benchmark, name) for benchmark, named in BENCHMARK_PROTOCOLS.items() for name in named}
@@ -130,7 +130,7 @@ def test_every_protocol_with_a_rule_of_its_own_is_written_out_above():
 
 @given(query=ROWS, gallery=ROWS)
 @settings(max_examples=50, deadline=None)
-def test_streaming_pairs_give_the_dense_masks(query, gallery):
+def test_streaming_pairs_equal_dense_masks(query, gallery):
     q, g = frame(query), frame(gallery)
     for protocol in (p for named in BENCHMARK_PROTOCOLS.values() for p in named.values() if not p.draws):
         try:
@@ -158,14 +158,14 @@ def test_single_shot_draws_one_image_of_each_person_ten_times(prcc):
     assert len({tuple(rows) for rows in galleries}) > 3  # nine pairs are possible
 
 
-def test_single_shot_draw_is_the_written_one(prcc):
+def test_single_shot_draw_by_hand(prcc):
     """The numbers are part of the protocol: another draw is another protocol."""
     galleries = prcc.protocol("same_clothes_single_shot").gallery_rows(prcc.gallery)
     drawn = [[int(path[-5]) for path in prcc.gallery["path"][rows]] for rows in galleries]
     assert drawn == [[2, 1], [3, 3], [3, 3], [2, 1], [3, 3], [2, 1], [1, 1], [3, 2], [2, 3], [2, 3]]
 
 
-def test_single_shot_draw_depends_neither_on_row_order_nor_on_other_people(prcc):
+def test_single_shot_draw_ignores_row_order_and_other_people(prcc):
     protocol = prcc.protocol("cross_clothes_single_shot")
     gallery = prcc.gallery
     shuffled = gallery.sample(frac=1, random_state=1).reset_index(drop=True)
@@ -177,7 +177,7 @@ def test_single_shot_draw_depends_neither_on_row_order_nor_on_other_people(prcc)
         assert other <= set(fewer["path"][protocol.gallery_rows(fewer)[draw]])
 
 
-def test_single_shot_masks_hide_all_but_the_drawn_images(prcc):
+def test_single_shot_masks_show_drawn_images_only(prcc):
     protocol = prcc.protocol("cross_clothes_single_shot")
     for draw in (0, 9):
         good, junk = protocol.masks(prcc.query, prcc.gallery, draw)
@@ -186,7 +186,7 @@ def test_single_shot_masks_hide_all_but_the_drawn_images(prcc):
         assert (~junk).sum(axis=1).tolist() == [2] * len(prcc.query)
 
 
-def test_a_word_means_what_the_benchmark_means_by_it():
+def test_protocol_name_depends_on_benchmark():
     assert datasets.protocol("same_clothes") is PROTOCOLS["same_clothes"]
     assert datasets.protocol("same_clothes", "prcc").query_where == (("camera", (1,)),)
     assert datasets.protocol("cloth_changing", "vcclothes").junk == ((("camera", "same"),),)
@@ -196,7 +196,7 @@ def test_a_word_means_what_the_benchmark_means_by_it():
     assert list(PROTOCOLS) == ["cloth_changing", "general", "same_clothes"]
 
 
-def test_official_celebreid_is_the_digit_and_the_trapezoid_each_alone_and_both():
+def test_celebreid_digit_and_trapezoid_protocols():
     named = BENCHMARK_PROTOCOLS["celebreid"]
     assert {name: (p.ap, bool(p.junk)) for name, p in named.items()} == {
         "general": ("field", False),
@@ -210,7 +210,7 @@ def test_ccvid_ranks_tracklets():
     assert {p.aggregate for p in BENCHMARK_PROTOCOLS["ccvid"].values()} == {"tracklet"}
 
 
-def test_frames_say_which_benchmark_they_are_of(prcc):
+def test_frames_name_their_benchmark(prcc):
     assert prcc.query.attrs["benchmark"] == "prcc"
 
 
@@ -222,12 +222,12 @@ def test_frames_say_which_benchmark_they_are_of(prcc):
         ("xyz", "ltcc", "unknown protocol 'xyz' on ltcc; one of cloth_changing, general"),
     ],
 )
-def test_an_unknown_protocol_is_refused_with_the_nearest_name(name, benchmark, message):
+def test_unknown_protocol_suggests_nearest_name(name, benchmark, message):
     with pytest.raises(InputError, match=message):
         datasets.protocol(name, benchmark)
 
 
-def test_a_missing_label_is_named(tmp_path):
+def test_missing_label_is_named(tmp_path):
     celeb = datasets.load("celebreid", trees.celebreid(tmp_path, decodable=False))
     with pytest.raises(InputError, match="'cloth_changing' needs clothes labels, and no query image has one"):
         celeb.protocol("cloth_changing").check(celeb.query, celeb.gallery)
@@ -264,7 +264,7 @@ def naive_clips(n: int) -> list[list[int]]:
 
 @given(n=st.integers(1, 400))
 @settings(max_examples=60, deadline=None)
-def test_clips_cover_a_tracklet_as_the_naive_walk_does(n):
+def test_clips_equal_loop(n):
     clips = ccvid.clips(n)
     assert clips.tolist() == naive_clips(n)
     assert len(clips) == math.ceil(n / 8)
@@ -273,7 +273,7 @@ def test_clips_cover_a_tracklet_as_the_naive_walk_does(n):
 
 @given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=4), seed=st.integers(0, 9))
 @settings(max_examples=30, deadline=None)
-def test_weights_are_the_mean_of_clip_means(lengths, seed):
+def test_weights_equal_mean_of_clip_means(lengths, seed):
     tracklet = np.repeat(np.arange(len(lengths)), lengths)
     features = np.random.default_rng(seed).normal(size=len(tracklet))
     weighted = features * ccvid.weights(tracklet)
@@ -283,11 +283,11 @@ def test_weights_are_the_mean_of_clip_means(lengths, seed):
         assert weighted[tracklet == number].sum() == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_tracklet_without_frames_is_refused():
+def test_tracklet_without_frames_is_refused():
     with pytest.raises(InputError, match="0 frames"):
         ccvid.clips(0)
 
 
-def test_examples_in_docstrings_hold():
+def test_docstring_examples():
     for module in (protocols, ccvid):
         assert doctest.testmod(module).failed == 0

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and damaged ones are named."""
+"""Atomic writes, and errors that name damaged files."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from csgn_lib.records import InputError, Run, atomic_path, home, read_json, writ
 from csgn_lib.training.checkpoints import Checkpoints
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failed_write_keeps_old_file(tmp_path):
     target = tmp_path / "deep" / "results.json"
     write_text(target, "old")
     with pytest.raises(RuntimeError), atomic_path(target) as temporary:
@@ -35,7 +35,7 @@ def reached(monkeypatch) -> list[str]:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux tells which file a handle is of")
-def test_what_is_written_survives_a_power_cut(tmp_path, reached):
+def test_write_survives_power_failure(tmp_path, reached):
     """The content before the rename, the rename before anything that counts on it, each in its folder."""
     write_text(tmp_path / "a.txt", "new")
     content, renamed, folder = reached
@@ -49,7 +49,7 @@ def test_what_is_written_survives_a_power_cut(tmp_path, reached):
     assert reached[0].startswith(".new-") and reached[-2:] == ["renamed", tmp_path.name] and saved
 
 
-def test_what_the_disk_refuses_names_the_file_and_the_cure(tmp_path, monkeypatch):
+def test_disk_error_names_file_and_remedy(tmp_path, monkeypatch):
     def full(*given: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -63,7 +63,7 @@ def test_what_the_disk_refuses_names_the_file_and_the_cure(tmp_path, monkeypatch
             write()
 
 
-def test_a_written_file_can_be_read_by_others(tmp_path):
+def test_written_file_is_readable_by_others(tmp_path):
     write_text(tmp_path / "report.txt", "text")
     umask = os.umask(0)
     os.umask(umask)
@@ -71,14 +71,14 @@ def test_a_written_file_can_be_read_by_others(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("-inf")]])
-def test_json_that_no_reader_knows_is_refused_and_nothing_is_written(tmp_path, value):
+def test_non_standard_json_is_refused(tmp_path, value):
     with pytest.raises(ValueError):
         write_json(tmp_path / "a.json", value)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", [b'{"a": ', b"\xff\xfe"])
-def test_a_damaged_json_file_is_named(tmp_path, damage):
+def test_damaged_json_is_named(tmp_path, damage):
     path = tmp_path / "config.json"
     with pytest.raises(InputError, match="does not exist"):
         read_json(path)
@@ -87,7 +87,7 @@ def test_a_damaged_json_file_is_named(tmp_path, damage):
         read_json(path)
 
 
-def test_metrics_survive_a_line_that_a_crash_cut_off(tmp_path):
+def test_metrics_survive_truncated_line(tmp_path):
     run = Run(tmp_path / "run")
     assert run.metrics() == []
     run.append_metrics({"epoch": 1})
@@ -102,7 +102,7 @@ def test_metrics_survive_a_line_that_a_crash_cut_off(tmp_path):
         run.metrics()
 
 
-def test_the_status_is_one_of_the_known_words(tmp_path):
+def test_status_must_be_known(tmp_path):
     run = Run(tmp_path)
     run.set_status("failed", cell=3)
     assert run.status["state"] == "failed" and run.status["cell"] == 3 and run.status["pid"] == os.getpid()
@@ -111,7 +111,7 @@ def test_the_status_is_one_of_the_known_words(tmp_path):
     assert run.status["state"] == "failed"
 
 
-def test_home_is_where_the_variable_says(tmp_path, monkeypatch):
+def test_home_from_environment_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     assert home() == tmp_path
     monkeypatch.delenv("CSGN_HOME")

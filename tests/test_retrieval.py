@@ -1,4 +1,4 @@
-"""The scorer against a twin that is written out query by query, and against the mistakes of the field."""
+"""Scores against a naive implementation, and known mistakes of other evaluation code."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def same_as_naive(result: retrieval.Scores, expected) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(ROWS, ROWS, st.data(), st.sampled_from(CORE), st.sampled_from(["field", "trapezoid"]))
-def test_scores_are_those_of_the_naive_twin_with_ties_junk_and_unknown_labels(asked, ranked, data, name, ap):
+def test_scores_equal_naive_implementation(asked, ranked, data, name, ap):
     query, gallery = frame(asked), frame(ranked)
     whole = st.integers(0, 3).map(float)  # few values: many ties
     distances = data.draw(hnp.arrays(np.float32, (len(query), len(gallery)), elements=whole))
@@ -107,7 +107,7 @@ def test_scores_are_those_of_the_naive_twin_with_ties_junk_and_unknown_labels(as
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_features_score_as_their_distances(name):
+def test_features_score_like_their_distances(name):
     query_features, gallery_features, query, gallery = world()
     unit = [f / np.linalg.norm(f, axis=1, keepdims=True) for f in (query_features, gallery_features)]
     expected = naive(-(unit[0].astype(float) @ unit[1].T.astype(float)), query, gallery, name)
@@ -115,7 +115,7 @@ def test_features_score_as_their_distances(name):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_blocks_and_threads_change_nothing(threads, monkeypatch):
+def test_blocks_and_threads_have_no_effect(threads, monkeypatch):
     arguments = world(seed=1)
     whole = retrieval.evaluate(*arguments, "general", threads=1)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * 120 * 7)
@@ -134,13 +134,13 @@ def test_long_comparisons_report_progress_by_tenths(monkeypatch, capfd):
     assert len(lines) == 10 and lines[0].startswith("comparing with the gallery: 10 %, 2 of 20, ")
 
 
-def test_a_block_is_never_more_rows_than_its_share_of_memory():
+def test_block_size_respects_memory_limit():
     rows = blocks.block_rows(10_176, 125_353, threads=2)
     assert 4 * 125_353 * rows * 2 <= blocks.BLOCK_BYTES and rows > 400
     assert blocks.block_rows(3, 10**12, threads=8) == 1
 
 
-def test_several_protocols_at_once_are_each_as_alone():
+def test_several_protocols_equal_single_ones():
     arguments = world(seed=2)
     together = retrieval.evaluate_all(*arguments, CORE)
     assert list(together) == list(CORE)
@@ -148,7 +148,7 @@ def test_several_protocols_at_once_are_each_as_alone():
         pd.testing.assert_frame_equal(together[name].per_query, retrieval.evaluate(*arguments, name).per_query)
 
 
-def test_protocols_that_ask_different_queries_of_one_gallery_share_a_pass():
+def test_protocols_share_one_pass():
     query_features, gallery_features, query, gallery = world(seed=12)
     asked = [
         Protocol(f"camera {camera}", "one camera asks", junk=(), query_where=(("camera", (camera,)),))
@@ -161,7 +161,7 @@ def test_protocols_that_ask_different_queries_of_one_gallery_share_a_pass():
         assert set(alone.per_query["camera"]) == {int(protocol.name[-1])}
 
 
-def test_distances_may_come_in_blocks_and_as_tensors():
+def test_distances_in_blocks_and_as_tensors():
     query_features, gallery_features, query, gallery = world(seed=3)
     distances = -(query_features @ gallery_features.T)
     whole = retrieval.evaluate_distances(distances, query, gallery).per_query
@@ -173,7 +173,7 @@ def test_distances_may_come_in_blocks_and_as_tensors():
     pd.testing.assert_frame_equal(retrieval.evaluate_distances(wide, query, gallery).per_query, whole)
 
 
-def test_a_stream_of_blocks_is_not_read_ahead_of_the_work():
+def test_blocks_are_read_lazily():
     taken, done = [], []
 
     def stream():
@@ -187,7 +187,7 @@ def test_a_stream_of_blocks_is_not_read_ahead_of_the_work():
     assert done == list(range(20))
 
 
-def test_float64_distances_are_ranked_as_float64():
+def test_float64_distances_keep_precision():
     query, gallery = frame([(0, 0, 0)]), frame([(1, 1, 1), (0, 1, 1)])
     near, far = 1.0, np.nextafter(1.0, 2.0)  # equal as float32
     assert retrieval.evaluate_distances(np.array([[far, near]]), query, gallery).rank1 == 1
@@ -196,7 +196,7 @@ def test_float64_distances_are_ranked_as_float64():
 
 @settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float32, (4, 12), elements=st.integers(0, 5).map(float)), st.data())
-def test_the_kernel_for_accelerators_ranks_as_the_one_for_processors(block, data):
+def test_device_ranks_equal_cpu_ranks(block, data):
     entries = data.draw(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 11)), min_size=1))
     row, column = np.array(sorted(entries)).T
     expected = ranking.full_ranks(block, row, column)
@@ -205,7 +205,7 @@ def test_the_kernel_for_accelerators_ranks_as_the_one_for_processors(block, data
 
 @settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float32, (20, 12), elements=st.integers(-3, 3).map(float)), st.data())
-def test_scaled_columns_rank_as_if_scaled_before_with_their_ties(block, data):
+def test_column_scale_equals_scaled_input(block, data):
     scale = np.array(data.draw(st.lists(st.sampled_from([0.5, 1, 2]), min_size=12, max_size=12)), np.float32)
     entries = data.draw(st.sets(st.tuples(st.integers(0, 19), st.integers(0, 11)), min_size=1))
     row, column = np.array(sorted(entries)).T
@@ -214,7 +214,7 @@ def test_scaled_columns_rank_as_if_scaled_before_with_their_ties(block, data):
     assert ranking.full_ranks(block, row, column, scale).tolist() == expected
 
 
-def test_a_device_scores_as_the_processor(monkeypatch):
+def test_device_scores_equal_cpu_scores(monkeypatch):
     query_features, gallery_features, query, gallery = world(seed=4)
     expected = retrieval.evaluate(query_features, gallery_features, query, gallery)
     used = []
@@ -231,7 +231,7 @@ def test_a_device_scores_as_the_processor(monkeypatch):
         retrieval.evaluate(*tensors, query, gallery)
 
 
-def test_gallery_subsets_are_ranked_alone():
+def test_gallery_subsets_are_ranked_separately():
     query_features, gallery_features, query, gallery = world(seed=5)
     where = (("camera", (1, 2)),)
     subset = Protocol("cameras", "two cameras", junk=((("camera", "same"),),), query_where=where, gallery_where=where)
@@ -244,7 +244,7 @@ def test_gallery_subsets_are_ranked_alone():
     pd.testing.assert_frame_equal(result.per_query.drop(columns="row"), alone.per_query.drop(columns="row"))
 
 
-def test_single_shot_is_the_mean_of_its_galleries():
+def test_single_shot_is_mean_of_galleries():
     query_features, gallery_features, query, gallery = world(seed=6)
     query, gallery = query.assign(camera=2), gallery.assign(camera=0)
     query.attrs["benchmark"] = "prcc"
@@ -262,7 +262,7 @@ def test_single_shot_is_the_mean_of_its_galleries():
     assert result.interval()[0] < result.mean_ap < result.interval()[1]
 
 
-def test_draws_weigh_alike_even_if_they_count_different_queries():
+def test_draws_have_equal_weight():
     per_query = pd.DataFrame({"row": [0, 1, 0, 1], "draw": [0, 0, 1, 1], "person": [0, 1, 0, 1]})
     per_query["valid"], per_query["ap"] = [True, True, True, False], [1.0, 0.0, 0.0, np.nan]
     per_query["inp"], per_query["first_hit"] = per_query["ap"], [1, 2, 3, 0]
@@ -271,7 +271,7 @@ def test_draws_weigh_alike_even_if_they_count_different_queries():
     assert result.cmc.tolist() == [0.25, 0.5, 1.0]
 
 
-def test_tracklets_are_weighted_means_of_raw_features_normalised_afterwards():
+def test_tracklet_features_are_weighted_means():
     generator = np.random.default_rng(7)
     query = frame([(0, 0, 0)] * 9 + [(1, 0, 1)]).assign(tracklet=[4] * 9 + [2])
     gallery = frame([(1, 1, 2), (0, 1, 3)]).assign(tracklet=[0, 1])
@@ -335,18 +335,18 @@ def bad(what: str):
         ("nobody", "none of the 6 queries has a match left"),
     ],
 )
-def test_bad_input_is_one_error_that_names_it(what, message):
+def test_invalid_input_is_named(what, message):
     with pytest.raises(InputError, match=message):
         retrieval.evaluate(*bad(what))
 
 
-def test_an_empty_split_is_named():
+def test_empty_split_is_named():
     with pytest.raises(InputError, match="gallery split is empty"):
         retrieval.evaluate(np.ones((1, 2)), np.ones((1, 2)), frame([(0, 0, 0)]), frame([])[:0], "general")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_distances_that_are_not_finite_name_the_query(value):
+def test_non_finite_distances_name_query(value):
     _, _, query, gallery = world(6, 9)
     distances = np.ones((6, 9), np.float32)
     distances[4:, 2] = value
@@ -357,21 +357,21 @@ def test_distances_that_are_not_finite_name_the_query(value):
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (7, 9), (6, 8), (6,)])
-def test_distances_of_a_wrong_shape_are_refused(shape):
+def test_distances_of_wrong_shape_are_refused(shape):
     _, _, query, gallery = world(6, 9)
     with pytest.raises(InputError, match="distances"):
         retrieval.evaluate_distances(np.ones(shape), query, gallery, "general")
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
-def test_large_distances_on_a_device_are_finite(kind, monkeypatch):
+def test_large_distances_on_device_are_finite(kind, monkeypatch):
     monkeypatch.setattr(ranking, "is_tensor", features.is_tensor)
     ranking.check_finite(torch.full((2, 70_000), 6e4 if kind == torch.float16 else 1e38, dtype=kind), 0)
     with pytest.raises(InputError, match="distances of query 8 hold NaN"):
         ranking.check_finite(torch.tensor([[1.0, 2.0], [1.0, torch.nan]], dtype=kind), 7)
 
 
-def test_blocks_may_stand_in_a_list():
+def test_list_of_blocks_is_accepted():
     query_features, gallery_features, query, gallery = world(7, 30)
     distances = -query_features @ gallery_features.T
     whole = retrieval.evaluate_distances(distances, query, gallery, "general")
@@ -389,14 +389,14 @@ def test_blocks_may_stand_in_a_list():
         ({"ranks": 0}, "ranks = 0"),
     ],
 )
-def test_what_is_no_table_of_distances_is_refused(given, message):
+def test_invalid_distances_are_refused(given, message):
     query, gallery = frame([(0, 0, 0)] * 2), frame([(0, 1, 1)] * 2)
     with pytest.raises(InputError, match=message):
         retrieval.evaluate_distances(**{"distances": np.ones((2, 2)), "query": query, "gallery": gallery} | given)
 
 
 @pytest.mark.parametrize("name", ["ltcc", "prcc", "ccvid", "celebreid", "vcclothes", "last"])
-def test_rankings_are_those_that_are_scored(name, tmp_path):
+def test_rankings_agree_with_scores(name, tmp_path):
     b = datasets.load(name, trees.TREES[name](tmp_path, decodable=False))
     generator = np.random.default_rng(0)
     sides = [generator.standard_normal((len(side), 5)).astype(np.float32) for side in (b.query, b.gallery)]
@@ -411,7 +411,7 @@ def test_rankings_are_those_that_are_scored(name, tmp_path):
             assert (np.argmax(right) + 1 if query.valid else 0) == query.first_hit
 
 
-def test_a_row_that_is_no_query_has_no_ranking(tmp_path):
+def test_non_query_row_has_no_ranking(tmp_path):
     b = datasets.load("prcc", trees.prcc(tmp_path, decodable=False))
     rankings = retrieval.Rankings(
         np.eye(len(b.query), 3) + 1, np.eye(len(b.gallery), 3) + 1, b.query, b.gallery, "cross_clothes"
@@ -422,14 +422,14 @@ def test_a_row_that_is_no_query_has_no_ranking(tmp_path):
             rankings.of(row)
 
 
-def test_protocols_must_be_named_once():
+def test_protocol_names_must_be_unique():
     arguments = world(6, 9)
     for names in ([], ["general", "general"], "general"):
         with pytest.raises(InputError, match="protocols"):
             retrieval.evaluate_all(*arguments, names)
 
 
-def test_interval_draws_people_and_not_queries():
+def test_interval_resamples_people():
     rows = [{"row": i, "draw": 0, "person": i // 50, "valid": True, "ap": float(i >= 50)} for i in range(100)]
     per_query = pd.DataFrame(rows).assign(inp=0.5, first_hit=1)
     result = retrieval.Scores(datasets.PROTOCOLS["general"], per_query)
@@ -439,7 +439,7 @@ def test_interval_draws_people_and_not_queries():
     assert result.interval("minp") == (0.5, 0.5) and result.interval("rank1") == (1.0, 1.0)
 
 
-def test_interval_repeats_by_seed_and_refuses_what_it_cannot_do():
+def test_interval_is_seeded_and_refuses_invalid_input():
     result = retrieval.evaluate(*world(seed=8))
     assert result.interval(seed=3) == result.interval(seed=3) != result.interval(seed=4)
     for arguments in ({"metric": "mAP"}, {"level": 95}, {"resamples": 0}):
@@ -465,7 +465,7 @@ def test_gain_is_paired_query_by_query():
         after.gain(retrieval.Scores(before.protocol, per_query.assign(valid=True)))
 
 
-def test_every_way_to_show_a_score_says_how_many_queries_count():
+def test_all_representations_show_counted_queries():
     query = frame([(0, 0, 0), (1, 0, 1), (5, 0, 2)])
     gallery = frame([(0, 1, 3), (1, 0, 4)])  # the second query's only image is from its camera
     result = retrieval.evaluate_distances(np.ones((3, 2)), query, gallery)
@@ -476,18 +476,18 @@ def test_every_way_to_show_a_score_says_how_many_queries_count():
     assert result.per_query["ap"].isna().tolist() == [False, True, True]
 
 
-def test_features_of_unit_length_are_not_copied():
+def test_unit_features_are_not_copied():
     unit = features.unit_rows(world()[1] * 3)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
     assert features.unit_rows(unit) is unit
     assert features.unit_rows(unit.astype(np.float64)).dtype == np.float32
 
 
-def test_scoring_arrays_needs_no_torch():
+def test_scoring_arrays_does_not_import_torch():
     code = "import sys; from csgn_lib.retrieval import evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_worked_examples_in_the_documentation():
+def test_docstring_examples_of_retrieval():
     for module in (evaluation, features, ranking, scores):
         assert doctest.testmod(module).failed == 0

@@ -1,4 +1,4 @@
-"""Where the field's scorers go wrong: each test's name says what differs, and from whom.
+"""Known errors in the evaluation code of other projects, and their absence here.
 
 The wrong rules are written out here in our own words. Where those scorers are right, the twin in
 ``test_retrieval`` is theirs as well.
@@ -27,7 +27,7 @@ def average_precision(right: list[bool]) -> float:
     return float(np.mean(np.arange(1, len(hits) + 1) / hits))
 
 
-def test_unstable_argsort_gives_a_map_that_depends_on_the_order_within_ties_ours_is_gallery_order():
+def test_unstable_argsort_depends_on_ties():
     """Simple-CCReID, CLIP-ReID, fast-reid, torchreid, FIRe: np.argsort's default leaves ties to the processor."""
     query, gallery = frame([0], [0]), frame([1, 0, 1, 0], [1, 1, 1, 1])
     distances = np.array([[0.3, 0.3, 0.3, 0.1]], np.float32)
@@ -39,7 +39,7 @@ def test_unstable_argsort_gives_a_map_that_depends_on_the_order_within_ties_ours
     assert retrieval.evaluate_distances(distances, query, gallery, "general").mean_ap == values[0]
 
 
-def test_fast_reids_and_torchreids_cython_cmc_falls_back_to_0_past_the_kept_images_ours_stays():
+def test_cython_cmc_of_peers_drops_to_0():
     """Their curve is cut from a buffer as long as the gallery, of which only the kept images are written."""
     query, gallery = frame([0], [0]), frame([0, 0, 1, 0], [0, 0, 1, 1])  # two of four are junk
     distances = np.array([[0.1, 0.2, 0.3, 0.4]])
@@ -50,7 +50,7 @@ def test_fast_reids_and_torchreids_cython_cmc_falls_back_to_0_past_the_kept_imag
     assert retrieval.evaluate_distances(distances, query, gallery, "general", ranks=4).cmc.tolist() == [0, 1, 1, 1]
 
 
-def test_a_curve_of_50_ranks_is_not_ragged_where_a_query_keeps_fewer_images_as_clip_reids_is():
+def test_cmc_is_defined_beyond_small_galleries():
     query, gallery = frame([0, 1], [0, 0]), frame([0, 0, 1], [0, 1, 1])  # the first query keeps two, the second three
     result = retrieval.evaluate_distances(np.array([[1.0, 2, 3], [1, 2, 3]]), query, gallery, "general")
     kept = [[1, 1], [0, 0, 1]]
@@ -59,7 +59,7 @@ def test_a_curve_of_50_ranks_is_not_ragged_where_a_query_keeps_fewer_images_as_c
     assert result.cmc.shape == (50,) and result.cmc[:4].tolist() == [0.5, 0.5, 1, 1]
 
 
-def test_celeb_reids_official_trapezoid_ap_is_the_area_under_precision_and_recall_and_not_the_fields():
+def test_trapezoid_ap_of_celebreid():
     """Matches at ranks 2 and 3: the field's AP is (1/2 + 2/3) / 2; the area halves with the precision before."""
     query, gallery = frame([0], [0]), frame([1, 0, 0], [1, 1, 1])
     distances = np.array([[0.1, 0.2, 0.3]])
@@ -72,13 +72,13 @@ def test_celeb_reids_official_trapezoid_ap_is_the_area_under_precision_and_recal
     assert area == pytest.approx(5 / 12)
 
 
-def test_no_valid_query_is_an_error_where_simple_ccreid_returns_a_map_of_0_or_divides_by_0():
+def test_no_valid_query_is_an_error():
     query, gallery = frame([0], [0]), frame([0, 1], [0, 1])
     with pytest.raises(InputError, match="none of the 1 queries has a match left"):
         retrieval.evaluate_distances(np.ones((1, 2)), query, gallery, "general")
 
 
-def test_torchreids_default_distance_reads_the_norms_of_features_ours_does_not():
+def test_torchreid_distance_depends_on_norms():
     query, gallery = frame([0], [0]), frame([1, 0], [1, 1])
     asked, ranked = np.array([[1.0, 0.0]]), np.array([[0.8, 0.6], [9.0, 0.0]])  # the right one is long
     squared = ((asked[:, None] - ranked) ** 2).sum(axis=-1)
@@ -87,7 +87,7 @@ def test_torchreids_default_distance_reads_the_norms_of_features_ours_does_not()
 
 
 @pytest.mark.parametrize("distance", ["minus cosine", "squared Euclidean", "Euclidean", "arc cosine"])
-def test_simple_ccreids_clip_reids_and_fires_distances_order_alike_so_that_their_numbers_are_ours(distance):
+def test_peer_distances_have_same_order(distance):
     generator = np.random.default_rng(0)
     query, gallery = frame(np.arange(30) % 7, 0), frame(np.arange(200) % 7, 1)
     asked, ranked = (generator.standard_normal((n, 5)) for n in (30, 200))
@@ -104,7 +104,7 @@ def test_simple_ccreids_clip_reids_and_fires_distances_order_alike_so_that_their
     np.testing.assert_allclose(ours.cmc, theirs.cmc, atol=1e-6)
 
 
-def test_a_peer_is_loaded_file_by_file_and_one_without_a_path_is_said_to_be_skipped(tmp_path, monkeypatch):
+def test_peers_are_loaded_by_file_or_skipped(tmp_path, monkeypatch):
     for variable in bench.PEERS.values():
         monkeypatch.delenv(variable, raising=False)
     assert peers.scorers() == {} and peers.reranker() is None
@@ -123,7 +123,7 @@ def test_a_peer_is_loaded_file_by_file_and_one_without_a_path_is_said_to_be_skip
     assert (protocol, right.tolist(), mean_ap) == ("general", [True, False], 0.25)
 
 
-def test_a_row_of_the_benchmark_says_whether_its_target_was_met():
+def test_benchmark_row_shows_target():
     row = bench.Row("ours", 1.5, "x", 1.3)
     assert row.met is False and row.words() == ("ours", "1.5 x", "<= 1.3 x", "NOT MET") and "NOT MET" in str(row)
     assert bench.Row("ours", 1.3, "x", 1.3).met and bench.Row("theirs", 5.0, "x", 5, at_least=True).met
@@ -132,7 +132,7 @@ def test_a_row_of_the_benchmark_says_whether_its_target_was_met():
     assert bench.Row("error", 4.8e-7, "", 1e-6).words()[1:] == ("5e-7", "<= 1e-6", "met")
 
 
-def test_the_benchmarks_table_is_written_as_csv_and_as_text(tmp_path):
+def test_benchmark_table_is_csv_and_markdown(tmp_path):
     rows = [bench.Row("ours", 0.123456789, "x", 0.3), bench.Row("a, peer: skipped", None)]
     bench.write(tmp_path / "new", rows, "What was measured", "the command")
     table = pd.read_csv(tmp_path / "new/bench.csv")
@@ -142,7 +142,7 @@ def test_the_benchmarks_table_is_written_as_csv_and_as_text(tmp_path):
     assert "| ours | 0.123 x | <= 0.3 x | met |" in text and "`the command`" in text and np.__version__ in text
 
 
-def test_a_peak_of_memory_is_what_a_block_of_code_held_and_let_go():
+def test_peak_memory_of_code_block():
     earlier = [np.ones(64_000, dtype=np.uint8) for _ in range(2000)]  # freed but for the last, so glibc keeps them,
     earlier = earlier[-1:]  # and would serve the block from memory that is resident already
     with bench.peak() as memory:
@@ -153,7 +153,7 @@ def test_a_peak_of_memory_is_what_a_block_of_code_held_and_let_go():
     assert memory.size is None or 95e6 < memory.size < 130e6
 
 
-def test_the_benchmark_measures_in_turns_on_features_that_can_be_told_apart():
+def test_benchmark_interleaves_measurements():
     order = []
     seconds, results = bench.in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or 2}, rounds=2)
     assert seconds.keys() == {"a", "b"} and results == {"a": None, "b": 2} and order == ["a", "b", "a", "b"]
@@ -161,7 +161,7 @@ def test_the_benchmark_measures_in_turns_on_features_that_can_be_told_apart():
     assert retrieval.evaluate(asked, ranked, query, gallery, "general").mean_ap > 0.9
 
 
-def test_a_part_of_the_benchmark_that_breaks_ends_it_before_anything_is_written(capfd):
-    with pytest.raises(SystemExit, match="no such part broke: nothing was written"):
+def test_failed_benchmark_part_writes_nothing(capfd):
+    with pytest.raises(SystemExit, match="no such part failed; nothing was written"):
         benchmark.in_fresh_memory("no such part", rounds=1)
     assert "invalid choice" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Stored features and distances of any program under a benchmark's protocols, and two scored models compared."""
+"""Stored features and distances under a benchmark's protocols, and comparison of two scored models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def expected(sides, tiny_benchmark):
 
 
 @pytest.mark.parametrize("suffix", feature_files.SUFFIXES)
-def test_rows_in_any_order_are_put_in_the_benchmarks_order_by_path(tmp_path, sides, expected, tiny_benchmark, suffix):
+def test_rows_are_ordered_by_path(tmp_path, sides, expected, tiny_benchmark, suffix):
     files = []
     for name, features, frame in zip("qg", sides, (tiny_benchmark.query, tiny_benchmark.gallery), strict=True):
         order = np.random.default_rng(1).permutation(len(frame))
@@ -64,7 +64,7 @@ def test_rows_in_any_order_are_put_in_the_benchmarks_order_by_path(tmp_path, sid
     assert found.sources[0]["rows"] == "query: rows put in order by path"
 
 
-def test_one_file_may_hold_every_image_and_paths_may_be_absolute_or_bare(tmp_path, sides, expected, tiny_benchmark):
+def test_one_file_for_all_images_with_absolute_or_bare_paths(tmp_path, sides, expected, tiny_benchmark):
     frames = [tiny_benchmark.query, tiny_benchmark.gallery, tiny_benchmark.train[:5]]
     everything = np.concatenate([*sides, np.ones((5, 8), np.float32)])
     paths = ["D:\\data\\set\\" + path.replace("/", "\\") for frame in frames for path in frame.path]
@@ -90,14 +90,14 @@ def test_one_file_may_hold_every_image_and_paths_may_be_absolute_or_bare(tmp_pat
         (lambda f, p: (f[:, :5], p), "5 wide and gallery_features 8"),
     ],
 )
-def test_features_that_do_not_fit_the_benchmark_are_refused(tmp_path, sides, tiny_benchmark, change, words):
+def test_mismatched_features_are_refused(tmp_path, sides, tiny_benchmark, change, words):
     query = write(tmp_path, ".npz", *change(sides[0], list(tiny_benchmark.query.path)), name="q")
     gallery = write(tmp_path, ".npz", sides[1], tiny_benchmark.gallery.path, name="g")
     with pytest.raises(InputError, match=words):
         referee.score_features(tiny_benchmark, query, gallery)
 
 
-def test_a_file_without_paths_is_refused_unless_its_order_is_vouched_for(tmp_path, sides, expected, tiny_benchmark):
+def test_file_without_paths_requires_in_order(tmp_path, sides, expected, tiny_benchmark):
     files = [tmp_path / "q.npy", tmp_path / "g.npy"]
     for file, features in zip(files, sides, strict=True):
         np.save(file, features)
@@ -112,7 +112,7 @@ def test_a_file_without_paths_is_refused_unless_its_order_is_vouched_for(tmp_pat
 
 
 @pytest.mark.parametrize("suffix", [*feature_files.SUFFIXES, ".mat"])
-def test_a_damaged_or_unknown_file_is_named(tmp_path, tiny_benchmark, suffix):
+def test_damaged_or_unknown_file_is_named(tmp_path, tiny_benchmark, suffix):
     file = tmp_path / f"x{suffix}"
     with pytest.raises(InputError, match="does not exist"):
         referee.score_features(tiny_benchmark, file, file)
@@ -121,7 +121,7 @@ def test_a_damaged_or_unknown_file_is_named(tmp_path, tiny_benchmark, suffix):
         referee.score_features(tiny_benchmark, file, file)
 
 
-def test_pickled_arrays_are_not_opened_and_arrays_must_have_their_names(tmp_path, tiny_benchmark):
+def test_pickled_and_unnamed_arrays_are_refused(tmp_path, tiny_benchmark):
     file = tmp_path / "x.npz"
     np.savez(file, features=np.array([object()]))
     with pytest.raises(InputError, match="cannot be read .*allow_pickle"):
@@ -134,7 +134,7 @@ def test_pickled_arrays_are_not_opened_and_arrays_must_have_their_names(tmp_path
         referee.score_features(tiny_benchmark, file, file)
 
 
-def test_distances_score_as_the_features_they_come_from(tmp_path, sides, expected, tiny_benchmark):
+def test_distances_score_like_features(tmp_path, sides, expected, tiny_benchmark):
     unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
     rows, columns = (np.random.default_rng(2).permutation(len(side)) for side in sides)
     distances = (1 - unit[0] @ unit[1].T)[rows][:, columns]
@@ -152,7 +152,7 @@ def test_distances_score_as_the_features_they_come_from(tmp_path, sides, expecte
     assert referee.score_distances(tiny_benchmark, plain).scores["general"].mean_ap == found.scores["general"].mean_ap
 
 
-def test_trapezoid_average_precision_is_a_protocol_of_its_own_name(tmp_path, sides, expected, tiny_benchmark):
+def test_trapezoid_ap_is_separate_protocol(tmp_path, sides, expected, tiny_benchmark):
     paths = tiny_benchmark.query.path, tiny_benchmark.gallery.path
     files = [write(tmp_path, ".npz", *side, name) for *side, name in zip(sides, paths, "qg", strict=True)]
     found = referee.score_features(tiny_benchmark, *files, trapezoid=True).scores
@@ -185,7 +185,7 @@ def scored(tmp_path_factory, sides, tiny_benchmark):
     return folder
 
 
-def test_a_scored_folder_says_what_was_scored_and_holds_every_query(scored, expected, tiny_benchmark):
+def test_scored_folder_contains_sources_and_queries(scored, expected, tiny_benchmark):
     results = json.loads((scored / "good" / "results.json").read_text())["given"]["protocols"]
     assert results["general"]["mean_ap"] == pytest.approx(expected["general"].mean_ap)
     assert results["general"]["mean_ap_interval"] == pytest.approx(list(expected["general"].interval("mean_ap")))
@@ -209,7 +209,7 @@ def test_two_models_are_compared_query_by_query(scored, tiny_benchmark):
     assert "general_trapezoid" in set(table.protocol)
 
 
-def test_folders_of_other_data_or_without_scores_are_not_compared(scored, tmp_path):
+def test_folders_of_other_data_are_not_compared(scored, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         referee.compare(scored / "good", tmp_path, "synthetic")
     (tmp_path / "benchmark.json").write_text('{"benchmark": "ltcc", "manifest": "ab"}')
@@ -219,7 +219,7 @@ def test_folders_of_other_data_or_without_scores_are_not_compared(scored, tmp_pa
         referee.read_scores(scored / "good", "synthetic", "plain")
 
 
-def test_scores_are_never_written_over_something_else(scored, sides, tiny_benchmark, tmp_path):
+def test_scores_do_not_overwrite_other_folders(scored, sides, tiny_benchmark, tmp_path):
     files = [scored / "goodq.npz", scored / "goodg.npz"]
     found = referee.score_features(tiny_benchmark, *files)
     found.write(scored / "good")  # the same files again
@@ -232,7 +232,7 @@ def test_scores_are_never_written_over_something_else(scored, sides, tiny_benchm
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_csgn_score_prints_every_protocol_with_its_description_and_compares(capsys, scored, tiny_benchmark, tmp_path):
+def test_csgn_score_prints_protocols_and_compares(capsys, scored, tiny_benchmark, tmp_path):
     command = [
         "score",
         "synthetic",
@@ -249,13 +249,13 @@ def test_csgn_score_prints_every_protocol_with_its_description_and_compares(caps
     general = json.loads((tmp_path / "s" / "results.json").read_text())["given"]["protocols"]["general"]
     assert f"mAP {100 * general['mean_ap']:.1f} [{100 * general['mean_ap_interval'][0]:.1f}, " in out
     assert f"{general['counted']} queries counted" in out and "general_trapezoid" in out
-    assert "less those of" in out and " p " in out and (tmp_path / "s" / "differences.csv").exists()
+    assert "minus those of" in out and " p " in out and (tmp_path / "s" / "differences.csv").exists()
     status, _, err = call(capsys, *command[:3], "--query", scored / "goodq.npz")
     assert status == 2 and "--gallery" in err
     status, _, err = call(capsys, *command, "--distances", scored / "goodq.npz")
     assert status == 2 and "not both" in err
 
 
-def test_scoring_stored_features_needs_no_torch():
+def test_scoring_stored_features_does_not_import_torch():
     code = "import sys, csgn_lib.retrieval.referee; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

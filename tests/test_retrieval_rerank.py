@@ -1,4 +1,4 @@
-"""Re-ranking against a dense twin with sets and loops; and where other implementations differ from it."""
+"""Re-ranking against a dense implementation with sets and loops, and differences to other implementations."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def naive(query, gallery, k1=20, k2=6, lambda_value=0.3, dtype=np.float64, power
 @pytest.mark.parametrize(
     ("k1", "k2", "lambda_value"), [(20, 6, 0.3), (5, 1, 0.0), (7, 3, 1.0), (50, 15, 0.3), (1, 9, 0.5)]
 )
-def test_reranking_is_that_of_the_dense_twin(k1, k2, lambda_value):
+def test_reranking_equals_dense_implementation(k1, k2, lambda_value):
     query, gallery = people(12, 1), people(60, 2)
     expected = naive(query, gallery, k1, k2, lambda_value)
     # Any scale of the features: cosines are re-ranked.
@@ -65,7 +65,7 @@ def test_reranking_is_that_of_the_dense_twin(k1, k2, lambda_value):
     np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
-def test_neighbourhoods_larger_than_the_data_are_all_of_it():
+def test_large_neighbourhoods_are_limited_to_data():
     query, gallery = people(2, 3), people(5, 4)
     np.testing.assert_allclose(retrieval.rerank(query, gallery, 20, 12), naive(query, gallery, 20, 12), atol=2e-6)
 
@@ -80,7 +80,7 @@ def test_equal_images_do_not_divide_by_zero():
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_blocks_are_the_rows_of_the_whole_and_score_as_it(threads, monkeypatch):
+def test_blocks_equal_rows_of_whole_matrix(threads, monkeypatch):
     query, gallery = people(11, 5), people(40, 6)
     whole = retrieval.rerank(query, gallery, threads=1)
     monkeypatch.setattr(reranking, "PAIR_BYTES", 4 * 12 * 10)  # ten pairs at a time
@@ -94,7 +94,7 @@ def test_blocks_are_the_rows_of_the_whole_and_score_as_it(threads, monkeypatch):
     )
 
 
-def test_reranking_finds_what_a_chain_of_neighbours_shows():
+def test_reranking_uses_reciprocal_neighbours():
     """A third view, far from the query, whose neighbours are the query's: re-ranked before a lone stranger."""
     angle = np.deg2rad([0, 12, 24, 36, 48, 60, 72, -50])
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -111,7 +111,7 @@ def test_parameters_out_of_range_are_refused(bad):
         retrieval.rerank(people(2, 0), people(9, 0), **bad)
 
 
-def test_bad_features_are_refused():
+def test_invalid_features_are_refused():
     broken = people(9, 0)
     broken[4, 0] = np.nan
     with pytest.raises(InputError, match="row 4 of gallery_features"):
@@ -120,14 +120,14 @@ def test_bad_features_are_refused():
         retrieval.rerank(people(2, 0), people(9, 0)[:, :11])
 
 
-def test_clip_reids_and_fires_float16_encodings_move_distances_by_thousandths_ours_are_float32():
+def test_float16_encodings_of_peers_differ_slightly():
     query, gallery = people(8, 7), people(80, 8)
     ours, exact = retrieval.rerank(query, gallery), naive(query, gallery)
     half = naive(query, gallery, dtype=np.float16)
     assert np.abs(ours - exact).max() < 2e-6 < 2e-4 < np.abs(half - exact).max() < 5e-3
 
 
-def test_torchreids_squared_squared_distances_give_another_ranking_than_zhongs_squared_ones():
+def test_torchreid_reranking_differs():
     """Its re-ranking squares what its default distance has squared already: a power of 4, where Zhong has 2."""
     query, gallery = people(8, 9), people(80, 10)
     zhong, fourth = naive(query, gallery), naive(query, gallery, power=2)

@@ -1,4 +1,4 @@
-"""Search, exact and approximate, and query expansion against plain sorting."""
+"""Exact and approximate search and query expansion, against sorting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.float32, (3, 10), elements=st.integers(-2, 2).map(float)), st.integers(1, 10))
-def test_nearest_is_a_stable_sort_cut_short(block, k):
+def test_nearest_equals_stable_sort(block, k):
     columns, values = neighbours.nearest(block, k)
     expected = block.argsort(axis=1, kind="stable")[:, :k]
     assert columns.tolist() == expected.tolist()
@@ -34,7 +34,7 @@ def test_nearest_is_a_stable_sort_cut_short(block, k):
 
 
 @pytest.mark.parametrize("queries", [3, 40])  # few read the gallery once; many work in blocks
-def test_search_is_exact_in_blocks(monkeypatch, queries):
+def test_block_search_is_exact(monkeypatch, queries):
     monkeypatch.setattr(neighbours, "CHUNK", 7)
     monkeypatch.setattr("csgn_lib.retrieval.blocks.BLOCK_BYTES", 4 * 50 * 3)
     query, gallery = features(queries, 0), features(50, 1)
@@ -46,12 +46,12 @@ def test_search_is_exact_in_blocks(monkeypatch, queries):
 
 
 @pytest.mark.parametrize("k", [0, 51])
-def test_a_k_out_of_range_is_refused(k):
+def test_invalid_k_is_refused(k):
     with pytest.raises(InputError, match=f"k = {k}: 1 to 50"):
         retrieval.search(features(2, 0), features(50, 1), k)
 
 
-def test_what_was_not_found_is_ranked_last_in_gallery_order():
+def test_missing_neighbours_are_ranked_last():
     found = retrieval.Neighbours(
         np.array([[3, -1], [0, 2]]), np.array([[0.5, neighbours.BEYOND], [0.1, 0.2]], np.float32)
     )
@@ -60,7 +60,7 @@ def test_what_was_not_found_is_ranked_last_in_gallery_order():
     np.testing.assert_allclose(second, [[0.1, 3.0, 0.2, 3.0]])
 
 
-def test_found_neighbours_score_as_exact_search_does_on_rank_1():
+def test_found_neighbours_give_exact_rank_1():
     query, gallery = features(20, 2), features(60, 3)
     frames = [pd.DataFrame({"person": np.arange(n) % 5, "camera": side}) for side, n in enumerate((20, 60))]
     exact = retrieval.evaluate(query, gallery, *frames, "general")
@@ -69,7 +69,7 @@ def test_found_neighbours_score_as_exact_search_does_on_rank_1():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
-def test_expansion_is_the_weighted_mean_of_a_query_and_its_neighbours(alpha):
+def test_expansion_is_weighted_mean(alpha):
     query, gallery = features(6, 4), features(30, 5)
     asked, ranked = unit(query.astype(float)), unit(gallery.astype(float))
     expected = []
@@ -83,7 +83,7 @@ def test_expansion_is_the_weighted_mean_of_a_query_and_its_neighbours(alpha):
         retrieval.expand_queries(query, gallery, 3, -1)
 
 
-def test_expansion_leaves_the_callers_features_alone():
+def test_expansion_does_not_modify_input():
     query = unit(features(3, 6))
     before = query.copy()
     retrieval.expand_queries(query, features(9, 7), 2)
@@ -91,7 +91,7 @@ def test_expansion_leaves_the_callers_features_alone():
 
 
 @pytest.mark.parametrize("settings", [{"kind": "ivf", "lists": 4, "probes": 4}, {"kind": "hnsw", "probes": 100}])
-def test_an_index_that_looks_everywhere_finds_what_exact_search_finds(settings):
+def test_full_probe_index_is_exact(settings):
     pytest.importorskip("faiss")
     query, gallery = features(10, 8), features(300, 9)
     index = retrieval.approximate_index(3 * gallery, **settings)
@@ -100,7 +100,7 @@ def test_an_index_that_looks_everywhere_finds_what_exact_search_finds(settings):
     np.testing.assert_allclose(found.distances, exact.distances, atol=1e-5)
 
 
-def test_an_index_that_finds_too_few_says_so():
+def test_index_with_too_few_results_is_marked():
     pytest.importorskip("faiss")
     index = retrieval.approximate_index(features(200, 10), lists=5, probes=1)
     found = retrieval.search_index(index, features(4, 11), 150)
@@ -108,7 +108,7 @@ def test_an_index_that_finds_too_few_says_so():
     assert (found.rows[:, 0] >= 0).all()
 
 
-def test_an_unknown_kind_and_a_missing_faiss_are_named(monkeypatch):
+def test_unknown_index_and_missing_faiss_are_named(monkeypatch):
     with pytest.raises(InputError, match="pip install csgn-workbench\\[faiss\\]"):
         monkeypatch.setitem(sys.modules, "faiss", None)
         retrieval.approximate_index(features(50, 0))
@@ -118,7 +118,7 @@ def test_an_unknown_kind_and_a_missing_faiss_are_named(monkeypatch):
         retrieval.approximate_index(features(50, 0), "lsh")
 
 
-def test_a_gallery_row_without_a_direction_is_named_for_few_queries_too():
+def test_zero_gallery_row_is_named_for_few_queries():
     gallery = features(50, 1)
     gallery[33] = 0
     for queries in (3, 40):

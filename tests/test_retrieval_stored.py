@@ -1,4 +1,4 @@
-"""Stored embeddings are given out for the data that they were made from, and for no other."""
+"""Stored embeddings are loaded only for the data from which they were made."""
 
 import json
 
@@ -24,7 +24,7 @@ def scored(tmp_path) -> tuple[Run, datasets.Benchmark]:
     return run, benchmark
 
 
-def test_embeddings_come_back_for_the_same_data(scored):
+def test_embeddings_are_loaded_for_same_data(scored):
     run, benchmark = scored
     stored = retrieval.load_embeddings(run, benchmark)
     assert stored["query"].shape == (1, 4) and stored["gallery"].shape == (4, 4)
@@ -55,11 +55,11 @@ def test_embeddings_of_other_data_are_refused(scored, change, record):
         run.path("benchmark.json").unlink()
         if change is not _rename:
             return
-    with pytest.raises(InputError, match="embedded from other data than .*data holds .*; bring those back, or score"):
+    with pytest.raises(InputError, match="embedded from other data than .*data holds .*; restore these data, or score"):
         retrieval.load_embeddings(run, changed)
 
 
-def test_embeddings_of_another_number_of_images_are_refused(scored):
+def test_embeddings_of_other_size_are_refused(scored):
     run, benchmark = scored
     with pytest.raises(InputError, match="holds 4 gallery images, csv has 3; score it again"):
         retrieval.load_embeddings(run, benchmark.without(["b/4.jpg"], "blurred"))

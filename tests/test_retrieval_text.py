@@ -1,4 +1,4 @@
-"""Sentences as queries, against a counterpart that ranks one image at a time, on captions that are true."""
+"""Text queries against an implementation that ranks one image at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def joint(clip, tiny_benchmark):
     return retrieval.embed(encoder, tiny_benchmark.gallery, tiny_benchmark.root, (96, 48)).f
 
 
-def test_captions_and_attributes_score_as_one_image_at_a_time(clip, truth, joint):
+def test_captions_and_attributes_equal_loop(clip, truth, joint):
     prompts = {name: attribute_prompts()[name] for name in ("hair_style", "upper*pattern")}
     table = text_search.evaluate_words(clip, joint, truth, truth, prompts).set_index("name")
     images = torch.nn.functional.normalize(joint).numpy()
@@ -58,15 +58,15 @@ def test_captions_and_attributes_score_as_one_image_at_a_time(clip, truth, joint
     assert found.chance == pytest.approx(np.mean([(value == v).mean() for v in there]))
 
 
-def test_the_embedded_clip_finds_people_by_true_captions_better_than_chance(clip, truth, joint):
+def test_embedded_clip_retrieves_people_by_captions(clip, truth, joint):
     row = text_search.evaluate_words(clip, joint, truth, truth).iloc[0]
     assert row.mean_ap > 1.5 * row.chance
 
 
-def test_sentences_without_a_right_image_are_not_counted_and_bad_input_is_named(clip, truth, joint):
+def test_sentences_without_match_are_not_counted(clip, truth, joint):
     scores = text_search.text_to_image(np.eye(2), np.eye(2), ["a", "z"], ["a", "b"])
     assert (scores.counted, scores.dropped, scores.rank1) == (1, 1, 1.0)
-    with pytest.raises(InputError, match="never read 'zebra'"):
+    with pytest.raises(InputError, match="does not know 'zebra'"):
         text_search.evaluate_words(clip, joint, truth, truth.assign(caption="a zebra"))
     with pytest.raises(InputError, match="captions lacks the column 'caption'"):
         text_search.evaluate_words(clip, joint, truth, truth.drop(columns="caption"))

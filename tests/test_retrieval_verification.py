@@ -1,4 +1,4 @@
-"""Verification and open-set rates against a counterpart that is written out pair by pair and search by search."""
+"""Verification and open-set rates against an implementation that counts each pair and search."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def small():
 
 
 @pytest.mark.parametrize("name", ["general", "cloth_changing", "same_clothes"])
-def test_rates_are_those_of_counting_every_pair_and_every_search(small, name):
+def test_rates_equal_counts(small, name):
     found = retrieval.verify(*small, [name], resamples=5)[name]
     distances = distances_of(*small[:2])
     genuine, impostor = slow_pairs(distances, *small[2:], name)
@@ -85,7 +85,7 @@ def test_rates_are_those_of_counting_every_pair_and_every_search(small, name):
         assert (point.fpir, point.fnir) == pytest.approx(slow, abs=1e-9)
 
 
-def test_a_worked_example():
+def test_verification_by_hand():
     """One genuine pair at distance 0, one at 1; impostors at 1 and 0: half of each is right at any threshold."""
     query, gallery = frame([(0, 0, 0), (1, 0, 1)]), frame([(0, 1, 2), (1, 1, 3)])
     features = np.eye(2, dtype=np.float32)
@@ -98,7 +98,7 @@ def test_a_worked_example():
     assert swapped.rate("eer").value == 1  # every impostor is nearer than every genuine pair
 
 
-def test_rates_that_too_few_pairs_cannot_tell_are_missing_and_not_zero(small):
+def test_rates_with_too_few_pairs_are_missing(small):
     found = retrieval.verify(*small, ["general"], resamples=5)["general"]
     assert found.counts["impostor"] < 10_000
     rare = found.rate("tar", 1e-4)
@@ -107,7 +107,7 @@ def test_rates_that_too_few_pairs_cannot_tell_are_missing_and_not_zero(small):
     json.dumps(found.record(), allow_nan=False)
 
 
-def test_blocks_and_threads_change_nothing(small, monkeypatch):
+def test_blocks_and_threads_have_no_effect(small, monkeypatch):
     expected = retrieval.verify(*small, ["general"], resamples=5, threads=1)["general"].record()
     monkeypatch.setattr("csgn_lib.retrieval.blocks.BLOCK_BYTES", 4 * 120 * 3)
     found = retrieval.verify(*small, ["general"], resamples=5, threads=3)["general"].record()
@@ -116,7 +116,7 @@ def test_blocks_and_threads_change_nothing(small, monkeypatch):
         pd.testing.assert_frame_equal(pd.DataFrame(found[name]), pd.DataFrame(expected[name]), atol=2 * STEP)
 
 
-def test_intervals_draw_people_with_all_their_queries(small):
+def test_verification_intervals_resample_people(small):
     """The interval is that of a loop which draws people, repeats their rows and measures again."""
     query_features, gallery_features, query, gallery = small
     found = retrieval.verify(*small, ["general"], resamples=200)["general"]
@@ -141,7 +141,7 @@ def test_intervals_draw_people_with_all_their_queries(small):
         assert (rate.low, rate.high) == pytest.approx((low, high), abs=0.5 * (high - low))
 
 
-def test_a_suggested_threshold_keeps_the_wanted_error_rate_and_says_what_it_cannot_know(small):
+def test_suggested_threshold_keeps_error_rate(small):
     query_features, gallery_features, query, gallery = small
     record = retrieval.verify(*small, ["general"], resamples=5)["general"].record()
     for wanted in (0.05, 0.1, 0.5):
@@ -154,14 +154,14 @@ def test_a_suggested_threshold_keeps_the_wanted_error_rate_and_says_what_it_cann
         retrieval.suggested_threshold(record, 1.5)
 
 
-def test_protocols_with_the_same_pairs_are_measured_once_and_drawn_galleries_left_out():
+def test_protocols_with_same_pairs_are_measured_once():
     names = [p.name for p in verification._distinct(["general", "general_trapezoid", "general_official"], "celebreid")]
     assert names == ["general", "general_official"]
     prcc = ["cross_clothes", "same_clothes", "cross_clothes_single_shot"]
     assert [p.name for p in verification._distinct(prcc, "prcc")] == ["cross_clothes", "same_clothes"]
 
 
-def test_one_person_and_no_pairs_are_refused(small):
+def test_single_person_and_no_pairs_are_refused(small):
     query_features, gallery_features, query, gallery = small
     one = (query["person"] == 0).to_numpy()
     with pytest.raises(InputError, match="needs two of them, general asks for 1"):

@@ -95,7 +95,7 @@ def executed(tmp_path_factory):
         return results | {"while_running": while_running, "table": runs.table(), "home": home, "echo": echo.getvalue()}
 
 
-def test_a_run_gets_its_values_in_plain_types_and_this_interpreter(executed):
+def test_run_receives_plain_values_and_interpreter(executed):
     run = executed["works"]
     assert run.status["state"] == "done"
     assert run.results == {
@@ -108,7 +108,7 @@ def test_a_run_gets_its_values_in_plain_types_and_this_interpreter(executed):
     }  # fmt: skip
 
 
-def test_a_notebook_runs_from_a_checkout_whose_path_holds_csgn_a_space_and_an_umlaut(tmp_path):
+def test_notebook_runs_from_path_with_space_and_umlaut(tmp_path):
     checkout = tmp_path / "csgn wörk"
     source = "import csgn_lib\nassert 'csgn wörk' in csgn_lib.__file__"
     write_notebook(checkout / "notebooks" / "a.ipynb", source, parameters=None)
@@ -120,11 +120,11 @@ def test_a_notebook_runs_from_a_checkout_whose_path_holds_csgn_a_space_and_an_um
     assert runs.state(Run(Path(done.stdout.strip()))) == "done" and done.stdout.startswith(str(checkout))
 
 
-def test_what_the_cells_print_is_repeated_while_they_run(executed):
+def test_cell_output_is_echoed(executed):
     assert executed["echo"] == "epoch 1\n"
 
 
-def test_a_failed_run_names_the_cell_as_jupyter_numbers_it(executed):
+def test_failed_run_names_cell(executed):
     status = executed["fails"].status
     assert (status["state"], status["cell"], status["error"]) == ("failed", 3, "ValueError: no such person")
 
@@ -133,7 +133,7 @@ def test_a_failed_run_names_the_cell_as_jupyter_numbers_it(executed):
     ("name", "state", "word"),
     [("dies", "died", "memory"), ("sleeps", "interrupted", "stopped"), ("slow", "timed_out", "0.5 s")],
 )
-def test_a_run_that_was_killed_says_so_where_papermill_says_completed(executed, name, state, word):
+def test_killed_run_is_not_completed(executed, name, state, word):
     run = executed[name]
     assert run.status["state"] == state and word in run.status["error"]
     if run.path("executed.ipynb").exists():  # the slow one may be stopped before papermill writes
@@ -143,7 +143,7 @@ def test_a_run_that_was_killed_says_so_where_papermill_says_completed(executed, 
     assert not run.path(".executing.ipynb").exists()
 
 
-def test_a_stopped_run_leaves_no_worker_of_its_kernel_behind(executed):
+def test_stopped_run_leaves_no_worker(executed):
     pid = json.loads(executed["sleeps"].path("pid.json").read_text())
     for _ in range(100):
         try:
@@ -160,14 +160,14 @@ def test_a_stopped_run_leaves_no_worker_of_its_kernel_behind(executed):
     pytest.fail("a worker survived its run")
 
 
-def test_the_table_tells_every_run_its_state_parameters_and_results(executed):
+def test_table_contains_state_parameters_and_results(executed):
     table = executed["table"].assign(name=lambda frame: frame["run"].str.split("-").str[0]).set_index("name")
     assert dict(table["state"]) == {"works": "done", "fails": "failed", "dies": "died", "slow": "timed_out"}
     assert table.loc["works", ["beta", "seed", "threads"]].tolist() == [0.25, 3, "1"]
     assert executed["while_running"].set_index("run")["state"].to_dict() == {"asleep": "running"}
 
 
-def test_a_folder_never_mixes_two_experiments(executed):
+def test_folder_does_not_mix_experiments(executed):
     run, notebook = executed["works"], executed["home"] / "works.ipynb"
     before = run.path("status.json").read_bytes()
     with pytest.raises(InputError, match="beta = 0.25, not 0.5"):
@@ -192,7 +192,7 @@ def test_a_folder_never_mixes_two_experiments(executed):
         ({"name": object()}, "name: a object cannot be given"),
     ],
 )
-def test_a_wrong_parameter_is_refused_before_anything_is_written(home, parameters, words):
+def test_invalid_parameter_is_refused_before_writing(home, parameters, words):
     notebook = write_notebook(home / "a.ipynb", "1")
     with pytest.raises(InputError) as error:
         runs.execute(notebook, parameters)
@@ -209,7 +209,7 @@ def test_a_wrong_parameter_is_refused_before_anything_is_written(home, parameter
         ({"more": {"flipp": 0.5}}, "unknown parameter 'flipp' (did you mean 'flip'?)"),
     ],
 )
-def test_an_experiment_that_cannot_be_is_refused_before_anything_is_written(home, parameters, words):
+def test_invalid_experiment_is_refused_before_writing(home, parameters, words):
     source = 'preset: str = "demo"\nhsf: str = ""\nbeta: float | None = None\nmore: dict = {}'
     notebook = write_notebook(home / "a.ipynb", "1", parameters=source)
     with pytest.raises(InputError) as error:
@@ -218,7 +218,7 @@ def test_an_experiment_that_cannot_be_is_refused_before_anything_is_written(home
     assert [path.name for path in home.iterdir()] == ["a.ipynb"]
 
 
-def test_a_missing_notebook_is_named_with_the_nearest_one(home):
+def test_missing_notebook_suggests_nearest(home):
     write_notebook(home / "notebooks" / "12_train.ipynb")
     assert runs.find("12_train") == runs.find("12_train.ipynb") == home / "notebooks" / "12_train.ipynb"
     with pytest.raises(InputError, match="'12_trian' does not exist; did you mean '12_train'"):
@@ -227,7 +227,7 @@ def test_a_missing_notebook_is_named_with_the_nearest_one(home):
         runs.execute("elsewhere/12_train.ipynb")
 
 
-def test_what_is_no_notebook_is_refused(home):
+def test_invalid_notebook_is_refused(home):
     (home / "a.ipynb").write_text('{"cells": 3}')
     with pytest.raises(InputError, match="a.ipynb is not a notebook"):
         runs.execute(home / "a.ipynb")
@@ -236,7 +236,7 @@ def test_what_is_no_notebook_is_refused(home):
         runs.execute(home / "a.py")
 
 
-def test_types_come_from_the_annotation_else_from_the_default(home):
+def test_types_from_annotation_or_default(home):
     known = runs.declared(write_notebook(home / "a.ipynb"))
     assert [(p.name, p.type, p.default) for p in known.values()] == [
         ("beta", float, 0.5), ("seed", int, 0), ("root", str | None, None), ("layers", tuple[int, ...], (3, 11)),
@@ -252,7 +252,7 @@ def test_types_come_from_the_annotation_else_from_the_default(home):
         (list[int], "[1, 2]", [1, 2]), (tuple[int, ...], "(1, 2)", [1, 2]), (dict, '{"a": 1}', {"a": 1}),
     ],
 )  # fmt: skip
-def test_typed_text_is_read_as_what_the_parameter_is(type_, text, value):
+def test_command_line_text_is_parsed_by_type(type_, text, value):
     assert runs.from_text(type_, text, "x") == value
     assert type(runs.from_text(type_, text, "x")) is type(value)
 
@@ -261,7 +261,7 @@ def test_typed_text_is_read_as_what_the_parameter_is(type_, text, value):
 @given(
     st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.lists(st.integers()))
 )
-def test_a_printed_value_is_read_back(value):
+def test_printed_value_is_parsed_back(value):
     assert runs.from_text(type(value), repr(value), "x") == value
 
 
@@ -274,7 +274,7 @@ values = st.recursive(
 
 @settings(deadline=None, max_examples=50)  # no clock: machines differ
 @given(values)
-def test_plain_values_survive_json_and_stay_what_they_are(value):
+def test_plain_values_survive_json(value):
     once = notebooks.plain(value)
     assert json.loads(json.dumps(once)) == once == notebooks.plain(once)
 
@@ -282,7 +282,7 @@ def test_plain_values_survive_json_and_stay_what_they_are(value):
 # ---- folders, keys and states
 
 
-def test_the_key_changes_with_parameters_and_code_but_not_with_seed_or_prose(home):
+def test_key_covers_parameters_and_code_only(home):
     notebook = write_notebook(home / "a.ipynb", "1 + 1")
     config = {"beta": 0.5, "seed": 0}
     key = folders.key(notebook, config)
@@ -295,7 +295,7 @@ def test_the_key_changes_with_parameters_and_code_but_not_with_seed_or_prose(hom
     assert folders.key(write_notebook(home / "a.ipynb", "1 + 2"), config) != key
 
 
-def test_the_library_digest_ignores_comments_and_docstrings(tmp_path, monkeypatch):
+def test_library_digest_ignores_comments(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "LIBRARY", tmp_path)
     module, digests = tmp_path / "m.py", []
     for text in ('"""A."""\nx = 1  # b\n', '"""Another."""\n\nx = 1\n', "x = 2\n"):
@@ -305,7 +305,7 @@ def test_the_library_digest_ignores_comments_and_docstrings(tmp_path, monkeypatc
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_run_whose_process_is_gone_or_silent_has_died(tmp_path):
+def test_run_without_process_or_heartbeat_has_died(tmp_path):
     run = Run(tmp_path / "r")
     assert runs.state(run) == "missing"
     run.set_status("running", heartbeat=time.time())
@@ -333,7 +333,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("file", "damage"), [(file, damage) for file, kinds in DAMAGE.items() for damage in kinds])
-def test_the_table_shows_all_runs_and_names_the_damaged_file_of_one(home, file, damage):
+def test_table_names_damaged_file(home, file, damage):
     for name in ("good", "bad"):
         Run(home / "reports/runs" / name).set_status("done", parameters={"beta": 0.5}, seconds=2.0)
         results = {"plain": {"general": {"mean_ap": 0.5, "interval": [0, 1]}}}
@@ -356,7 +356,7 @@ def test_the_table_shows_all_runs_and_names_the_damaged_file_of_one(home, file, 
         max_leaves=6,
     )
 )
-def test_any_json_in_a_status_leaves_the_listing_whole(tmp_path_factory, value):
+def test_listing_survives_any_json_in_status(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("runs")
     Run(folder / "good").set_status("done")
     (folder / "bad").mkdir()
@@ -368,19 +368,19 @@ def test_any_json_in_a_status_leaves_the_listing_whole(tmp_path_factory, value):
     ("named", "used"),
     [("0,-1,1", ["0"]), ("0, 2", ["0", "2"]), ("-1", []), ("", []), ("GPU-8f2,MIG-1", ["GPU-8f2", "MIG-1"])],
 )
-def test_the_gpus_are_those_before_the_first_invalid_one_as_for_cuda(monkeypatch, named, used):
+def test_visible_gpus_stop_at_first_invalid(monkeypatch, named, used):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert machine.gpus() == used
 
 
-def test_the_table_of_nothing_has_its_columns(home):
+def test_empty_table_has_columns(home):
     assert list(runs.table()) == ["run", "state", "at", "seconds", "memory_mib", "error"] and runs.table().empty
 
 
 @pytest.mark.parametrize(
     ("error", "state"), [(None, "done"), (ValueError("x"), "failed"), (KeyboardInterrupt(), "interrupted")]
 )
-def test_a_recorded_block_leaves_its_last_word(tmp_path, error, state):
+def test_recorded_block_writes_final_state(tmp_path, error, state):
     run = Run(tmp_path / "r")
     try:
         with runs.recorded(run, parameters={"beta": 1}):
@@ -392,7 +392,7 @@ def test_a_recorded_block_leaves_its_last_word(tmp_path, error, state):
     assert run.status["state"] == state and run.status["parameters"] == {"beta": 1}
 
 
-def test_a_status_that_cannot_be_written_hides_nothing_that_failed_before_it(tmp_path, monkeypatch):
+def test_unwritable_status_does_not_hide_error(tmp_path, monkeypatch):
     def full(*given: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -438,7 +438,7 @@ def library(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("files", "decides"), [(DECIDE, True), (DECIDE_NOT, False)])
-def test_a_key_covers_the_core_and_not_the_workbench(home, library, files, decides):
+def test_key_covers_core_but_not_workbench(home, library, files, decides):
     notebook = write_notebook(home / "a.ipynb", "1")
     for file in files:
         key, recorded = folders.key(notebook, {}), machine.environment()
@@ -449,7 +449,7 @@ def test_a_key_covers_the_core_and_not_the_workbench(home, library, files, decid
 
 
 @pytest.mark.parametrize("begin", ["csgn train", "csgn run"])
-def test_a_training_resumes_after_a_changed_figure_and_not_after_a_changed_loss(home, library, begin):
+def test_resume_depends_on_core_code_only(home, library, begin):
     run = Run(home / "run")
     notebook = write_notebook(home / "a.ipynb", "1")
     given = notebooks.checked(notebook, {})
@@ -474,7 +474,7 @@ def test_a_training_resumes_after_a_changed_figure_and_not_after_a_changed_loss(
     resume()  # nothing was trained there yet
 
 
-def test_a_key_covers_the_content_of_files_that_parameters_name(home):
+def test_key_covers_content_of_named_files(home):
     notebook, checkpoint = write_notebook(home / "a.ipynb", "1"), home / "weights.safetensors"
     checkpoint.write_text("1")
     values = {"more": {"clip_checkpoint": str(checkpoint)}, "name": "x" * 5000, "layers": ["\0"]}
@@ -493,7 +493,7 @@ def idea(*parts):
 
 
 @pytest.mark.parametrize("given", [lambda path: {"plugin": path}, lambda path: {"more": {"plugin": path}}])
-def test_a_key_covers_a_plugins_content_and_not_the_tracker(home, given):
+def test_key_covers_plugin_but_not_tracker(home, given):
     notebook, plugin = write_notebook(home / "a.ipynb", "1"), home / "idea.py"
     plugin.write_text(f"{IDEA}weight = 1\n")
     key = folders.key(notebook, given(str(plugin)))
@@ -502,7 +502,7 @@ def test_a_key_covers_a_plugins_content_and_not_the_tracker(home, given):
     assert folders.key(notebook, given(str(plugin))) != key
 
 
-def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
+def test_current_run_in_headless_notebook(home, monkeypatch):
     assert runs.current("12_train").dir == home / "reports/runs/12_train-live"
     monkeypatch.setenv(folders.FOLDER_VARIABLE, str(home / "given"))
     assert runs.current("12_train").dir == home / "given"
@@ -513,7 +513,7 @@ def test_inside_a_headless_run_the_current_run_is_its_folder(home, monkeypatch):
 
 
 @pytest.mark.parametrize("inside", [".", "notebooks"])
-def test_a_run_is_found_by_its_path_and_by_the_name_that_status_prints_from_any_folder(home, monkeypatch, inside):
+def test_run_is_found_by_path_and_name(home, monkeypatch, inside):
     Run(home / "reports/runs/demo-1a2b3c4d-s0").set_status("done")
     Run(home / "exported/model").set_status("done")
     (home / "notebooks").mkdir()
@@ -553,7 +553,7 @@ def faked(home, monkeypatch):
 
 
 @pytest.mark.parametrize("pool", [None, ThreadPoolExecutor(2)])
-def test_a_sweep_goes_on_after_a_failure_and_tells_each_cell(faked, pool):
+def test_sweep_continues_after_failure(faked, pool):
     told = []
     frame = runs.sweep({"beta": [0.9, 0.8, 0.5], "seed": [0, 1]}, pool, report=told.append)
     assert sorted(str(run.dir) for run in told) == sorted(frame["run"])
@@ -563,7 +563,7 @@ def test_a_sweep_goes_on_after_a_failure_and_tells_each_cell(faked, pool):
     assert frame["mean_ap"].tolist()[-1] == 0.25
 
 
-def test_a_sweep_of_cells_takes_each_with_its_own_parameters(faked):
+def test_sweep_of_cells_with_own_parameters(faked):
     frame = runs.sweep([{"beta": 0.5, "seed": 1}, {"name": "other", "seed": 1}])
     assert frame["name"].tolist()[1] == "other" and frame["seed"].tolist() == [1, 1]
     assert faked == [{"beta": 0.5, "seed": 1}, {"name": "other", "seed": 1}]
@@ -571,7 +571,7 @@ def test_a_sweep_of_cells_takes_each_with_its_own_parameters(faked):
         runs.sweep([{"beta": 0.5}, {"beta": 0.5, "seed": 0}])
 
 
-def test_a_sweep_runs_only_what_is_not_done_or_stale(faked, home):
+def test_sweep_skips_finished_cells(faked, home):
     runs.sweep({"beta": [0.9, 0.5]})
     faked.clear()
     runs.sweep({"beta": [0.9, 0.5], "seed": 0})
@@ -591,7 +591,7 @@ def test_a_sweep_runs_only_what_is_not_done_or_stale(faked, home):
         ({"beta": [0.5, "high"]}, "beta = 'high'"),
     ],
 )
-def test_a_grid_that_cannot_run_is_refused_before_its_first_cell(faked, home, grid, words):
+def test_invalid_grid_is_refused_before_first_cell(faked, home, grid, words):
     with pytest.raises(InputError, match=words):
         runs.sweep(grid)
     assert not faked and not (home / "reports").exists()
@@ -600,7 +600,7 @@ def test_a_grid_that_cannot_run_is_refused_before_its_first_cell(faked, home, gr
 # ---- the demo's plan
 
 
-def test_the_demo_runs_what_it_can_in_order_and_skips_what_lost_its_needs(faked, home):
+def test_demo_skips_steps_with_failed_needs(faked, home):
     write_notebook(home / "notebooks" / "00_first_result.ipynb", parameters="runs: dict = {}  # folders\nbeta = 0.1")
     plan = [
         Step("good", "12_train", {"beta": 0.5}),
@@ -632,12 +632,12 @@ def test_the_demo_runs_what_it_can_in_order_and_skips_what_lost_its_needs(faked,
     [
         ([Step("a", "no_such")], "no_such"),
         ([Step("a", "12_train", {"bta": 1})], "bta"),
-        ([Step("a", "12_train"), Step("a", "12_train")], "name must be new"),
-        ([Step("a", "12_train", needs=("b",))], "a step without needs"),
+        ([Step("a", "12_train"), Step("a", "12_train")], "name must be unique"),
+        ([Step("a", "12_train", needs=("b",))], "must not need others"),
         ([Step("a", "12_train"), Step("b", "12_train", needs=("a",)), Step("c", "12_train", needs=("b",))], "'c'"),
     ],
 )
-def test_a_plan_that_cannot_run_is_refused_before_its_first_step(faked, plan, words):
+def test_invalid_plan_is_refused_before_first_step(faked, plan, words):
     with pytest.raises(InputError, match=words):
         runs.demo(plan, stream=io.StringIO())
     assert not faked
@@ -652,7 +652,7 @@ def _progress(folder, expected, workers):
         return cells, Progress(cells, io.StringIO(), known, workers)
 
 
-def test_the_time_left_by_hand(tmp_path):
+def test_time_left_by_hand(tmp_path):
     (a, b, c), progress = _progress(tmp_path, {"a": 10, "b": 20, "c": 30}, 2)
     assert progress.seconds_left([a, b, c], {}) == 30  # the longest; (10 + 20 + 30) / 2 workers
     assert progress.seconds_left([b, c], {b.run.dir: 5.0}) == 30  # b 15 more, c 30: 45 / 2 is less than c alone
@@ -662,15 +662,15 @@ def test_the_time_left_by_hand(tmp_path):
     assert progress.seconds_left([], {}) == 0
 
 
-def test_a_sweep_knows_the_time_left_once_a_cell_has_ended(tmp_path):
+def test_time_left_is_known_after_first_cell(tmp_path):
     (a, b, c), progress = _progress(tmp_path, {"a": None, "b": None, "c": None}, None)
     assert progress.seconds_left([a, b, c], {a.run.dir: 5.0}) is None
-    assert "time left unknown until the first one has ended" in progress.line([a, b, c])
+    assert "time left unknown until the first cell has ended" in progress.line([a, b, c])
     progress.took[a.run.dir] = 60.0
     assert progress.seconds_left([b, c], {b.run.dir: 20.0}) == 100 and "about 2:00 left" in progress.line([b, c])
 
 
-def test_progress_is_printed_now_and_then_where_there_is_no_terminal(tmp_path, monkeypatch):
+def test_progress_is_printed_at_intervals_without_terminal(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(runs.progress.time, "monotonic", lambda: clock[0])
     (a,), progress = _progress(tmp_path, {"a": 10}, 1)
@@ -682,7 +682,7 @@ def test_progress_is_printed_now_and_then_where_there_is_no_terminal(tmp_path, m
     assert "0/1 done" in lines[0] and "a (cell 3/7)" in lines[0]
 
 
-def test_the_default_plan_names_every_need_once_and_before():
+def test_default_plan_is_consistent():
     names = [step.name for step in runs.PLAN]
     assert len(set(names)) == len(names)
     for step in runs.PLAN:
@@ -693,7 +693,7 @@ def test_clock():
     assert [runs.clock(s) for s in (0, 9.9, 61, 3600)] == ["0:00", "0:09", "1:01", "60:00"]
 
 
-def test_outcomes_are_told_apart_by_their_step():
+def test_outcomes_are_identified_by_step():
     assert Outcome(Step("a", "n"), None, "skipped", 0.0).reused is False
 
 
@@ -710,7 +710,7 @@ def finished_run(folder: Path, *texts: str, state: str = "done") -> Run:
     return run
 
 
-def test_an_answer_is_the_last_one_shown_and_replaces_the_one_before(tmp_path):
+def test_answer_is_last_and_replaces_previous(tmp_path):
     notebook = write_notebook(tmp_path / "asks.ipynb", "1")
     document = json.loads(notebook.read_text())
     document["cells"].insert(
@@ -721,14 +721,14 @@ def test_an_answer_is_the_last_one_shown_and_replaces_the_one_before(tmp_path):
     for _ in range(2):  # the second time it replaces its own words
         assert runs.keep_answer(run, notebook, "csgn run asks") == "forty two"
         first, *rest = json.loads(notebook.read_text())["cells"]
-        head, answer, cost = "".join(first["source"]).rsplit("\n\n", 2)
+        head, last, answer, cost = "".join(first["source"]).rsplit("\n\n", 3)
         assert head == "# Why?\n\nBecause."
-        assert answer == "*Last answer:* forty two (`csgn run asks`)"
+        assert last == "*Last answer:* (`csgn run asks`)" and answer == "- forty two"
         assert cost == "*Cost:* 12 s, 2.0 GiB, 2 cores of A Processor."
         assert rest == document["cells"][1:]
 
 
-def test_an_answer_may_be_a_list_and_its_picture_is_the_runs_figure(tmp_path):
+def test_answer_can_be_list_with_figure(tmp_path):
     notebook = write_notebook(tmp_path / "notebooks" / "asks.ipynb", "1")
     document = json.loads(notebook.read_text())
     picture = '![Curves](../reports/asks.png "curves")'
@@ -751,7 +751,7 @@ def test_an_answer_may_be_a_list_and_its_picture_is_the_runs_figure(tmp_path):
     ("texts", "state", "word"),
     [(["said nothing"], "done", "no Markdown that begins"), (["**Answer.** 42"], "failed", "is failed, not done")],
 )
-def test_no_answer_is_kept_of_a_run_that_has_none(tmp_path, texts, state, word):
+def test_run_without_answer_is_refused(tmp_path, texts, state, word):
     notebook = write_notebook(tmp_path / "asks.ipynb", "1")
     before = notebook.read_bytes()
     with pytest.raises(InputError, match=word):
@@ -759,7 +759,7 @@ def test_no_answer_is_kept_of_a_run_that_has_none(tmp_path, texts, state, word):
     assert notebook.read_bytes() == before
 
 
-def test_an_executed_copy_opens_with_its_own_answer_and_a_failed_one_with_none():
+def test_executed_copy_begins_with_its_answer():
     kept = "# Why?\n\n*Last answer:* of another run\n\n*Cost:* 1 s"
     shown = {"output_type": "display_data", "data": {"text/markdown": ["**Answer.** of\n", "this run"]}}
     for outputs, said in (([shown], "# Why?\n\n**Answer.** of this run"), ([], "# Why?")):
@@ -768,7 +768,7 @@ def test_an_executed_copy_opens_with_its_own_answer_and_a_failed_one_with_none()
         assert "".join(document["cells"][0]["source"]) == said
 
 
-def test_figures_results_and_answers_of_several_notebooks_are_collected_or_none_are(tmp_path):
+def test_collect_is_all_or_nothing(tmp_path):
     made = []
     for name in ("10_asks", "20_asks"):
         run = finished_run(tmp_path / "runs" / name, f"**Answer.** {name} says so")
@@ -789,7 +789,7 @@ def test_figures_results_and_answers_of_several_notebooks_are_collected_or_none_
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 
-def test_a_command_names_a_notebook_of_the_workbench_as_anyone_can_and_another_by_its_path(tmp_path, monkeypatch):
+def test_command_names_notebook_by_name_or_path(tmp_path, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     (tmp_path / "notebooks").mkdir()
     for path in (tmp_path / "notebooks/asks.ipynb", tmp_path / "asks.ipynb"):

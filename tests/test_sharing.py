@@ -1,4 +1,4 @@
-"""Two processes that share each batch are one process with that batch: losses, gradients, statistics, files."""
+"""Two processes that share each batch give the results of one process: losses, gradients, statistics, files."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def as_parameters(**changes: object) -> dict:
 
 
 @pytest.mark.parametrize("changes", [{}, {"vss": "none", "batch_parts": 2}], ids=["steer", "in parts"])
-def test_gradients_of_every_weight_are_those_of_one_process(tiny_root, tmp_path, changes):
+def test_gradients_equal_one_process(tiny_root, tmp_path, changes):
     """Batch-hard triplet, text, identity and batch norms, of two processes with two people each."""
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
@@ -109,7 +109,7 @@ def test_gradients_of_every_weight_are_those_of_one_process(tiny_root, tmp_path,
     assert max(told["running"].values()) < 1e-5
 
 
-def test_a_shared_run_is_the_run_of_one_and_only_one_process_writes(tiny_root, tmp_path):
+def test_distributed_run_equals_one_process(tiny_root, tmp_path):
     given = [f"--set={name}={value}" for name, value in TINY.items()]
     given += ["--set=root=" + str(tiny_root), "--set=benchmark=synthetic"]
     for count in (1, 2):
@@ -133,7 +133,7 @@ def test_a_shared_run_is_the_run_of_one_and_only_one_process_writes(tiny_root, t
     assert sorted(path.name for path in one.dir.iterdir()) == sorted(path.name for path in two.dir.iterdir())
 
 
-def test_a_batch_that_cannot_be_split_in_whole_identities_is_refused():
+def test_indivisible_batch_is_refused():
     three = SimpleNamespace(process_index=0, num_processes=3, device=torch.device("cpu"))
     with pytest.raises(InputError, match="batch_persons=16 cannot be split over 3 processes"):
         BatchShard(three, 16)
@@ -141,11 +141,11 @@ def test_a_batch_that_cannot_be_split_in_whole_identities_is_refused():
     assert second.rows(8) == slice(4, 8)
 
 
-def test_batch_norms_that_do_more_are_refused():
+def test_unsupported_batch_norms_are_refused():
     class Louder(nn.BatchNorm2d):
         pass
 
-    with pytest.raises(InputError, match="Louder in this ResNet cannot be shared"):
+    with pytest.raises(InputError, match="Louder in this ResNet cannot be synchronised"):
         use_shared_batch_norm(nn.Sequential(Louder(3)))
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     before = module.state_dict()

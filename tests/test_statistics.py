@@ -1,4 +1,4 @@
-"""Statistics over runs: each against a slow twin or a hand-worked example; the null is kept, a shift is found."""
+"""Statistics over runs: against slow implementations and examples by hand; correct under the null and for a shift."""
 
 import struct
 
@@ -32,7 +32,7 @@ def _queries(ap, world=None, people=4, **columns):
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=9))
-def test_spread_is_students_interval(values):
+def test_spread_equals_students_interval(values):
     found = statistics.spread(values)
     assert found["runs"] == len(values) and found["mean"] == pytest.approx(np.mean(values))
     assert found["sd"] == pytest.approx(np.std(values, ddof=1))
@@ -42,7 +42,7 @@ def test_spread_is_students_interval(values):
 
 
 @given(st.lists(st.tuples(NUMBERS, st.integers(0, 3)), min_size=1, max_size=12))
-def test_clusters_are_averaged_first_and_counted_once(drawn):
+def test_clusters_are_averaged_first(drawn):
     values, worlds = zip(*drawn, strict=True)
     found = statistics.spread(values, worlds)
     means = [np.mean([v for v, w in drawn if w == world]) for world in dict.fromkeys(worlds)]
@@ -53,7 +53,7 @@ def test_clusters_are_averaged_first_and_counted_once(drawn):
     assert statistics.clusters_of(pd.DataFrame({"world": worlds, "seed": 0})) == ("world" if len(means) > 1 else "seed")
 
 
-def test_a_single_value_has_a_mean_and_nothing_else():
+def test_single_value_has_mean_only():
     found = statistics.spread([0.25, np.nan])
     assert (found["runs"], found["mean"]) == (1, 0.25) and found[["sd", "low", "high"]].isna().all()
     assert statistics.spread([]).isna().sum() == 4
@@ -64,7 +64,7 @@ def test_a_single_value_has_a_mean_and_nothing_else():
 # ---- the bootstrap over people
 
 
-def test_the_interval_of_one_run_is_that_of_its_scores():
+def test_interval_of_one_run_equals_scores_interval():
     generator = np.random.default_rng(0)
     people = np.repeat(np.arange(6), 4)
     frame = pd.DataFrame({"path": "", "person": people, "camera": np.arange(24) % 4, "clothes": np.arange(24) % 2})
@@ -75,7 +75,7 @@ def test_the_interval_of_one_run_is_that_of_its_scores():
         assert statistics.people_interval(record, metric) == pytest.approx(scores.interval(metric))
 
 
-def test_people_are_drawn_within_their_world_and_bring_the_queries_of_all_its_runs():
+def test_people_are_resampled_within_worlds():
     generator = np.random.default_rng(1)
     worlds = [0, 0, 1]
     frame = _queries(generator.random((3, 10)), worlds, people=3)
@@ -97,7 +97,7 @@ def test_people_are_drawn_within_their_world_and_bring_the_queries_of_all_its_ru
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(NUMBERS, min_size=2, max_size=8))
-def test_the_sign_flip_is_scipys_exact_permutation_test(values):
+def test_sign_flip_equals_scipy_permutation_test(values):
     if abs(np.mean(values)) < 1e-9:
         assert sign_flip(values) == 1
         return
@@ -105,7 +105,7 @@ def test_the_sign_flip_is_scipys_exact_permutation_test(values):
     assert sign_flip(values) == pytest.approx(twin.pvalue)
 
 
-def test_many_units_are_sampled_and_never_give_zero():
+def test_many_units_are_sampled_without_zero_p():
     values = np.linspace(0.1, 0.4, 40)
     assert sign_flip(values, draws=500) == 1 / 501 and sign_flip(values - 0.25) > 0.9
     sixteen = np.random.default_rng(2).normal(0.4, 1, size=16)
@@ -114,7 +114,7 @@ def test_many_units_are_sampled_and_never_give_zero():
     assert np.isnan(sign_flip([])) and np.isnan(sign_flip([1, np.nan])) and sign_flip([0, 0]) == 1
 
 
-def test_a_paired_difference_by_hand():
+def test_paired_difference_by_hand():
     base = _queries([[0.5, 0.5, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2]], people=2)
     row = _queries([[0.6, 0.5, 0.3, 0.2], [0.2, 0.4, 0.2, 0.4]], people=2)
     found = statistics.paired(base, row.sample(frac=1, random_state=0))  # in any order
@@ -130,7 +130,7 @@ def test_a_paired_difference_by_hand():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**16))
-def test_the_mean_is_that_of_the_runs_and_clusters_count_once(seed):
+def test_paired_mean_with_clusters(seed):
     generator = np.random.default_rng(seed)
     worlds = [0, 0, 0, 1, 2]
     base, row = (_queries(generator.random((5, 9)), worlds) for _ in range(2))
@@ -145,7 +145,7 @@ def test_the_mean_is_that_of_the_runs_and_clusters_count_once(seed):
     assert together["p_runs"] == pytest.approx(sign_flip(clusters))
 
 
-def test_draws_of_the_gallery_weigh_the_same_as_in_the_scores():
+def test_draws_have_weights_of_scores():
     base = pd.DataFrame({
         "seed": 0, "world": 0, "query": [0, 1, 0], "draw": [0, 0, 1], "person": [0, 1, 0], "ap": 0.0
     })  # fmt: skip
@@ -153,14 +153,14 @@ def test_draws_of_the_gallery_weigh_the_same_as_in_the_scores():
     assert statistics.paired(base, row)["mean"] == pytest.approx((0.3 + 0.9) / 2)
 
 
-def test_five_runs_cannot_be_significant_and_the_docstring_says_so():
+def test_five_runs_cannot_be_significant():
     base = _queries(np.zeros((5, 40)), people=40)
     found = statistics.paired(base, base.assign(ap=1.0))
     assert found["p_runs"] == 2 / 32 == statistics.smallest_p(5) > 0.05 > statistics.smallest_p(6)
     assert found["p_people"] == 1 / 10_001 == statistics.smallest_p(200)
 
 
-def test_under_the_null_p_is_uniform_and_a_true_shift_is_found():
+def test_p_is_uniform_under_null():
     generator = np.random.default_rng(3)
     p = {"p_runs": [], "p_people": []}
     for _ in range(150):
@@ -176,13 +176,13 @@ def test_under_the_null_p_is_uniform_and_a_true_shift_is_found():
     assert found["p_runs"] < 0.01 and found["p_people"] < 0.01 and found["low"] > 0
 
 
-def test_what_cannot_be_paired_is_refused():
+def test_unpairable_rows_are_refused():
     frame = _queries(np.zeros((2, 4)))
     with pytest.raises(InputError, match="only one of the two rows has seed 1 in world 1"):
         statistics.paired(frame, frame[frame["seed"] == 0])
     with pytest.raises(InputError, match="do not count the same queries"):
         statistics.paired(frame, frame[(frame["seed"] == 0) | (frame["query"] > 0)])
-    with pytest.raises(InputError, match="2 queries stand twice"):
+    with pytest.raises(InputError, match="2 queries occur twice"):
         statistics.paired(frame, pd.concat([frame, frame.head(2)]))
     with pytest.raises(InputError, match="lack the column inp"):
         statistics.paired(frame, frame, "minp")
@@ -196,7 +196,7 @@ def test_what_cannot_be_paired_is_refused():
         statistics.people_interval(_queries(np.zeros((1, 4)), people=1))
 
 
-def test_rows_against_a_baseline_are_corrected_for_their_number():
+def test_comparisons_are_corrected():
     base = _queries(np.zeros((6, 8)), row="none")
     more = [base.assign(row=name, ap=value) for name, value in (("up", 0.5), ("same", 0.0), ("down", -0.5))]
     found = statistics.against(pd.concat([base, *more]), "none").set_index("row")
@@ -218,7 +218,7 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_is_its_definition(p):
+def test_holm_equals_definition(p):
     order = sorted(range(len(p)), key=p.__getitem__)
     twin, reached = [0.0] * len(p), 0.0
     for position, index in enumerate(order):
@@ -230,7 +230,7 @@ def test_holm_is_its_definition(p):
 # ---- runs: their queries, their cost
 
 
-def test_a_cost_is_what_the_run_recorded(tmp_path):
+def test_cost_equals_record(tmp_path):
     run = Run(tmp_path)
     assert statistics.cost(run) == {"encoder_parameters": None, "seconds": None, "memory_mib": None}
     run.set_status("done", seconds=12.5, memory_mib=700)
@@ -249,7 +249,7 @@ def test_a_cost_is_what_the_run_recorded(tmp_path):
             statistics.cost(run)
 
 
-def test_the_queries_of_a_run_are_those_that_count(tmp_path):
+def test_queries_are_counted_ones(tmp_path):
     run = Run(tmp_path)
     with pytest.raises(InputError, match="per_query.csv does not exist; score the run first"):
         statistics.queries(run)

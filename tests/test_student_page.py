@@ -1,4 +1,4 @@
-"""docs/student.md from start to end: its commands run on a generated PRCC tree, and print what the page shows.
+"""docs/student.md: its commands run on a generated PRCC tree and print the output that the page shows.
 
 Numbers are masked on both sides, and small models with random weights take the place of the pretrained ones.
 """
@@ -105,7 +105,7 @@ def save_grid(text: str) -> None:
     Path("grid.yaml").write_text(yaml.safe_dump(grid | {"every": grid["every"] | TINY, "rows": rows, "seeds": [0]}))
 
 
-def test_the_page_runs_and_prints_what_it_shows(tmp_path, monkeypatch, capfd):
+def test_commands_of_page_print_shown_output(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CSGN_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notebooks").symlink_to(HOME / "notebooks")
@@ -135,6 +135,6 @@ def test_the_page_runs_and_prints_what_it_shows(tmp_path, monkeypatch, capfd):
     ("shown", "printed"),
     [("a 1\n", "b 2\n"), ("second\nfirst\n", "first\nsecond\n"), ("rank-1 5%\n", "mAP 5%\n")],
 )
-def test_a_line_that_is_not_printed_fails(shown, printed):
+def test_missing_output_line_fails(shown, printed):
     with pytest.raises(AssertionError, match="is not in"):
         assert_shown(shown, printed)

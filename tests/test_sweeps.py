@@ -43,7 +43,7 @@ def grid(home: Path, text: str = GRID) -> Path:
 # ---- the file
 
 
-def test_a_grid_is_every_row_with_every_combination_and_every_seed(home):
+def test_grid_combines_rows_values_and_seeds(home):
     text = GRID + "worlds: [5, 6]\ngrid: {layers: [[1], [2, 3]]}\ngpus_per_cell: 2"
     parameters = "beta = 0.5\nname = ''\nlayers = (1,)\nseed = 0\nworld = 0"
     notebook = write_notebook(home / "notebooks/12_train.ipynb", parameters=parameters)
@@ -63,7 +63,7 @@ def test_a_grid_is_every_row_with_every_combination_and_every_seed(home):
         ("rows: {a: [", "is not valid YAML"),
         ("rows: {a: {}}\nsedes: [1]", "unknown key 'sedes'; did you mean 'seeds'"),
         ("rows: {a: {}, a: {beta: 0.1}}", "'a' stands twice"),
-        ("rows: {}", "no row, so the grid has no cell"),
+        ("rows: {}", "rows is empty, so the grid has no cell"),
         ("seeds: []", "seeds = []; give a list"),
         ("seeds: 3", "seeds = 3; give a list"),
         ("grid: {}", "grid is empty"),
@@ -73,13 +73,13 @@ def test_a_grid_is_every_row_with_every_combination_and_every_seed(home):
         ("rows: {a: {bta: 1.0}}", "did you mean 'beta'"),
         ("rows: {a: {beta: high}}", "beta = 'high'"),
         ("rows: {a: {beta: 0.1}}\ngrid: {beta: [0.2]}", "'beta' is set by row 'a' and varied"),
-        ("rows: {a: {}, b: {beta: 0.5}}", "rows 'a' and 'b' are the same cell twice"),
-        ("seeds: [1, 1]", "same cell twice"),
+        ("rows: {a: {}, b: {beta: 0.5}}", "rows 'a' and 'b' are the same cell"),
+        ("seeds: [1, 1]", "are the same cell"),
         ("seeds: [1]\ngpus_per_cell: some", "gpus_per_cell = 'some'"),
         ("notebook: 12_trian\nseeds: [1]", "did you mean '12_train'"),
     ],
 )
-def test_a_file_that_cannot_run_is_refused_in_words_that_help(home, capsys, text, words):
+def test_invalid_grid_file_is_refused(home, capsys, text, words):
     with pytest.raises(InputError) as error:
         runs.read_grid(grid(home, text))
     assert words in str(error.value)
@@ -88,7 +88,7 @@ def test_a_file_that_cannot_run_is_refused_in_words_that_help(home, capsys, text
     assert left.value.code == 2 and words in capsys.readouterr().err and not (home / "reports").exists()
 
 
-def test_a_grid_may_name_every_parameter_of_the_experiment(home):
+def test_grid_accepts_every_parameter(home):
     parameters = 'preset: str = "demo"\nclip_checkpoint: str = ""\nmore: dict = {}\nseed: int = 0'
     write_notebook(home / "notebooks/12_train.ipynb", parameters=parameters)
     every = "every: {image_height: 48, clip_checkpoint: null, more: {flip: 0.0}}\nseeds: [1]"
@@ -98,7 +98,7 @@ def test_a_grid_may_name_every_parameter_of_the_experiment(home):
         runs.read_grid(grid(home, every.replace("height", "hight")))
 
 
-def test_a_missing_file_is_named(home):
+def test_missing_grid_file_is_named(home):
     with pytest.raises(InputError, match="none.yaml cannot be read"):
         runs.read_grid(home / "none.yaml")
 
@@ -124,7 +124,7 @@ def pretended(home, monkeypatch):
     return calls
 
 
-def test_the_command_runs_what_is_not_done_and_says_where_the_report_is(home, pretended, capsys):
+def test_csgn_sweep_runs_unfinished_cells(home, pretended, capsys):
     def call(*options):
         with pytest.raises(SystemExit) as left:
             main(["sweep", str(grid(home, GRID + "  # \n")), *options])
@@ -179,7 +179,7 @@ def scored(pretended, monkeypatch):
     monkeypatch.setattr(sweeps, "execute", execute)
 
 
-def test_a_sweep_prints_its_scores_and_its_grid_or_its_folder_leads_to_the_tables(home, scored, capsys, monkeypatch):
+def test_sweep_prints_scores_and_tables_command(home, scored, capsys, monkeypatch):
     path = grid(home)
     with pytest.raises(InputError, match=f"4 of 4 runs of {path} are not done; run csgn sweep {path} first"):
         runs.load_sweep_records(path)
@@ -207,18 +207,18 @@ def test_a_sweep_prints_its_scores_and_its_grid_or_its_folder_leads_to_the_table
     ("options", "words"),
     [
         (["--executor", "dsk"], "executor 'dsk' does not exist"),
-        (["--job", "timeout_min=3"], "--job is for --executor submitit"),
-        (["--address", "tcp://x"], "--address is for --executor dask"),
-        (["--executor", "submitit", "--workers", "2"], "--workers is not for a cluster"),
+        (["--job", "timeout_min=3"], "--job applies to --executor submitit"),
+        (["--address", "tcp://x"], "--address applies to --executor dask"),
+        (["--executor", "submitit", "--workers", "2"], "--workers does not apply to a cluster"),
     ],
 )
-def test_options_that_do_not_fit_each_other_are_refused(home, pretended, capsys, options, words):
+def test_conflicting_options_are_refused(home, pretended, capsys, options, words):
     with pytest.raises(SystemExit) as left:
         main(["sweep", str(grid(home)), *options])
     assert left.value.code == 2 and words in capsys.readouterr().err and not pretended
 
 
-def test_a_second_sweep_over_the_same_cells_is_refused_while_the_first_one_lives(home, monkeypatch, pretended):
+def test_concurrent_sweep_is_refused(home, monkeypatch, pretended):
     inside, go, finish = threading.Event(), threading.Event(), sweeps.execute
 
     def execute(*arguments, **options):
@@ -242,7 +242,7 @@ def test_a_second_sweep_over_the_same_cells_is_refused_while_the_first_one_lives
     assert runs.sweep({"beta": [0.1, 0.2]})["state"].tolist() == ["done", "done"]
 
 
-def test_an_interrupted_sweep_calls_what_it_did_not_come_to_just_that(home, pretended):
+def test_interrupted_sweep_marks_queued_cells(home, pretended):
     def stop(run):
         raise KeyboardInterrupt
 
@@ -263,7 +263,7 @@ def test_an_interrupted_sweep_calls_what_it_did_not_come_to_just_that(home, pret
     assert runs.sweep({"beta": [0.1, 0.2, 0.3]})["state"].tolist() == ["done"] * 3
 
 
-def test_a_full_disk_fails_its_cell_and_costs_at_most_the_report(home, monkeypatch, pretended):
+def test_full_disk_fails_only_its_cell(home, monkeypatch, pretended):
     finish, set_status = sweeps.execute, Run.set_status
 
     def execute(notebook, parameters, run_dir, *arguments, **options):
@@ -285,13 +285,13 @@ def test_a_full_disk_fails_its_cell_and_costs_at_most_the_report(home, monkeypat
     monkeypatch.setattr(words, "write_text", refuse)
     frame = runs.sweep({"beta": [0.1, 0.2, 0.3]})
     assert frame["state"].tolist() == ["done", "failed", "done"] and "No space left" in frame["error"][1]
-    assert "cannot be written (No space left on device); make room" in frame.attrs["report"]
+    assert "cannot be written (No space left on device); free disk space" in frame.attrs["report"]
 
 
 # ---- where cells run
 
 
-def test_cells_that_run_together_have_each_their_own_gpus():
+def test_concurrent_cells_have_separate_gpus():
     together, seen = threading.Barrier(2), []
 
     def look():
@@ -307,7 +307,7 @@ def test_cells_that_run_together_have_each_their_own_gpus():
         executors.local(gpus=["0"], gpus_per_cell=2)
 
 
-def test_the_gpus_reach_the_kernel(home, monkeypatch):
+def test_kernel_sees_reserved_gpus(home, monkeypatch):
     tell = "import os\nfrom csgn_lib import runs\nfrom csgn_lib.records import write_json\n"
     source = tell + "write_json(runs.current('x').path('results.json'), {'gpu': os.environ['CUDA_VISIBLE_DEVICES']})"
     write_notebook(home / "notebooks/12_train.ipynb", source)
@@ -346,7 +346,7 @@ def _killed(cells: dict, pool) -> tuple:
     return victim, frame
 
 
-def test_a_dask_worker_killed_in_a_run_loses_nothing(home):
+def test_killed_dask_worker_loses_nothing(home):
     pytest.importorskip("distributed")
     write_notebook(home / "notebooks/12_train.ipynb", RESUMES)
     victim, frame = _killed({"beta": [0.25, 0.5]}, executors.dask(workers=2))
@@ -354,7 +354,7 @@ def test_a_dask_worker_killed_in_a_run_loses_nothing(home):
     assert [record["epoch"] for record in victim.metrics()] == [1, 2]  # it went on in its folder
 
 
-def test_a_broken_pool_says_died_and_the_next_sweep_goes_on(home):
+def test_broken_pool_is_died_and_sweep_resumes(home):
     write_notebook(home / "notebooks/12_train.ipynb", RESUMES)
     victim, frame = _killed({"beta": [0.25]}, ProcessPoolExecutor(1))
     assert frame["state"].tolist() == ["died"] and "BrokenProcessPool" in frame["error"][0]
@@ -362,7 +362,7 @@ def test_a_broken_pool_says_died_and_the_next_sweep_goes_on(home):
     assert [record["epoch"] for record in victim.metrics()] == [1, 2]
 
 
-def test_each_dask_worker_has_its_own_gpus_as_a_resource():
+def test_dask_workers_have_gpu_resources():
     pytest.importorskip("distributed")
     with executors.dask(gpus=[4, 5], gpus_per_cell=1) as pool:
         assert {f.result() for f in [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(20)]} <= {"4", "5"}
@@ -381,25 +381,25 @@ def test_submitit_runs_cells_as_jobs(home):
         assert waiting.cancel()
         with pytest.raises(CancelledError):
             waiting.result()
-    with pytest.raises(InputError, match="submitit refuses"):
+    with pytest.raises(InputError, match="submitit does not accept"):
         executors.submitit(home / "jobs", cluster="local", timeout_minn=5)
 
 
-def test_without_slurm_no_job_starts_on_this_machine_instead(home, monkeypatch):
+def test_missing_slurm_is_an_error(home, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match="no SLURM here .* leave --executor out"):
+    with pytest.raises(InputError, match="SLURM was not found .* omit --executor"):
         executors.submitit(home / "jobs")
 
 
-def test_a_job_that_was_preempted_is_the_same_call_again():
+def test_preempted_job_is_requeued():
     pytest.importorskip("submitit")
     again = executors._Resumable().checkpoint(int, ("7",), {})
     assert again.result() == 7
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell it")
-def test_a_status_of_a_cell_says_its_memory_while_it_runs(home, monkeypatch):
+def test_status_shows_memory_of_running_cell(home, monkeypatch):
     monkeypatch.setattr(folders, "HEARTBEAT", 0.1)
     notebook = write_notebook(home / "sleeps.ipynb", "import time; time.sleep(600)", parameters=None)
     stop, run = threading.Event(), Run(home / "run")
@@ -414,7 +414,7 @@ def test_a_status_of_a_cell_says_its_memory_while_it_runs(home, monkeypatch):
     assert run.status["memory_mib"] >= running["memory_mib"] > 10
 
 
-def test_the_listing_survives_damage(home):
+def test_listing_survives_damaged_runs(home):
     write_json(home / "reports/runs/a/status.json", json.loads('{"state": "done"}'))
     assert "damaged" in words.listing()[1]
     assert words.ended(Run(home / "reports/runs/a"), "a").startswith("done         a (0:00)")

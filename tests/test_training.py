@@ -1,4 +1,4 @@
-"""Both stages on a tiny world: what is descended, what learns, what is written, and what a restart changes."""
+"""Both stages on a tiny world: losses, trained parameters, written files, and resuming."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def clip_reid_loss(
     return terms
 
 
-def test_beta_zero_without_resnet_and_separate_prompts_is_exactly_clip_reid(people, towers, tmp_path):
+def test_beta_zero_without_resnet_equals_clip_reid(people, towers, tmp_path):
     """The one step of a whole run: stage 1, sampler, pixels, encoder, heads and the sum that is descended."""
     experiment = small(
         mdg="separate", beta=0.0, batch_persons=8, flip=0.0, padding=0, erasing=0.0, stage1_epochs=2, lr_vit=0.0
@@ -161,7 +161,7 @@ def test_beta_zero_without_resnet_and_separate_prompts_is_exactly_clip_reid(peop
     assert {name: record[name] for name in terms_of(record)} == pytest.approx(expected, abs=1e-5)
 
 
-def test_stage_2_terms_equal_the_formula_term_by_term(random_clip):
+def test_stage_2_terms_equal_formulas(random_clip):
     experiment = small(mdg="separate", beta=0.0)
     learner = training.build_learner(experiment, copy.deepcopy(random_clip), None, 5, Stage2Targets())
     assert {name: heads.weight.shape for name, heads in learner.heads.classifiers.items()} == {
@@ -209,7 +209,7 @@ CASES = [  # parameters, terms of stage 1 (None: it is skipped), terms of stage 
 ]  # fmt: skip
 
 
-def test_the_cases_cover_every_variant():
+def test_cases_cover_every_variant():
     for name in ("mdg", "vss", "hsf", "vocabulary_train", "mdg_modality", "sampler", "similarity"):
         values = {getattr(small(**parameters), name) for parameters, _, _ in CASES}
         assert values == set(Experiment.model_fields[name].annotation.__args__), name
@@ -218,7 +218,7 @@ def test_the_cases_cover_every_variant():
 @pytest.mark.parametrize(
     ("parameters", "first", "second"), CASES, ids=[" ".join(map(str, p.values())) for p, *_ in CASES]
 )
-def test_every_variant_trains_what_it_should_and_nothing_else(people, towers, tmp_path, parameters, first, second):
+def test_every_variant_trains_expected_parameters(people, towers, tmp_path, parameters, first, second):
     run = training.fit(small(**parameters), people, tmp_path / "run")
     assert [terms_of(record) for record in records(run, 1)] == ([first] if first else [])
     (record,) = records(run, 2)
@@ -252,7 +252,7 @@ def test_every_variant_trains_what_it_should_and_nothing_else(people, towers, tm
         assert model["join.gate"] != 0
 
 
-def test_a_rate_of_zero_leaves_its_part_as_it_was(people, towers, tmp_path):
+def test_zero_learning_rate_keeps_weights(people, towers, tmp_path):
     run = training.fit(small(vss="steer", lr_vit=0.0, lr_resnet=0.0), people, tmp_path / "run")
     model = load_file(run.path("model.safetensors"))
     for name, value in towers["clip_before"].items():
@@ -263,7 +263,7 @@ def test_a_rate_of_zero_leaves_its_part_as_it_was(people, towers, tmp_path):
     assert model["join.gamma"] != 0  # the heads' rate
 
 
-def test_stage_1_learns_prompts_only(people, random_clip, accelerator):
+def test_stage_1_trains_prompts_only(people, random_clip, accelerator):
     images, heard = open_images(people.train, people.root, (96, 48)), []
     before = {name: value.clone() for name, value in random_clip.state_dict().items()}
     start = training.learn_prompts(small(stage1_epochs=0), random_clip, images, accelerator, heard.append)
@@ -281,7 +281,7 @@ def test_stage_1_learns_prompts_only(people, random_clip, accelerator):
     assert total[2] < total[0]
 
 
-def test_stage_1_reads_gray_images_once_and_unaugmented(people, random_clip, accelerator):
+def test_stage_1_embeds_unaugmented_images_once(people, random_clip, accelerator):
     images = open_images(people.train.head(3), people.root, (96, 48))
     rgb, gray = training.frozen_features(random_clip, images, accelerator)
     pictures = torch.from_numpy(images.pixels).float() / 255
@@ -292,7 +292,7 @@ def test_stage_1_reads_gray_images_once_and_unaugmented(people, random_clip, acc
         torch.testing.assert_close(gray, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_guides_hold_what_the_experiment_names(people, random_clip, accelerator, tmp_path):
+def test_targets_contain_named_subspaces(people, random_clip, accelerator, tmp_path):
     images = open_images(people.train, people.root, (96, 48))
 
     def targets(**parameters: Any) -> Stage2Targets:
@@ -317,7 +317,7 @@ def test_guides_hold_what_the_experiment_names(people, random_clip, accelerator,
     assert lengths == pytest.approx(lengths.mean().expand(8), rel=1e-4)
 
 
-def test_the_head_reads_f_without_what_clothing_phrases_span_and_the_text_loss_all_of_it(random_clip):
+def test_heads_use_f_without_clothing_directions(random_clip):
     basis = vocabulary.clothing_subspace(random_clip, 4)
     clip = copy.deepcopy(random_clip)
     learner = training.build_learner(small(vocabulary_train="head"), clip, None, 8, Stage2Targets(clothing=basis))
@@ -330,7 +330,7 @@ def test_the_head_reads_f_without_what_clothing_phrases_span_and_the_text_loss_a
 # ---------------------------------------------------------------- chance
 
 
-def test_a_seed_decides_every_byte_and_the_callers_chance_is_left_alone(people, tmp_path):
+def test_seed_determines_run_and_global_state_is_kept(people, tmp_path):
     experiment = small(vss="steer", hsf="convex")  # a ResNet from scratch too
     model = {}
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
@@ -350,9 +350,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize(("place", "again"), [((1, 2), 4), ((2, 1), 3), ((2, 2), 2)])
-def test_an_epoch_whose_record_is_written_already_is_recorded_once(
-    people, tmp_path, uninterrupted, place, again, monkeypatch
-):
+def test_epoch_is_recorded_once(people, tmp_path, uninterrupted, place, again, monkeypatch):
     """``report`` comes after a record is written: a run that is killed in it writes that record again."""
     monkeypatch.setattr(checkpoints, "SHARE", math.inf)
     experiment, model, whole = uninterrupted
@@ -384,7 +382,7 @@ def uninterrupted(people, tmp_path_factory) -> tuple[Experiment, bytes, list[dic
     return experiment, run.path("model.safetensors").read_bytes(), run.metrics()
 
 
-def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path):
+def test_finished_run_is_not_trained_again(people, tmp_path):
     run, heard = training.fit(small(vss="steer"), people, tmp_path), []
     model, metrics = run.path("model.safetensors").read_bytes(), run.path("metrics.jsonl").read_bytes()
     assert training.fit(small(vss="steer"), people, tmp_path, report=heard.append) == run
@@ -406,7 +404,7 @@ def test_a_finished_run_is_not_trained_again_and_can_be_loaded(people, tmp_path)
         assert torch.isfinite(encoder(images).descriptor()).all()
 
 
-def test_a_run_records_which_checkpoints_it_starts_from(people, tmp_path):
+def test_run_records_initial_checkpoints(people, tmp_path):
     experiment = small(vss="steer", hsf="none", stage2_epochs=0, resnet_checkpoint="embedded")
     run = training.fit(experiment, people, tmp_path / "run")
     file = backbones.TOWERS / "csgn-tiny-resnet.safetensors"
@@ -418,7 +416,7 @@ def test_a_run_records_which_checkpoints_it_starts_from(people, tmp_path):
     assert json.loads(alone.path("towers.json").read_text())["checkpoints"] == {"clip": None}
 
 
-def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
+def test_missing_or_mismatched_model_is_named(people, tmp_path):
     with pytest.raises(InputError, match="config.json does not exist"):
         training.load_encoder(Run(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="text.safetensors does not exist: stage 1 of this run has not ended"):
@@ -429,13 +427,15 @@ def test_a_model_that_is_not_there_or_does_not_fit_is_named(people, tmp_path):
         training.load_encoder(Run(tmp_path))
     run = training.fit(small(), people, tmp_path)
     run.path("config.json").write_text(small(vss="steer").model_dump_json())
-    words = r"does not fit its config.json: its tensors differ: \d+ missing \(.*; bring both back from one run, or"
+    words = (
+        r"does not fit its config.json: its tensors differ: \d+ missing \(.*; restore both files from the same run, or"
+    )
     with pytest.raises(InputError, match=words) as caught:
         training.load_encoder(run)
     assert len(str(caught.value)) < 400
 
 
-def test_descriptions_of_other_people_or_of_something_else_are_refused(people, random_clip, accelerator, tmp_path):
+def test_foreign_descriptions_are_refused(people, random_clip, accelerator, tmp_path):
     images, run, file = open_images(people.train, people.root, (96, 48)), Run(tmp_path), tmp_path / "text.safetensors"
 
     def targets(**parts: torch.Tensor) -> Stage2Targets:
@@ -449,7 +449,7 @@ def test_descriptions_of_other_people_or_of_something_else_are_refused(people, r
     words = torch.zeros(8, 4, 128)
     assert targets(**both(8, 128)).text.words_rgb is None  # of before words were kept
     assert targets(**both(8, 128), words_rgb=words, words_gray=words.clone()).text.words_gray.shape == (8, 4, 128)
-    cure = "; remove it, and the same command learns the descriptions again"
+    cure = "; remove it; the same command then learns the descriptions again"
     for parts, name in (
         (both(5, 128), "rgb is of shape (5, 128)"),
         (both(16, 128), "rgb is of shape (16, 128)"),
@@ -480,14 +480,14 @@ def raise_stop() -> None:
 # ---------------------------------------------------------------- rates
 
 
-def test_stage_2s_rate_warms_up_from_a_tenth_and_falls_to_a_tenth_at_milestones():
+def test_stage_2_learning_rate_schedule():
     experiment = small(stage2_warmup=2, stage2_milestones=(4, 6), stage2_epochs=8)
     by_hand = {0: 0.1, 0.5: 0.325, 1: 0.55, 1.5: 0.775, 2: 1, 3.9: 1, 4: 0.1, 5.9: 0.1, 6: 0.01, 8: 0.01}
     assert {epoch: stage2.lr_multiplier(experiment, epoch) for epoch in by_hand} == pytest.approx(by_hand)
     assert stage2.lr_multiplier(small(stage2_warmup=0, stage2_milestones=()), 0) == 1
 
 
-def test_stage_1s_rate_warms_up_linearly_and_follows_a_cosine_to_a_millionth():
+def test_stage_1_learning_rate_schedule():
     experiment = small(stage1_lr=0.1, stage1_warmup=2, stage1_epochs=6)
     middle = (0.1 + 1e-6) / 2
     quarter = 1e-6 + (0.1 - 1e-6) * (1 + math.sqrt(0.5)) / 2
@@ -496,7 +496,7 @@ def test_stage_1s_rate_warms_up_linearly_and_follows_a_cosine_to_a_millionth():
     assert stage1.prompt_lr(small(stage1_warmup=9, stage1_lr=0.1), 1) == pytest.approx(0.1 / 9)
 
 
-def test_each_step_is_taken_at_its_rate_and_biases_at_twice(people, tmp_path, monkeypatch):
+def test_steps_use_schedule_and_double_bias_rate(people, tmp_path, monkeypatch):
     taken: list[dict[str, float]] = []
 
     class Watched(torch.optim.Adam):
@@ -529,19 +529,19 @@ def test_each_step_is_taken_at_its_rate_and_biases_at_twice(people, tmp_path, mo
         (dict(lr_heads=1e38, stage2_epochs=2), "became nan.* in epoch [12] of stage 2"),
     ],
 )
-def test_a_loss_that_is_not_finite_names_its_term_and_leaves_no_model(people, tmp_path, parameters, message):
+def test_non_finite_loss_names_term(people, tmp_path, parameters, message):
     with pytest.raises(InputError, match=message):
         training.fit(small(**parameters), people, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_what_a_kill_left_of_a_file_of_tensors_goes_when_it_is_written(tmp_path):
+def test_partial_tensor_files_are_removed(tmp_path):
     (tmp_path / ".model-x1y2.safetensors").write_bytes(b"half")
     save_tensors({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_means_are_over_steps():
+def test_loss_means_are_over_steps():
     terms = LossMeter()
     for value in (1.0, 2.0, 6.0):
         terms.add({"a": torch.tensor(value), "b": torch.tensor(-value)})
@@ -557,7 +557,7 @@ def test_means_are_over_steps():
     assert log == ["loss term b became nan in epoch 7 of stage 2, step 4, with these images: y.png x.png"]
 
 
-def test_counting_a_step_takes_as_few_operations_for_many_terms_as_for_few():
+def test_loss_meter_uses_constant_number_of_kernels():
     """Each is a kernel that a GPU is given one by one, between recorded steps."""
 
     class Counting(TorchDispatchMode):
@@ -575,7 +575,7 @@ def test_counting_a_step_takes_as_few_operations_for_many_terms_as_for_few():
     assert counts[0] == counts[1] <= 10
 
 
-def test_what_each_step_of_stage_1_sees_arrives_in_one_copy_and_whole(monkeypatch):
+def test_stage_1_batches_are_copied_together(monkeypatch):
     person, steps = torch.tensor([4, 4, 0, 2, 0, 2, 2]), [torch.tensor(rows) for rows in ([5, 0, 1], [2, 4, 3], [6])]
     copies, to = [], torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "to", lambda value, *given: copies.append(1) or to(value, *given))
@@ -602,13 +602,13 @@ def test_what_each_step_of_stage_1_sees_arrives_in_one_copy_and_whole(monkeypatc
         (dict(hsf="orthogonal", clothing_rank=8), "needs more training people than that, and .* has 8"),
     ],
 )  # fmt: skip
-def test_contradictions_and_missing_files_are_refused_and_leave_nothing(people, tmp_path, parameters, message):
+def test_contradictions_and_missing_files_are_refused(people, tmp_path, parameters, message):
     with pytest.raises(InputError, match=message):
         training.fit(small(**parameters), people, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_that_an_experiment_needs_are_missed_before_it_begins(people, tmp_path):
+def test_missing_labels_are_found_before_training(people, tmp_path):
     bare = replace(people, train=people.train.assign(clothes=-1))
     for parameters in (dict(clothes_adversarial_weight=0.1), dict(sampler="clothes")):
         with pytest.raises(InputError, match="clothes labels"):
@@ -622,7 +622,7 @@ def test_labels_that_an_experiment_needs_are_missed_before_it_begins(people, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_another_experiment_is_refused_whatever_it_holds_already(people, tmp_path):
+def test_folder_of_another_experiment_is_refused(people, tmp_path):
     run = training.fit(small(mdg="random"), people, tmp_path)
     before = {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()}
     for parameters, name in (
@@ -650,7 +650,7 @@ def test_a_folder_of_another_experiment_is_refused_whatever_it_holds_already(peo
     training.fit(small(mdg="mutual", stage1_epochs=0, stage2_epochs=0), people, tmp_path)
 
 
-def test_what_is_wrong_with_the_data_is_said_before_anything_is_trained(people, tiny_root, tmp_path):
+def test_data_problems_are_reported_before_training(people, tiny_root, tmp_path):
     copied = shutil.copytree(tiny_root, tmp_path / "data")
     data = replace(people, root=copied)
     image = copied / data.query["path"][1]
@@ -673,13 +673,13 @@ def test_what_is_wrong_with_the_data_is_said_before_anything_is_trained(people, 
         training.check(small(), data, images=True)
 
 
-def test_a_benchmarks_folder_without_its_name_is_recognised(tmp_path):
+def test_benchmark_with_other_name_is_recognised(tmp_path):
     root = trees.prcc(tmp_path / "PRCC")
     with pytest.raises(InputError, match="is not the embedded benchmark .*; set benchmark=prcc: "):
         synthetic.benchmark_for(Experiment.from_parameters(root=str(root)))
 
 
-def test_only_training_data_must_be_the_same_afterwards(people, tiny_root, tmp_path):
+def test_only_training_data_must_be_unchanged(people, tiny_root, tmp_path):
     copied = shutil.copytree(tiny_root, tmp_path / "data")
     data = replace(people, root=copied)
     run = training.fit(small(stage1_epochs=0, mdg="random"), data, tmp_path / "run")
@@ -697,14 +697,14 @@ def test_only_training_data_must_be_the_same_afterwards(people, tiny_root, tmp_p
         training.fit(small(stage1_epochs=0, mdg="random"), data, run.dir)
 
 
-def test_a_moved_root_is_named_with_the_old_one(people, tmp_path):
+def test_moved_root_is_named(people, tmp_path):
     training.fit(small(mdg="random", root="/data/"), people, tmp_path / "run")
     training.fit(small(mdg="random", root="/data"), people, tmp_path / "run")
     with pytest.raises(InputError, match="begun with root=/data, and now root=/elsewhere; bring the data back there"):
         training.fit(small(mdg="random", root="/elsewhere"), people, tmp_path / "run")
 
 
-def test_an_epochs_time_is_that_of_all_the_processes_that_trained_it(monkeypatch):
+def test_epoch_time_includes_earlier_processes(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(steps.time, "time", lambda: now[0])
     saved: dict[str, Any] = {}
@@ -729,7 +729,7 @@ def test_an_epochs_time_is_that_of_all_the_processes_that_trained_it(monkeypatch
     assert resumed.seconds == 0.0
 
 
-def test_image_features_report_their_progress(people, random_clip, accelerator, monkeypatch, capsys):
+def test_image_features_report_progress(people, random_clip, accelerator, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LONG", 0.0)
     monkeypatch.setattr(stage1, "CHUNK", 6)
     images = open_images(people.train, people.root, (96, 48))
@@ -744,7 +744,7 @@ def test_image_features_report_their_progress(people, random_clip, accelerator, 
 # ---------------------------------------------------------------- options
 
 
-def test_the_clothes_adversary_is_a_term_of_its_own(people, tmp_path):
+def test_clothes_adversarial_loss_is_separate_term(people, tmp_path):
     plain = training.fit(small(stage1_epochs=0), people, tmp_path / "plain")
     adversarial = training.fit(small(stage1_epochs=0, clothes_adversarial_weight=0.5), people, tmp_path / "cal")
     (one,), (other,) = records(plain, 2), records(adversarial, 2)
@@ -753,7 +753,7 @@ def test_the_clothes_adversary_is_a_term_of_its_own(people, tmp_path):
     assert load_file(plain.path("model.safetensors")).keys() == load_file(adversarial.path("model.safetensors")).keys()
 
 
-def test_the_adversary_learns_clothes_apart_from_the_features(people):
+def test_clothes_classifier_is_trained_separately(people):
     images = open_images(people.train, people.root, SIZE)
     clothes = stage2.ClothesAdversary(16, images, 0.05, random_stream(0, STREAMS["clothes"]), torch.device("cpu"))
     features = torch.randn(24, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -771,7 +771,7 @@ def test_the_adversary_learns_clothes_apart_from_the_features(people):
     assert float(first.detach()) == pytest.approx(2 * float(expected.detach()), rel=1e-6)
 
 
-def test_the_average_of_weights_is_the_naive_one_and_survives_a_stop(people, tmp_path, monkeypatch):
+def test_weight_ema_equals_loop_and_survives_stop(people, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARE", math.inf)
     experiment, seen = small(vss="steer", stage1_epochs=0, stage2_epochs=2, ema=0.7), []
     optimizer_step, build, learners = stage2.optimizer_step, training.build_learner, []
@@ -800,7 +800,7 @@ def test_the_average_of_weights_is_the_naive_one_and_survives_a_stop(people, tmp
     assert all(torch.equal(value, model[name]) for name, value in again.items())
 
 
-def test_gradient_checkpointing_changes_memory_and_nothing_else(people, tmp_path):
+def test_gradient_checkpointing_changes_memory_only(people, tmp_path):
     model = []
     for name, value in (("plain", None), ("recomputed", True)):
         experiment = small(stage1_epochs=0, gradient_checkpointing=value)
@@ -810,7 +810,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(people, tmp_path
     assert training.build_learner(experiment, *training.load_towers(experiment), 8, Stage2Targets()).encoder.recompute
 
 
-def test_precisions_can_follow_each_other_in_one_process(people, tmp_path):
+def test_precision_can_change_between_runs(people, tmp_path):
     for precision in ("bf16", "fp32", "bf16"):
         run = training.fit(small(precision=precision, stage1_epochs=0), people, tmp_path / precision)
     exact, rounded = (load_file(tmp_path / name / "model.safetensors") for name in ("fp32", "bf16"))
@@ -819,7 +819,7 @@ def test_precisions_can_follow_each_other_in_one_process(people, tmp_path):
     assert run.dir == tmp_path / "bf16"
 
 
-def test_each_weight_scales_its_own_terms_alone():
+def test_loss_weights_scale_their_terms_only():
     weights = {
         "id_weight_vit": {"id_z12", "id_f"}, "id_weight_resnet": {"id_c"},
         "triplet_weight": {"triplet_z11", "triplet_z12", "triplet_f", "triplet_c"},
@@ -871,7 +871,7 @@ def whole_loss(learner: training.Learner, images: torch.Tensor, kept: list[int] 
     return triplets + sum(losses.identity_loss(logits, person) for logits in outputs.logits.values())
 
 
-def test_parts_give_the_whole_batchs_loss_and_gradients_and_keep_less():
+def test_batch_parts_give_whole_batch_gradients():
     images = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(3))
     found = {}
     for parts in (1, 4):
@@ -885,7 +885,7 @@ def test_parts_give_the_whole_batchs_loss_and_gradients_and_keep_less():
     assert found[4][2] < 0.3 * found[1][2]
 
 
-def test_batch_norms_note_each_part_once_and_normalise_as_in_the_first_pass():
+def test_batch_norms_update_once_per_part():
     images = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(3))
     learner, twin = learner_of("resnet", 2), learner_of("resnet", 1)
     whole_loss(learner, images).backward()
@@ -904,7 +904,7 @@ def test_batch_norms_note_each_part_once_and_normalise_as_in_the_first_pass():
     assert all(norm.momentum == 0.1 for norm in learner.modules() if isinstance(norm, torch.nn.BatchNorm2d))
 
 
-def test_a_run_in_parts_trains_as_in_one(people, tmp_path):
+def test_run_in_parts_equals_whole(people, tmp_path):
     one, two = (
         training.fit(small(vss="none", batch_parts=parts), people, tmp_path / str(parts)).metrics() for parts in (1, 2)
     )
@@ -916,7 +916,7 @@ def test_a_run_in_parts_trains_as_in_one(people, tmp_path):
         training.fit(small(batch_parts=3), people, tmp_path / "3")
 
 
-def test_a_compiled_run_trains_as_an_eager_one_and_keeps_its_names(people, tmp_path, monkeypatch):
+def test_compiled_run_equals_eager(people, tmp_path, monkeypatch):
     whole, made = torch.compile, []
 
     def captured(function: Any, **options: Any) -> Any:

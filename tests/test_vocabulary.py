@@ -1,4 +1,4 @@
-"""Vocabulary: phrases in plain words, the subspaces they span, and projections on them."""
+"""Vocabulary: phrases, their subspaces, and projections."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def basis_of(rank: int, dim: int = 12, seed: int = 0) -> torch.Tensor:
 # ---------------------------------------------------------------- words
 
 
-def test_clothing_is_garment_by_colour_by_pattern_with_patterns_on_tops_only() -> None:
+def test_clothing_phrases_are_garment_colour_pattern() -> None:
     phrases = vocabulary.clothing_phrases({"upper": ("shirt",), "lower": ("trousers",)}, ("red", "orange"),
                                           ("plain", "striped"), ("person", "man"))  # fmt: skip
     assert [(p.factor, p.text) for p in phrases] == [
@@ -56,7 +56,7 @@ def test_clothing_is_garment_by_colour_by_pattern_with_patterns_on_tops_only() -
     assert phrases[4].captions[0] == "a photo of a person wearing red trousers"
 
 
-def test_person_phrases_are_means_over_outfits_and_hair_over_its_other_factor() -> None:
+def test_person_phrases_are_means_over_outfits() -> None:
     phrases = vocabulary.person_phrases({"stature": ("tall {}",), "legs": ("{} with long legs",)},
                                         {"long": "with long {} hair", "bun": "with {} hair in a bun"},
                                         ("red", "gray"), ("a dress", "a coat"))  # fmt: skip
@@ -72,7 +72,7 @@ def test_person_phrases_are_means_over_outfits_and_hair_over_its_other_factor() 
     assert not any("red" in c for c in by_text[vocabulary.BALD].captions)
 
 
-def test_the_default_vocabulary_is_balanced_plain_english() -> None:
+def test_default_vocabulary_is_balanced() -> None:
     texts = [p.text for p in ENGLISH.clothing + ENGLISH.person]
     assert len(set(texts)) == len(texts)
     wearers = {len(p.captions) for p in ENGLISH.clothing}
@@ -83,7 +83,7 @@ def test_the_default_vocabulary_is_balanced_plain_english() -> None:
     assert all(len(outfits) == len(vocabulary.OUTFITS) for outfits in worn)
 
 
-def test_only_what_the_tokenizer_accepts_is_said() -> None:
+def test_only_accepted_captions_are_used() -> None:
     tower = small_clip(KNOWN)
     known = ENGLISH.understood_by(tower)
     assert {p.text for p in known.clothing} == {"red shirt", "red striped shirt", "blue shirt", "blue striped shirt",
@@ -100,11 +100,11 @@ def test_only_what_the_tokenizer_accepts_is_said() -> None:
         vocabulary.clothing_subspace(tower, 1, Vocabulary(vocabulary.clothing_phrases({"upper": ("blouse",)}), ()))
 
 
-def test_a_full_tokenizer_understands_everything(clip: ClipTower) -> None:
+def test_full_tokenizer_accepts_all_captions(clip: ClipTower) -> None:
     assert ENGLISH.understood_by(clip) == ENGLISH
 
 
-def test_the_embedded_clip_is_asked_about_every_factor_of_its_world() -> None:
+def test_embedded_vocabulary_covers_every_factor() -> None:
     known = ENGLISH.understood_by(load_clip("csgn-tiny", None, (96, 48)))
     assert {p.factor for p in known.clothing} == set(vocabulary.GARMENTS)
     assert {p.factor for p in known.person} == {"stature", "build", "shoulders", "hips", "legs", "limbs", "head",
@@ -116,7 +116,7 @@ def test_the_embedded_clip_is_asked_about_every_factor_of_its_world() -> None:
 # ---------------------------------------------------------------- features
 
 
-def test_phrase_features_equal_a_plain_loop_and_do_not_depend_on_chunks(clip: ClipTower) -> None:
+def test_phrase_features_equal_loop(clip: ClipTower) -> None:
     phrases = vocabulary.clothing_phrases({"upper": ("shirt", "coat")}, ("red", "blue"), ("plain",), ("person", "man"))
     phrases += (Phrase("shared", "x", (phrases[0].captions[0], phrases[3].captions[1], "a hat")),)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_phrase_features_equal_a_plain_loop_and_do_not_depend_on_chunks(clip: Cl
     assert not found.requires_grad
 
 
-def test_no_phrase_left_names_the_cure(clip: ClipTower) -> None:
+def test_empty_vocabulary_names_remedy(clip: ClipTower) -> None:
     with pytest.raises(InputError, match="none of the vocabulary's words"):
         vocabulary.phrase_features(clip, [])
 
@@ -142,7 +142,7 @@ def test_no_phrase_left_names_the_cure(clip: ClipTower) -> None:
 
 
 @pytest.mark.parametrize("centre", [True, False])
-def test_subspace_equals_the_eigenvectors_of_the_scatter(centre: bool) -> None:
+def test_subspace_equals_eigenvectors_of_scatter_matrix(centre: bool) -> None:
     features = torch.randn(30, 9, dtype=torch.float64) * torch.linspace(4, 0.5, 9) + 2
     rows = features.numpy() / np.linalg.norm(features.numpy(), axis=1, keepdims=True)
     rows = rows - rows.mean(axis=0) if centre else rows
@@ -155,14 +155,14 @@ def test_subspace_equals_the_eigenvectors_of_the_scatter(centre: bool) -> None:
         assert basis[basis[:, k].abs().argmax(), k] > 0
 
 
-def test_by_hand_two_phrases_differ_along_one_axis() -> None:
+def test_subspace_by_hand() -> None:
     features = torch.tensor([[3.0, 4.0, 0.0], [30.0, -40.0, 0.0]])  # unit: (.6, .8, 0) and (.6, -.8, 0)
     torch.testing.assert_close(vocabulary.subspace(features, 1), torch.tensor([[0.0], [1.0], [0.0]]))
     uncentred = vocabulary.subspace(features, 2, centre=False)
     torch.testing.assert_close(uncentred.abs(), torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]))
 
 
-def test_subspace_ignores_the_length_of_a_feature() -> None:
+def test_subspace_ignores_feature_norms() -> None:
     features = torch.randn(20, 8, dtype=torch.float64)
     lengths = torch.rand(20, 1, dtype=torch.float64) * 1000 + 0.001
     torch.testing.assert_close(vocabulary.subspace(features * lengths, 3), vocabulary.subspace(features, 3))
@@ -183,13 +183,13 @@ def test_bases_are_orthonormal_and_projections_idempotent(rank: int, rows: int, 
 
 
 @pytest.mark.parametrize("rank", [-1, 3, 400])
-def test_a_rank_that_the_phrases_do_not_span_is_refused(rank: int) -> None:
+def test_too_large_rank_is_refused(rank: int) -> None:
     features = torch.randn(3, 8)  # centred: two directions
     with pytest.raises(InputError, match=f"rank {rank} asked of 3 .* span 2 directions.*person_rank"):
         vocabulary.subspace(features, rank)
 
 
-def test_repeated_phrases_span_nothing_more_and_nan_is_refused() -> None:
+def test_repeated_phrases_add_no_rank() -> None:
     with pytest.raises(InputError, match="span 1 directions"):
         vocabulary.subspace(torch.randn(2, 8).repeat(10, 1), 2)
     with pytest.raises(InputError, match="NaN"):
@@ -207,7 +207,7 @@ def test_clothing_and_person_subspaces_come_from_their_phrases(clip: ClipTower) 
 # ---------------------------------------------------------------- projections
 
 
-def test_projections_equal_a_plain_loop() -> None:
+def test_projections_equal_loop() -> None:
     basis, f = basis_of(3), torch.randn(4, 12, dtype=torch.float64)
     for i in range(4):
         part = sum(float(f[i] @ basis[:, k]) * basis[:, k] for k in range(3))
@@ -229,7 +229,7 @@ def test_energy_is_one_inside_zero_outside_and_finite_at_the_extremes() -> None:
     assert vocabulary.energy(extremes, basis)[0] == 0
 
 
-def test_rank_zero_removes_nothing() -> None:
+def test_rank_zero_has_no_effect() -> None:
     f = torch.randn(3, 12)
     torch.testing.assert_close(vocabulary.remove(f, basis_of(0).float()), f)
     assert vocabulary.penalty(f, basis_of(0).float()) == 0
@@ -242,7 +242,7 @@ def test_no_gradient_flows_along_removed_directions() -> None:
     assert f.grad.abs().max() > 0
 
 
-def test_gradient_descent_on_the_penalty_empties_the_subspace() -> None:
+def test_penalty_gradient_reduces_energy_in_subspace() -> None:
     basis, f = basis_of(3).float(), torch.randn(8, 12, requires_grad=True)
     start = vocabulary.penalty(f, basis).item()
     for _ in range(60):
@@ -251,7 +251,7 @@ def test_gradient_descent_on_the_penalty_empties_the_subspace() -> None:
     assert vocabulary.penalty(f, basis) < 0.01 * start
 
 
-def test_autocast_does_not_coarsen_a_projection() -> None:
+def test_autocast_does_not_round_projection() -> None:
     basis, f = basis_of(4).float(), torch.randn(6, 12) * 30
     with torch.autocast("cpu", dtype=torch.bfloat16):
         left = vocabulary.remove(f, basis)
@@ -259,12 +259,12 @@ def test_autocast_does_not_coarsen_a_projection() -> None:
     torch.testing.assert_close(left, vocabulary.remove(f, basis))
 
 
-def test_a_basis_of_another_clip_is_refused() -> None:
+def test_basis_of_another_clip_is_refused() -> None:
     with pytest.raises(InputError, match="features have 7 dimensions, the basis 12"):
         vocabulary.remove(torch.randn(2, 7), basis_of(2))
 
 
-def test_text_targets_lie_in_the_basis_and_keep_the_spread_between_identities() -> None:
+def test_text_targets_are_in_basis_and_keep_variance() -> None:
     basis, text = basis_of(3), torch.randn(20, 12, dtype=torch.float64) * 2 + 5
     targets = vocabulary.text_targets(text, basis)
     torch.testing.assert_close(vocabulary.energy(targets, basis), torch.ones(20, dtype=torch.float64))
@@ -274,12 +274,12 @@ def test_text_targets_lie_in_the_basis_and_keep_the_spread_between_identities() 
     torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))  # one factor for all
 
 
-def test_text_targets_of_equal_texts_stay_finite() -> None:
+def test_text_targets_of_equal_texts_are_finite() -> None:
     targets = vocabulary.text_targets(torch.ones(5, 12), basis_of(3).float())
     assert torch.isfinite(targets).all()
 
 
-def test_the_bases_of_all_ranks_are_the_columns_of_one(random_clip):
+def test_bases_of_smaller_ranks_are_column_prefixes(random_clip):
     words = retrieval.Vocabularies(random_clip)
     for kind in words.features:
         whole = words.basis(kind)

@@ -1,4 +1,4 @@
-"""The visual encoder's variants, its descriptor and its heads, on random towers of the embedded size."""
+"""The visual encoder's variants, descriptor and heads, on random networks of the embedded size."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def random_embeddings(count: int = 5) -> Embeddings:
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("variant", ["steer", "two_vits", "none"])
-def test_recomputing_blocks_gives_the_same_gradients_to_the_bit_and_keeps_less(encoder, images, variant, bf16):
+def test_recomputation_gives_identical_gradients(encoder, images, variant, bf16):
     gradients, kept = [], []
     for recompute in (False, True):
         model, saved = encoder(variant).train(), [0]
@@ -81,7 +81,7 @@ def test_recomputing_blocks_gives_the_same_gradients_to_the_bit_and_keeps_less(e
 
 
 @pytest.mark.parametrize("variant", registry.names("vss"))
-def test_each_variant_gives_its_parts_in_float32(encoder, images, variant):
+def test_every_variant_returns_float32_parts(encoder, images, variant):
     model = encoder(variant)
     with torch.no_grad():
         parts = model(images).parts()
@@ -94,7 +94,7 @@ def test_each_variant_gives_its_parts_in_float32(encoder, images, variant):
         assert value.std(dim=0).max() > 0  # images differ
 
 
-def test_none_is_clips_own_image_embedding(encoder, towers, images):
+def test_vss_none_equals_clip_image_embedding(encoder, towers, images):
     clip, _ = towers
     with torch.no_grad():
         ours, theirs = encoder("none")(images), clip.model.encode_image((images.float() / 255 - clip.mean) / clip.std)
@@ -103,7 +103,7 @@ def test_none_is_clips_own_image_embedding(encoder, towers, images):
 
 
 @pytest.mark.parametrize("variant", ["steer", "cross_attention", "concat", "two_vits"])
-def test_training_begins_exactly_at_the_vit_alone(encoder, images, variant):
+def test_initial_output_equals_vit_alone(encoder, images, variant):
     with torch.no_grad():
         joined, alone = encoder(variant)(images), encoder("none")(images)
     close = 1e-5 if variant == "cross_attention" else 0.0  # whose ViT computes the last block's patches too
@@ -111,7 +111,7 @@ def test_training_begins_exactly_at_the_vit_alone(encoder, images, variant):
         torch.testing.assert_close(getattr(joined, name), getattr(alone, name), rtol=close, atol=close)
 
 
-def test_steering_adds_gamma_times_the_projected_resnet(encoder, images):
+def test_steer_adds_gated_projection(encoder, images):
     model = encoder("steer")
     with torch.no_grad():
         model.join.gamma.fill_(0.3)
@@ -123,7 +123,7 @@ def test_steering_adds_gamma_times_the_projected_resnet(encoder, images):
     assert not torch.allclose(out.f, zp, atol=1e-3)
 
 
-def test_a_second_vit_starts_as_the_first_and_learns_apart_from_it(encoder, images):
+def test_second_vit_starts_equal_and_is_trained_separately(encoder, images):
     model = encoder("two_vits")
     out = model(images)
     assert torch.equal(out.c, out.f) and model.resnet is None
@@ -132,7 +132,7 @@ def test_a_second_vit_starts_as_the_first_and_learns_apart_from_it(encoder, imag
     assert model.second_vit.conv1.weight.grad.abs().max() > 0
 
 
-def test_cross_attention_equals_a_loop_over_heads_and_queries(encoder, images):
+def test_cross_attention_equals_loop(encoder, images):
     from csgn_lib.backbones import vit_features
 
     model = encoder("cross_attention", seed=4)
@@ -153,7 +153,7 @@ def test_cross_attention_equals_a_loop_over_heads_and_queries(encoder, images):
             torch.testing.assert_close(model(images[:2]).f[i], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gamma_learns_first_then_the_projection_and_the_resnet(encoder, images):
+def test_gamma_receives_gradient_first(encoder, images):
     model = encoder("steer")
 
     def gradients() -> list[float]:
@@ -172,7 +172,7 @@ def test_gamma_learns_first_then_the_projection_and_the_resnet(encoder, images):
     assert all(value > 0 for value in gradients())
 
 
-def test_every_parameter_learns_once_the_gates_are_open(encoder, images):
+def test_every_parameter_has_gradient_with_open_gates(encoder, images):
     for variant in registry.names("vss"):
         model = encoder(variant).train()
         for gate in ("gamma", "gate"):
@@ -187,7 +187,7 @@ def test_every_parameter_learns_once_the_gates_are_open(encoder, images):
             assert not value.requires_grad or (value.grad is not None and value.grad.isfinite().all()), (variant, name)
 
 
-def test_initial_weights_come_from_the_generator_alone(encoder):
+def test_initial_weights_depend_on_generator_only(encoder):
     torch.manual_seed(1)
     first = encoder("steer", seed=7).join.projection.weight
     torch.manual_seed(2)
@@ -198,7 +198,7 @@ def test_initial_weights_come_from_the_generator_alone(encoder):
 
 
 @pytest.mark.parametrize("variant", registry.names("vss"))
-def test_weights_have_clean_names_and_survive_safetensors(encoder, images, variant, tmp_path):
+def test_weights_survive_safetensors(encoder, images, variant, tmp_path):
     model = encoder(variant)
     state = model.state_dict()
     assert {name.split(".")[0] for name in state} <= {"vit", "vit_mean", "vit_std", "second_vit", "resnet", "join"}
@@ -213,7 +213,7 @@ def test_weights_have_clean_names_and_survive_safetensors(encoder, images, varia
 
 
 @pytest.mark.parametrize("variant", registry.names("vss"))
-def test_bf16_autocast_is_finite_close_and_leaves_float32(encoder, images, variant):
+def test_bf16_autocast_is_close_and_returns_float32(encoder, images, variant):
     model = encoder(variant)
     heads = Heads(model.widths, 3, torch.Generator().manual_seed(0))
     exact = model(images).descriptor()
@@ -228,7 +228,7 @@ def test_bf16_autocast_is_finite_close_and_leaves_float32(encoder, images, varia
     assert F.cosine_similarity(exact, embeddings.descriptor()).min() > 0.99
 
 
-def test_bad_variants_are_refused(towers):
+def test_invalid_variants_are_refused(towers):
     clip, resnet = towers
     generator = torch.Generator()
     with pytest.raises(InputError, match="unknown vss 'steering'; one of steer"):
@@ -242,7 +242,7 @@ def test_bad_variants_are_refused(towers):
 # --- the descriptor -----------------------------------------------------------------------------
 
 
-def test_the_descriptor_equals_a_loop_and_every_part_has_length_one():
+def test_descriptor_equals_loop_with_unit_parts():
     embeddings = random_embeddings()
     descriptor = embeddings.descriptor()
     for i, row in enumerate(descriptor):
@@ -252,7 +252,7 @@ def test_the_descriptor_equals_a_loop_and_every_part_has_length_one():
     torch.testing.assert_close(descriptor.square().sum(1), torch.full((5,), 3.0))
 
 
-def test_parts_of_the_descriptor_can_be_chosen_and_words_taken_out_of_f():
+def test_descriptor_parts_and_f_map():
     embeddings = random_embeddings()
     basis = torch.linalg.qr(torch.randn(128, 4, generator=torch.Generator().manual_seed(0))).Q
     mapped = embeddings.descriptor(parts=("f", "c"), f_map=lambda f: f - f @ basis @ basis.T)
@@ -268,7 +268,7 @@ def test_parts_of_the_descriptor_can_be_chosen_and_words_taken_out_of_f():
         Embeddings(None, None, None, embeddings.c).descriptor(f_map=lambda f: f)
 
 
-def test_batches_of_embeddings_are_joined_in_order():
+def test_embeddings_are_concatenated_in_order():
     embeddings = random_embeddings(4)
     halves = [
         Embeddings(embeddings.z11[rows], embeddings.z12[rows], embeddings.f[rows], None)
@@ -281,7 +281,7 @@ def test_batches_of_embeddings_are_joined_in_order():
 # --- heads and groups ---------------------------------------------------------------------------
 
 
-def test_heads_are_batch_norm_without_bias_then_a_classifier_without_bias():
+def test_heads_are_bnneck_and_classifier():
     embeddings = random_embeddings(8)
     heads = Heads(WIDTHS, 5, torch.Generator().manual_seed(0))
     out = heads(embeddings)
@@ -295,7 +295,7 @@ def test_heads_are_batch_norm_without_bias_then_a_classifier_without_bias():
         assert out.triplet[name] is x  # before the neck
 
 
-def test_heads_read_f_through_the_map():
+def test_heads_apply_f_map():
     embeddings = random_embeddings(8)
     heads = Heads(WIDTHS, 5, torch.Generator().manual_seed(0))
     plain, mapped = heads(embeddings), heads(embeddings, f_map=lambda f: f[:, torch.arange(127, -1, -1)])
@@ -304,7 +304,7 @@ def test_heads_read_f_through_the_map():
 
 
 @pytest.mark.parametrize("variant", registry.names("vss"))
-def test_groups_hold_every_trainable_parameter_once_at_its_rate(encoder, variant):
+def test_parameter_groups_cover_every_parameter_once(encoder, variant):
     model = encoder(variant)
     heads = Heads(model.widths, 5, torch.Generator().manual_seed(0))
     experiment = Experiment.from_parameters(lr_vit=1e-5, lr_resnet=2e-4, lr_heads=3e-3, weight_decay=0.01)

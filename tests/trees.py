@@ -1,4 +1,4 @@
-"""Small benchmarks on disk, in every layout, of tiny generated images: what the tests read.
+"""Small benchmarks on disk in every layout, with tiny generated images, for the tests.
 
 Each function writes below ``root`` and returns it. People are few; every layout contains the quirks that
 its release is known for. With ``decodable=False`` the files are empty: the index never opens them.

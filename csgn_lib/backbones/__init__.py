@@ -1,9 +1,9 @@
-"""The towers: open_clip's CLIP and timm's ResNet, and the one room that knows their insides.
+"""Pretrained networks ("towers"): open_clip's CLIP and timm's ResNet. Only this package depends on their internals.
 
-Everything else sees three calls: image features as CLIP-ReID reads them, text features of strings,
-and text features of prompts whose word embeddings are learned. Images are RGB in [0, 1]; each tower
-normalises for itself, since CLIP and ImageNet disagree on mean and deviation. `attention` lets a tower be looked
-into for maps, unchanged.
+The rest of the library uses three methods: image features at the two depths that CLIP-ReID uses, text features of
+strings, and text features of prompts with learned word embeddings. Images are RGB in [0, 1]; each network normalises
+them itself, because CLIP and ImageNet use different means and deviations. `attention` gives access to attention weights
+without changing the network.
 """
 
 from csgn_lib.backbones.attention import attention_weights, last_norm, vit_grid, vit_layers
@@ -17,4 +17,5 @@ from csgn_lib.backbones.clip import (
     tiny_words,
     vit_features,
 )
+from csgn_lib.backbones.prefixes import PromptPrefix
 from csgn_lib.backbones.resnet import RESNET_FILES, ResNetFeatures, ResNetTower, load_resnet

@@ -1,4 +1,4 @@
-"""Inside a ViT that is only looked at: its grid, its layers, and the attention of each block."""
+"""Read access to a ViT: its patch grid, its layers, and the attention weights of each block."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Vit = VisionTransformer | TimmModel
 
 
 def vit_grid(visual: Vit) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Image size (H, W) in pixels and patch grid (rows, columns) that a ViT is set to."""
+    """Image size (H, W) in pixels and patch grid (rows, columns) of a ViT."""
     patches = visual.trunk.patch_embed if isinstance(visual, TimmModel) else None
     size, grid = (visual.image_size, visual.grid_size) if patches is None else (patches.img_size, patches.grid_size)
     return tuple(size), tuple(grid)
 
 
 def last_norm(visual: Vit) -> nn.Module:
-    """The last block's first LayerNorm, (B, 1 + N, W): the last place where patches still reach the class token."""
+    """The last block's first LayerNorm, (B, 1 + N, W): the last layer whose patch tokens affect the class token."""
     block = _blocks(visual)[-1]
     return block.norm1 if isinstance(visual, TimmModel) else block.ln_1
 
 
 def vit_layers(visual: Vit) -> list[list[nn.Parameter]]:
-    """A ViT's parameters in layers from pixels to feature: embeddings, each block, what follows the blocks."""
+    """A ViT's parameters by layer, from pixels to feature: embeddings, each block, layers after the blocks."""
     blocks = [list(block.parameters()) for block in _blocks(visual)]
     inside = {id(value) for block in blocks for value in block}
     top = (visual.trunk.norm, visual.trunk.head) if isinstance(visual, TimmModel) else (visual.ln_post,)
@@ -41,10 +41,10 @@ def vit_layers(visual: Vit) -> list[list[nn.Parameter]]:
 
 @contextmanager
 def attention_weights(visual: Vit) -> Iterator[list[Tensor]]:
-    """While open, every forward pass appends each block's attention (B, heads, 1 + N, 1 + N), first block first.
+    """Context manager: forward passes append the attention of each block (B, heads, 1 + N, 1 + N), first block first.
 
-    Rows are what asks and sum to one; token 0 is the class token. In a pass without ``tokens`` the last block's class
-    token alone asks: (B, heads, 1, 1 + N). What the ViT computes stays the same, up to rounding.
+    Rows are queries and sum to one; token 0 is the class token. In a pass without ``tokens``, the last block has the
+    class token as its only query: (B, heads, 1, 1 + N). The output of the ViT does not change, up to rounding.
 
     Raises:
         InputError: blocks whose attention is neither torch's nor timm's, and cannot be read.
@@ -61,7 +61,7 @@ def attention_weights(visual: Vit) -> Iterator[list[Tensor]]:
                 handles = _read_torch(attention, found)
             else:
                 stack.callback(setattr, attention, "fused_attn", attention.fused_attn)
-                attention.fused_attn = False  # the fused kernel never holds the weights
+                attention.fused_attn = False  # the fused kernel does not return the weights
                 handles = [attention.attn_drop.register_forward_pre_hook(lambda _, given: found.append(given[0]))]
             for handle in handles:
                 stack.callback(handle.remove)

@@ -1,4 +1,4 @@
-"""Weights on disk: read without running code, named before they are fetched, and told apart by their hash."""
+"""Checkpoint files: read without executing code, announced before a download, and identified by their hash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub  # brought by open_clip and timm, which both fetch and keep their files through it
+import huggingface_hub  # a dependency of open_clip and timm, which both download through it
 import numpy as np
 import open_clip
 import torch
@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from csgn_lib.records import InputError
 
 TOWERS = Path(__file__).parent / "weights"
-EMBEDDED = ("embedded", "embedded-1")  # the second: other pairs, other chance, the same recipe
-BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's state dicts hold too
+EMBEDDED = ("embedded", "embedded-1")  # the second pair: same recipe, another seed
+BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # scalars in OpenAI's state dicts
 HOLDERS = (
     "state_dict",
     "model_state_dict",
     "model",
     "net",
     "network",
-)  # where trainers keep weights
-PREFIXES = ("module.", "model.", "net.")  # what wrappers put before every name
-PLAIN = [  # values beside weights whose loading runs nothing
+)  # keys under which training code stores weights
+PREFIXES = ("module.", "model.", "net.")  # prefixes that wrappers add to every name
+PLAIN = [  # harmless types that are stored beside weights
     argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType,
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
@@ -37,24 +37,23 @@ PLAIN = [  # values beside weights whose loading runs nothing
 
 
 class NoWeights(ValueError):
-    """A file that holds no usable weights. ``args``: what it is, and the cure."""
+    """A file without usable weights. ``args``: what it is, and the remedy."""
 
 
 class Misfit(ValueError):
-    """Tensors of another model, or of another size of it."""
+    """Tensors of another model, or of another size of the same model."""
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name: safetensors, or a pickle that ``weights_only`` accepts.
 
-    What trainers put around them is removed: a dict that holds them under a name such as ``state_dict`` or ``model``
-    (beside counters, optimizers, an argparse.Namespace), and the prefixes of wrappers (``module.``, ``_orig_mod.``,
-    ``model.``, ``backbone.``).
+    Tensors are also found under a key such as ``state_dict`` or ``model`` (beside counters, optimizers, an
+    argparse.Namespace). Prefixes of wrappers are removed (``module.``, ``_orig_mod.``, ``model.``, ``backbone.``).
 
     Raises:
         NoWeights: the file is something else, such as a web page, or holds NaN.
-        Exception: whatever safetensors and torch raise for a file that cannot be read; ``diagnosis`` says each in one
-            line.
+        Exception: any exception of safetensors and torch for a file that cannot be read; ``diagnosis`` summarises it in
+            one line.
     """
     weights = _unwrapped(_load(Path(file)))
     for name, value in weights.items():
@@ -64,7 +63,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 
 
 def is_openai(weights: dict[str, Tensor]) -> bool:
-    """Whether a state dict has the three numbers that OpenAI's hold beside the tensors."""
+    """Whether a state dict has the three scalars that OpenAI's checkpoints contain."""
     return set(BESIDE_WEIGHTS) <= set(weights)
 
 
@@ -81,13 +80,13 @@ def _load(file: Path) -> Any:
     pickled = head.startswith((b"PK", b"\x80"))
     if head[8:9] == b"{" or (file.suffix == ".safetensors" and not pickled):  # a length of 8 bytes, then JSON
         return load_file(file)
-    # an open file: given its path, torch would choose the format by the name
+    # an open file: from a path, torch would infer the format by the suffix
     with torch.serialization.safe_globals(PLAIN), file.open("rb") as opened:
         return torch.load(opened, map_location="cpu", weights_only=True)
 
 
 def _unwrapped(held: Any) -> dict[str, Tensor]:
-    """The state dict inside what was saved, without the prefixes of wrappers."""
+    """The state dict in a saved object, without the prefixes of wrappers."""
     while isinstance(held, dict) and not _is_state(held):
         inner = {key: value for key, value in held.items() if isinstance(value, dict) and value}
         key = next((key for key in HOLDERS if key in inner), None)
@@ -102,7 +101,7 @@ def _unwrapped(held: Any) -> dict[str, Tensor]:
     weights = {name.replace("_orig_mod.", ""): value for name, value in held.items()}
     while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in weights)), None):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    if any(name.startswith("backbone.") for name in weights):  # what is beside it is not the tower's
+    if any(name.startswith("backbone.") for name in weights):  # other entries do not belong to this network
         inside = {name: value for name, value in weights.items() if name.startswith("backbone.")}
         return {name.removeprefix("backbone."): value for name, value in inside.items()}
     return weights
@@ -117,7 +116,7 @@ def _is_state(held: Any) -> bool:
 
 
 def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load every tensor of a module; one number may be a scalar or a row.
+    """Load every tensor of a module; a tensor of one element may have shape () or (1,).
 
     Raises:
         Misfit: some are missing, unexpected or of another shape: how many of each, and up to three of them by name.
@@ -145,10 +144,10 @@ def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def diagnosis(error: Exception, parameter: str) -> tuple[str, str]:
-    """Why a checkpoint could not be had or read, and the cure, in a short line each.
+    """Why a checkpoint could not be fetched or read, and the remedy: one short line each.
 
     Args:
-        parameter: the one that says which model the checkpoint is of.
+        parameter: the parameter that names the checkpoint's model.
     """
     if "TorchScript" in str(error):
         return (
@@ -173,13 +172,13 @@ def _some(names: list[str], shown: int) -> str:
 
 
 def _short(text: str, length: int) -> str:
-    """In one line of at most ``length`` characters."""
+    """One line of at most ``length`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
 def fetch_clip(model: str, tag: str, clip: nn.Module) -> Path:
-    """The file of an open_clip tag, downloaded by open_clip if it is not kept yet; one line says so before."""
+    """The file of an open_clip tag. open_clip downloads it if it is not cached; a line announces the download."""
     cfg = open_clip.get_pretrained_cfg(model, tag)
     repository, _, name = cfg.get("hf_hub", "").rpartition("/")
     name = name or "open_clip_pytorch_model.bin"
@@ -191,20 +190,20 @@ def fetch_clip(model: str, tag: str, clip: nn.Module) -> Path:
 
 
 def timm_file(cfg: dict[str, Any]) -> Path | None:
-    """Where timm keeps the weights of a pretrained_cfg; None if it has not fetched them yet."""
+    """Path of the cached weights of a timm pretrained_cfg; None if they are not downloaded yet."""
     repository, _, _ = (cfg.get("hf_hub_id") or "").partition("@")
     names = (cfg.get("hf_hub_filename") or "model.safetensors", "pytorch_model.bin")
     return kept_file(repository, names, cfg.get("url"), _torch_folder())
 
 
 def announce_timm(model: str, cfg: dict[str, Any], net: nn.Module) -> None:
-    """One line before timm downloads, unless its file is kept already."""
+    """Print one line before timm downloads weights, unless they are cached."""
     if (cfg.get("hf_hub_id") or cfg.get("url")) and timm_file(cfg) is None:
         announce(f"{model} {cfg.get('tag') or ''}".strip(), net, cfg.get("hf_hub_id"), cfg.get("url"), _torch_folder())
 
 
 def kept_file(repository: str, names: tuple[str, ...], url: str | None, url_folder: Path) -> Path | None:
-    """A file that was fetched before: of a Hugging Face repository if there is one, else of a URL."""
+    """A cached file: of a Hugging Face repository if there is one, else of a URL."""
     if not repository:
         file = url_folder / url.rpartition("/")[2] if url else None
         return file if file is not None and file.is_file() else None
@@ -213,7 +212,7 @@ def kept_file(repository: str, names: tuple[str, ...], url: str | None, url_fold
 
 
 def announce(what: str, model: nn.Module, repository: str | None, url: str | None, url_folder: Path) -> None:
-    """Say on standard error what is about to be fetched, from where, how big it is, and where it will be kept."""
+    """Announce a download on standard error: name, source, size and target folder."""
     source = f"huggingface.co/{repository}" if repository else url
     folder = huggingface_hub.constants.HF_HUB_CACHE if repository else url_folder
     megabytes = sum(value.numel() for value in model.parameters()) * 4 / 1e6
@@ -226,7 +225,7 @@ def _torch_folder() -> Path:
 
 
 def embedded(model: str, checkpoint: str | None, files: dict[str, str], kind: str) -> str | None:
-    """A checkpoint as given, or the file that a word of EMBEDDED means. Raises InputError if it means none."""
+    """A checkpoint as given, or the file of a name in EMBEDDED. Raises InputError if the model has no such file."""
     if checkpoint not in EMBEDDED:
         return checkpoint
     if model not in files:

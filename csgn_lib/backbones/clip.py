@@ -1,4 +1,4 @@
-"""open_clip's CLIP, read as CLIP-ReID reads it: two depths of the ViT, and prompts with learned words."""
+"""open_clip's CLIP with the outputs that CLIP-ReID uses: two depths of the ViT, and learned prompts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from csgn_lib.backbones import checkpoints
+from csgn_lib.backbones import checkpoints, prefixes
 from csgn_lib.records import InputError
 
 MIN_STRIDE = 8  # pixels: half a patch of ViT-B/16
@@ -32,11 +32,11 @@ open_clip.add_model_config(checkpoints.TOWERS / "csgn-tiny.json")
 
 @dataclass(frozen=True)
 class VitFeatures:
-    """What a ViT says of B images, as CLIP-ReID reads it [C].
+    """Outputs of a ViT for B images, at the depths that CLIP-ReID uses [C].
 
     z11 (B, W): class token after the last but one block. z12 (B, W): class token after the last
     block and its LayerNorm. zp (B, P): z12 projected into the space shared with text.
-    tokens (B, L, W): patch tokens after the last block and its LayerNorm, row by row; None where not asked for.
+    tokens (B, L, W): patch tokens after the last block and its LayerNorm, row by row; None unless requested.
     """
 
     z11: Tensor
@@ -46,11 +46,11 @@ class VitFeatures:
 
 
 class CompactTokenizer:
-    """open_clip's byte-pair tokenizer, its ids renumbered to the few that a small world uses.
+    """open_clip's byte-pair tokenizer, its ids renumbered to those that the small CLIP uses.
 
-    The full table has 49,408 rows; at width 128 that alone would be 25 MB, twice what both embedded
-    towers may weigh, and nearly all rows would never be trained. Order is kept, so padding stays 0
-    and end-of-text stays the highest id, which is where open_clip reads the text feature.
+    The full embedding table has 49,408 rows; at width 128 it would take 25 MB, twice the limit for both embedded
+    networks, and most rows would never be trained. The order of ids is kept, so padding stays 0 and end-of-text stays
+    the highest id, whose position open_clip uses for the text feature.
     """
 
     def __init__(self, words: Sequence[str], context_length: int) -> None:
@@ -62,14 +62,16 @@ class CompactTokenizer:
         self.ids = {old: new for new, old in enumerate(sorted(kept))}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(N, context_length) int64. Raises InputError naming a word that the small CLIP never read."""
+        """(N, context_length) int64. Raises InputError naming a word that the small CLIP was not trained on."""
         return torch.tensor([[self.ids[int(i)] for i in self._known(text)] for text in texts])
 
     def _known(self, text: str) -> list[int]:
         tokens = self.tokenizer.encode(text)
         unknown = [self.tokenizer.decode([i]).strip() for i in tokens if i not in self.ids]
         if unknown:
-            raise InputError(f"the small CLIP never read {', '.join(map(repr, unknown))} (in {text!r}); use its words")
+            raise InputError(
+                f"the small CLIP does not know {', '.join(map(repr, unknown))} (in {text!r}); use its words"
+            )
         if len(tokens) + 2 > self.context_length:
             raise InputError(f"{text!r} has {len(tokens) + 2} tokens, more than {self.context_length}; shorten it")
         tokens = [self.tokenizer.sot_token_id, *tokens, self.tokenizer.eot_token_id]
@@ -83,13 +85,13 @@ def tiny_words() -> tuple[str, ...]:
 
 
 def _attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Plain attention on the CPU: its backward is three times as fast as the fused one's there (torch 2.14)."""
+    """Plain attention on the CPU, where its backward pass is three times as fast as the fused one (torch 2.14)."""
     plain = device.type == "cpu" and torch.is_grad_enabled()
     return sdpa_kernel([SDPBackend.MATH]) if plain else contextlib.nullcontext()
 
 
 class ClipTower(nn.Module):
-    """A CLIP, read as CLIP-ReID reads it: two depths of the ViT, and prompts with learned words.
+    """A CLIP with the outputs that CLIP-ReID uses: two depths of the ViT, and prompts with learned word embeddings.
 
     Args:
         model: an open_clip model with a ViT of class token pooling, open_clip's own or EVA's.
@@ -98,7 +100,7 @@ class ClipTower(nn.Module):
         checkpoint: the file that the weights came from; None for random weights.
 
     Raises:
-        InputError: the visual tower is neither ViT, or pools otherwise.
+        InputError: the image encoder is not a supported ViT, or pools in another way.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class ClipTower(nn.Module):
         self.checkpoint = checkpoint
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.text = getattr(model, "text", None) or model  # CustomTextCLIP keeps its text tower apart
+        self.text = getattr(model, "text", None) or model  # CustomTextCLIP has a separate text module
         self.width = int(visual.conv1.out_channels if own else visual.trunk.embed_dim)
         self.embed_dim = int(visual.proj.shape[1] if own else visual.trunk.head.out_features)
         self.text_width = int(self.text.token_embedding.weight.shape[1])
@@ -138,21 +140,21 @@ class ClipTower(nn.Module):
         return self.model.logit_scale
 
     def visual_features(self, images: Tensor, tokens: bool = False) -> VitFeatures:
-        """Images (B, 3, H, W), RGB in [0, 1], at the size the tower was built for, to VitFeatures."""
+        """Images (B, 3, H, W), RGB in [0, 1], of the size that the network was built for, to VitFeatures."""
         return vit_features(self.visual, (images - self.mean) / self.std, tokens=tokens)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """(N, context_length) int64 token ids, on the tower's device."""
+        """(N, context_length) int64 token ids, on the model's device."""
         return self.tokenizer(list(texts)).to(self.text.token_embedding.weight.device)
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Token ids (N, L) to word embeddings (N, L, text_width), positions not yet added."""
+        """Token ids (N, L) to word embeddings (N, L, text_width), without position embeddings."""
         return self.text.token_embedding(tokens)
 
     def whole_words(self) -> tuple[list[str], Tensor]:
-        """Every token that is a word of letters, whole, and its embedding: V words and (V, text_width).
+        """All tokens that are complete words of letters, and their embeddings: V words and (V, text_width).
 
-        Raises InputError for a tokenizer that is not CLIP's byte pairs: its tokens do not tell where a word ends.
+        Raises InputError for a tokenizer that is not CLIP's byte pairs: its tokens do not mark the end of a word.
         """
         pairs = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # the small CLIP's wraps open_clip's
         if not isinstance(pairs, open_clip.SimpleTokenizer):
@@ -169,24 +171,47 @@ class ClipTower(nn.Module):
         return self.token_features(self.tokenize(texts))
 
     def token_features(self, tokens: Tensor) -> Tensor:
-        """Token ids (N, L) to features (N, P). The text tower is causal, so what follows the last end-of-text cannot
-        matter and is cut off: same numbers, a fraction of the time."""
+        """Token ids (N, L) to features (N, P). The text encoder is causal, so tokens after the last end-of-text have
+        no influence; they are cut off, which gives the same features faster."""
         end = tokens.argmax(dim=-1)
         return self.prompt_features(self.embed_tokens(tokens[:, : int(end.max()) + 1]), end)
 
     def prompt_features(self, embeddings: Tensor, end: Tensor) -> Tensor:
-        """Word embeddings (N, L, text_width) to features (N, P), read at end-of-text: ``end`` (N,) is where it is."""
+        """Word embeddings (N, L, text_width) to features (N, P) at end-of-text, whose positions are ``end`` (N,)."""
         length = embeddings.shape[1]
         x = embeddings + self.text.positional_embedding[:length]
         with _attention(x.device):
             x = self.text.transformer(x, attn_mask=self.text.attn_mask[:length, :length])
-        x = self.text.ln_final(x)[torch.arange(len(x), device=x.device), end]
-        projection = self.text.text_projection
+        return self._projected(x[torch.arange(len(x), device=x.device), end])
+
+    def prompt_prefix(self, embeddings: Tensor, lengths: Sequence[int], size: int) -> prefixes.PromptPrefix | None:
+        """What M prompts (M, L, text_width) begin with, ``lengths`` tokens of each; ``size`` tokens follow.
+
+        None for a tower whose blocks are not open_clip's own, or one that reads prompts in its own way.
+        """
+        own = type(self).prompt_features is ClipTower.prompt_features
+        if not own or not prefixes.has_plain_blocks(self.text.transformer):
+            return None
+        x = embeddings + self.text.positional_embedding[: embeddings.shape[1]]
+        return prefixes.PromptPrefix.of(self.text.transformer, x, lengths, size)
+
+    def continued_features(self, embeddings: Tensor, prefix: prefixes.PromptPrefix) -> Tensor:
+        """Features (M, Y, P) of Y prompts on each of M beginnings, read at their last token.
+
+        embeddings (M, Y, S, text_width): the words that follow the beginnings.
+        """
+        x = embeddings + self.text.positional_embedding[prefix.positions][:, None]
+        with _attention(x.device):
+            x = prefixes.last_after_prefix(self.text.transformer, x.flatten(0, 1), prefix)
+        return self._projected(x).unflatten(0, embeddings.shape[:2])
+
+    def _projected(self, x: Tensor) -> Tensor:
+        x, projection = self.text.ln_final(x), self.text.text_projection
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
 def _is_eva(visual: nn.Module) -> bool:
-    """Whether it is timm's EVA, whose class token's LayerNorm and head are all that follows its blocks."""
+    """Whether it is timm's EVA, in which only LayerNorm and head of the class token follow the blocks."""
     if not isinstance(visual, TimmModel) or not isinstance(visual.trunk, Eva):
         return False
     trunk = visual.trunk
@@ -200,7 +225,7 @@ def _run_block(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _class_token(block: nn.Module, x: Tensor) -> Tensor:
-    """The class token (B, 1, W) after one of open_clip's blocks: what the block does, for one row of its output."""
+    """The class token (B, 1, W) after one of open_clip's blocks, computed without the other tokens' outputs."""
     normed = block.ln_1(x)
     first = x[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
     return first + block.ls_2(block.mlp(block.ln_2(first)))
@@ -211,9 +236,9 @@ def vit_features(
 ) -> VitFeatures:
     """Normalised images (B, 3, H, W) through open_clip's ViT or timm's EVA, read at two depths [C].
 
-    ``recompute`` keeps only what enters each block, and computes the rest again in the backward pass: the same
-    gradients, a fraction of the memory, a third more time. Without ``tokens`` open_clip's last block computes the
-    class token alone, which is all that is read of it: a fifteenth of ViT-B/16's arithmetic less.
+    ``recompute`` keeps only the input of each block and recomputes the rest in the backward pass: the same gradients,
+    a fraction of the memory, a third more time. Without ``tokens``, open_clip's last block computes only the class
+    token, which saves a fifteenth of ViT-B/16's arithmetic.
     """
     run = partial(checkpoint, _run_block, use_reentrant=False) if recompute else _run_block
     if isinstance(visual, TimmModel):
@@ -277,12 +302,12 @@ def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], s
 
 
 def _clip_config(model: str) -> dict[str, Any]:
-    """open_clip's configuration of a model whose towers can be read here."""
+    """open_clip's configuration of a model; InputError if its architecture is not supported."""
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if config is None:
         raise InputError(f"clip_model {model!r} is not an open_clip model; see open_clip.list_models()")
     vision = config["vision_cfg"]
-    eva = vision.get("timm_model_name", "eva").startswith("eva")  # of timm's towers, the ones with a class token
+    eva = vision.get("timm_model_name", "eva").startswith("eva")  # of timm's image encoders, those with a class token
     if not eva or isinstance(vision.get("layers"), list) or "hf_model_name" in config["text_cfg"]:
         raise InputError(
             f"clip_model {model!r}: its towers are neither open_clip's own nor EVA's; use ViT-B-16-quickgelu or such"
@@ -304,7 +329,7 @@ def _check_grid(model: str, vision: dict[str, Any], image_size: tuple[int, int],
 
 
 def _build_clip(model: str, tag: str | None, image_size: tuple[int, int] | None) -> nn.Module:
-    """With random weights, on the default device; mean and deviation as the tag's weights were trained with."""
+    """A model with random weights on the default device; mean and deviation are those of the tag's weights."""
     trained = open_clip.get_pretrained_cfg(model, tag) if tag else {}
     if tag and bool(trained.get("quick_gelu")) != _has_quick_gelu(model):
         raise InputError(f"clip_checkpoint {tag} of {model} was trained with the other GELU; {_other_gelu(model)}")
@@ -322,13 +347,13 @@ def _has_quick_gelu(model: str) -> bool:
 
 
 def _other_gelu(model: str) -> str:
-    """The cure for weights that were trained with the other activation: the model of the same shape that has it."""
+    """The remedy for weights of the other activation function: the model of the same shape that has it."""
     twin = model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
     return f"set clip_model to {twin}" if twin in open_clip.list_models() else "give other weights"
 
 
 def _of_this_gelu(model: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without OpenAI's three numbers. Raises NoWeights for OpenAI's, if the model's GELU is the other."""
+    """The weights without OpenAI's three scalars. Raises NoWeights for OpenAI's in a model without QuickGELU."""
     if checkpoints.is_openai(weights) and not _has_quick_gelu(model):
         raise checkpoints.NoWeights("it is OpenAI's, which was trained with QuickGELU", _other_gelu(model))
     return {name: value for name, value in weights.items() if name not in checkpoints.BESIDE_WEIGHTS}
@@ -336,7 +361,7 @@ def _of_this_gelu(model: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _no_word_of_random_weights() -> Iterator[None]:
-    """open_clip warns of random weights when it builds; here they are asked for, or replaced right after."""
+    """Suppress open_clip's warning about random weights, which are intended here or replaced immediately."""
 
     def other(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("No pretrained weights loaded")
@@ -349,14 +374,14 @@ def _no_word_of_random_weights() -> Iterator[None]:
 
 
 def _load_clip_weights(clip: nn.Module, state: dict[str, Tensor]) -> None:
-    """What open_clip.load_checkpoint does with a file, of tensors that were read already."""
+    """Like open_clip.load_checkpoint, for tensors that were already read."""
     state = convert_state_dict(clip, state)
     if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
     for name in (name for name in state if name.endswith("positional_embedding")):
         state[name] = state[name].float()  # OpenAI's are float16, which the CPU cannot interpolate
     for resize in (resize_pos_embed, resize_text_pos_embed):
-        with contextlib.suppress(AssertionError, RuntimeError):  # of another width, or no square: fill names them
+        with contextlib.suppress(AssertionError, RuntimeError):  # of another width, or not square: fill names them
             resize(state, clip)
     checkpoints.fill(clip, state)
 
@@ -364,8 +389,8 @@ def _load_clip_weights(clip: nn.Module, state: dict[str, Tensor]) -> None:
 def _set_grid(visual: VisionTransformer | TimmModel, image_size: tuple[int, int], stride: int | None) -> None:
     """Patches ``stride`` pixels apart: (side - patch) // stride + 1 of them to a side.
 
-    Position embeddings go to that grid, bicubic with antialias, as open_clip does; EVA's by timm, which does the same
-    and turns its rotary grid too.
+    Position embeddings are interpolated to that grid, bicubic with antialiasing, as in open_clip; EVA's by timm, which
+    also changes its rotary grid.
     """
     if isinstance(visual, TimmModel):
         visual.set_input_size(image_size)

@@ -16,7 +16,7 @@ from csgn_lib.backbones import checkpoints
 from csgn_lib.records import InputError
 
 RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet"}
-HEADS = ("fc.", "head.")  # ImageNet's classifier, CLIP's attention pool: in files, and not read here
+HEADS = ("fc.", "head.")  # ImageNet's classifier, CLIP's attention pool: not used here
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ResNetTower(nn.Module):
         return ResNetFeatures(feature_map.mean(dim=(2, 3)), feature_map)
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Its parameters in layers from pixels to map: the stem, then the four stages."""
+        """Its parameters by layer, from pixels to feature map: the stem, then the four stages."""
         net = self.model
         stages = list(net.stages) if isinstance(net, ByobNet) else [net.layer1, net.layer2, net.layer3, net.layer4]
         parts = [list(stage.parameters()) for stage in stages]
@@ -68,8 +68,8 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
     """Build a ResNet and load its weights.
 
     Args:
-        model: a timm ResNet name, such as resnet50; resnet50_clip or another of CLIP's, read before its attention
-            pool; or csgn_tiny_resnet.
+        model: a timm ResNet name, such as resnet50; resnet50_clip or another of CLIP's, without its attention pool; or
+            csgn_tiny_resnet.
         checkpoint: embedded; timm (timm's default weights, downloaded by timm); a file (safetensors, or a pickle
             that ``weights_only`` accepts; of a whole CLIP in OpenAI's key layout too, if the model is CLIP's); or
             None for random weights.
@@ -80,7 +80,7 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
     if not timm.is_model(model):
         raise InputError(f"resnet_model {model!r} is not a timm model; see timm.list_models('resnet*')")
     source = checkpoints.embedded(model, checkpoint, RESNET_FILES, "resnet")
-    with torch.device("meta"):  # its kind and size are known before anything is fetched
+    with torch.device("meta"):  # its type and size are known before anything is downloaded
         blank = timm.create_model(model)
     is_clips = isinstance(blank, ByobNet) and "_clip" in model
     if not isinstance(blank, ResNet) and not is_clips:
@@ -92,7 +92,7 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
         net = timm.create_model(model, pretrained=source == "timm", num_classes=0)
     except (OSError, RuntimeError) as error:
         why, _ = checkpoints.diagnosis(error, "resnet_model")
-        raise InputError(f"resnet_checkpoint=timm of {model} cannot be had ({why}); give a file") from error
+        raise InputError(f"resnet_checkpoint=timm of {model} could not be downloaded ({why}); give a file") from error
     if is_clips:
         net.head = nn.Identity()
     file = checkpoints.timm_file(cfg) if source == "timm" else Path(source) if source else None
@@ -112,17 +112,17 @@ def _load_resnet_weights(net: ResNet | ByobNet, model: str, file: Path) -> None:
             weights = checkpoint_filter_fn(weights, net)  # OpenAI's names to timm's, and no text tower
         weights = {name: value.float() for name, value in weights.items() if not name.startswith(HEADS)}
         checkpoints.fill(net, weights)
-    except Exception as error:  # torch and safetensors raise many kinds for a file that is no checkpoint
+    except Exception as error:  # torch and safetensors raise many exceptions for a file that is not a checkpoint
         why, cure = checkpoints.diagnosis(error, "resnet_model")
         raise InputError(f"resnet_checkpoint {file} cannot be loaded into {model}: {why}; {cure}") from error
 
 
 def _keep_resolution(block: nn.Module) -> None:
-    """Take the halving out of a block: convolutions of stride 1, and no average pool, as timm builds at stride 1."""
+    """Remove the downsampling of a block: stride-1 convolutions and no average pool, as in timm with stride 1."""
     for name, module in list(block.named_modules()):
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
         elif isinstance(module, nn.AvgPool2d):
             block.set_submodule(name, nn.Identity())
         elif module is not block and getattr(module, "stride", 1) not in (1, (1, 1)):
-            raise InputError("this ResNet blurs where it halves its map; its last stride cannot be set to 1")
+            raise InputError("this ResNet uses blur pooling for downsampling; its last stride cannot be set to 1")

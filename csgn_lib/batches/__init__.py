@@ -1,9 +1,9 @@
 """From image files to batches: the pixel cache, the P x K sampler, and augmentation.
 
-Each image is decoded and resized once, into one uint8 array that later runs memory-map. A batch is one indexing of
-that array; crops, flips and erasing are tensor operations over the whole batch, on its device. There are no loader
-processes: at 256 x 128 a batch of 64 is a copy of 6 MB, which costs less than passing it between processes, and a
-thread prepares it while the previous batch is in use.
+Each image is decoded and resized once into a uint8 array, which later runs memory-map. A batch is a selection of rows
+of that array; crops, flips and erasing are tensor operations on the whole batch and its device. There are no loader
+processes: at 256 x 128 a batch of 64 images is 6 MB, which is faster to copy than to pass between processes. A thread
+prepares the next batch while the current one is in use.
 
 All random streams derive from (seed, epoch, step): a run that resumes in the middle of an epoch gets the same batches
 and crops as an uninterrupted one.

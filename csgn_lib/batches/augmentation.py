@@ -1,4 +1,4 @@
-"""Flip, crop, erase, jitter and gray, drawn per image and applied to whole batches on their device."""
+"""Random flip, crop, erasing, colour jitter and grayscale, sampled per image and applied to batches on their device."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from csgn_lib.images import to_float, to_gray
 
 ERASED_AREA = (0.02, 1 / 3)  # of the image [C]
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width [C]
-ERASING_TRIES = 10  # rectangles drawn until one fits [C]
-NOISE_STARTS = 2**20  # different noises
-JITTER = (0.4, 0.4, 0.4)  # brightness, contrast, saturation: factors in 1 +- so much, as in SimCLR (Chen et al., 2020)
-HUE_TURN = math.tau / 10  # radians, either way, as there
+ERASING_TRIES = 10  # rectangles sampled until one fits [C]
+NOISE_STARTS = 2**20  # different noise patterns
+JITTER = (0.4, 0.4, 0.4)  # brightness, contrast, saturation: factors in 1 +- this, as in SimCLR (Chen et al., 2020)
+HUE_TURN = math.tau / 10  # radians, in either direction, as in SimCLR
 TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
@@ -32,11 +32,11 @@ def random_stream(seed: int, *where: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class AugmentationDraw(Movable):
-    """What was drawn for each of B images.
+    """The sampled augmentation of each of B images.
 
     flip, gray (B,): bool. top, left (B,): where the crop begins in the padded image, pixels.
     box (B, 4): top, left, height, width of the erased rectangle, pixels; height 0 erases nothing.
-    noise (B,): which noise fills it, in [0, NOISE_STARTS). Integers are int64. jitter (B, 4): factors of
+    noise (B,): the noise pattern that fills it, in [0, NOISE_STARTS). Integers are int64. jitter (B, 4): factors of
     brightness, contrast and saturation, and the turn of the hue in radians; (1, 1, 1, 0) changes nothing.
     """
 
@@ -49,13 +49,13 @@ class AugmentationDraw(Movable):
     jitter: Tensor
 
     def rows(self, rows: slice | Tensor) -> AugmentationDraw:
-        """The draw of some of the images: a process's share of a batch."""
+        """The augmentation of some of the images, such as one process's part of a batch."""
         return AugmentationDraw(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Flip, pad and crop, erase, jitter, gray: per image, over a whole batch, on its device.
+    """Random flip, crop with padding, erasing, colour jitter, grayscale: per image, for a whole batch, on its device.
 
     flip: probability of a horizontal flip [C]. padding: black pixels added on each side before a random
     crop of the image's own size [C]. erasing: probability of random erasing (Zhong et al., AAAI 2020),
@@ -72,18 +72,18 @@ class Augmentation:
 
     @classmethod
     def from_experiment(cls, experiment: Experiment) -> Augmentation:
-        """As the experiment's flip, padding, erasing, gray_probability and colour_jitter say."""
+        """From the experiment's flip, padding, erasing, gray_probability and colour_jitter."""
         shares = experiment.erasing, experiment.gray_probability, experiment.colour_jitter
         return cls(experiment.flip, experiment.padding, *shares)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw and apply: images (B, 3, H, W) uint8 to float32 in [0, 1], same shape."""
+        """Sample and apply: images (B, 3, H, W) uint8 to float32 in [0, 1], same shape."""
         return self.apply(images, self.draw(len(images), tuple(images.shape[-2:]), generator))
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> AugmentationDraw:
-        """Draw for ``count`` images of ``size`` (H, W), on the generator's device.
+        """Sample for ``count`` images of ``size`` (H, W), on the generator's device.
 
-        A generator on the CPU gives the same images on every device: all else is integer arithmetic.
+        A CPU generator gives the same images on every device, because the rest is integer arithmetic.
         """
         device = generator.device
         u = torch.rand((7 + 2 * ERASING_TRIES, count), generator=generator, device=device, dtype=torch.float64)
@@ -97,14 +97,14 @@ class Augmentation:
     def _jitter(self, count: int, generator: torch.Generator) -> Tensor:
         device, nothing = generator.device, torch.tensor([1.0, 1.0, 1.0, 0.0], device=generator.device)
         if self.jitter == 0:
-            return nothing.expand(count, 4)  # and nothing is drawn: the stream is as it was without jitter
+            return nothing.expand(count, 4)  # and no random number is drawn, so other augmentations do not change
         u = torch.rand((5, count), generator=generator, device=device, dtype=torch.float64)
         reach = torch.tensor([*JITTER, HUE_TURN], device=device, dtype=torch.float64)
         jitter = (nothing + (2 * u[:4].T - 1) * reach).float()
         return torch.where((u[4] < self.jitter)[:, None], jitter, nothing)
 
     def apply(self, images: Tensor, draw: AugmentationDraw) -> Tensor:
-        """Images (B, 3, H, W) uint8 to float32 in [0, 1] as drawn: flip, crop, erase, jitter, gray."""
+        """Images (B, 3, H, W) uint8 to float32 in [0, 1]: the sampled flip, crop, erasing, jitter and grayscale."""
         draw = draw.to(images.device)
         images = _crop(images, draw, self.padding)
         if self.erasing > 0:
@@ -118,10 +118,10 @@ class Augmentation:
 
 
 def jittered(images: Tensor, jitter: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] in other colours, by (B, 4) factors and turns as ``AugmentationDraw`` has them.
+    """Images (B, 3, H, W) in [0, 1] with changed colours; (B, 4) factors and hue angles as in ``AugmentationDraw``.
 
     Brightness scales, contrast scales around the image's mean luminance, saturation scales around each pixel's
-    luminance; the hue turns in YIQ, where luminance stays. Clipped to [0, 1] once, at the end.
+    luminance; the hue is rotated in YIQ space, which keeps luminance. Clipped to [0, 1] once, at the end.
     """
     bright, contrast, saturation, turn = (value.view(-1, 1, 1, 1) for value in jitter.to(images).unbind(1))
     images = images * bright
@@ -141,7 +141,7 @@ def _below(u: Tensor, count: Tensor | int) -> Tensor:
 
 
 def _rectangles(u: Tensor, u_top: Tensor, u_left: Tensor, size: tuple[int, int]) -> Tensor:
-    """(4, B): the first of the drawn rectangles that fits; zeros if none does."""
+    """(4, B): the first of the sampled rectangles that fits; zeros if none does."""
     height, width = size
     tries = len(u) // 2
     area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * u[:tries])
@@ -175,10 +175,10 @@ def _erase(images: Tensor, draw: AugmentationDraw) -> Tensor:
 
 
 def _noise(start: Tensor, height: int, width: int) -> Tensor:
-    """uint8 (B, 3, H, W), uniform: for each image the stretch of one fixed tape that begins at ``start``.
+    """uint8 (B, 3, H, W), uniform: for each image the section of one fixed sequence that begins at ``start``.
 
-    A generator would give other noise on another device, or to a process that has half of the batch,
-    and would take twenty times as long.
+    A generator would give other noise on another device, or in a process that has part of the batch, and takes twenty
+    times as long.
     """
     size = 3 * height * width
     return _tape(size, start.device).unfold(0, size, 1)[start].view(-1, 3, height, width)

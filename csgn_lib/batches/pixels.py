@@ -1,4 +1,4 @@
-"""Image files to pixels: decoded once, cached, memory-mapped, and handed out as batches."""
+"""Image files to pixels: decoded once, cached, memory-mapped, and returned as batches."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from csgn_lib.records import InputError, atomic_path, clear_killed, cores
 
 try:
     import fcntl
-except ImportError:  # Windows: processes that build at once each decode, and nothing is cleared
+except ImportError:  # Windows: no lock, so processes that build at the same time all decode, and nothing is cleared
     fcntl = None  # type: ignore[assignment]
 
-CACHE_FORMAT = 3  # part of the key: raise it when decoding or the file changes
+CACHE_FORMAT = 3  # part of the key: increase it when decoding or the file format changes
 DECODED_AT_ONCE = 256  # images
 CHECKED_AT_ONCE = 2**24  # bytes
 TAG, CHECKSUM = struct.Struct("<4s32s"), struct.Struct("<I")  # after the pixels: b"CSGN" and key; CRC-32 of all before
-LOCK = ".lock"  # held by the process that builds in a cache folder
+LOCK = ".lock"  # locked by the process that builds a cache in this folder
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class ImageSet:
     def batch(self, rows: np.ndarray | Sequence[int], part: slice = slice(None)) -> Batch:
         """Rows of the frame, in the given order, as a Batch of uint8 images.
 
-        With ``part`` only those of the rows have their images read, as where processes share a batch; the labels
-        are all there.
+        With ``part``, only these rows' images are read, for processes that share a batch; labels are complete.
         """
         rows = np.asarray(rows, dtype=np.int64)
         index, pixels = torch.from_numpy(rows), torch.from_numpy(self.pixels[rows[part]])
@@ -87,11 +86,11 @@ def open_images(
     Args:
         frame: columns path (relative to ``root``), person, camera, clothes.
         root: the benchmark's folder.
-        size: (H, W) in pixels. An image that has this size already is taken as it is.
-        cache_dir: folder of the pixel cache; None keeps the pixels in memory. The cache's name and its last
-            bytes hold its key, a digest of ``root``, paths, file sizes, modification times and ``size``: images
-            that changed or moved are decoded again. A damaged cache is rebuilt, with a warning. Of processes
-            that ask at once one builds, and the others wait for it and read.
+        size: (H, W) in pixels. An image of this size is not resampled.
+        cache_dir: folder of the pixel cache; None keeps the pixels in memory. The cache's name and its last bytes
+            contain its key, a digest of ``root``, paths, file sizes, modification times and ``size``: images that
+            changed or moved are decoded again. A damaged cache is rebuilt, with a warning. If several processes need
+            the same cache, one builds it and the others wait.
 
     Raises:
         InputError: an image that is missing or cannot be decoded, an empty frame, no room for the cache, a
@@ -107,12 +106,12 @@ def open_images(
     pixels = _read_cache(cache, key, shape)
     if pixels is None:
         with _only_builder(cache.parent) as alone:
-            pixels = _read_cache(cache, key, shape)  # another process may have built it meanwhile
+            pixels = _read_cache(cache, key, shape)  # another process may have built it in the meantime
             if pixels is None:
                 if cache.exists():
                     warnings.warn(f"{cache} is damaged: the images are decoded again", stacklevel=2)
                 if alone:
-                    clear_killed(cache.parent / "pixels.npy")  # whichever images they were to hold
+                    clear_killed(cache.parent / "pixels.npy")  # whatever their key
                 _write_cache(cache, key, paths, size)
                 pixels = _read_cache(cache, key, shape)
     if pixels is None:
@@ -129,8 +128,8 @@ def iterate(
 ) -> Iterator[Batch]:
     """All images of a frame in its order, as batches of uint8 images; the last may be smaller.
 
-    Without a cache, images are decoded as they are needed, the next batch while this one is used, so
-    that memory holds two batches however large the gallery. Raises what ``open_images`` raises.
+    Without a cache, images are decoded on demand, the next batch while the current one is used, so memory holds two
+    batches for a gallery of any size. Raises as ``open_images``.
     """
     if cache_dir is not None:
         images = open_images(frame, root, size, cache_dir)
@@ -153,7 +152,7 @@ def _labels(frame: pd.DataFrame) -> list[Tensor]:
 
 
 def _decode(paths: Sequence[Path], size: tuple[int, int], count: int) -> Iterator[np.ndarray]:
-    """uint8 blocks (count, 3, H, W), one block ahead. Threads suffice: Pillow decodes outside the lock."""
+    """uint8 blocks (count, 3, H, W), one block ahead. Threads suffice, because Pillow decodes without Python's lock."""
     with ThreadPoolExecutor(min(8, cores())) as pool:
         blocks: deque = deque()
         for start in range(0, len(paths), count):
@@ -174,7 +173,7 @@ def _decode_one(path: Path, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     image = open_image(path)
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)  # Pillow's filter widens when it shrinks
+        image = image.resize((width, height), Image.Resampling.BICUBIC)  # Pillow widens the filter when it downscales
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -201,7 +200,7 @@ def _cache_header(shape: tuple[int, ...]) -> bytes:
 
 @contextmanager
 def _only_builder(folder: Path) -> Iterator[bool]:
-    """Holds the lock of a cache folder, so that one process builds; yields False where there is no such lock.
+    """Hold the lock of a cache folder, so that one process builds; yields False where locks are not available.
 
     The lock of a process that is killed or fails is released, and the next process builds.
     """
@@ -213,7 +212,7 @@ def _only_builder(folder: Path) -> Iterator[bool]:
                 file = held.enter_context((folder / LOCK).open("ab"))
                 fcntl.flock(file, fcntl.LOCK_EX)
                 held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # a child forked meanwhile may keep the file open
-        except OSError:  # no lock on this file system, or no right to write, which the cache then says
+        except OSError:  # no locks on this file system, or no write permission, which writing the cache then reports
             alone = False
         yield alone
 
@@ -221,7 +220,7 @@ def _only_builder(folder: Path) -> Iterator[bool]:
 def _write_cache(cache: Path, key: bytes, paths: Sequence[Path], size: tuple[int, int]) -> None:
     """A .npy file that numpy reads, with its key and a checksum after the pixels.
 
-    Written as a stream: on a full disk a write fails with an error, a memory map would be killed.
+    Written as a stream: on a full disk a write raises an error, whereas a memory map would kill the process.
     """
     checksum = 0
     blocks = (block.data for block in _decode_all(paths, size))
@@ -246,7 +245,7 @@ def _read_cache(cache: Path, key: bytes, shape: tuple[int, ...]) -> np.ndarray |
     with cache.open("rb") as file:
         if os.fstat(file.fileno()).st_size < after:
             return None
-        # mapped through the open file: another process may replace the name meanwhile
+        # mapped through the open file, because another process may replace the name
         data = np.asarray(np.memmap(file, np.uint8, "r"))
     checked, checksum = data[: -CHECKSUM.size], 0
     for start in range(0, len(checked), CHECKED_AT_ONCE):
@@ -257,6 +256,6 @@ def _read_cache(cache: Path, key: bytes, shape: tuple[int, ...]) -> np.ndarray |
     if own != key:
         raise InputError(
             f"{cache} holds other images: its key is {_short(own)}, and that of these images is {_short(key)}; "
-            "remove it, and it is made again"
+            "remove it; it is then rebuilt"
         )
     return data[-after - count : -after].reshape(shape)

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import torch
 
-PENDING = 2  # batches in preparation: the next one, and the one after it
+PENDING = 2  # batches that are prepared in advance
 
 
 class Movable:
-    """A dataclass of tensors that move together."""
+    """A dataclass of tensors that are moved to a device together."""
 
     def to(self, device: torch.device | str) -> Self:
         """A copy on another device; from pinned memory the copy is asynchronous."""
@@ -29,8 +29,8 @@ class Movable:
 class Prefetcher:
     """Iterates over ``make(step)`` for each step, in order, on the device; a thread prepares the next one.
 
-    One thread is enough: making a batch indexes the pixel cache and draws random numbers, and neither holds Python's
-    lock for long. An exception in the thread is raised where that batch is requested.
+    One thread is enough: making a batch indexes the pixel cache and draws random numbers, which hold Python's lock only
+    briefly. An exception in the thread is raised when that batch is requested.
 
     Args:
         make: maps a step to a tuple of Movables on the CPU; called in another thread.

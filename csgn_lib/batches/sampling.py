@@ -1,4 +1,4 @@
-"""Which images make a batch: P identities x K images."""
+"""Batch sampling: P identities x K images."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from csgn_lib.records import InputError
 
 
 class IdentitySampler:
-    """P identities x K images a batch, an epoch being all images once, in chunks of K per identity [C].
+    """Batches of P identities x K images; an epoch uses each image at most once, in chunks of K per identity [C].
 
-    As RandomIdentitySampler of CLIP-ReID and fast-reid: an identity's images, shuffled, are cut into
-    chunks of K, what is left over waits for another epoch, and an identity with fewer than K repeats
-    its own. A batch is P different identities with a chunk of each. Theirs stops when fewer than P
-    identities have a chunk left, so that an epoch's length is an accident; here it is the largest
-    number of full batches that the counts allow, the same each epoch [O]. Every identity is in every
-    epoch unless there are fewer places than identities. With one chunk an identity, that is each
-    identity once.
+    As RandomIdentitySampler of CLIP-ReID and fast-reid: the shuffled images of an identity are cut into chunks of K;
+    the remainder is not used in this epoch, and an identity with fewer than K images repeats some. A batch has P
+    different identities with one chunk each. Their sampler stops when fewer than P identities have a chunk left, so the
+    length of an epoch is random; here it is the largest number of full batches that the counts allow, the same in every
+    epoch [O]. Every identity is in every epoch, unless an epoch has fewer places than there are identities.
 
     Args:
         frame: training frame with person and clothes labels.
         batch_persons, batch_images: P, K.
-        seed: of the order.
+        seed: seed of the order.
         two_outfits: each chunk shows at least two outfits of an identity that has them [O].
 
     Raises:
@@ -54,20 +52,20 @@ class IdentitySampler:
             self.length -= 1
 
     def __len__(self) -> int:
-        """Batches an epoch, the same every epoch."""
+        """Batches per epoch, the same in every epoch."""
         return self.length
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """Rows of the frame (batches, P * K), int64, the K of an identity side by side.
+        """Rows of the frame (batches, P * K), int64, the K of an identity adjacent.
 
-        A pure function of seed and epoch: to resume at a step, leave the rows before it out.
+        A pure function of seed and epoch: to resume at a step, skip the batches before it.
         """
         random = np.random.default_rng([self.seed, epoch])
         left = self._places(random)
         chunks = [self._cut(random, rows, count) for rows, count in zip(self.rows, self.chunks, strict=True)]
         batches = np.empty((self.length, self.persons, self.images), np.int64)
         for step in range(self.length):
-            # Who must be in every remaining batch comes first, then by chance in proportion to what is left.
+            # First those that must be in every remaining batch, then random ones in proportion to remaining chunks.
             key = -random.exponential(size=len(left)) / np.maximum(left, 1)
             key[left == self.length - step] = 1.0
             key[left == 0] = -np.inf
@@ -77,7 +75,7 @@ class IdentitySampler:
         return batches.reshape(self.length, -1)
 
     def _places(self, random: np.random.Generator) -> np.ndarray:
-        """Chunks of each identity in this epoch: P * length in all, nobody's last taken unless it must be."""
+        """Chunks of each identity in this epoch: P * length in total; every identity keeps one chunk if possible."""
         left = np.minimum(self.chunks, self.length)
         surplus = int(left.sum()) - self.persons * self.length
         taken = random.permutation(np.repeat(np.arange(len(left)), left - 1))[:surplus]
@@ -87,10 +85,12 @@ class IdentitySampler:
 
     def _cut(self, random: np.random.Generator, rows: np.ndarray, count: int) -> np.ndarray:
         """An identity's chunks (count, K)."""
-        shuffled = np.resize(random.permutation(rows), count * self.images)  # repeats only what is too short
+        shuffled = np.resize(
+            random.permutation(rows), count * self.images
+        )  # repeats images only in a chunk that is too short
         if not self.two_outfits:
             return shuffled.reshape(count, self.images)
-        # Dealt like cards, sorted by outfit: a chunk has one outfit only where that outfit outnumbers all others.
+        # Images sorted by outfit are distributed in turn: only an outfit with the majority can fill a chunk.
         outfits = random.permutation(np.unique(self.clothes[rows]))
         rank = np.argmax(self.clothes[shuffled][:, None] == outfits, axis=1)
         chunks = shuffled[np.argsort(rank, kind="stable")].reshape(self.images, count).T.copy()

@@ -1,4 +1,4 @@
-"""Benchmarks on disk, their protocols as data, and what is wrong with a download.
+"""Benchmarks on disk, their evaluation protocols as data, and checks of a download.
 
 ``load(name, root)`` reads any layout of NAMES into a ``Benchmark``: three frames of paths and labels.
 """
@@ -57,7 +57,7 @@ def load(
 ) -> Benchmark:
     """Read a benchmark's index from disk; images are not opened.
 
-    Images that ``left_out.csv`` in the root lists (``Benchmark.save_omissions`` writes it) are left out, on record.
+    Images listed in ``left_out.csv`` in the root (written by ``Benchmark.save_omissions``) are excluded, and recorded.
 
     Args:
         name: one of NAMES; ``csv`` is a folder of your own images, ``synthetic`` the embedded benchmark.
@@ -66,8 +66,8 @@ def load(
         parameters: values of those that a plugin's reader declares; their defaults where not given.
 
     Raises:
-        InputError: an unknown name (with the nearest), a wrong root (with the right one, if it is near
-            by), a file whose name cannot be read, an empty split.
+        InputError: an unknown name (with the nearest one), a wrong root (with the right one, if it is nearby), a file
+            name that cannot be parsed, an empty split.
     """
     readers = registry.entries("benchmark")
     if name not in readers:
@@ -75,7 +75,7 @@ def load(
     read = readers[name].bind(parameters)
     if root is None and name == "synthetic":
         raise InputError(
-            "the embedded benchmark is drawn before it is read: "
+            "the embedded benchmark must be rendered before it is read: "
             "root = csgn_lib.synthetic.ensure(world), then load('synthetic', root)"
         )
     if root is None:

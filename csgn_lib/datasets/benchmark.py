@@ -1,4 +1,4 @@
-"""A benchmark: three frames, the protocols that fit them, and a record of what was left out."""
+"""A benchmark: three frames, its protocols, and a record of excluded images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from csgn_lib.datasets.tables import read_table
 from csgn_lib.records import InputError, write_text
 
 _TRACKLETS = {"ccvid"}  # ranked by tracklet, not by image
-LEFT_OUT = "left_out.csv"  # path and reason of images that every load leaves out, in the benchmark's root
-_FACES = {"deepchange", "ccvid"}  # their agreements ask for blocked faces in any figure
-_DISTRACTORS = {"market1501": 0, "last": 0}  # the person number of gallery images of nobody in particular
+LEFT_OUT = "left_out.csv"  # path and reason of images that are excluded at every load, in the benchmark's root
+_FACES = {"deepchange", "ccvid"}  # their licence agreements require hidden faces in figures
+_DISTRACTORS = {"market1501": 0, "last": 0}  # the person number of distractors in the gallery
 
 
 @dataclass(frozen=True)
 class Omission:
-    """One image that is left out, and why."""
+    """One excluded image, and the reason."""
 
     path: str
     reason: str
@@ -44,8 +44,8 @@ class Benchmark:
         train: people and clothes numbered 0..N-1.
         query, gallery: people by their raw number; clothes numbered over both.
         validation: other people, for tuning: their query and gallery, and an empty train.
-        unused: images of the release in no split, with a column ``split`` (PRCC's val, Market's junk).
-        omissions: what ``without`` left out.
+        unused: images of the release that are in none of these, with a column ``split`` (PRCC's val, Market's junk).
+        omissions: images that ``without`` excluded.
         held_out: true for a validation that ``hold_out`` cut from the training people.
     """
 
@@ -82,7 +82,7 @@ class Benchmark:
             return False
 
     def protocol(self, name: str | Protocol | None = None) -> Protocol:
-        """What a protocol's name means here; without a name the headline. Raises InputError."""
+        """The benchmark's protocol of this name; by default the first one. Raises InputError."""
         if name is None:
             if not (possible := self.protocols):
                 raise InputError(
@@ -99,7 +99,7 @@ class Benchmark:
 
     @property
     def hide_faces(self) -> bool:
-        """Whether the owners ask for blocked faces in figures."""
+        """Whether the licence agreement requires hidden faces in figures."""
         return self.name in _FACES
 
     def frames(self) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -111,11 +111,11 @@ class Benchmark:
             yield from ((f"validation_{split}", frame) for split, frame in self.validation.frames())
 
     def check(self, images: bool = True, near: int = NEAR, workers: int | None = None) -> Report:
-        """Compare with the published counts and look for damage; see ``integrity.check``."""
+        """Compare with the published counts and search for damaged images; see ``integrity.check``."""
         return check(self, images=images, near=near, workers=workers)
 
     def without(self, paths: Iterable[str], reason: str) -> Benchmark:
-        """This benchmark less some images, by a rule that is recorded in ``omissions`` and the manifest.
+        """This benchmark without some images; the reason is recorded in ``omissions`` and the manifest.
 
         Training people and clothes are numbered again, so that they stay contiguous.
 
@@ -124,7 +124,7 @@ class Benchmark:
         """
         dropped = sorted(set(paths))
         if not reason.strip():
-            raise InputError("leaving images out needs a reason: it becomes part of every run's record")
+            raise InputError("excluding images requires a reason, which becomes part of every run's record")
         present = set().union(*(frame["path"] for _, frame in self.frames()))
         for path in dropped:
             if path not in present:
@@ -135,9 +135,9 @@ class Benchmark:
         return replace(kept, omissions=self.omissions + tuple(Omission(path, reason.strip()) for path in dropped))
 
     def save_omissions(self) -> Path:
-        """Write ``omissions`` to LEFT_OUT in ``root``; from then on ``load`` leaves those images out.
+        """Write ``omissions`` to LEFT_OUT in ``root``; from then on ``load`` excludes these images.
 
-        Raises InputError if the folder cannot be written: then keep ``without`` in your own code.
+        Raises InputError if the folder cannot be written; then call ``without`` after every load.
         """
         file = self.root / LEFT_OUT
         table = pd.DataFrame([(o.path, o.reason) for o in self.omissions], columns=["path", "reason"])
@@ -148,10 +148,10 @@ class Benchmark:
         return file
 
     def obey_omissions(self) -> Benchmark:
-        """This benchmark less what LEFT_OUT in ``root`` lists, on record; itself if there is no such file.
+        """This benchmark without the images listed in LEFT_OUT in ``root``; itself if there is no such file.
 
-        Raises InputError naming the file: it is no such table, or lists (the lines are named) a path that is in no
-        split or has no reason, or leaves no image.
+        Raises InputError naming the file and lines: not such a table, a path that is in no split, a missing reason,
+        or no image left.
         """
         file = self.root / LEFT_OUT
         if not file.is_file():
@@ -177,9 +177,9 @@ class Benchmark:
     def hold_out(self, people: int, seed: int) -> Benchmark:
         """Move ``people`` people from train to ``validation``, chosen by ``seed``.
 
-        Their query is one image per person x outfit x camera (CCVID: one tracklet), the rest is their
-        gallery. People are taken in the order of a hash of seed and label: the same on every machine,
-        and the first ones of a larger choice are those of a smaller one. Who has a single image stays.
+        Their query is one image per person x outfit x camera (CCVID: one tracklet), the rest is their gallery. People
+        are chosen in the order of a hash of seed and label: the same on every machine, and a larger choice contains a
+        smaller one. People with a single image stay in train.
 
         Raises:
             InputError: validation people exist already, or not enough people can be moved.
@@ -207,11 +207,11 @@ class Benchmark:
         return Benchmark(self.name, self.root, held.iloc[:0].copy(), query, gallery, held_out=True)
 
     def manifest(self, contents: bool = False) -> str:
-        """sha256 (hex) that names the data: sorted paths, sizes in bytes, labels, splits, omissions.
+        """SHA-256 (hex) that identifies the data: sorted paths, sizes in bytes, labels, splits, omissions.
 
         Args:
-            contents: read every file and hash its bytes too; without, a change that keeps the size and
-                the name of a file goes unseen.
+            contents: read every file and hash its bytes too; otherwise a change that keeps a file's size and name is
+                not detected.
 
         ``hold_out`` does not change it: the data are the same.
         """
@@ -223,7 +223,7 @@ class Benchmark:
     def _manifest_lines(self, contents: bool) -> Iterator[str]:
         for split, frame in self.frames():
             cut = self.validation is not None and self.validation.held_out and split.startswith("validation")
-            own = sorted(set(frame.columns) - set(fr.LABELS))  # such as the tracklet: they decide scores too
+            own = sorted(set(frame.columns) - set(fr.LABELS))  # such as the tracklet: they affect scores too
             columns = [frame[c].tolist() for c in ("path", "person_label", "clothes_label", "camera_label", *own)]
             for path, *labels in zip(*columns, strict=True):
                 file = os.path.join(self.root, path)
@@ -234,7 +234,7 @@ class Benchmark:
             yield f"left out\t{omission.path}\t{omission.reason}"
 
     def record(self) -> dict[str, Any]:
-        """What a run writes down about its data, ready for JSON."""
+        """The description of the data that a run records, ready for JSON."""
         left_out = [{"path": omission.path, "reason": omission.reason} for omission in self.omissions]
         images = {split: len(frame) for split, frame in self.frames()}
         return {"benchmark": self.name, "manifest": self.manifest(), "images": images, "left_out": left_out}

@@ -4,7 +4,7 @@
 each is a folder of frames ``00001.jpg``. The outfit's digits count per person. The camera is the number after
 the underscore, plus 12 in session 3, and counts from 1, as in the public loader.
 
-Frames have one row an image and a column ``tracklet``. What is ranked is the tracklet: see ``clips``.
+Frames have one row per image and a column ``tracklet``. Tracklets are ranked, not images: see ``clips``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from csgn_lib.records import InputError
 FOLDER = "CCVID"
 NEEDED = ("train.txt", "query.txt", "gallery.txt")
 CAMERAS = 12  # of a session; session 3 has other ones
-CLIP = 8  # frames in a test clip
+CLIP = 8  # frames in a video clip at test
 STRIDE = 4  # between them, so a full block is 32 frames
 _LINE = re.compile(r"(?P<folder>session(?P<session>\d)/\d+_(?P<camera>\d+))\t(?P<pid>\d+)\t(?P<outfit>\S+)")
 _EXPECTED = "session<n>/<pid>_<camera>, a tab, <pid>, a tab, the outfit, such as session1/001_01\t001\tu0_l0_s0_c0_a0"
@@ -87,10 +87,10 @@ def _list(root: Path, file: Path) -> list[dict[str, str]]:
 
 
 def clips(n_frames: int, clip: int = CLIP, stride: int = STRIDE) -> NDArray[np.int64]:
-    """Frame positions of a tracklet's test clips: (ceil(n_frames / clip), clip), each in [0, n_frames).
+    """Frame positions of a tracklet's video clips at test: (ceil(n_frames / clip), clip), each in [0, n_frames).
 
-    Every full block of ``clip * stride`` frames gives ``stride`` interleaved clips; what remains gives
-    clips with the stride floor(remainder / clip), and a last partial clip is padded by repeating it.
+    Every full block of ``clip * stride`` frames gives ``stride`` interleaved clips; the remainder gives clips with the
+    stride floor(remainder / clip), and a last partial clip is padded by repeating its frames.
 
     A tracklet's feature is the mean of its clips' raw features, L2-normalised afterwards (``weights``).
 
@@ -118,7 +118,7 @@ def clips(n_frames: int, clip: int = CLIP, stride: int = STRIDE) -> NDArray[np.i
 
 
 def weights(tracklet: pd.Series | NDArray[np.int64]) -> NDArray[np.float64]:
-    """What each frame counts in its tracklet's feature if a clip's feature is the mean of its frames.
+    """Weight of each frame in its tracklet's feature if a clip's feature is the mean of its frames.
 
     Args:
         tracklet: (N,) numbers, frames in order within a tracklet.

@@ -1,9 +1,9 @@
 """Celeb-reID and Celeb-reID-light (Huang et al., IJCNN 2019 and TCSVT 2020): neither cameras nor outfits.
 
-``train query gallery`` hold ``<pid>_<y>_<z>.jpg``: the y-th image of a person; z means nothing. Test
-people are numbered from 1 again: the same number in train is another person. The official scorer takes
-the first digit of y for a camera, which drops true matches; here that digit is a column of its own,
-``first_digit``, used only by the protocols that say so. ``camera`` and ``clothes`` are -1.
+``train query gallery`` hold ``<pid>_<y>_<z>.jpg``: the y-th image of a person; z has no meaning. Test
+people are numbered from 1 again: the same number in train is another person. The official evaluation code treats the
+first digit of y as camera, which drops true matches; here it is a separate column, ``first_digit``, used only by the
+protocols that name it. ``camera`` and ``clothes`` are -1.
 """
 
 from __future__ import annotations

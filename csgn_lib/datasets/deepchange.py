@@ -1,9 +1,9 @@
 """DeepChange (Xu and Zhu, ICCV 2023): 17 cameras over 12 months; outfits are known by day only.
 
-Images lie in ``train-set``, ``val-set-query`` and so on and are taken from ``<folder>-bbox.txt``, whose
+Images are in ``train-set``, ``val-set-query`` etc. and are listed in ``<folder>-bbox.txt``, whose
 lines are ``<file>.jpg,<tracklet>``. Names have six fields, ``P<pid>_C<cam>_<day>_<hour>_<..>_<..>.jpg``.
-Person and day stand for an outfit: a weak label. Public loaders put the tracklet in the camera's place;
-here both stay, and the protocol says which one is used.
+Person and day stand for an outfit: a weak label. Public loaders store the tracklet as camera; here both are kept, and
+the protocol determines which one is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LINE = re.compile(r"(?P<file>[^,/]+?)\s*,\s*(?P<tracklet>-?\d+)")
 def read(root: str | Path, name: str = "deepchange") -> Benchmark:
     """Read the lists; ``val-set-*`` (other people) becomes ``.validation``. ``camera`` counts from 0.
 
-    Whether the listed files exist is left to ``Benchmark.check``.
+    ``Benchmark.check`` tests whether the listed files exist.
 
     Raises:
         InputError: a wrong root, an unreadable line or name, an empty list.

@@ -1,8 +1,8 @@
 """Fingerprints of images: damage, exact copies and near duplicates.
 
-A fingerprint is a hash of the bytes (exact duplicates), an 8 x 8 difference hash (Krawetz 2013: is each of
-8 x 9 gray cells brighter than its left neighbour?) and the 8 x 9 colour thumbnail it came from, which
-weeds out chance agreements of the hash.
+A fingerprint is a hash of the bytes (exact duplicates), an 8 x 8 difference hash (Krawetz 2013: whether each of 8 x 9
+gray cells is brighter than its left neighbour) and its 8 x 9 colour thumbnail, which excludes accidental matches of the
+hash.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from PIL import Image
 from csgn_lib.datasets.image_files import decode, failure, in_threads
 
 ROWS, COLUMNS = 8, 9
-FLAT = 3.0  # standard deviation over the picture (levels of 255) below which it says nothing about what it shows
-# Bits of 64. Of 458 pictures of the embedded benchmark saved again as JPEG (quality 60 to 95, or scaled first), 6 bits
+FLAT = 3.0  # standard deviation over the image (levels of 255) below which a thumbnail carries no information
+# Bits of 64. Of 458 images of the embedded benchmark saved again as JPEG (quality 60 to 95, or scaled first), 6 bits
 # find 91 to 98 %, 2 bits 68 to 82 %: cells of a plain background are nearly equal, so their order is noise. Neither
-# calls two of its 5,040 pictures alike; the thumbnails see to that. 180,000 images take a minute, a few seconds with 2.
+# matches two of its 5,040 images, thanks to the thumbnails. 180,000 images take a minute, with 2 bits a few seconds.
 NEAR = 6
 ALIKE = 10.0  # mean absolute difference (levels of 255) up to which two thumbnails look alike
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What opening N images gives.
+    """Fingerprints of N images.
 
     Attributes:
         error: (N,) text, "" for an image that decodes, "missing" for a file that does not exist.
@@ -51,7 +51,7 @@ class Fingerprints:
 
 
 def fingerprints(root: Path, paths: Sequence[str], workers: int | None = None) -> Fingerprints:
-    """Read, verify and decode every file; nothing is raised for a damaged one, its ``error`` says what it is.
+    """Read, verify and decode every file; a damaged one raises nothing, its ``error`` states the reason.
 
     Args:
         workers: threads; none: as many as there are processors (decoding releases Python's lock).
@@ -74,19 +74,19 @@ def _fingerprint(file: str) -> tuple[str, bytes, NDArray[np.uint8], int, int]:
         image = decode(io.BytesIO(data))
         small = image.resize((COLUMNS, ROWS), Image.Resampling.BOX)
         return "", hashlib.sha256(data).digest(), np.asarray(small), image.height, image.width
-    except Exception as error:  # decoders raise what they like on damaged bytes
+    except Exception as error:  # decoders raise arbitrary exceptions for damaged files
         return failure(error), b"", nothing, 0, 0
 
 
 def difference_hash(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """8 x 8 difference hash: (N, 8, 9, 3) uint8 RGB -> (N,) uint64, bit set where a cell outshines its left one."""
+    """8 x 8 difference hash: (N, 8, 9, 3) uint8 RGB -> (N,) uint64; a bit is set if a cell exceeds its left one."""
     gray = thumbnail.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     bits = (gray[:, :, 1:] > gray[:, :, :-1]).reshape(len(thumbnail), ROWS * (COLUMNS - 1))
     return np.packbits(bits, axis=1).view(">u8").astype(np.uint64).reshape(-1)
 
 
 def featureless(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which thumbnails (N, 8, 9, 3) vary by less than FLAT over the picture in every channel: (N,) bool."""
+    """Which thumbnails (N, 8, 9, 3) have a standard deviation below FLAT in every channel: (N,) bool."""
     return thumbnail.std(axis=(1, 2), dtype=np.float32).max(axis=1) < FLAT
 
 
@@ -96,7 +96,7 @@ def near_pairs(prints: Fingerprints, distance: int = NEAR) -> Iterator[NDArray[n
     Two hashes at most ``distance`` bits apart agree in at least one of ``distance + 1`` bands of bits. So
     the images are sorted by one band after another, and only those with equal bands are compared: memory
     stays O(N). Pairs must then have thumbnails at most ALIKE apart. Damaged and featureless images
-    (FLAT) are left out: all of them look alike.
+    (FLAT) are excluded, because they all look alike.
     """
     usable = np.flatnonzero((prints.error == "") & ~featureless(prints.thumbnail))
     edges = np.linspace(0, 64, distance + 2).round().astype(int)
@@ -109,7 +109,7 @@ def near_pairs(prints: Fingerprints, distance: int = NEAR) -> Iterator[NDArray[n
         for left, right in _equal_neighbours(bands[band][order]):
             i, j = order[left], order[right]
             keep = np.bitwise_count(prints.dhash[i] ^ prints.dhash[j]) <= distance
-            for earlier in bands[:band]:  # that pair has been seen already
+            for earlier in bands[:band]:  # the pair was found in an earlier band
                 keep &= earlier[i] != earlier[j]
             i, j = i[keep], j[keep]
             apart = np.abs(prints.thumbnail[i].astype(np.int16) - prints.thumbnail[j]).mean(axis=(1, 2, 3))

@@ -1,7 +1,7 @@
-"""Folders, file names and text files of a benchmark, with errors that name file and cure.
+"""Folders, file names and text files of a benchmark, with errors that name the file and the remedy.
 
 Only the part of a path below the benchmark's root is ever parsed: a root such as ``/data/my_cc_data``
-or ``/mnt/query`` must not leak into a label.
+or ``/mnt/query`` must not affect a label.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 from csgn_lib.records import InputError
 
-# what Windows, macOS, zips and network drives leave in folders
+# files that Windows, macOS, zip programs and network drives create in folders
 IGNORED = {
     "thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information",
     "lost+found",
 }  # fmt: skip
-IMAGE = r"(?:\.(?i:jpg|jpeg|png|bmp))+"  # the plus: some releases hold a few `.jpg.jpg`
+IMAGE = r"(?:\.(?i:jpg|jpeg|png|bmp))+"  # the plus: some releases contain files named `.jpg.jpg`
 LARGEST = 2**63 - 1  # labels are int64
 
 
@@ -27,7 +27,7 @@ def list_files(root: Path, folder: str, depth: int = 0) -> list[str]:
     """Files of ``root/folder``, exactly ``depth`` folders down, relative to ``root``; sorted.
 
     Sorted, so that the order of rows does not depend on the file system. Links to folders are followed. Hidden files
-    and what IGNORED names are passed over.
+    and those in IGNORED are skipped.
 
     Raises:
         InputError: the folder is missing, cannot be listed or holds no file; a file lies at another depth.
@@ -63,7 +63,7 @@ def walk(folder: str | Path) -> Iterator[str]:
 
 def _below(directory: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
     real = os.path.realpath(directory)
-    if real in above:  # a link to a folder that contains it: its files are listed already
+    if real in above:  # a link to a parent folder, whose files are already listed
         return
     for entry in scan(directory):
         if entry.is_dir():
@@ -71,7 +71,7 @@ def _below(directory: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
         elif os.path.exists(entry.path):
             yield prefix + entry.name
         else:
-            raise InputError(f"{entry.path} is a link to a file that does not exist; remove it, or bring the file back")
+            raise InputError(f"{entry.path} is a link to a file that does not exist; remove it, or restore the file")
 
 
 def scan(directory: str) -> list[os.DirEntry[str]]:
@@ -107,7 +107,7 @@ def parse(
 ) -> dict[str, tuple[str, ...]]:
     """The named groups of ``pattern`` in each path's last ``parts`` parts: {group: (N,) texts}.
 
-    Numbers lose their leading zeros, so that ``003`` and ``3`` are one label.
+    Leading zeros of numbers are removed, so that ``003`` and ``3`` are the same label.
 
     Args:
         pattern: must match the last ``parts`` parts (joined by "/") completely.
@@ -150,7 +150,7 @@ def find_root(root: str | Path, needed: Sequence[str], what: str) -> Path:
     """``root`` as a folder that holds every path in ``needed``.
 
     Raises:
-        InputError: naming the path, what was looked for, and the right folder if one is near by:
+        InputError: naming the path, the expected content, and the right folder if one is nearby:
             a sibling with nearly this name, a folder at most two levels below, or the parent.
     """
     root = checked(root)
@@ -185,7 +185,7 @@ def _right_root(root: Path, needed: Sequence[str]) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Its sub-folders, sorted; none where it cannot be listed: hints are looked for, not owed."""
+    """Its sub-folders, sorted; none if it cannot be listed, because hints are optional."""
     try:
         return sorted(Path(entry.path) for entry in scan(str(folder)) if entry.is_dir())
     except InputError:

@@ -1,10 +1,10 @@
-"""From labels as text to the frames of a benchmark: contiguous for training, raw for testing.
+"""Frames of a benchmark from text labels: contiguous numbers for training, raw numbers for testing.
 
 A *raw* frame has ``path, person`` (raw integer)``, person_label, camera, camera_label, clothes_label``
 and the benchmark's own columns. ``clothes_label`` is unique per person and outfit, "" where unknown.
-Numbering follows the field's loaders: training people and outfits are 0..N-1 in the sorted order of
+Numbering follows the usual data loaders: training people and outfits are 0..N-1 in the sorted order of
 their raw values; test people keep their raw number; test outfits share one map over query and gallery.
-Labels sort by their numbers, so that leading zeros in file names change nothing.
+Labels are sorted numerically, so leading zeros in file names have no effect.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def rank_labels(labels: pd.Series) -> np.ndarray:
 
 
 def _natural(label: str) -> list[tuple[int, str]]:
-    """A sort key: text and numbers in turns, numbers by length first, since leading zeros are gone."""
+    """A sort key of alternating text and numbers; numbers, which have no leading zeros, compare by length first."""
     return [(len(part) if i % 2 else 0, part) for i, part in enumerate(re.split(r"(\d+)", label))]
 
 
@@ -83,16 +83,16 @@ def number_train(train: pd.DataFrame) -> pd.DataFrame:
 
 
 def select(frame: pd.DataFrame, keep: Any) -> pd.DataFrame:
-    """The rows where ``keep`` (N,) is true, numbered afresh from 0."""
+    """The rows where ``keep`` (N,) is true, with a new index from 0."""
     return frame[np.asarray(keep)].reset_index(drop=True)
 
 
 def pick_queries(frame: pd.DataFrame) -> np.ndarray:
     """One image (or tracklet) per person x outfit x camera: (N,) bool, true for queries.
 
-    Of a group the middle one in path order is taken; a group of one stays in the gallery. A person
-    who would then have no query gives one per outfit, or else one at all, so that everybody with at
-    least two images (tracklets) is asked and can be found. Images of nobody (person -1) are never queries.
+    The middle one of each group in path order is the query; a group of one stays in the gallery. A person who would
+    then have no query gets one per outfit, or else a single one, so that every person with at least two images
+    (tracklets) has a query and a match. Distractors (person -1) are never queries.
     """
     unit = frame["tracklet"] if _by_tracklet(frame) else pd.Series(np.arange(len(frame)), index=frame.index)
     units = frame.assign(unit=unit).drop_duplicates("unit")
@@ -107,5 +107,5 @@ def pick_queries(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _by_tracklet(frame: pd.DataFrame) -> bool:
-    """Whether tracklets, not images, are what is ranked (CCVID)."""
+    """Whether tracklets are ranked instead of images (CCVID)."""
     return frame.attrs.get("unit") == "tracklet"

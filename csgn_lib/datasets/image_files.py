@@ -1,4 +1,4 @@
-"""Opening image files: the one place where a file becomes pixels, always RGB, 8 bits and upright."""
+"""Image files to pixels: RGB, 8 bits, upright. All image files are opened here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from csgn_lib.records import InputError, cores
 
 Result = TypeVar("Result")
 LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # pixels; Pillow itself refuses more
-_UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
+_UPRIGHT = {  # EXIF orientation -> the operation that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,7 +39,7 @@ def open_image(
 
     Args:
         file: a path, or an open binary file.
-        name: what errors call it; by default ``file``.
+        name: name in error messages; by default ``file``.
         largest: pixels; a larger image is refused before it is decoded.
         formats: Pillow formats to try; by default all.
 
@@ -57,20 +57,22 @@ def unopened(name: object, error: Exception) -> InputError:
     """The error to raise for an image that could not be opened or decoded."""
     if isinstance(error, FileNotFoundError):
         return InputError(f"{name} does not exist; check the benchmark's root, or extract its images again")
-    return InputError(f"{name} cannot be read as an image ({failure(error)}); replace it, or take it out")
+    return InputError(f"{name} cannot be read as an image ({failure(error)}); replace it, or remove it")
 
 
 def decode(file: str | Path | BinaryIO, largest: int = LARGEST, formats: Sequence[str] | None = None) -> Image.Image:
-    """As ``open_image``, but raises whatever the decoder raises; ``failure`` says it in a few words."""
+    """As ``open_image``, but with the decoder's exceptions; ``failure`` summarises them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ``largest`` is the bound here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # instead, ``largest`` is the limit
         with Image.open(file, formats=formats) as image:
             if image.width * image.height > largest:
                 raise Image.DecompressionBombError(f"{image.width * image.height} pixels, more than {largest}")
             image.load()
             turn = 1
-            with suppress(Exception):  # a damaged EXIF block says nothing about the orientation
-                turn = image.getexif().get(ExifTags.Base.Orientation, 1)  # Pillow has turned TIFF by now
+            with suppress(Exception):  # a damaged EXIF block: the orientation is unknown
+                turn = image.getexif().get(
+                    ExifTags.Base.Orientation, 1
+                )  # Pillow applies the orientation of TIFF itself
             rgb = _eight_bits(image).convert("RGB")
     return rgb.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else rgb
 
@@ -85,19 +87,17 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def failure(error: Exception) -> str:
-    """Why an image could not be decoded, in words that are the same for every file with this damage."""
+    """Why an image could not be decoded: the same text for every file with this damage."""
     if isinstance(error, FileNotFoundError):
         return "missing"
     if isinstance(error, UnidentifiedImageError):  # Pillow's message holds an address in memory
-        return "not an image: it begins like no known format"
-    if isinstance(error, Image.DecompressionBombError):  # Pillow's, which asks whether this is an attack, or ours
+        return "not an image of a known format"
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's decompression-bomb error, or the limit above
         found, most = (int(number) / 1e6 for number in re.findall(r"\d+", str(error))[:2])
         return f"{found:.0f} megapixels, more than {most:.0f}; make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"{type(error).__name__}: " + re.sub(
-        r"\d+", "..", str(error)
-    )  # positions differ by file, the cause does not
+    return f"{type(error).__name__}: " + re.sub(r"\d+", "..", str(error))  # omit byte positions, which differ by file
 
 
 def unreadable(root: Path, paths: Sequence[str], workers: int | None = None) -> dict[str, str]:

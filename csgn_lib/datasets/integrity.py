@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _RESTARTS = {"celebreid", "celebreid_light"}  # test people are numbered from 1 again: equal numbers, other people
 _EXAMPLES = 20  # paths kept of a kind that can run into millions (frames of one video look alike)
-_BROKEN = ("missing", "undecodable")  # images that a run would stop at
+_BROKEN = ("missing", "undecodable")  # images at which a run would stop
 
 
 _RELATIONS = {  # how the two images of a pair are related, worst first
@@ -31,7 +31,7 @@ _RELATIONS = {  # how the two images of a pair are related, worst first
     "within_person": ("note", "pairs within a person and split, as in neighbouring frames of a video"),
 }
 
-# what is looked for: whether images must be opened to see it
+# the kinds of findings: whether images must be opened to find them
 KINDS: dict[str, bool] = {
     "missing": False,
     "undecodable": True,
@@ -56,9 +56,9 @@ class Problem:
 
     Attributes:
         kind: a key of KINDS.
-        severity: error: a result would be wrong or a run would stop. warning: look before trusting a
-            number. note: usual in this field, but good to know.
-        detail: what it is, with numbers.
+        severity: error: a result would be wrong or a run would stop. warning: check before relying on a
+            score. note: common in this field.
+        detail: description, with numbers.
         paths: the images, or for pairs the first few, two and two.
     """
 
@@ -75,11 +75,11 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What ``check`` found.
+    """Result of ``check``.
 
     Attributes:
-        counts: frame ``split what published mark source found agrees``; one row a published number
-            and, for what has none published, a row with the number found.
+        counts: frame ``split what published mark source found agrees``; one row per published number, and rows with
+            the number found where none is published.
         problems: worst first; empty if nothing was found.
         manifest: the data's hash, as in every run's record.
         opened: whether the images were opened, or only listed.
@@ -109,12 +109,12 @@ class Report:
 
     @property
     def overview(self) -> pd.DataFrame:
-        """Everything looked for: ``kind severity found``; "none" where nothing was, the worst where several were."""
+        """All kinds of findings: ``kind severity found``; "none" without a finding, the worst severity of several."""
         rows = []
         for kind, opening in KINDS.items():
             problems = [problem for problem in self.problems if problem.kind == kind]
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            nothing = "none" if self.opened or not opening else "not looked for: images were not opened"
+            nothing = "none" if self.opened or not opening else "not checked: images were not opened"
             severity, found = (problems[0].severity, problems[0].detail + more) if problems else ("", nothing)
             rows.append((kind, severity, found))
         return pd.DataFrame(rows, columns=["kind", "severity", "found"])
@@ -122,7 +122,7 @@ class Report:
     def __str__(self) -> str:
         width = "images opened" if self.opened else "images listed, not opened"
         lines = [f"{self.name}: {width}; manifest {self.manifest}", self.counts.to_string(index=False), ""]
-        for problem in reversed(self.problems):  # the worst comes last: it is what a terminal still shows
+        for problem in reversed(self.problems):  # the worst is last, where a terminal shows it
             every = problem.kind in _BROKEN and len(problem.paths) <= _EXAMPLES
             more = ", ".join(problem.paths) if every else _some(problem.paths)
             lines.append(f"{problem.severity}: {problem.kind}: {problem.detail} {more}".rstrip())
@@ -134,14 +134,14 @@ def _some(paths: tuple[str, ...]) -> str:
 
 
 def check(benchmark: Benchmark, images: bool = True, near: int = NEAR, workers: int | None = None) -> Report:
-    """Compare a benchmark with the published counts and look for damage, duplicates and leaks.
+    """Compare a benchmark with the published counts and search for damaged images, duplicates and leaks.
 
     Args:
-        images: open every image (1 to 2 ms each); without, only names and sizes are looked at.
+        images: open every image (1 to 2 ms each); otherwise only names and sizes are checked.
         near: bits of 64 by which the difference hashes of near duplicates may differ.
         workers: threads that decode; none: one a processor.
 
-    Nothing is changed or left out: ``benchmark.without(report.broken, reason)`` does that, on record. Raises
+    Nothing is changed: ``benchmark.without(report.broken, reason)`` excludes broken images. Raises
     InputError for ``near`` or ``workers`` out of range.
     """
     if not 0 <= near < 64 or near != int(near) or (workers is not None and workers < 1):
@@ -158,14 +158,14 @@ def check(benchmark: Benchmark, images: bool = True, near: int = NEAR, workers: 
 
 
 def readiness(benchmark: Benchmark, images: bool = True, workers: int | None = None) -> list[Problem]:
-    """What would stop a training run, or spoil its scores, and is known before it starts; worst first.
+    """Problems that would stop a training run or invalidate its scores, worst first; checked before it starts.
 
     An error is a reason not to start: an image that cannot be read (of any split), fewer than two training people, no
     query or gallery image, nobody who can be found under any protocol, people who are in train and in test. Empty if
     the benchmark can be trained on and scored.
 
     Args:
-        images: open every image (1 to 2 ms each); without, only whether the files exist is looked at.
+        images: open every image (1 to 2 ms each); otherwise only the existence of the files is checked.
         workers: threads that decode; none: one a processor.
     """
     rows = _everything(benchmark)
@@ -182,7 +182,7 @@ def _worst_first(problems: list[Problem]) -> list[Problem]:
 
 
 def _usability(benchmark: Benchmark) -> Iterator[Problem]:
-    """What stops training or scoring whatever the images show."""
+    """Problems of the labels that prevent training or scoring."""
     people = benchmark.train["person"].nunique()
     if people < 2:
         yield Problem("training_people", "error", f"{people} training people; a loss between people needs at least two")
@@ -202,7 +202,7 @@ def _missing(benchmark: Benchmark, rows: pd.DataFrame) -> list[Problem]:
 
 
 def _unreadable(reasons: dict[str, str]) -> Iterator[Problem]:
-    """One problem for each reason, since an empty file has another cure than one that was cut off."""
+    """One problem per reason, since an empty file needs another remedy than a truncated one."""
     missing = [path for path, reason in reasons.items() if reason == "missing"]
     yield from _listing("missing", "error", "listed files do not exist", missing)
     for reason in sorted(set(reasons.values()) - {"missing"}):
@@ -211,7 +211,7 @@ def _unreadable(reasons: dict[str, str]) -> Iterator[Problem]:
 
 
 def _everything(benchmark: Benchmark) -> pd.DataFrame:
-    """All rows with their split, the side they are on and ``who``: a person's name across sides."""
+    """All rows with their split, their side (train or test) and ``who``, which identifies a person across sides."""
     frames = [frame.assign(split=split) for split, frame in benchmark.frames()]
     rows = pd.concat(frames, ignore_index=True)
     rows["side"] = rows["split"].str.split("_").str[0].replace({"query": "test", "gallery": "test"})
@@ -229,7 +229,7 @@ def _listing(kind: str, severity: str, text: str, paths: Iterable[str]) -> list[
 
 
 def _labels(benchmark: Benchmark, rows: pd.DataFrame) -> Iterator[Problem]:
-    """What can be seen without opening an image."""
+    """Problems that can be found without opening an image."""
     yield from _listing("listed_twice", "error", "images are listed twice", rows["path"][rows["path"].duplicated()])
     yield from _shared_people(rows)
     known = rows[rows["who"] != "nobody"]
@@ -248,7 +248,7 @@ def _labels(benchmark: Benchmark, rows: pd.DataFrame) -> Iterator[Problem]:
     if benchmark.name == "last":
         folder = known["path"].str.split("/").str[-2]
         differs = folder.str.fullmatch(r"\d+") & (folder.str.lstrip("0") != known["person_label"])
-        text = "images lie in another person's folder; their names are trusted"
+        text = "images are in another person's folder; the label in the file name is used"
         yield from _listing("folder_disagrees", "note", text, known["path"][differs])
 
 
@@ -309,7 +309,7 @@ def _pairs_by_relation(
             examples[name] += paths[chosen[: _EXAMPLES - len(examples[name]) // 2]].ravel().tolist()
     for name, (severity, what) in _RELATIONS.items():
         if severity == "error" and kind == "near_duplicates":
-            severity = "warning"  # a look-alike is a suspicion, not a leak
+            severity = "warning"  # similar images are a suspicion, not a leak
         if totals[name]:
             yield Problem(f"{kind}_{name}", severity, f"{totals[name]:,} {text} {what}", tuple(examples[name]))
 

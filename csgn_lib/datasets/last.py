@@ -2,7 +2,7 @@
 
 ``train/<pid>/``, ``{val,test}/query/`` (flat), ``{val,test}/gallery/<pid>/`` hold
 ``<pid>_<img>_<video>_<frame>_<box>_<clothes>.jpg``. A few names have a double underscore and a few files
-lie in another person's folder, so person and clothes are the first and last field of the *name*.
+are in another person's folder, so person and clothes are the first and last field of the *name*.
 People numbered 0 are distractors: ranked, never matched. Clothes are labelled in train only, and 000
 there means unlabelled: such images have ``clothes`` -1.
 """

@@ -2,8 +2,8 @@
 
 ``train query test`` hold ``<pid>_<outfit>_c<cam>_<frame>.png`` (the gallery is called test);
 ``info/cloth-change_id_{train,test}.txt`` list the people who change clothes. The outfit counts from 1 for
-each person, so ``<pid>_<outfit>`` is the outfit's label. The public loaders' patterns run over the whole
-path, where a ``_c`` in the root makes one outfit of all; here only the name is read.
+each person, so ``<pid>_<outfit>`` is the outfit's label. Public loaders match their patterns
+against the whole path, where ``_c`` in the root corrupts the outfit; here only the file name is parsed.
 """
 
 from __future__ import annotations

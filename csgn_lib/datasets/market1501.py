@@ -1,7 +1,7 @@
-"""Market-1501 (Zheng et al., ICCV 2015): the clothes-consistent sanity check; no outfit labels.
+"""Market-1501 (Zheng et al., ICCV 2015): people keep their clothes, a sanity check; no outfit labels.
 
 ``bounding_box_train query bounding_box_test`` hold ``<pid>_c<cam>s<sequence>_<frame>_<n>.jpg``. Of the
-gallery folder, ``-1_...`` (bad detections) is junk and leaves the benchmark, as in every loader; it is
+gallery folder, ``-1_...`` (bad detections) is junk and is excluded, as in every loader; it is
 kept in ``unused``. Person 0 (``0000_...``) are distractors: ranked, never matched.
 """
 

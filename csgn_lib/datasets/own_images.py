@@ -1,10 +1,10 @@
-"""Your own images: a folder with a CSV of ``path, person, camera, clothes`` and, if you like, ``split``.
+"""Your own images: a folder with a CSV of ``path, person, camera, clothes`` and optionally ``split``.
 
 Paths are relative to the CSV's folder. Labels are numbers or any text. ``7``, ``07`` and ``7.0`` (which pandas writes
 once a cell of the column is empty) are one number. An empty cell, ``-1`` or ``nan`` means unknown. The outfit's label
 counts per person. ``split`` is train, query or gallery; without that column all images are for testing: the query is
-one image per person x outfit x camera, the gallery is the rest. Person -1 marks a gallery image of nobody in
-particular.
+one image per person x outfit x camera, the gallery is the rest. Person -1 marks a distractor in the
+gallery.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from csgn_lib.records import InputError
 FOLDER = "csv"
 COLUMNS = ("path", "person", "camera", "clothes")
 SPLITS = ("train", "query", "gallery")
-MISSING = ("", "nan", "NaN", "<NA>", "None")  # what pandas writes where there is no label
+MISSING = ("", "nan", "NaN", "<NA>", "None")  # what pandas writes for a missing label
 _NUMBER = re.compile(r"([+-]?)0*([0-9]+)(?:[.,]0{0,2})?")
 _AMBIGUOUS = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*)?[eE][+-][0-9]+|[0-9]{1,3}(?:[.,]000)+")  # 1e+16, 1.000
 
@@ -88,7 +88,7 @@ def _fail(file: Path, table: pd.DataFrame, bad: pd.Series, column: str, what: st
 
 
 def _check_paths(file: Path, table: pd.DataFrame) -> None:
-    """Bring paths to one spelling, that of the file on disk; refuse rows without person, file or own path."""
+    """Normalise paths to the spelling of the file on disk; refuse rows without person or file, and repeated paths."""
     for column in ("path", "person"):
         _fail(file, table, table[column].isin(MISSING), column, "{!r} names nothing; fill the cell in")
     paths = table["path"].str.replace("\\", "/")
@@ -107,7 +107,7 @@ def _on_disk(folder: Path, path: str) -> str:
 
 
 def _labels(file: Path, table: pd.DataFrame, column: str) -> list[str]:
-    """A column's labels, each in one spelling; "" where unknown. Refuses what could be two numbers, or two labels."""
+    """A column's labels in a normalised spelling; "" if unknown. Ambiguous numbers and labels are refused."""
     cells = table[column]
     ambiguous = cells.map(lambda cell: _AMBIGUOUS.fullmatch(cell) is not None)
     _fail(file, table, ambiguous, column, "{!r} may stand for several numbers; write it with digits only")
@@ -130,7 +130,7 @@ def _label(cell: str) -> str:
 
 
 def _key(label: str) -> str:
-    """What two spellings of one label share."""
+    """The normal form that all spellings of one label have in common."""
     text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
     if re.fullmatch(r"[+-]?[0-9]+[.,][0-9]+", text):
         return text.replace(",", ".").rstrip("0")  # 1.50 is 1.5
@@ -147,7 +147,7 @@ def _splits(file: Path, table: pd.DataFrame) -> pd.Series:
 
 
 def _outfits(file: Path, table: pd.DataFrame) -> list[str]:
-    """A label for each outfit of each person; "" where the clothes are unknown."""
+    """A label for each outfit of each person; "" if the clothes are unknown."""
     labels = (table["person"].replace("", "-1") + "_" + table["clothes"]).mask(table["clothes"] == "", "")
     pairs = table.assign(label=labels)[labels != ""].drop_duplicates(["person", "clothes"])
     alike = table.index.isin(pairs.index[pairs["label"].duplicated()])  # "a_b" in "c" and "a" in "b_c"

@@ -1,6 +1,6 @@
-"""How people, outfits and cameras go together, and what that gives away without looking at a face.
+"""Label statistics of a benchmark (people, outfits, cameras), and contact sheets of its images.
 
-Everything is counted from labels; a benchmark that lacks one gives empty tables for it. Pairs are always
+Statistics use labels only; if a benchmark lacks a label, the tables that need it are empty. Pairs are always
 of one person, a query image and a gallery image (for CCVID a tracklet each): the candidates for a match.
 """
 
@@ -21,12 +21,12 @@ from csgn_lib.datasets.protocols import UNKNOWN, Protocol, same_person
 from csgn_lib.records import InputError
 
 _INK = np.array([[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233]], np.uint8)
-_BAR, _GAP = 4, 2  # pixels: the bar that tells outfits apart, and the white between images
+_BAR, _GAP = 4, 2  # pixels: the bar that marks the outfit, and the white between images
 _FACE, _BLOCK = 0.25, 1 / 8  # upper share of an image that is hidden, and the side of a block in widths
 
 
 def units(frame: pd.DataFrame) -> pd.DataFrame:
-    """What is ranked: the frame itself, or one row a tracklet where tracklets are ranked (CCVID)."""
+    """The ranked units: the frame itself, or one row per tracklet if tracklets are ranked (CCVID)."""
     if frame.attrs.get("unit") != "tracklet":
         return frame
     return frame.drop_duplicates("tracklet").reset_index(drop=True)
@@ -58,7 +58,7 @@ def pairs(query: pd.DataFrame, gallery: pd.DataFrame) -> tuple[NDArray[np.int64]
 
 
 def shares(query: pd.DataFrame, gallery: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of one person by what they have in common: ``camera clothes pairs share``.
+    """Pairs of one person by same or different camera and clothes: ``camera clothes pairs share``.
 
     ``camera`` and ``clothes`` are "same", "different" or "unknown" (a label of -1 on either side).
     """
@@ -74,14 +74,14 @@ def shares(query: pd.DataFrame, gallery: pd.DataFrame) -> pd.DataFrame:
 
 
 def camera_rule(table: pd.DataFrame) -> dict[str, float]:
-    """What the rule "the same camera, so the same outfit; another camera, so another outfit" scores.
+    """Accuracy of the rule "same camera, same outfit; another camera, another outfit".
 
     Args:
-        table: as from ``shares``; pairs with an unknown label are passed over.
+        table: as from ``shares``; pairs with an unknown label are ignored.
 
     Returns:
-        ``pairs``: how many were judged. ``accuracy``: the share judged rightly. ``always``: what always
-        giving the commoner answer would score; the rule says something only above it. ``same_if_same`` and
+        ``pairs``: their number. ``accuracy``: share of correct predictions. ``always``: accuracy of always predicting
+        the more frequent class, which the rule must exceed. ``same_if_same`` and
         ``same_if_different``: the share of pairs in the same outfit, among pairs of one camera and of
         two. NaN where there is no such pair.
     """
@@ -105,7 +105,7 @@ def camera_rule(table: pd.DataFrame) -> dict[str, float]:
 def camera_pairs(query: pd.DataFrame, gallery: pd.DataFrame) -> pd.DataFrame:
     """Pairs of one person by their two cameras: ``query_camera gallery_camera people pairs same_clothes``.
 
-    ``same_clothes`` is the share of the pairs in one outfit. Pairs with an unknown label are passed over.
+    ``same_clothes`` is the share of the pairs in one outfit. Pairs with an unknown label are ignored.
     """
     asked, found = pairs(query, gallery)
     table = pd.DataFrame(
@@ -124,14 +124,14 @@ def camera_pairs(query: pd.DataFrame, gallery: pd.DataFrame) -> pd.DataFrame:
 
 
 def camera_tells_outfit(frame: pd.DataFrame, shuffles: int = 10, seed: int = 0) -> dict[str, float]:
-    """How well a person's outfit is guessed from the camera, among people with two outfits or more.
+    """Accuracy of predicting a person's outfit from the camera, for people with at least two outfits.
 
     Returns:
-        ``people``: how many. ``guess``: share of images right if each person's commonest outfit is named;
-        ``guess_from_camera``: if the commonest one in that camera is. Both on the images that were counted, so
-        the second is never below the first; 1.0 means that the camera gives the outfit away.
-        ``guess_shuffled``: the same after the cameras are exchanged at random among each person's
-        images (mean of ``shuffles``): what few images a camera let anyone guess. NaN without people.
+        ``people``: their number. ``guess``: accuracy of predicting each person's most frequent outfit.
+        ``guess_from_camera``: of predicting the most frequent one in that camera. Both are measured on the images that
+        they were fitted to, so the second is never below the first; 1.0 means that the camera determines the outfit.
+        ``guess_shuffled``: the same after the cameras are permuted among each person's images (mean of
+        ``shuffles``), the level of overfitting with few images per camera. NaN without people.
     """
     known = frame[(frame["clothes"] != UNKNOWN) & (frame["camera"] != UNKNOWN)]
     known = known[known.groupby("person")["clothes"].transform("nunique") > 1].sort_values("person", kind="stable")
@@ -151,17 +151,17 @@ def camera_tells_outfit(frame: pd.DataFrame, shuffles: int = 10, seed: int = 0) 
 
 
 def _commonest(frame: pd.DataFrame) -> int:
-    """Images in the commonest outfit of their person and camera."""
+    """Images in the most frequent outfit of their person and camera."""
     return int(frame.groupby(["person", "camera", "clothes"]).size().groupby(["person", "camera"]).max().sum())
 
 
 def protocol_table(benchmark: Benchmark) -> pd.DataFrame:
-    """What each protocol leaves to be found: one row a protocol, whole galleries only (no draws).
+    """Matches that remain under each protocol: one row per protocol, complete galleries only (no draws).
 
-    Columns: ``protocol asked counted`` (queries; the rest has no match left) ``matches`` (pairs)
+    Columns: ``protocol asked counted`` (all queries, and those with a match) ``matches`` (pairs)
     ``per_query`` (median matches of a counted query) ``same_clothes same_camera`` (share of the matches)
     ``clothes_alone`` (share of counted queries with a match in the query's own outfit: the rank-1 of a perfect
-    clothes matcher that knows nothing of people, if nobody else dresses alike). NaN where the label is unknown.
+    clothes matcher if no two people have the same outfit). NaN where the label is unknown.
     """
     query, gallery = units(benchmark.query), units(benchmark.gallery)
     named = [benchmark.protocol(name) for name in benchmark.protocols]
@@ -195,8 +195,8 @@ class Sheet:
     """A contact sheet.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB; one person a row, outfits told apart by the bar above each image.
-        table: one row an image: ``row column path person_label clothes_label camera_label``.
+        image: (H, W, 3) uint8 RGB; one person per row, a bar above each image marks the outfit.
+        table: one row per image: ``row column path person_label clothes_label camera_label``.
         row_height: pixels from one person to the next.
     """
 
@@ -212,10 +212,10 @@ def contact_sheet(
 
     Args:
         split: as in ``benchmark.frames()``: train, query, gallery, validation_query ...
-        columns: images a person at most; outfits take turns, then cameras.
+        columns: largest number of images per person; outfits alternate, then cameras.
         cell: height and width of an image in pixels.
 
-    Faces are made unrecognisable (a mosaic over the upper quarter) where ``benchmark.hide_faces`` says so.
+    Faces are pixelated (the upper quarter of the image) if ``benchmark.hide_faces`` is set.
 
     Raises:
         InputError: no such split, or an image that cannot be read.
@@ -238,16 +238,16 @@ def contact_sheet(
 def pair_sheet(
     root: Path, paths: Sequence[str], hide_faces: bool, across: int = 5, cell: tuple[int, int] = (128, 64)
 ) -> Sheet:
-    """Pairs of images side by side, as in ``Problem.paths``: duplicates are to be looked at.
+    """Pairs of images side by side, such as the duplicates in ``Problem.paths``.
 
     Args:
         paths: two and two, relative to ``root``.
-        hide_faces: make faces unrecognisable, as in ``contact_sheet``; ``benchmark.hide_faces`` for its images.
+        hide_faces: pixelate faces, as in ``contact_sheet``; pass ``benchmark.hide_faces``.
         across: pairs in a row.
         cell: height and width of an image in pixels.
 
-    The sheet's table is ``row column path``; one colour of bar a pair. Raises InputError for an image that cannot be
-    read, or an odd number of paths.
+    The sheet's table is ``row column path``; each pair has one colour of bar. Raises InputError for an image that
+    cannot be read, or an odd number of paths.
     """
     if len(paths) % 2 or not len(paths):
         raise InputError(f"pair_sheet: {len(paths)} paths; give two for each pair")
@@ -273,16 +273,16 @@ def _choose(frame: pd.DataFrame, distractor: int | None, people: int, columns: i
     rows.loc[rows["clothes"] == UNKNOWN, "outfit"] = UNKNOWN
     rows["turn"] = rows.groupby(["person", "clothes", "camera"]).cumcount()
     rows = rows.sort_values(["row", "turn", "camera", "clothes", "path"])
-    rows["turn"] = rows.groupby(["person", "clothes"]).cumcount()  # now outfits take turns, each over its cameras
+    rows["turn"] = rows.groupby(["person", "clothes"]).cumcount()  # outfits alternate, and within an outfit cameras
     rows = rows.sort_values(["row", "turn", "clothes"]).groupby("row").head(columns)
     rows = rows.sort_values(["row", "clothes", "camera", "path"])
     return rows.assign(column=rows.groupby("row").cumcount())
 
 
 def picture(file: Path, blocked: bool = False) -> Image.Image:
-    """An image of a benchmark, RGB, at its own size; ``blocked``: its face made unrecognisable.
+    """An image of a benchmark, RGB, at its own size; ``blocked``: with a pixelated face.
 
-    Raises InputError naming one that is not there, or that cannot be read.
+    Raises InputError naming an image that is missing or cannot be read.
     """
     image = open_image(file)
     if blocked:
@@ -291,7 +291,7 @@ def picture(file: Path, blocked: bool = False) -> Image.Image:
 
 
 def hide_face(image: Image.Image) -> None:
-    """Make the face unrecognisable, in place: a mosaic over the upper quarter of a person's picture."""
+    """Pixelate the face in place: the upper quarter of a person's image."""
     face = image.crop((0, 0, image.width, round(image.height * _FACE)))
     block = max(4, round(image.width * _BLOCK))
     blocks = face.resize((max(face.width // block, 1), max(face.height // block, 1)), Image.Resampling.BOX)

@@ -1,6 +1,6 @@
 """PRCC (Yang, Wu, Zheng, TPAMI 2021): three cameras, of which A and B share one outfit.
 
-``rgb/train/<pid>/<A|B|C>_cropped_rgb<nnn>.jpg``, ``rgb/val`` alike, ``rgb/test/{A,B,C}/<pid>/cropped_rgb<nnn>.jpg``:
+``rgb/train/<pid>/<A|B|C>_cropped_rgb<nnn>.jpg``, ``rgb/val`` likewise, ``rgb/test/{A,B,C}/<pid>/cropped_rgb<nnn>.jpg``:
 in test the camera is a folder. Outfits: ``<pid>`` seen by A and B, ``<pid>C`` by C. ``rgb/val`` shows
 the *training* people (an image-level split), so it is kept in ``unused``, never as validation.
 """

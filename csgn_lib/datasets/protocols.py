@@ -1,6 +1,6 @@
-"""Evaluation protocols as data: which rows are ranked, which matches are dropped, how AP is read.
+"""Evaluation protocols as data: which rows are ranked, which matches are dropped, how AP is computed.
 
-Public shape (numpy and pandas only; ``retrieval`` streams from it)::
+Interface (numpy and pandas only)::
 
     Term = tuple[column, "same" | "different"]        Rule = tuple[Term, ...]
     Protocol(name, description, junk=(Rule, ...), query_where=((column, values), ...),
@@ -11,7 +11,7 @@ Public shape (numpy and pandas only; ``retrieval`` streams from it)::
         .query_rows(query)            -> (Q',) int64  # rows that are queries, ascending
         .gallery_rows(gallery)        -> tuple of (G',) int64, one per gallery: 1, or ``draws`` of them
         .is_junk(query, gallery, query_rows, gallery_rows) -> (n,) bool   # for n pairs of ONE person each
-        .masks(query, gallery, draw=0) -> good (Q, G), junk (Q, G)        # dense reference, small data only
+        .masks(query, gallery, draw=0) -> good (Q, G), junk (Q, G)        # dense reference, for small data
     PROTOCOLS: dict[str, Protocol]                    # general, cloth_changing, same_clothes: any benchmark
     BENCHMARK_PROTOCOLS: dict[benchmark, dict[str, Protocol]]             # what a name means there; headline first
     resolve(protocol, benchmark=None) -> Protocol     # exported as ``datasets.protocol``
@@ -19,13 +19,13 @@ Public shape (numpy and pandas only; ``retrieval`` streams from it)::
 The frames that ``load`` returns carry ``frame.attrs["benchmark"]``, so a scorer that is given only a
 name and two frames calls ``resolve(protocol, query.attrs.get("benchmark"))``.
 
-How a score follows (the field's core rule): for each row of ``query_rows`` rank each gallery of
+How a score is computed (the usual rule): for each row of ``query_rows`` rank each gallery of
 ``gallery_rows`` by distance, ties in gallery order. Same-person gallery rows are *good*, unless
-``is_junk``: those leave the ranking. Other people are never dropped. A query without a good row is not
+``is_junk``: those are removed from the ranking. Other people are never dropped. A query without a good row is not
 counted. ``draws`` galleries: the mean over galleries. To stream, only same-person pairs need
 ``is_junk``, so nothing of size Q x G is kept. A label of -1 is unknown: it is neither the same nor
-different, and a same-person pair whose label in a ``needs`` column is unknown is junk, since nobody can
-say that it is a match under that protocol. ``person`` -1 matches nobody.
+different, and a same-person pair whose label in a ``needs`` column is unknown is junk, since it is
+unknown whether it is a match. ``person`` -1 matches nobody.
 
 AP of a query with M good rows, the h-th at rank r_h (1-based, junk removed):
 "field": mean of h / r_h. "trapezoid" (official Celeb-reID scorer): mean of (p_h + h / r_h) / 2 with
@@ -33,7 +33,7 @@ p_h = (h - 1) / (r_h - 1), and p_h = 1 where r_h = 1.
 
 ``aggregate="tracklet"``: rows of one ``tracklet`` are one unit; its feature is the weighted mean of its
 rows (``datasets.ccvid.weights``), L2-normalised only afterwards; its labels are those of its first row.
-Where each row is its own tracklet already, that changes nothing.
+If each row is a separate tracklet, this has no effect.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to score a benchmark, as data. See the module for how a score follows from it.
+    """One evaluation protocol. The module's docstring explains how a score is computed.
 
     Attributes:
-        name: what it is called in results, unique within a benchmark.
+        name: its name in results, unique within a benchmark.
         description: one sentence for tables: what is ranked and what is dropped.
         junk: a same-person pair is dropped if, for any rule, all of its terms hold.
         query_where, gallery_where: (column, allowed values) pairs; rows must satisfy all of them.
-        needs: label columns that must not be unknown (-1) throughout.
-        draws: 0 for the whole gallery, else the number of single-shot galleries (one image a person).
-        ap: which average precision the field (or that benchmark's scorer) reads.
+        needs: label columns that must not be unknown (-1) in all rows.
+        draws: 0 for the whole gallery, else the number of random single-shot galleries (one image per person).
+        ap: the form of average precision: "field" (usual) or "trapezoid".
         aggregate: "tracklet" if tracklets rather than images are ranked.
     """
 
@@ -89,7 +89,7 @@ class Protocol:
     def check(self, query: pd.DataFrame, gallery: pd.DataFrame) -> None:
         """Raise InputError if the frames lack a column, a label that is needed, or any row to score."""
         for split, frame, where in (("query", query, self.query_where), ("gallery", gallery, self.gallery_where)):
-            path = ("path",) if self.draws and split == "gallery" else ()  # a gallery is drawn by it
+            path = ("path",) if self.draws and split == "gallery" else ()  # draws depend on the path
             for column in ("person", *self.columns, *path, *(column for column, _ in where)):
                 if column not in frame.columns:
                     raise InputError(f"protocol {self.name!r} needs a column {column!r}; the {split} frame has none")
@@ -110,12 +110,12 @@ class Protocol:
         for column in ("person", *self.columns):
             kinds = [pd.api.types.is_numeric_dtype(frame[column]) for frame in (query, gallery)]
             if kinds[0] != kinds[1]:
-                raise InputError(f"{column} is a number in one frame and text in the other; number both alike")
+                raise InputError(f"{column} is a number in one frame and text in the other; use the same type in both")
 
     def counts_any(self, query: pd.DataFrame, gallery: pd.DataFrame) -> bool:
         """Whether at least one query has a match left. Raises InputError as ``check``.
 
-        Rows with the same labels count once, so that nothing of size Q x G is made.
+        Rows with the same labels are grouped, so that no array of size Q x G is needed.
         """
         self.check(query, gallery)
         columns = list(dict.fromkeys(("person", *self.columns)))
@@ -202,9 +202,8 @@ def _matching(frame: pd.DataFrame, where: Where) -> NDArray[np.bool_]:
 def _single_shot(gallery: pd.DataFrame, rows: NDArray[np.int64], draw: int) -> NDArray[np.int64]:
     """One row per person: of its images, the one whose sha256 of ``"<draw> <path>"`` is smallest.
 
-    A hash in place of a seeded generator: the draw then depends neither on the order in which a file
-    system lists files nor on a NumPy version (``Generator`` streams may change), and leaving one
-    broken image out moves only that person's draw.
+    A hash instead of a seeded generator: the draw depends neither on the order in which a file system lists files nor
+    on the NumPy version (``Generator`` streams may change). Excluding a broken image changes only that person's draw.
     """
     paths = gallery["path"].to_numpy()[rows]
     keys = [hashlib.sha256(f"{draw} {path}".encode()).digest() for path in paths]
@@ -266,7 +265,7 @@ def _prcc() -> tuple[Protocol, ...]:
 
 
 def _vcclothes() -> tuple[Protocol, ...]:
-    """The field's camera subsets (cameras counted from 0 here); each under the standard rule only."""
+    """The usual camera subsets (cameras counted from 0); each under the standard rule only."""
     subsets = []
     for name, cameras, text in (("cloth_changing", (2, 3), "3 and 4"), ("same_clothes", (1, 2), "2 and 3")):
         where = (("camera", cameras),)
@@ -287,7 +286,7 @@ def _celebreid() -> tuple[Protocol, ...]:
 
 
 def _deepchange() -> tuple[Protocol, ...]:
-    """The junk key is unsettled in the field; the paper's public loaders take the tracklet."""
+    """The literature does not agree on what is dropped; the paper's public loaders drop the query's tracklet."""
     tracklet: Rule = (("tracklet", "same"),)
     return (
         Protocol("general", "all images; matches of the query's tracklet are dropped", (tracklet,)),
@@ -325,13 +324,13 @@ BENCHMARK_PROTOCOLS: dict[str, dict[str, Protocol]] = {
 
 
 def resolve(protocol: str | Protocol, benchmark: str | None = None) -> Protocol:
-    """The protocol that a name means on a benchmark; a Protocol is returned as it is.
+    """The protocol of a name on a benchmark; a Protocol is returned unchanged.
 
-    The same word may mean other rows on another benchmark (``same_clothes`` on PRCC asks camera B), so
-    a benchmark's own meaning comes first and PROTOCOLS second.
+    A name may have another meaning on another benchmark (``same_clothes`` on PRCC has queries of camera B), so the
+    benchmark's own protocols come first and PROTOCOLS second.
 
     Raises:
-        InputError: an unknown name, with the nearest one and all that would do.
+        InputError: an unknown name, with the nearest one and all valid ones.
 
     Example:
         >>> resolve("same_clothes").query_where
@@ -342,7 +341,7 @@ def resolve(protocol: str | Protocol, benchmark: str | None = None) -> Protocol:
     if isinstance(protocol, Protocol):
         return protocol
     if not isinstance(protocol, str):
-        raise InputError(f"protocol = {protocol!r}: one name or one Protocol; several go to evaluate_all")
+        raise InputError(f"protocol = {protocol!r}: give one name or one Protocol; use evaluate_all for several")
     known = PROTOCOLS | BENCHMARK_PROTOCOLS.get(benchmark or "", {}) | of_plugins(benchmark)
     if protocol in known:
         return known[protocol]

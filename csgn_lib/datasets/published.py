@@ -1,7 +1,7 @@
-"""What the releases are said to hold, each number with where it comes from.
+"""Published counts of the data sets, each with its source.
 
 Marks: L, read in public loader code; R, on the owner's page; T, counted by a third party; M, memory of the
-paper, **unverified**. Nobody has checked these against the images here: ``check`` compares, it does not judge.
+paper, **unverified**. These numbers were not verified against the images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Count:
 
     ``split`` is a split of the benchmark, several joined by "+", "all", or the ``split`` of an unused
     frame. ``what`` is images, people, outfits, tracklets or distractors. ``camera`` restricts the rows.
-    ``note`` says what is odd about the number.
+    ``note``: remark on the number.
     """
 
     split: str
@@ -121,7 +121,7 @@ PUBLISHED: dict[str, tuple[Count, ...]] = {
 
 
 def count_table(benchmark: Benchmark) -> pd.DataFrame:
-    """What is there beside what is said to be: ``split what published mark source found agrees``.
+    """Found and published counts: ``split what published mark source found agrees``.
 
     ``agrees`` is "yes", "no", or with the mark M "yes, unverified" / "no, unverified"; "" where
     nothing is published.

@@ -1,4 +1,4 @@
-"""Tables that people type, or save from a spreadsheet: comma-, semicolon- or tab-separated text."""
+"""Tables written by hand or by a spreadsheet: comma-, semicolon- or tab-separated text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_table(file: Path, columns: Sequence[str], free_text: bool = False) -> p
     The header's cells are separated by one of DELIMITERS, and so are all others.
 
     Args:
-        columns: those that must be there.
+        columns: required columns.
         free_text: whether the last column may hold the delimiter without quotes.
 
     Raises:
@@ -37,7 +37,7 @@ def read_table(file: Path, columns: Sequence[str], free_text: bool = False) -> p
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
         raise InputError(
-            f"{file}, line {reader.line_num}: this is no table of cells ({error}); is a quote not closed?"
+            f"{file}, line {reader.line_num}: not a valid table ({error}); is a quote not closed?"
         ) from None
     rows = [(line, cells) for line, cells in rows if any(cells)]
     if not rows:

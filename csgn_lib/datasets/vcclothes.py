@@ -1,7 +1,7 @@
 """VC-Clothes (Wan et al., CVPR workshops 2020), synthetic.
 
-``train query gallery`` hold ``<pid>-<cam>-<clothes>-<n>.jpg``; the owners' page writes underscores in
-place of hyphens, so either is read.
+``train query gallery`` hold ``<pid>-<cam>-<clothes>-<n>.jpg``; the owners' page shows underscores
+instead of hyphens, so both are accepted.
 """
 
 from __future__ import annotations

@@ -3,10 +3,18 @@
 Nothing here computes a score or imports torch.
 """
 
-from csgn_lib.figures.attention import TILT, ExplainedPair, attention_heads, attention_pairs, attention_shares
+from csgn_lib.figures.attention import (
+    TILT,
+    ExplainedPair,
+    attention_deletion,
+    attention_heads,
+    attention_layers,
+    attention_pairs,
+    attention_shares,
+)
 from csgn_lib.figures.forest import dots, forest, tradeoff
 from csgn_lib.figures.latex import ALPHA, latex_float, latex_table, macro_name, number_macros
-from csgn_lib.figures.maps import LabelMap, evenly_spaced, label_maps, picture_map
+from csgn_lib.figures.maps import LabelMap, evenly_spaced, label_maps, neighbour_kinds, picture_map
 from csgn_lib.figures.page import write_page
 from csgn_lib.figures.parameters import ParameterTable, parameter_table
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame

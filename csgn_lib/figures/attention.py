@@ -1,4 +1,4 @@
-"""Figures of attribution maps: overlays on images, and the shares of a map on the parts of a person."""
+"""Figures of attribution maps: overlays on images, shares on the parts of a person, and checks of the maps."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class ExplainedPair:
-    """A query and an answer with their maps.
+    """A query, a gallery image, and their attribution maps.
 
     Attributes:
-        images: query and answer, at the size of the maps.
+        images: query and gallery image, at the size of the maps.
         labels: the text below each.
-        maps: method -> (2, H, W), the maps of the query and of the answer, non-negative.
+        maps: method -> (2, H, W), the maps of the two images, non-negative.
     """
 
     images: tuple[Image.Image, Image.Image]
@@ -50,7 +50,7 @@ def overlay(axes: Axes, image: Image.Image, heat: NDArray[np.floating] | None = 
 
 
 def attention_pairs(pairs: Sequence[ExplainedPair]) -> Figure:
-    """One pair per row: the query and its maps on the left, the answer and its maps on the right."""
+    """One pair per row: the query and its maps on the left, the gallery image and its maps on the right."""
     methods, (width, height) = list(pairs[0].maps), pairs[0].images[0].size
     columns = 1 + len(methods)
     tall = TEXT_WIDTH / (2 * columns + 0.5) * height / width + 0.2
@@ -76,7 +76,7 @@ def attention_pairs(pairs: Sequence[ExplainedPair]) -> Figure:
 
 
 def attention_heads(images: Sequence[Image.Image], looks: NDArray[np.floating]) -> Figure:
-    """One image per row, then the map of each head: ``looks`` (images, heads, H, W)."""
+    """One image per row, then the map of each head: ``looks`` are (images, heads, H, W)."""
     heads = looks.shape[1]
     wide, tall = (COLUMN_WIDTH, 1.75) if heads < 5 else (TEXT_WIDTH, 1.2)
     with styled():
@@ -105,6 +105,48 @@ def attention_shares(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
             axes.set(title=part, xlabel="beyond the share of pixels" if part == TILT else "share of the map")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def attention_layers(table: pd.DataFrame) -> Figure:
+    """Rank correlation of maps with those of shuffled weights, by the number of shuffled layers; one line per method.
+
+    Args:
+        table: columns ``layers method value low high``.
+    """
+    with styled():
+        figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.3))
+        for i, (name, group) in enumerate(table.groupby("method", sort=False)):
+            error = [group["value"] - group["low"], group["high"] - group["value"]]
+            axes.errorbar(group["layers"] + 0.06 * i, group["value"], yerr=error, marker="o^sD"[i % 4], label=name)
+        axes.axhline(0, color="gray", lw=0.8)
+        axes.set(
+            xlabel="layers shuffled, from the output down", ylabel="rank correlation with own map", ylim=(-0.5, 1.05)
+        )
+        axes.set_xticks(sorted(set(table["layers"])))
+        axes.legend(loc="lower left", fontsize=6)
+    return figure
+
+
+def attention_deletion(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Deletion and insertion curves, one panel each, with bands for the interval.
+
+    Args:
+        table: columns ``method kind percent value low high``; kind is deletion or insertion.
+        methods: methods that have a colour; all others are gray controls.
+    """
+    with styled():
+        figure, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.4), sharey=True)
+        for axes, (kind, shown) in zip(panels, {"deletion": "grayed", "insertion": "shown"}.items(), strict=True):
+            controls = iter((":", "-", "--"))
+            for name, line in table[table["kind"] == kind].groupby("method", sort=False):
+                style = {} if name in methods else {"color": "gray", "ls": next(controls)}
+                axes.plot(line["percent"], line["value"], label=name, **style)
+                band = {"alpha": 0.08, "lw": 0, "color": axes.lines[-1].get_color()}
+                axes.fill_between(line["percent"], line["low"], line["high"], **band)
+            axes.set(title=kind, xlabel=f"% of pixels {shown}")
+        panels[0].set_ylabel("cosine of the pair")
+        panels[1].legend(fontsize=6, loc="lower right")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Rows of an ablation: their differences as a forest, every run as a dot, two quantities against each other."""
+"""Figures of an ablation: forest plot of differences, dot plot of runs, scatter plot of two quantities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INK, _LINE, _DISC = "#262626", "#bfbfbf", "#0072B2"
 
 
 def forest(frame: pd.DataFrame, baseline: str, unit: str = "points") -> Figure:
-    """Differences to a baseline: one line a row, one panel a protocol, bars for the interval.
+    """Forest plot of differences to a baseline: one line per row, one panel per protocol, bars for the interval.
 
     A dot is black where ``p`` is below 0.05, gray where only ``holm_people`` is, open where neither is, and
     black throughout if nothing was tested (no ``p``, or all NaN).
@@ -44,7 +44,7 @@ def forest(frame: pd.DataFrame, baseline: str, unit: str = "points") -> Figure:
 
 
 def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
-    """Every run a dot, its row's mean an upright stroke: one line a row, one panel a protocol.
+    """Every run as a dot, the mean of its row as a stroke: one line per row, one panel per protocol.
 
     Args:
         frame: ``row, protocol, value``; order as in the frame.
@@ -66,14 +66,14 @@ def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
 
 
 def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diagonal: bool = False) -> Figure:
-    """Two quantities of each row against each other: a disc with the row's number, the key below.
+    """Scatter plot of two quantities: a disc with the row's number, and the legend below.
 
     Panels: one column for each kind, one line for each quantity of ``x`` (of a single kind, side by side); each has
     its own scale.
 
     Args:
         frame: ``row, kind`` and the columns that ``x`` and ``y`` name; where ``<column>_low`` and ``<column>_high``
-            are there, a gray bar is drawn between them. A line that lacks a value is left out of that panel.
+            exist, a gray bar is drawn between them. A row that lacks a value is omitted from that panel.
         x: column -> label.
         y: column and label.
         diagonal: also draw where both are equal.
@@ -91,7 +91,7 @@ def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diag
             for axes, kind in zip(panels[i], kinds, strict=True):
                 _points(axes, frame[frame["kind"] == kind].dropna(subset=[column, y[0]]), column, y[0], rows)
                 if diagonal:
-                    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the line must not widen them
+                    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the diagonal must not change the limits
                     axes.axline((0, 0), slope=1, color="0.6", lw=0.8, ls=":", zorder=0)
                 axes.set(title="" if i else kind, xlabel=label, ylabel=y[1] if axes in grid[:, 0] else "")
                 axes.grid(True, axis="both")
@@ -103,7 +103,7 @@ def _points(axes: Axes, frame: pd.DataFrame, x: str, y: str, rows: Sequence[str]
     for draw, across, column in ((axes.hlines, y, x), (axes.vlines, x, y)):
         if {f"{column}_low", f"{column}_high"} <= set(frame):
             draw(frame[across], frame[f"{column}_low"], frame[f"{column}_high"], color=_LINE, lw=0.6, zorder=1)
-    for place, (_, one) in enumerate(frame.iterrows(), start=3):  # a number stays on its own disc
+    for place, (_, one) in enumerate(frame.iterrows(), start=3):  # each number is drawn right after its disc
         axes.plot(one[x], one[y], "o", color=_DISC, ms=7.5, mec="white", mew=0.5, zorder=place)
         axes.annotate(
             str(rows.index(one["row"]) + 1), (one[x], one[y]), color="white", fontsize=5, fontweight="bold",
@@ -140,4 +140,4 @@ def _check(frame: pd.DataFrame, names: Sequence[str]) -> None:
     if absent := [name for name in names if name not in frame]:
         raise InputError(f"no column {', '.join(absent)}; there are: {', '.join(map(str, frame))}")
     if frame.empty:
-        raise InputError("there is no row to draw; are the records the sweep's?")
+        raise InputError("there is no row to draw; check that these are records of a sweep")

@@ -22,7 +22,7 @@ _DIGITS = "Zero One Two Three Four Five Six Seven Eight Nine".split()
 def latex_table(
     frame: pd.DataFrame, target: str | Path, spread: Literal["sd", "interval", "none"] = "sd", note: str = ""
 ) -> Path:
-    """Write a booktabs tabular, ``<target>.tex``, and the frame, ``<target>.csv``: both or none, always the same bytes.
+    """Write a booktabs tabular, ``<target>.tex``, and the frame, ``<target>.csv``: both or none. Deterministic.
 
     Args:
         frame: one line for each cell: ``row``, ``column``, ``mean``; optionally ``sd``, or ``low`` and ``high``;
@@ -31,11 +31,11 @@ def latex_table(
             neighbouring columns, such as a protocol over rank-1 and mAP. Rows and columns keep the order of
             their first appearance; a missing cell is a dash.
         target: path without a suffix.
-        spread: mean ± s.d., mean [low, high], or none; where it is not known, the mean alone.
+        spread: mean ± s.d., mean [low, high], or none; the mean alone where the spread is unknown.
         note: lines written into the file as LaTeX comments.
 
-    A star stands only where ``p`` is below ALPHA, and n.s. where it is known and not. Bold is only the highest mean
-    of a column, and only if its ``p_best`` is below ALPHA; without one, nothing is.
+    A star marks ``p`` below ALPHA, n.s. a larger one. The highest mean of a column is bold only if its ``p_best`` is
+    below ALPHA.
 
     Returns the path without a suffix.
 
@@ -61,7 +61,7 @@ def macro_name(words: str, prefix: str = "csgn") -> str:
     >>> macro_name("CSGN, clothing out: cloth_changing mAP, 2 worlds")
     'csgnCsgnClothingOutClothChangingMapTwoWorlds'
 
-    Raises InputError if nothing is left to name it by.
+    Raises InputError if no letter or digit is left.
     """
     plain = unicodedata.normalize("NFKD", str(words)).encode("ascii", "ignore").decode()
     spelled = re.sub(r"\d", lambda digit: f" {_DIGITS[int(digit[0])]} ", plain)
@@ -117,7 +117,7 @@ def latex_float(kind: Literal["figure", "table"], name: str, caption: str) -> st
     fitted = r"\ifdim\wd2>\linewidth\resizebox{\linewidth}{!}{\usebox2}\else\usebox2\fi"
     if kind == "figure":
         lines = [rf"\includegraphics[width=\linewidth,height=0.85\textheight,keepaspectratio]{{{name}.pdf}}", said]
-    else:  # a table's caption stands above it
+    else:  # captions of tables are above the table
         lines = [said, r"\medskip", rf"\sbox2{{\input{{{name}.tex}}}}{fitted}"]
     return "\n".join([rf"\begin{{{kind}}}[htbp]\centering", *lines, rf"\end{{{kind}}}"]) + "\n"
 

@@ -1,4 +1,4 @@
-"""Two-dimensional maps of embeddings: points coloured by label, and images at their places."""
+"""Two-dimensional maps of embeddings: points coloured by label, and images at their positions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -23,7 +24,7 @@ _CELLS = (7, 14)  # rows and columns of images on a map
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One panel: places (N, 2), one label per point, a title, and a label of the vertical axis."""
+    """One panel: positions (N, 2), one label per point, a title, and a label of the vertical axis."""
 
     places: NDArray[np.floating]
     labels: NDArray[Any]
@@ -32,7 +33,7 @@ class LabelMap:
 
 
 def evenly_spaced(labels: ArrayLike, count: int) -> NDArray[Any]:
-    """At most ``count`` of the distinct labels, evenly spaced in sorted order: a choice that nobody makes by eye."""
+    """At most ``count`` of the distinct labels, evenly spaced in sorted order."""
     known = np.unique(labels)
     return known[np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int))]
 
@@ -66,10 +67,34 @@ def _plot_labels(axes: Axes, panel: LabelMap, coloured: int, size: float) -> Non
     _bare(axes)
 
 
+def neighbour_kinds(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
+    """Kinds of the nearest neighbours as multiples of chance: one line per feature, one marker per kind.
+
+    Args:
+        table: columns ``row feature kind times times_low times_high``.
+        labels: one for each pair of row and feature, in the order of their first appearance.
+    """
+    order = list(dict.fromkeys(zip(table["row"], table["feature"], strict=True)))
+    with styled():
+        figure, axes = plt.subplots(figsize=(TEXT_WIDTH, 0.7 + 0.27 * len(order)))
+        for i, (kind, part) in enumerate(table.groupby("kind", sort=False)):
+            y = [order.index(key) + 0.2 * (i - 1) for key in zip(part["row"], part["feature"], strict=True)]
+            error = [part["times"] - part["times_low"], part["times_high"] - part["times"]]
+            axes.errorbar(part["times"], y, xerr=error, fmt="osD"[i], color=f"C{i}", ls="", label=kind)
+        axes.axvline(1, color="gray", lw=0.8, ls="--", label="chance")
+        axes.set(yticks=range(len(order)), yticklabels=labels, xscale="symlog", xlim=(0, None), xlabel="times chance")
+        axes.set_xticks([0, 1, 2, 5, 10, 20, 50], ["0", "1", "2", "5", "10", "20", "50"])
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+        axes.invert_yaxis()
+        figure.legend(loc="outside upper center", ncols=4)
+    return figure
+
+
 def picture_map(
     places: NDArray[np.floating], pictures: Mapping[int, Image.Image], colours: Mapping[int, str], title: str
 ) -> Figure:
-    """A map with images on it that do not overlap: each lies in the free cell of a grid nearest to its point.
+    """A map with images that do not overlap: each is in the free cell of a grid nearest to its point.
 
     The assignment minimises the total squared distance; a line joins each image to its point.
 

@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file with figures, the results table, curves, and links to the executed notebooks."""
+"""The demo's report: one HTML file with figures, the results table, curves, and links to the executed notebooks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_page(
 ) -> Path:
     """Write ``folder/index.html``, ``results.csv`` and ``notebooks/*.html``; returns the page's path.
 
-    The page needs no other file and no network, except for the notebooks that it links to. It shows the figures that
+    The page is self-contained, except for the notebooks that it links to. It shows the figures that
     the runs saved: names with ``strip`` first, then the results, the training curves (drawn here from metrics.jsonl),
     then every other figure with its caption.
 
@@ -65,10 +65,10 @@ def _lead(results: pd.DataFrame) -> str:
     hard = results[results["protocol"] == _HEADLINE]
     if hard.empty:
         return "Results of the demo on the embedded benchmark."
-    last = hard.iloc[-1]  # the plan's last row, not the best one, which would be chosen on test people
+    last = hard.iloc[-1]  # the plan's last row, not the best one: choosing it would be selection on test people
     between = f" ({100 * last['low']:.1f} to {100 * last['high']:.1f})" if {"low", "high"} <= set(hard) else ""
     return (
-        "The test people are not in the training set, and every right answer wears other clothes than the query. "
+        "The test people are not in the training set, and every correct match wears other clothes than the query. "
         f"Of {last['counted']:.0f} queries, <b>{html.escape(str(last['row']))}</b> ranks the right person first in "
         f"<b>{100 * last['rank1']:.0f}&thinsp;%</b>, with an mAP of <b>{100 * last['mean_ap']:.1f}</b>{between}. "
         "Rendered people, one seed."
@@ -168,7 +168,7 @@ def _notebook(outcome: Outcome, folder: Path) -> str | None:
 
 def notebook_page(run: Run) -> str:
     """The run's executed notebook as one HTML file without network resources."""
-    from nbconvert import HTMLExporter  # a second to import
+    from nbconvert import HTMLExporter  # its import takes a second
 
     exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="", jquery_url="")
     text, _ = exporter.from_filename(str(run.path("executed.ipynb")))

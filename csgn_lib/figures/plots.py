@@ -64,7 +64,7 @@ def curves(metrics: pd.DataFrame, terms: Sequence[str] | None = None, x: str = "
         rows = -(-len(panels) // columns)
         figure, grid = plt.subplots(rows, columns, figsize=(TEXT_WIDTH, 0.35 + 1.75 * rows), squeeze=False)
         for axes, (title, frame, term) in zip(grid.flat, panels, strict=False):
-            for line in lines:  # a run without this term gets an empty line, to keep its colour
+            for line in lines:  # a run without this term has an empty line, so that colours stay the same
                 part = frame if line is None else frame[frame[hue] == line]
                 axes.plot(part[x], part[term], label=str(line))
             axes.margins(x=0.02)

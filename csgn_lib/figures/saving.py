@@ -51,9 +51,9 @@ def subplots(rows: int = 1, columns: int = 1, height: float = 2.4, **options: An
 def styled() -> Iterator[None]:
     """Use the library's style for the figures drawn inside the ``with`` block.
 
-    matplotlib loads its backend when the first figure is made, and Jupyter's backend then switches interactive mode
-    on. Inside a style context that switch would be undone at the end of the block, and no later figure would appear
-    in the notebook. So the backend is loaded before the block starts.
+    matplotlib loads its backend with the first figure, and Jupyter's backend then turns interactive mode on. Inside a
+    style context this would be reset at the end of the block, and later figures would not appear in the notebook.
+    Therefore the backend is loaded before the block starts.
     """
     _load_backend()
     with plt.style.context(STYLE):
@@ -74,7 +74,7 @@ def save(
     sources: Sequence[Path] = (),
     show: bool = True,
 ) -> Path:
-    """Write ``<name>.pdf``, ``.png``, ``.csv`` and ``.json``: all four or none, the same bytes each time.
+    """Write ``<name>.pdf``, ``.png``, ``.csv`` and ``.json``: all four or none. Deterministic.
 
     In a notebook's cell the figure is also displayed, with its caption below it.
 

@@ -1,4 +1,4 @@
-"""Query strips: a query image and its first gallery images, with right and wrong answers marked."""
+"""Strips of ranked images: a query and its first gallery images, with correct and wrong matches marked."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def rank_strips(
 ) -> Figure:
     """Queries, one a row, each with its first ``top`` gallery images in the order of the ranking.
 
-    A right answer has a solid green frame and a tick, a wrong one a dashed red frame and a cross, so that the
-    figure can also be read in gray. The label of a right answer says whether its clothes are the same or changed.
+    A correct match has a solid green frame and a tick, a wrong one a dashed red frame and a cross, so that the figure
+    is readable without colour. The label of a correct match states whether its clothes are the same or changed.
 
     Args:
         rows: (query, ranked) pairs: the query's row of its frame, and the gallery rows in ranked order without those
@@ -54,7 +54,7 @@ def rank_strips(
     total = len(rows) * (head + foot + tall)
     with styled():
         figure = plt.figure(figsize=(TEXT_WIDTH, total))
-        # an engine would draw every image twice; `save` keeps the style's own from coming back between PDF and PNG
+        # a layout engine would draw every image twice; `save` also disables the style's engine
         figure.set_layout_engine("none")
         grid = figure.add_gridspec(
             len(rows), top + 2, width_ratios=[1, 0.15, *[1] * top], wspace=0.14, hspace=(head + foot) / tall,
@@ -92,7 +92,7 @@ def strip_frame(query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, top:
 def _cells(
     query: Mapping[str, Any] | pd.Series, ranked: pd.DataFrame, root: Path, top: int, hide_faces: bool, answers: bool
 ) -> list[tuple[np.ndarray, str, str, str]]:
-    """(image, label, colour, line style) of the query and of each answer."""
+    """(image, label, colour, line style) of the query and of each gallery image."""
     cells = []
     for row in strip_frame(query, ranked, top).itertuples():
         if not answers:
@@ -113,5 +113,5 @@ def _draw(axes: Axes, image: np.ndarray, label: str, colour: str, style: Any) ->
     axes.grid(False)
     axes.spines[:].set_visible(False)
     frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False, joinstyle="miter")
-    axes.add_patch(frame).set(edgecolor=colour, linewidth=2.0, linestyle=style)  # spines leave notches at corners
+    axes.add_patch(frame).set(edgecolor=colour, linewidth=2.0, linestyle=style)  # spines leave gaps at the corners
     axes.set_xlabel(label, color=colour, fontsize=6.5, labelpad=3, fontweight="bold")

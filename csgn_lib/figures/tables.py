@@ -24,7 +24,7 @@ class Table:
     def __str__(self) -> str:
         return self.text
 
-    __repr__ = __str__  # what Jupyter keeps beside the HTML
+    __repr__ = __str__  # shown where HTML is not available
 
     def _repr_html_(self) -> str:
         return self.html
@@ -39,7 +39,7 @@ def results_table(frame: pd.DataFrame, descriptions: Mapping[str, str] | None = 
             Rows and protocols keep the order of their first appearance; a missing cell is a dash.
         descriptions: one line for each protocol, printed with the table.
 
-    Nothing is set in bold, since one run a row cannot show which differences are significant.
+    Nothing is bold, since a single run per row cannot show which differences are significant.
     Raises InputError naming a missing column, or a row that is given twice.
     """
     absent = [name for name in COLUMNS if name not in frame]

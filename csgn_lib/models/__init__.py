@@ -1,8 +1,8 @@
-"""A trained model in use: embed folders, search them by image or in words, export programs, write a model card.
+"""Use of a trained model: embed image folders, search by image or text, export the encoder, write a model card.
 
-``MODEL_DIR`` is a finished run's folder or a folder that ``export`` made; both hold config.json and
-model.safetensors, and nothing here needs the network. Everything compares the plain descriptor
-[z12; f; c], the one that a run's embeddings.safetensors holds.
+``MODEL_DIR`` is the folder of a finished run or of an export; both contain config.json and model.safetensors. Nothing
+here uses the network. Images are compared by the plain descriptor [z12; f; c], the one in a run's
+embeddings.safetensors.
 """
 
 from csgn_lib.models.cards import write_card

@@ -1,4 +1,4 @@
-"""A model's card: README.md as the Hub reads it, every number out of the run's own records."""
+"""Model card: README.md for the Hugging Face Hub, with numbers from the run's records."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from csgn_lib.records import InputError, Run, read_json, write_text
 from csgn_lib.vss import uses_resnet
 
 RESULTS, BENCHMARK = "results.json", "benchmark.json"
-REPORTED = "plain"  # the descriptor that these weights give without a text encoder
+REPORTED = "plain"  # the descriptor that needs no text encoder
 TAGS = ("person-re-identification", "clothes-changing", "image-retrieval", "clip", "csgn")
 METRICS = {"rank1": "rank-1", "mean_ap": "mAP", "minp": "mINP"}
 _TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def write_card(model: Model, path: str | Path, differences: Mapping[str, float] | None = None) -> None:
-    """Write the card of a model's folder.
+    """Write the model card of a folder.
 
-    Scores are of the plain descriptor, read from the folder's results.json, the data from its benchmark.json;
-    where one is missing the card says so.
+    Scores are those of the plain descriptor in results.json, the data are described by benchmark.json. If a file is
+    missing, the card states that.
 
     Args:
-        differences: each exported program's greatest difference from the encoder, by file name.
+        differences: largest difference between the encoder and each exported file, by file name.
 
     Raises:
-        InputError: a record that no scored run left.
+        InputError: a file that is not the record of a scored run.
     """
     run, experiment = model.run, model.experiment
     protocols = _protocols(run)
@@ -54,7 +54,7 @@ def write_card(model: Model, path: str | Path, differences: Mapping[str, float] 
 
 
 def _protocols(run: Run) -> dict[str, dict[str, Any]]:
-    """Recorded scores by protocol, the headline first; empty if the run was not scored."""
+    """Recorded scores by protocol, the default protocol first; empty if the run was not scored."""
     path = run.path(RESULTS)
     if not path.exists():
         return {}
@@ -64,11 +64,11 @@ def _protocols(run: Run) -> dict[str, dict[str, Any]]:
             scores["counted"], scores["dropped"], *(scores[f"{metric}_interval"] for metric in METRICS)
         return found
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not the record of a scored run ({error!r}); take it out, or score again") from None
+        raise InputError(f"{path} is not the record of a scored run ({error!r}); remove it, or score again") from None
 
 
 def _front_matter(experiment: Experiment, protocols: dict[str, dict[str, Any]]) -> str:
-    """YAML. Values are written as JSON, which YAML reads: no name can break it."""
+    """YAML header. Values are written as JSON, a subset of YAML, so that no name needs escaping."""
     fields: dict[str, Any] = {"license": "apache-2.0"}
     if not _is_free(experiment):
         fields = {"license": "other", "license_name": f"{experiment.benchmark}-terms"}
@@ -79,7 +79,7 @@ def _front_matter(experiment: Experiment, protocols: dict[str, dict[str, Any]]) 
 
 
 def _result(experiment: Experiment, protocols: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The headline protocol's metrics as the Hub shows them, in percent."""
+    """The default protocol's metrics in the Hub's format, in percent."""
     protocol, scores = next(iter(protocols.items()))
     metrics = [
         {"type": metric, "name": f"{name} (%), {protocol}", "value": round(100 * scores[metric], 1)}
@@ -119,7 +119,7 @@ def _programs(differences: Mapping[str, float]) -> str:
 def _data(experiment: Experiment, run: Run) -> str:
     path = run.path(BENCHMARK)
     if not path.exists():
-        return f"Benchmark `{experiment.benchmark}`. What its files were is not recorded: {BENCHMARK} was not there."
+        return f"Benchmark `{experiment.benchmark}`. Its files are not recorded: {BENCHMARK} was not there."
     record = read_json(path)
     try:
         images = ", ".join(f"{count} {split}" for split, count in record["images"].items())
@@ -161,7 +161,7 @@ def _limits(experiment: Experiment) -> str:
 
 
 def _is_free(experiment: Experiment) -> bool:
-    """Whether nothing but drawn pictures went into the weights."""
+    """Whether the weights were trained on drawn images only."""
     starts = [experiment.clip_checkpoint if experiment.vss != "resnet" else None]
     starts += [experiment.resnet_checkpoint if uses_resnet(experiment) else None]
     return experiment.benchmark == "synthetic" and set(starts) <= {None, *EMBEDDED}
@@ -171,6 +171,6 @@ def _license(experiment: Experiment) -> str:
     if _is_free(experiment):
         return "Apache-2.0: trained on drawn pictures alone."
     return (
-        f"The code is Apache-2.0. These weights also come under the terms of the data (`{experiment.benchmark}`) and "
+        f"The code is Apache-2.0. These weights are also under the terms of the data (`{experiment.benchmark}`) and "
         "of the weights that training started from: read both before you share or use them."
     )

@@ -1,4 +1,4 @@
-"""A trained run as a folder to hand on: config, weights, card, and programs that need no library."""
+"""Export of a trained run: configuration, weights, model card, and the encoder in formats that need no csgn_lib."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
 
 @dataclass(frozen=True)
 class Exported:
-    """folder: where it lies. differences: each program's greatest difference from the encoder, by file.
-    missing: packages without which no ONNX could be written; empty if it was."""
+    """folder: the exported folder. differences: largest difference between the encoder and each exported file, by name.
+    missing: packages that are needed for ONNX and not installed."""
 
     folder: Path
     differences: dict[str, float]
@@ -30,18 +30,18 @@ class Exported:
 
 
 def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
-    """Make a folder that ``training.load_encoder(Run(folder))`` reads and huggingface_hub can push.
+    """Write a folder that ``training.load_encoder(Run(folder))`` can load and huggingface_hub can upload.
 
-    It holds config.json (without the paths of the machine it was trained on), model.safetensors, README.md (the
-    card), model.pt2, model.onnx where ONNX is installed, and results.json, verification.json and benchmark.json if
-    ``model_dir`` has them. Nothing is sent anywhere; to publish it:
+    It contains config.json (without paths of the training machine), model.safetensors, README.md (the model card),
+    model.pt2, model.onnx if ONNX is installed, and results.json, verification.json and benchmark.json if ``model_dir``
+    has them. Nothing is uploaded; to publish it:
     ``huggingface_hub.upload_folder(repo_id="you/name", folder_path=folder)``.
 
     Args:
         out: default: ``export`` in ``model_dir``. An export of the same model is replaced, file by file.
 
     Raises:
-        InputError: as ``open_model``; an ``out`` that holds something else; a program that differs from the encoder.
+        InputError: as ``open_model``; an ``out`` with other content; an exported encoder whose output differs.
     """
     model = open_model(model_dir, device="cpu")
     out = Path(model_dir, "export") if out is None else Path(out)
@@ -75,7 +75,7 @@ def _fill(model: Model, folder: Path) -> tuple[dict[str, float], list[str]]:
 
 
 def _without_paths(experiment: Experiment) -> Experiment:
-    """The same experiment without its data's folder, and with the bare names of checkpoint files."""
+    """The same experiment without the data's folder, and with checkpoint file names without folders."""
     files = {name: getattr(experiment, name) for name in ("clip_checkpoint", "resnet_checkpoint")}
     bare = {name: PurePath(value.replace("\\", "/")).name for name, value in files.items() if value}
     named = tuple(plugin.name for plugin in experiment.loaded)

@@ -1,8 +1,8 @@
-"""Folders of images as a searchable index: descriptors, and in the header what they are of and which model made them.
+"""Search index of image folders: descriptors, and in the header the image files and the model.
 
 The index is a safetensors file: ``features`` (N, D) float32, and as text in its header ``paths`` (a JSON list of N),
 ``files`` (size in bytes, modification time and SHA-256 of each), ``folders``, ``model`` (its digest) and
-``descriptor``. From HNSW_FROM images on an approximate index (FAISS, HNSW) lies beside it, if FAISS is installed.
+``descriptor``. For HNSW_FROM images or more, an approximate index (HNSW) is written beside it if FAISS is installed.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from csgn_lib.retrieval import neighbours
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES = "features"
-HNSW_FROM = 1_000_000  # images: below, exact search takes less than a third of a second
+HNSW_FROM = 1_000_000  # images; for fewer, exact search takes less than a third of a second
 File = tuple[int, int, str]  # size in bytes, modification time in ns, SHA-256
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images, embedded.
+    """Embedded images of a gallery.
 
     Attributes:
         features: (N, D) float32, each part of the descriptor of unit length.
         paths: N image files, each with its folder as it was given.
         files: size, modification time and SHA-256 of each.
-        folders: where the images were found.
+        folders: folders of the images.
         model: digest of the model that made the features.
-        descriptor: what they are, such as [z12; f; c].
-        index: file of the approximate index; None where there is none.
+        descriptor: its parts, such as [z12; f; c].
+        index: file of the approximate index; None without one.
     """
 
     features: NDArray[np.float32]
@@ -59,7 +59,7 @@ class Gallery:
     index: Path | None = None
 
     def nearest(self, query: NDArray[np.float32], k: int) -> neighbours.Neighbours:
-        """The k nearest images of each query (Q, D): approximate where there is an index, else exact."""
+        """The k nearest images of each query (Q, D): approximate if there is an index, else exact."""
         k = min(k, len(self.paths))
         if self.index is None:
             return neighbours.search(query, self.features, k)
@@ -72,7 +72,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Changes:
-    """What an update did: paths of images that were added, changed, moved (from, to), deleted, and how many stayed."""
+    """Result of an update: paths of added, changed, moved (from, to) and deleted images; number of unchanged ones."""
 
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Changes:
 def list_images(folder: str | Path) -> list[str]:
     """Every image file below ``folder``, at any depth, relative to it; sorted. Links to folders are followed.
 
-    Hidden files and system folders are left out; a warning counts other files by their suffix.
+    Hidden files and system folders are skipped; a warning counts other files by their suffix.
 
     Raises:
         InputError: no such folder, no image in it, a sub-folder that cannot be listed, a name that is not UTF-8.
@@ -111,7 +111,7 @@ def list_images(folder: str | Path) -> list[str]:
 def embed_folder(
     model: Model, folders: str | Path | Sequence[str | Path], out: str | Path, *, batch_size: int = 128
 ) -> Gallery:
-    """Embed every image below one or several folders and write the index ``out``, whole or not at all.
+    """Embed every image below one or several folders and write the index ``out`` atomically.
 
     Raises:
         InputError: as ``list_images``; an image that cannot be read; an ``out`` that is a folder, cannot be written, or
@@ -126,10 +126,10 @@ def embed_folder(
 def update_gallery(
     model: Model, folders: str | Path | Sequence[str | Path], out: str | Path, *, batch_size: int = 128
 ) -> tuple[Gallery, Changes]:
-    """Bring an index up to date with its folders and with further ones; embed only what it does not hold.
+    """Update an index after changes of its folders, or with additional folders; embed only new and changed images.
 
-    An image is unchanged if its size and modification time are, or else its content; moved if a vanished image had its
-    content; deleted if it is in none of the folders. The index is written anew, whole or not at all.
+    An image is unchanged if its size and modification time, or else its content, are the same; moved if a missing image
+    had its content; deleted if it is in none of the folders. The index is rewritten atomically.
 
     Raises:
         InputError: as ``embed_folder`` and ``read_gallery``; a folder of the index that is not there; an index of
@@ -173,7 +173,8 @@ def refuse_other_model(model: Model, gallery: Gallery) -> None:
     if gallery.model != model.digest:
         raise InputError(
             f"the gallery was embedded by another model ({gallery.model[:12]}, not {model.digest[:12]}): their "
-            f"distances mean nothing; embed it again: csgn embed {model.run.dir} {' '.join(gallery.folders)} --out FILE"
+            "distances cannot be compared; embed it again: "
+            f"csgn embed {model.run.dir} {' '.join(gallery.folders)} --out FILE"
         )
 
 
@@ -203,7 +204,7 @@ def _embed(model: Model, folders: list[str], before: Gallery | None, batch_size:
 
 
 def _all_images(folders: list[str]) -> list[str]:
-    """Every image of the folders with its folder's name, once where one folder lies in another."""
+    """Every image of the folders with its folder's name; once if one folder contains another."""
     found = {}
     for folder in folders:
         for name in list_images(folder):
@@ -213,7 +214,7 @@ def _all_images(folders: list[str]) -> list[str]:
 
 
 def _file(path: str, held: File | None) -> File:
-    """What identifies a file's content; the hash is not computed anew where size and time are as before."""
+    """Size, time and hash of a file; the hash is reused if size and time are unchanged."""
     try:
         state = os.stat(path)
         if held is not None and held[:2] == (state.st_size, state.st_mtime_ns):
@@ -221,11 +222,11 @@ def _file(path: str, held: File | None) -> File:
         with open(path, "rb") as opened:
             return state.st_size, state.st_mtime_ns, hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable, or take it out") from None
+        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable, or remove it") from None
 
 
 def _refuse_out(out: Path) -> None:
-    """Raise InputError for a place where an index cannot or must not be written, before hours are spent."""
+    """Raise InputError for a path where an index cannot or must not be written, before images are embedded."""
     if out.is_dir():
         raise InputError(f"{out} is a folder; name a file in it, such as {out / 'gallery.safetensors'}")
     if out.exists():

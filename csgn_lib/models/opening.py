@@ -1,4 +1,4 @@
-"""A model's folder opened: its encoder, what names it, and images turned into descriptors."""
+"""Load a model's folder: its encoder, its digest, and descriptors of images."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from csgn_lib.vss import DESCRIPTOR, VisualEncoder
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder in eval mode with its folder.
+    """An encoder in eval mode, and its folder.
 
     Attributes:
-        run: the folder; a finished run's, or one that ``export`` made.
-        experiment: what it was trained with.
-        encoder: on the device where it is to be used.
-        digest: 64 hexadecimal digits of the weights and of what else decides an embedding.
+        run: the folder of a finished run or of an export.
+        experiment: the parameters that it was trained with.
+        encoder: the encoder, on the device of its use.
+        digest: 64 hexadecimal digits of the weights and of everything else that affects an embedding.
     """
 
     run: Run
@@ -48,7 +48,7 @@ class Model:
 
     @property
     def descriptor(self) -> str:
-        """What is compared, in words: [z12; f; c], those that this model has."""
+        """The descriptor's name: those parts of [z12; f; c] that this model has."""
         return f"[{'; '.join(self.parts)}]"
 
     @property
@@ -58,18 +58,18 @@ class Model:
 
     @property
     def width(self) -> int:
-        """D, numbers in a descriptor."""
+        """D, the width of a descriptor."""
         return sum(self.parts.values())
 
 
 def open_model(folder: str | Path, device: torch.device | str | None = None) -> Model:
-    """Open a finished run's folder, or one that ``export`` made.
+    """Load the folder of a finished run or of an export.
 
     Args:
         device: where images will be embedded; by default the GPU if there is one.
 
     Raises:
-        InputError: no such folder, one that holds no finished model, or files that do not fit each other.
+        InputError: no such folder, no finished model in it, or files that do not fit each other.
     """
     run = Run(Path(folder))
     if not run.dir.is_dir():
@@ -90,15 +90,15 @@ def describe(
     *,
     batch_size: int = 128,
 ) -> NDArray[np.float32]:
-    """Descriptors (N, D) of image files, in their order: each part of unit length, as retrieval records them.
+    """Descriptors (N, D) of image files, in their order: each part of unit length, as in recorded embeddings.
 
-    Reports progress on standard error where there are many.
+    Reports progress on standard error if there are many images.
 
     Args:
         paths: relative to ``root``.
 
     Raises:
-        InputError: no image, or one that cannot be read, by its name.
+        InputError: no image, or one that cannot be read, which is named.
     """
     if not paths:
         raise InputError(f"no images to embed below {root}")
@@ -115,4 +115,4 @@ def _experiment(run: Run) -> Experiment:
     try:
         return Experiment.from_parameters(**config)
     except InputError as error:
-        raise InputError(f"{run.path(CONFIG)} is of another library, or of another version of this: {error}") from None
+        raise InputError(f"{run.path(CONFIG)} was written by another library or version: {error}") from None

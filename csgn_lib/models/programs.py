@@ -1,7 +1,7 @@
-"""An encoder as one file that runs without this library: torch.export's program, and ONNX.
+"""Export of an encoder to one file that runs without this library: torch.export (.pt2) and ONNX.
 
-Both take images (B, 3, H, W) as they are decoded, RGB uint8, B free, and give descriptors (B, D) float32.
-Scaling and normalising lie inside, so that no caller can get them wrong.
+Both map decoded images (B, 3, H, W), RGB uint8, of any batch size B, to descriptors (B, D) float32. Scaling and
+normalisation are included.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from csgn_lib.vss import VisualEncoder
 
 TOLERANCE = 1e-4  # of a descriptor whose parts have unit length
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-BATCHES = (1, 2, 5)  # sizes that a program is tried with
-TRACED = 2  # images in the example; a batch of 1 may be taken for a constant
+BATCHES = (1, 2, 5)  # batch sizes with which an exported encoder is compared
+TRACED = 2  # images in the example; torch.export may treat a batch size of 1 as constant
 
 
 class DescriptorProgram(nn.Module):
-    """Images (B, 3, H, W) uint8 to the plain descriptor (B, D): what retrieval compares."""
+    """Images (B, 3, H, W) uint8 to the plain descriptor (B, D)."""
 
     def __init__(self, encoder: VisualEncoder) -> None:
         super().__init__()
@@ -40,13 +40,13 @@ class DescriptorProgram(nn.Module):
 
 @torch.no_grad()
 def export_program(model: Model, path: str | Path) -> float:
-    """Write the encoder as a torch.export program (.pt2), read it back and compare.
+    """Write the encoder as a torch.export program (.pt2), load it and compare the outputs.
 
-    ``torch.export.load(path).module()`` is the function. Its extra file ``about.json`` holds the model's
+    ``torch.export.load(path).module()`` returns the function. Its extra file ``about.json`` holds the model's
     digest, the descriptor with the widths of its parts, and the image size.
 
     Returns:
-        The greatest difference from the encoder, as ``difference``.
+        The largest difference from the encoder, as ``difference``.
 
     Raises:
         InputError: a difference above TOLERANCE; nothing is then written.
@@ -61,7 +61,7 @@ def export_program(model: Model, path: str | Path) -> float:
 
 
 def missing_packages() -> list[str]:
-    """Those of ONNX_PACKAGES that cannot be imported here."""
+    """Those of ONNX_PACKAGES that are not installed."""
     return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
 
 
@@ -70,7 +70,7 @@ def export_onnx(model: Model, path: str | Path) -> float:
     """Write the encoder as ONNX, ``images`` to ``descriptor``, run it with onnxruntime and compare.
 
     Returns:
-        The greatest difference from the encoder, as ``difference``.
+        The largest difference from the encoder, as ``difference``.
 
     Raises:
         InputError: packages are missing, or a difference above TOLERANCE; nothing is then written.
@@ -101,7 +101,7 @@ def difference(
     size: tuple[int, int],
     batches: Sequence[int] = BATCHES,
 ) -> float:
-    """The greatest absolute difference between two functions on random images, over several batch sizes.
+    """The largest absolute difference between two functions on random images, over several batch sizes.
 
     NaN on either side is an infinite difference.
     """
@@ -114,7 +114,7 @@ def difference(
 
 
 def about(model: Model) -> dict[str, Any]:
-    """What a program's file says of itself."""
+    """The description in an exported file."""
     return {
         "model": model.digest,
         "descriptor": model.descriptor,
@@ -141,5 +141,5 @@ def _accept(found: float, path: str | Path) -> None:
     if not found <= TOLERANCE:
         raise InputError(
             f"{path} would differ from the encoder by {found:.1e}, more than {TOLERANCE:.0e}: it is not written; "
-            f"use the library itself, or another torch than {torch.__version__}"
+            f"use the library instead, or another version than torch {torch.__version__}"
         )

@@ -1,4 +1,4 @@
-"""Search an index by images, by words, or by both; with a threshold below which an answer counts."""
+"""Search an index by image, by text, or by both, optionally with a distance threshold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOBODY = "nobody"
 
 @dataclass(frozen=True)
 class Threshold:
-    """A distance below which an answer counts, and where it comes from; ``str`` says it in a sentence."""
+    """A distance threshold and its origin; ``str`` describes it."""
 
     value: float
     source: str
@@ -43,13 +43,13 @@ def search(
     *,
     threshold: float | None = None,
 ) -> pd.DataFrame:
-    """The k gallery images nearest to each query image; all of them where there are fewer.
+    """The k gallery images nearest to each query image, or all if there are fewer.
 
-    Exact, but for a gallery with an approximate index.
+    Exact, unless the gallery has an approximate index.
 
     Args:
         images: an image file, several, or a folder of them.
-        threshold: leave out what is not nearer; a query may then have no row.
+        threshold: omit images at this distance or more; a query may then have no row.
 
     Returns:
         query (path), rank (from 1), distance (1 - cosine, in [0, 2]), path (with its folder); nearest first.
@@ -71,18 +71,18 @@ def search_words(
     *,
     image: str | Path | None = None,
 ) -> pd.DataFrame:
-    """The k gallery images nearest to a sentence, or to an image and a sentence together; exact.
+    """The k gallery images nearest to a sentence, or to an image and a sentence; exact.
 
     The sentence is compared with the joint embedding f alone, by 1 - cosine. With an image, each image's two distances
     are standardised over the gallery (mean 0, standard deviation 1) and averaged.
 
     Args:
         words: (P,) unit length, from ``words.text_feature``.
-        image: a query image, or None for the words alone.
+        image: a query image, or None for the text alone.
 
     Returns:
-        As ``search``; ``query`` is empty for words alone. With an image, ``distance`` is the average, which has no unit
-        and may be negative.
+        As ``search``; ``query`` is empty for a text alone. With an image, ``distance`` is the average, which has no
+        unit and may be negative.
 
     Raises:
         InputError: as ``search``; a model without a joint embedding; words of another width.
@@ -98,26 +98,26 @@ def search_words(
 
 
 def query_paths(images: str | Path | Sequence[str | Path]) -> list[str]:
-    """Image files to search for: one, several, or all of a folder. Raises InputError for one that does not exist."""
+    """Query image files: one, several, or all of a folder. Raises InputError for a missing file."""
     if isinstance(images, str | Path):
         if Path(images).is_dir():
             return [str(Path(images, name)) for name in list_images(images)]
         images = [images]
     for image in images:
         if not Path(image).is_file():
-            raise InputError(f"{image} does not exist; give an image file to look for, or a folder of them")
+            raise InputError(f"{image} does not exist; give a query image, or a folder of query images")
     return [str(image) for image in images]
 
 
 def recorded_threshold(model: Model, fpir: float = 0.1, file: str | Path | None = None) -> Threshold:
-    """The threshold at which at most a share ``fpir`` of searches for somebody who is not there get an answer.
+    """The threshold at which at most a share ``fpir`` of searches for absent people return a result.
 
     Args:
         file: a verification.json; by default the one in the model's folder.
 
     Raises:
-        InputError: no such record; one of another model, or of other data than its folder's; a rate that the recorded
-            searches cannot tell.
+        InputError: no such record; a record of another model or other data; a rate for which too few searches were
+            recorded.
     """
     path = Path(file) if file is not None else model.run.path(VERIFICATION)
     cure = f"measure it: csgn evaluate {model.run.dir} BENCHMARK ROOT, then --threshold FOLDER/{VERIFICATION}"
@@ -143,9 +143,9 @@ def recorded_threshold(model: Model, fpir: float = 0.1, file: str | Path | None 
 
 
 def parse_threshold(model: Model, given: str | None, fpir: float) -> Threshold | None:
-    """What a user means by a threshold: auto, a number, a verification.json, or nothing.
+    """Parse a threshold option: auto, a number, the path of a verification.json, or None.
 
-    Raises InputError as ``recorded_threshold``, and for a text that is none of these.
+    Raises InputError as ``recorded_threshold``, and for any other text.
     """
     if given is None:
         return None
@@ -158,19 +158,19 @@ def parse_threshold(model: Model, given: str | None, fpir: float) -> Threshold |
 
 
 def refuse_search(image: Path | None, text: str | None, threshold: str | None, save: Path | None) -> None:
-    """Raise InputError for a combination of search options that has no meaning."""
+    """Raise InputError for an invalid combination of search options."""
     if image is None and text is None:
-        raise InputError("give an image to look for, or --text with words, or both")
+        raise InputError("give a query image, --text, or both")
     if text is not None and threshold is not None:
-        raise InputError("a threshold is measured between images; leave out --threshold, or --text")
+        raise InputError("a threshold applies to distances between images; omit --threshold or --text")
     if text is not None and image is not None and image.is_dir():
-        raise InputError(f"{image} is a folder; words go with one image")
+        raise InputError(f"{image} is a folder; --text can be combined with one image only")
     if save is not None:
         _refuse_picture(save)
 
 
 def answers_text(answers: pd.DataFrame, queries: Sequence[str]) -> str:
-    """Answers as a table for a terminal, one a query; "nobody" for a query that has none below the threshold."""
+    """Results as text, one table per query; "nobody" for a query without a result below the threshold."""
     lines = []
     for query in queries:
         part = answers if len(queries) == 1 else answers[answers["query"] == query]
@@ -181,7 +181,7 @@ def answers_text(answers: pd.DataFrame, queries: Sequence[str]) -> str:
 
 
 def save_strip(answers: pd.DataFrame, queries: Sequence[str], path: str | Path, top: int = 10) -> None:
-    """Draw each query and its answers, one row a query, as a picture; the file's suffix decides its kind.
+    """Write an image of each query and its results, one row per query; the suffix determines the format.
 
     Raises:
         InputError: a suffix that Matplotlib cannot write; an image that cannot be read.
@@ -192,7 +192,7 @@ def save_strip(answers: pd.DataFrame, queries: Sequence[str], path: str | Path, 
         part = (answers if len(queries) == 1 else answers[answers["query"] == query]).assign(person=0, clothes=-1)
         if Path(query).is_file():
             rows.append(({"path": query, "person": 0, "clothes": -1}, part))
-        else:  # words have no picture: the best answer comes first
+        else:  # a text has no image: the row begins with the best result
             rows.append((part.iloc[0], part.iloc[1:]))
     figure = rank_strips(rows, ".", top, [Path(query).name for query in queries], answers=False)
     with writing(path), atomic_path(path) as temporary:
@@ -203,7 +203,7 @@ def save_strip(answers: pd.DataFrame, queries: Sequence[str], path: str | Path, 
 def _refuse_picture(path: Path) -> None:
     kinds = FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in kinds:
-        raise InputError(f"{path}: a picture's name ends in .png, .jpg, .pdf or .svg")
+        raise InputError(f"{path}: the file name must end in .png, .jpg, .pdf or .svg")
 
 
 def _answers(

@@ -1,4 +1,4 @@
-"""Sentences as queries: the text encoder of a model's CLIP, compared with the joint embedding f of the gallery."""
+"""Text queries: sentences are encoded by the model's CLIP and compared with the joint embedding f of the gallery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from csgn_lib.records import InputError
 
 @dataclass(frozen=True)
 class Words:
-    """A text encoder, and what is known of its training: ``note`` is empty, or a sentence to show the user."""
+    """A text encoder; ``note`` is a warning about its training for the user, or empty."""
 
     clip: ClipTower
     note: str = ""
@@ -31,11 +31,11 @@ def open_words(model: Model) -> Words:
     """
     experiment = model.experiment
     if "f" not in model.parts:
-        raise InputError(f"vss={experiment.vss} has no joint embedding, so words cannot be compared with its images")
+        raise InputError(f"vss={experiment.vss} has no joint embedding, so texts cannot be compared with its images")
     try:
         clip = load_clip(experiment.clip_model, experiment.clip_checkpoint, model.size, experiment.vit_stride)
     except InputError as error:
-        raise InputError(f"search in words needs the CLIP that the model was trained from: {error}") from None
+        raise InputError(f"text search needs the CLIP that training started from: {error}") from None
     return Words(clip.eval().requires_grad_(False), _note(experiment.clip_model, experiment.clip_checkpoint))
 
 
@@ -44,8 +44,8 @@ def text_feature(words: Words, text: str) -> NDArray[np.float32]:
     """A sentence's feature (P,), unit length.
 
     Raises:
-        InputError: no word; a word that a small tokenizer does not know, by name; a sentence that is too long, of which
-            open_clip would drop the end.
+        InputError: no word; a word that a small tokenizer does not know, which is named; a sentence that is too long
+            and that open_clip would truncate.
     """
     if not text.strip():
         raise InputError("--text is empty; describe a person, such as 'a tall woman with long hair'")
@@ -61,10 +61,10 @@ def text_feature(words: Words, text: str) -> NDArray[np.float32]:
 def joint_features(model: Model, gallery: Gallery) -> NDArray[np.float32]:
     """The joint embeddings f (N, P) of a gallery, unit length: a part of the descriptor.
 
-    Raises InputError for a model without.
+    Raises InputError for a model without f.
     """
     if "f" not in model.parts:
-        raise InputError(f"vss={model.experiment.vss} has no joint embedding; words cannot be compared with its images")
+        raise InputError(f"vss={model.experiment.vss} has no joint embedding; texts cannot be compared with its images")
     names = list(model.parts)
     start = sum(model.parts[name] for name in names[: names.index("f")])
     return gallery.features[:, start : start + model.parts["f"]]
@@ -77,10 +77,10 @@ def _encoded(clip: ClipTower, text: str) -> list[int]:
 
 def _note(clip_model: str, checkpoint: str | None) -> str:
     if checkpoint is None:
-        return f"{clip_model} has random weights (clip_checkpoint is none): its answers to words are chance"
-    if checkpoint in EMBEDDED or not Path(checkpoint).is_file():  # a tag of open_clip, whose training is published
+        return f"{clip_model} has random weights (clip_checkpoint is none), so results of a text query are random"
+    if checkpoint in EMBEDDED or not Path(checkpoint).is_file():  # an open_clip tag, whose training data are known
         return ""
     return (
-        f"the training of {clip_model} with the weights {checkpoint} is not known here: its tokenizer can spell any "
-        "word, and the weights may not have learned it"
+        f"the training of {clip_model} with the weights {checkpoint} is not known: its tokenizer accepts any "
+        "word, but the weights may not have learned it"
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_NAMES = {  # imported on first use: each needs its own of torch, ipywidgets, jupyter-scatter
+_NAMES = {  # imported on first use, since they need torch, ipywidgets or jupyter-scatter
     "background": ("command", "resume", "start"),
     "board": ("Board", "board_frame", "run_table"),
     "dashboard": ("TrainingDashboard", "epochs", "summary", "summary_table", "training_curves"),

@@ -1,7 +1,7 @@
 """Training in a separate process, started and resumed from a notebook and independent of it.
 
-The process leads its own session, so that neither a closed tab nor a restarted kernel ends it. Its state is in its
-run's folder.
+The process is in a separate session, so a closed tab or a restarted kernel does not end it. Its state is in its run's
+folder.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from csgn_lib.records import InputError, Run, home, writing
 from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, claimed
 from csgn_lib.runs.machine import LIBRARY
 
-CONSOLE = "console.txt"  # what the process prints, in the run's folder
-_STARTED: list[subprocess.Popen[bytes]] = []  # polled by `reap`, so that an ended one is no zombie
+CONSOLE = "console.txt"  # file with the output of the process, in the run's folder
+_STARTED: list[subprocess.Popen[bytes]] = []  # polled by `reap`, so that ended processes do not remain zombies
 
 
 def folder_of(experiment: Experiment) -> Path:
-    """Where ``csgn train`` keeps this experiment: ``reports/runs/<preset>-<digest>-s<seed>``."""
+    """The folder that ``csgn train`` uses for this experiment: ``reports/runs/<preset>-<digest>-s<seed>``."""
     return runs.runs_folder() / f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
 
 
@@ -35,7 +35,7 @@ def command(experiment: Experiment, run_dir: str | Path | None = None) -> str:
 
 
 def command_again(run: Run) -> str:
-    """The command line that runs or resumes it; empty if its folder does not record one.
+    """The command line that runs or resumes a run; empty if its folder does not record one.
 
     The run's folder is given relative to the workbench's folder where it is inside.
     """
@@ -52,13 +52,13 @@ def start(experiment: Experiment, run_dir: str | Path | None = None) -> Run:
     run = Run(Path(run_dir) if run_dir else folder_of(experiment))
     state = runs.state(run)
     if state in ("queued", "running", "done"):
-        raise InputError(f"{run.dir} is {state}; look at it, or change a parameter or the seed for another run")
+        raise InputError(f"{run.dir} is {state}; use it, or change a parameter or the seed for another run")
     _launch(run, _train_words(experiment, run.dir.resolve()), {"parameters": experiment.model_dump(mode="json")})
     return run
 
 
 def resume(run: Run) -> Run:
-    """Resume a run that was stopped, failed or died from its last saved state, in a separate process.
+    """Resume a run that was stopped, failed or died from its last checkpoint, in a separate process.
 
     Raises:
         InputError: it is running, done or queued by a sweep, or its folder does not record its command.
@@ -83,11 +83,11 @@ def _launch(run: Run, words: list[str], facts: dict[str, Any]) -> None:
     with writing(run.dir):
         run.dir.mkdir(parents=True, exist_ok=True)
         console = run.path(CONSOLE).open("ab")
-    own = (FOLDER_VARIABLE, COMMAND_VARIABLE, "MPLBACKEND")  # of a headless notebook that this may be called from
+    own = (FOLDER_VARIABLE, COMMAND_VARIABLE, "MPLBACKEND")  # set by a headless notebook that calls this
     variables = {name: value for name, value in os.environ.items() if name not in own}
     paths = [str(LIBRARY.parent), variables.get("PYTHONPATH")]
     variables |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "CSGN_HOME": str(home().resolve())}
-    with console, claimed(run):  # seconds pass before the process itself can say that it runs
+    with console, claimed(run):  # it takes seconds until the process itself writes its status
         console.write(f"$ csgn {shlex.join(words)}\n".encode())
         console.flush()
         child = subprocess.Popen(

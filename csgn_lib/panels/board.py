@@ -41,7 +41,7 @@ def board_frame(folder: str | Path | None = None) -> pd.DataFrame:
 
 
 def run_table(frame: pd.DataFrame) -> HTML:
-    """The frame as a table, each state with a sign and its name."""
+    """The frame as a table, each state with a symbol and its name."""
     return HTML(_table(frame))
 
 
@@ -52,7 +52,7 @@ def _table(frame: pd.DataFrame) -> str:
 
 
 def badge(state: str) -> str:
-    """A state as HTML: its sign and name on its colour."""
+    """A state as HTML: its symbol and name on its colour."""
     mark, colour = MARKS.get(state, MARKS["damaged"])
     style = f"background:{colour};color:#262626;padding:1px 7px;border-radius:3px;white-space:nowrap"
     return f'<span style="{style}">{mark} {html.escape(state.replace("_", " "))}</span>'

@@ -1,4 +1,4 @@
-"""The explorer's controls: widgets for the choice of a query and for the change to it, and the values they describe."""
+"""The explorer's controls: widgets that select a query and a change to it, and their values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORT, LONG = WIDE | {"button_width": "64px"}, WIDE | {"button_width": "max-cont
 COLUMN, BUTTONS, FITTING = {"width": "330px"}, {"width": "480px"}, {"width": "max-content"}
 CONTROLS = ("search", "order", "camera", "clothes", "first", "ap", "vocabulary", "rank", "paint", "hue", "text", "use",
              "weight", "attention", "other")  # fmt: skip
-_NOTES = {  # by whether a text is typed, and its use
+_NOTES = {  # by whether a text is given, and its use
     (True, UNUSED): "The text is not in use. Choose <i>alone</i>, <i>added</i> or <i>subtracted</i>.",
     (True, ALONE): "The query image is not in use: the gallery is ranked by the text alone, without right or wrong.",
 }
@@ -88,7 +88,7 @@ class Controls:
 
     @contextmanager
     def _silent(self) -> Iterator[None]:
-        """Change values without an answer to each."""
+        """Change several values without an update after each."""
         before, self._quiet = self._quiet, True
         try:
             yield
@@ -96,7 +96,7 @@ class Controls:
             self._quiet = before
 
     def filter(self) -> Filter:
-        """The queries that the controls ask for."""
+        """The filter of queries that the controls describe."""
         return Filter(self.camera.value, self.clothes.value, self.first.value, self.ap.value, self.search.value,
                       self.order.value)  # fmt: skip
 
@@ -107,7 +107,7 @@ class Controls:
         return Look(self.vocabulary.value, rank, self.paint.value, float(self.hue.value), *text)
 
     def _enable(self) -> None:
-        """Disable controls that have no effect now, and say why a text has none."""
+        """Disable controls that have no effect now, and show why a text has none."""
         typed, use = bool(self.text.value.strip()), self.use.value
         self.text_note.value = _NOTES.get((typed, use), "" if typed or use == UNUSED else _NO_TEXT)
         self.rank.disabled = self.vocabulary.value not in DIRECTIONS

@@ -1,4 +1,4 @@
-"""Training runs followed from their folders: curves, rate, memory, time left; several runs in one figure.
+"""Dashboard of training runs, read from their folders: curves, rate, memory, time left; several runs in one figure.
 
 All state is in the folders, so a panel that is opened again shows the same.
 """
@@ -42,7 +42,7 @@ def epochs(seen: Sequence[Reading]) -> pd.DataFrame:
     if frame.empty:
         return pd.DataFrame(columns=["run", "stage", "epoch"])
     terms = [name for name in frame if name not in ("run", "stage", "epoch")]
-    frame[terms] = frame[terms].apply(pd.to_numeric, errors="coerce")  # an older version wrote words
+    frame[terms] = frame[terms].apply(pd.to_numeric, errors="coerce")  # an older version wrote text
     losses = figures.loss_frame(frame)
     rate = frame.get("images_per_second", pd.Series(index=frame.index, dtype=float))
     return losses.assign(**{"images per second": rate})
@@ -60,7 +60,7 @@ def training_curves(seen: Sequence[Reading]) -> Figure | None:
         axes.set_xlim(min(low, (low + high - 1) / 2), max(high, (low + high + 1) / 2))  # one epoch has no width
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         if axes.get_title(loc="left").endswith("images per second"):
-            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # else small variations look large
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # otherwise small variations look large
         for line in axes.get_lines():
             if pd.notna(line.get_ydata()).sum() == 1:  # a line needs two epochs
                 line.set_marker("o")
@@ -82,7 +82,7 @@ def summary(seen: Sequence[Reading]) -> pd.DataFrame:
 
 
 def summary_table(seen: Sequence[Reading]) -> HTML:
-    """The same as an HTML table, with the faults of a folder below its run."""
+    """The same as an HTML table, with the problems of a folder below its run."""
     return HTML(_summary(seen))
 
 
@@ -105,10 +105,10 @@ def _line(one: Reading) -> list[str]:
 
 
 class TrainingDashboard:
-    """Runs followed as they train; buttons to stop and to continue one. Display ``.widget``, then call ``follow()``.
+    """Shows running trainings, with buttons to stop and continue them. Display ``.widget``, then call ``follow()``.
 
-    A task of the kernel's event loop reads the folders every few seconds, not while a cell runs; ``close()`` ends it.
-    Training is a separate process, which neither a closed tab nor a new kernel ends. Only runs of one benchmark are
+    A task of the kernel's event loop reads the folders every few seconds, except during cells; ``close()`` ends it.
+    Training is a separate process, which continues after a closed tab or a new kernel. Only runs of one benchmark are
     shown together; runs without curves come last in the list.
 
     Args:
@@ -122,8 +122,8 @@ class TrainingDashboard:
     ) -> None:
         self.folder = Path(folder) if folder else runs.runs_folder()
         self.every, self.task = every, None
-        self._known: dict[str, tuple[Path, str]] = {}  # folder and benchmark by name; a removed folder stays
-        self._shown: Any = None  # what the curves were drawn from
+        self._known: dict[str, tuple[Path, str]] = {}  # folder and benchmark by name; removed folders are kept
+        self._shown: Any = None  # the records of the current curves
         self._targets: dict[str, str] = {}
         self.benchmark = ipywidgets.Dropdown(description="benchmark", layout={"width": "420px"})
         self.runs = ipywidgets.SelectMultiple(rows=6, layout={"width": "420px"})
@@ -206,7 +206,7 @@ class TrainingDashboard:
             await asyncio.sleep(self.every)
 
     def _act(self, button: ipywidgets.Button, action: Callable[[Run], str]) -> None:
-        self.refresh()  # the run may have ended meanwhile
+        self.refresh()  # the run may have ended in the meantime
         if button.disabled:
             self.said.value = alert("no chosen run can be stopped or continued now")
             return

@@ -1,4 +1,4 @@
-"""Rankings of one query under changes to it: gray, another hue, clothing directions removed, a text added. No widgets.
+"""Rankings of a query under changes: gray, another hue, clothing directions removed, a text added. No widgets.
 
 A `Look` describes the change. Only the query's image or feature changes; the exception is a vocabulary (clothing
 directions removed, or person directions alone), which is applied to query and gallery.
@@ -37,8 +37,8 @@ from csgn_lib.vocabulary import coordinates
 from csgn_lib.vss import Embeddings
 
 KEPT = 4  # cached gallery features (one per descriptor), and cached answers
-COLUMNS = 48  # directions of a vocabulary for which gallery coordinates are computed at once
-LEAST = {CLOTHING_OUT: 1e-2, PERSON_ONLY: 1e-4}  # share of |f|^2 that must be left for a cosine to be right to 1e-5
+COLUMNS = 48  # text directions for which gallery coordinates are computed together
+LEAST = {CLOTHING_OUT: 1e-2, PERSON_ONLY: 1e-4}  # share of |f|^2 that must remain for a cosine to be accurate to 1e-5
 
 
 class Explorer:
@@ -47,7 +47,7 @@ class Explorer:
     Args:
         sources: by name, a Source or a run's folder.
 
-    Every method raises InputError for input that cannot be used, and then changes nothing.
+    Every method raises InputError for invalid input, and then changes nothing.
     """
 
     def __init__(self, sources: Mapping[str, Source | str | Path]) -> None:
@@ -111,8 +111,8 @@ class Explorer:
         """The ranking of one query under a protocol.
 
         Args:
-            row: of the query frame; for a tracklet its first frame, which alone is used where the image is changed.
-            draw: which of the protocol's single-shot galleries.
+            row: row of the query frame; for a tracklet its first frame, the only one used if the image is changed.
+            draw: number of the protocol's single-shot gallery.
 
         A search by text alone has no query image and so no protocol: it returns ``search(name, None, look)``.
         """
@@ -220,7 +220,7 @@ class Explorer:
     def _figure_strip(
         self, protocol: str, row: int, name: str, look: Look, draw: int, file: Path, top: int
     ) -> tuple[tuple[pd.Series, pd.DataFrame], str, pd.DataFrame]:
-        """((query, ranked), title, table). A changed query image, or a text, is written to ``file`` as its picture."""
+        """((query, ranked), title, table). A changed query image, or a text, is written to ``file`` as an image."""
         answer = self.ranks(name, protocol, row, look, draw)
         ranked, shown = answer.gallery.iloc[answer.rows[:top]], answer.query
         table = figures.strip_frame(shown, ranked, top)
@@ -285,7 +285,7 @@ class Explorer:
         return unit @ beside + unit[:, here] @ asked[here] / left, rows
 
     def _left(self, source: Source, descriptor: Descriptor) -> NDArray[np.float32] | None:
-        """Length (N,) of each projected f, f of length 1; None where one is too short for an accurate cosine."""
+        """Length (N,) of each projected f, f of length 1; None if one is too short for an accurate cosine."""
         kind, rank = descriptor.vocabulary, descriptor.rank
         known = self._shares.get((source.name, kind))
         if known is None or known.shape[1] <= rank:
@@ -332,12 +332,12 @@ def _rows(embedded: Embeddings, rows: Sequence[int]) -> Embeddings:
 
 
 def _unlabelled(path: str) -> pd.Series:
-    """A query of unknown person: the user's image, or a text."""
+    """A query of an unknown person: the user's image, or a text."""
     return pd.Series({"path": path, "person": UNKNOWN, "camera": UNKNOWN, "clothes": UNKNOWN})
 
 
 def _unit(feature: NDArray) -> NDArray[np.float32]:
     length = float(np.linalg.norm(feature))
     if not np.isfinite(length) or length == 0:
-        raise InputError("nothing is left of the query's feature to compare; remove fewer directions")
+        raise InputError("the projected query feature is zero; remove fewer directions")
     return (feature / length).astype(np.float32)

@@ -1,7 +1,7 @@
-"""An `Explorer` as notebook widgets: controls, a list of queries, and the strips of answers that they change.
+"""An `Explorer` as notebook widgets: controls, a list of queries, and strips of ranked images.
 
-Results are values of HTML widgets: text printed into an Output is invisible to a static reader. An error is shown above
-the strips, and the strips stay as they were.
+Results are values of HTML widgets, because text in an Output widget is not visible in a saved notebook. An error is
+shown above the strips, which do not change then.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def panel(
 
 
 class ExplorerPanel(Controls):
-    """The controls, and the rankings that they change.
+    """The controls and the rankings.
 
     Args:
-        top: answers in a strip. folder: where figures are saved; by default ``reports/figures``.
+        top: gallery images in a strip. folder: for saved figures; by default ``reports/figures``.
         maps: maps in which query and answers are marked.
 
     Attributes:
         box: everything, to display.
-        says: an error, or the time of the last answer (HTML). strip, other_strip, enlarged: Views of the rankings and
+        says: an error, or the time of the last ranking (HTML). strip, other_strip, enlarged: Views of the rankings and
             of the image that was clicked.
         seconds: time of the last answer with its strips.
     """
@@ -100,7 +100,7 @@ class ExplorerPanel(Controls):
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Show an InputError, and keep what was shown."""
+        """Show an InputError, and keep the strips."""
         try:
             yield
         except InputError as error:
@@ -116,12 +116,12 @@ class ExplorerPanel(Controls):
                 with self._silent():
                     self.model.value = change["old"]
                 raise
-            self.gallery_row = None  # a row of the other model's benchmark
+            self.gallery_row = None  # the row is of the other model's benchmark
             self._suggest()
             self._list()
 
     def _fill(self, name: str) -> None:
-        """The choices that a model's benchmark offers; a choice that is still possible is kept."""
+        """Set the choices of a model's benchmark; a selection that is still valid is kept."""
         source, protocols = self.explorer.source(name), self.explorer.protocols(name)
         found = self.explorer.scored(name, self.protocol.value if self.protocol.value in protocols else protocols[0])
         known = found[found["clothes"] != -1].drop_duplicates("clothes").sort_values(["person", "clothes"])
@@ -170,7 +170,7 @@ class ExplorerPanel(Controls):
             self.draw()
 
     def draw(self) -> None:
-        """Rank and show; on an error the strips stay as they were."""
+        """Rank and display; on an error the strips do not change."""
         start = time.perf_counter()
         self._enable()
         self.back.disabled = self.picture is None and self.gallery_row is None
@@ -248,7 +248,7 @@ class ExplorerPanel(Controls):
                 self._enlarged, self.enlarged.value = None, ""
             elif choice == SEARCH and self._enlarged is not None:
                 self.picture, self.gallery_row = None, self._enlarged
-                with self._silent():  # a text alone would hide the image that was just chosen
+                with self._silent():  # a text alone would ignore the image that was just chosen
                     self.use.value = UNUSED if self.use.value == ALONE else self.use.value
                 self.draw()
             elif choice.isdigit() or choice == QUERY:
@@ -259,7 +259,7 @@ class ExplorerPanel(Controls):
         answer, top = self._shown[name]
         found = top.head(0) if choice == QUERY else top[top["row"] == int(choice)]
         if choice != QUERY and found.empty:
-            raise InputError("this image is no longer among the answers; click one that is")
+            raise InputError("this image is no longer in the ranking; click another one")
         images, _ = self._images(name, answer, found["path"], ENLARGED)
         cells = strip_cells(answer, found, self.explorer.thumbnails(name), images, self.look().text_alone)
         row = answer.query if found.empty else found.iloc[0]
@@ -277,7 +277,7 @@ class ExplorerPanel(Controls):
             self.draw()
 
     def _forget(self) -> None:
-        """Back from an uploaded or a gallery image to the selected query."""
+        """Return from an uploaded or a gallery image to the selected query."""
         self.picture = self.gallery_row = None
         with self._silent():
             self.upload.value = ()

@@ -1,4 +1,4 @@
-"""The values that pass between explorer and widgets: changes to a query, filters of queries, rankings."""
+"""Data classes of the explorer: changes to a query, filters of queries, rankings."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which queries are listed, and in which order.
+    """Filter and order of the listed queries.
 
     Attributes:
         camera, clothes: a label, or -1 for all. first: "all", or whether the rank-1 answer is "right" or "wrong".
@@ -122,7 +122,7 @@ class Answer:
     Attributes:
         query: the query's row of its frame; the user's image and a text have person, camera and clothes -1.
         rows: (N,) gallery rows in order; similarity: (N,) cosines, in that order.
-        ap, first_hit: as ``Scores.per_query``: NaN and 0 where nothing is to be found.
+        ap, first_hit: as ``Scores.per_query``: NaN and 0 without a match.
     """
 
     query: pd.Series
@@ -142,8 +142,8 @@ class Answer:
         return f": AP {ap}, first match at rank {rank}"
 
     def top(self, count: int = 10, before: Answer | None = None) -> pd.DataFrame:
-        """The first answers: ``rank, row, path, person, camera, clothes, similarity, right``, ``changed`` (clothes),
-        and ``was``, each one's rank in another answer (0: none)."""
+        """The first images: ``rank, row, path, person, camera, clothes, similarity, right``, ``changed`` (clothes),
+        and ``was``, the rank in another ranking (0: none)."""
         rows = self.rows[:count]
         found = self.gallery.iloc[rows][["path", "person", "camera", "clothes"]].reset_index(drop=True)
         right = (found["person"] == self.query["person"]) & (self.query["person"] != UNKNOWN)
@@ -176,7 +176,7 @@ def changed(pixels: Tensor, look: Look) -> Tensor:
 
 
 def painted(picture: Image.Image, look: Look) -> Image.Image:
-    """An image as a look changes it, at its own size."""
+    """An image with the changes of a look, at its own size."""
     pixels = changed(pixels_of(picture, picture.size[::-1]), look)
     pixels = (pixels * 255).round().byte() if pixels.is_floating_point() else pixels
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

@@ -27,7 +27,7 @@ from csgn_lib.records import InputError
 from csgn_lib.retrieval import CLOTHING_OUT, features_of
 from csgn_lib.vocabulary import coordinates
 
-LARGEST = 3000  # images that t-SNE places in seconds; more are placed by their first two principal components
+LARGEST = 3000  # largest number of images for t-SNE; more are placed by their first two principal components
 SHOWN = 24  # images of a selection
 EDGES = (-1.08, 1.08)  # axis limits of the maps, so that no point lies on the border
 MARKS = {  # colour and size of a point, by what it is; later ones are drawn above earlier ones
@@ -42,7 +42,7 @@ def placed(benchmark: Benchmark) -> pd.DataFrame:
 
 
 def sides(source: Source, rank: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Features of gallery and query images, (G + Q, .) as in ``placed``, read in two ways.
+    """Two features of gallery and query images, (G + Q, .) as in ``placed``.
 
     Args:
         rank: clothing directions; 0: as the run was reported.
@@ -108,7 +108,7 @@ def maps_figure(
 
 
 def marks_of(answer: Answer, top: pd.DataFrame, frame: pd.DataFrame) -> NDArray[np.str_]:
-    """What each image of ``placed`` is to a ranking: (N,) names of MARKS."""
+    """The role of each image of ``placed`` in a ranking: (N,) names of MARKS."""
     person = answer.query["person"]
     marks = np.full(len(frame), "other image", dtype=object)
     if person != UNKNOWN:
@@ -152,7 +152,7 @@ class LinkedMaps:
                 size_map=list(sizes), opacity=0.8, height=350, x_scale=EDGES, y_scale=EDGES,
             )  # fmt: skip
             scatter.axes(False)
-            scatter.mouse("lasso")  # jscatter's other lasso, Shift and a drag, selects cells in JupyterLab
+            scatter.mouse("lasso")  # jscatter's other lasso (Shift and drag) selects cells in JupyterLab
             self.scatters[name] = scatter
         linked = [(scatter, f"by {name}") for name, scatter in self.scatters.items()]
         maps = jscatter.compose(linked, sync_selection=True, sync_hover=True, rows=1, row_height=430)
@@ -167,7 +167,7 @@ class LinkedMaps:
         """Mark a query and its answers in every map."""
         codes = pd.Categorical(marks_of(answer, top, self.frame), categories=list(MARKS)).codes
         for scatter in self.scatters.values():
-            points = np.array(scatter.widget.points)  # x, y, category: a new data frame would cost 0.1 s
+            points = np.array(scatter.widget.points)  # x, y, category: a new data frame would take 0.1 s
             points[:, 2] = codes
             scatter.widget.points = points
             scatter.order(by=np.argsort(codes, kind="stable"))

@@ -1,7 +1,7 @@
-"""A form for an experiment, made from its JSON schema: one widget per field, with limits, errors and a start button.
+"""A form for an experiment, generated from its JSON schema: one widget per field, limits, errors, a start button.
 
-A field added to `config.Experiment` gets a widget by its type; a field of another type becomes a text that is read as
-on the command line.
+The widget of a field of `config.Experiment` depends on its type; other types have a text field that is parsed as on the
+command line.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _NUMBERS = {
     "integer": (ipywidgets.IntSlider, ipywidgets.IntText),
     "number": (ipywidgets.FloatSlider, ipywidgets.FloatText),
 }
-_WIDE = 100  # whole numbers from which on a slider is too coarse
+_WIDE = 100  # range of integers above which a slider is too coarse
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field as its schema describes it. kind: choice, flag, number or text; low, high: inclusive bounds or None.
+    """A field of the schema. kind: choice, flag, number or text; low, high: inclusive bounds or None.
 
     limits: the range in words. meaning: the description, its origin marks in words. group: the tab of the form.
     """
@@ -104,8 +104,7 @@ def in_words(description: str) -> str:
 class Alike:
     """Makes widgets that share one layout, and one style per class.
 
-    With a layout and a style each, a form has nearly a thousand widgets and as many messages, which takes a browser
-    seconds.
+    With separate layouts and styles, a form has nearly a thousand widgets and messages, which takes a browser seconds.
     """
 
     def __init__(self) -> None:
@@ -143,8 +142,8 @@ def widget_for(field: Field, alike: Alike, layout: ipywidgets.Layout) -> ipywidg
 class ParameterPanel:
     """The form. Display ``.widget``; ``values()`` are its values, ``experiment`` the experiment of them, or None.
 
-    Another preset keeps the values that differ from the last one. An error is shown beside its field and above the
-    start button, which is disabled as long as there is one.
+    Selecting another preset keeps the values that differ from the previous one. An error is shown beside its field and
+    above the start button, which is disabled as long as there is one.
 
     Args:
         experiment: the first values; default: the preset demo.
@@ -183,7 +182,7 @@ class ParameterPanel:
         return self.setting.value + (f"+{self.method.value}" if self.method.value != "csgn" else "")
 
     def values(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """The widgets' values by field, and the errors of those that cannot be read."""
+        """The widgets' values by field, and the errors of invalid ones."""
         values, wrong = {"preset": self.preset, "plugin": self.plugin}, {}
         for field in self.fields:
             given = self.widgets[field.name].value
@@ -244,7 +243,7 @@ class ParameterPanel:
             return
         values, wrong = self.values()
         self.experiment = None
-        try:  # with the preset's values for unreadable ones, so that all errors are shown at once
+        try:  # with the preset's values for invalid ones, so that all errors are shown together
             checked = self.model(**self._base.model_dump() | values)
             self.experiment = None if wrong else checked
         except ValidationError as error:
@@ -274,7 +273,7 @@ class ParameterPanel:
         self.line.value = f"<code>{html.escape(background.command(self.experiment))}</code>"
 
     def _needs(self) -> str:
-        """The least time and memory of training, as from ``csgn train --dry-run``. Raises InputError if impossible."""
+        """Lower bounds of time and memory, as from ``csgn train --dry-run``. Raises InputError as training would."""
         from csgn_lib import synthetic, training  # imports torch, which takes seconds
         from csgn_lib.training.estimate import estimate
 

@@ -1,6 +1,6 @@
-"""A run's folder as a `Reading`, whatever state the folder is in. Nothing is raised: faults are listed as remarks.
+"""Read a run's folder in any state as a `Reading`. Nothing is raised: problems are listed as remarks.
 
-Folders may be of running, killed or removed runs, or of an older version.
+The folder may be of a running, killed or removed run, or of an older version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from csgn_lib.panels import background
 from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.runs.machine import resident
 
-MARKS = {  # a sign and a colour for each state; the sign and the state's name suffice without the colour
+MARKS = {  # symbol and colour of each state; the symbol and the name suffice without colour
     "running": ("▶", "#cfe6f7"), "queued": ("…", "#eeeeee"), "done": ("✔", "#cdebdf"), "failed": ("✖", "#f9d6c4"),
     "died": ("†", "#f9d6c4"), "timed_out": ("⏱", "#fbe7bf"), "interrupted": ("■", "#fbe7bf"),
     "damaged": ("?", "#f3d9e7"), "gone": ("∅", "#f3d9e7"), "missing": ("∅", "#f3d9e7"),
@@ -33,11 +33,11 @@ _REPORT = re.compile(r"[^$].*: \d+ %")  # a line of `csgn_lib.progress`
 
 @dataclass(frozen=True)
 class Reading:
-    """A run as its folder shows it.
+    """The content of a run's folder.
 
     state: as `runs.state`, or `damaged`, or `gone` for a folder that does not exist. records: the readable epochs.
     mean_ap, validation: fractions, None before the run is scored. memory_mib: of its process now, or the peak of a
-    run that has ended. age, seconds_left: seconds. remarks: faults of the folder, for a reader.
+    run that has ended. age, seconds_left: seconds. remarks: problems of the folder.
     """
 
     run: Run
@@ -57,7 +57,7 @@ class Reading:
 
     @property
     def where(self) -> str:
-        """Its progress: the last epoch, or that it is being scored; without an epoch, the notebook's cell."""
+        """Its progress: the last epoch, or scoring; without an epoch, the notebook's cell."""
         if self.records:
             last = self.records[-1]
             if self._scores:
@@ -93,7 +93,9 @@ class Reading:
     def memory_mib(self) -> int | None:
         """MiB of its process now if it runs on this machine, else the recorded peak."""
         if self.state == "running" and self.status.get("host") == socket.gethostname():
-            with suppress(OSError, ValueError, StopIteration, KeyError):  # Linux tells; a kernel's is in its status
+            with suppress(
+                OSError, ValueError, StopIteration, KeyError
+            ):  # available on Linux; that of a kernel is in the status
                 return self.status.get("memory_mib") or resident("VmRSS", self.status["pid"]) // 1024
         return self.status.get("memory_mib")
 
@@ -132,7 +134,7 @@ def readings(given: Iterable[Run | str | Path]) -> list[Reading]:
 
 
 def read(run: Run) -> Reading:
-    """The run as its folder shows it now. Raises nothing; faults are in ``remarks``."""
+    """The current content of a run's folder. Raises nothing; problems are in ``remarks``."""
     background.reap()
     remarks: list[str] = []
     if not run.dir.is_dir():

@@ -42,7 +42,7 @@ class Source:
         descriptors: by name, as they were reported; the vocabulary ones only where there is a joint embedding; those
             of the run's plugins.
         run: None for the frozen CLIP.
-        note: a warning that does not prevent use, for a reader.
+        note: a warning that does not prevent use.
         make_encoder, make_clip: called once, when an image or a text is first embedded.
     """
 
@@ -64,12 +64,12 @@ class Source:
 
     @cached_property
     def clip(self) -> ClipTower | None:
-        """The frozen CLIP that the model began from; None for a ResNet alone."""
+        """The frozen CLIP from which training started; None for a ResNet alone."""
         return self.make_clip()
 
     @cached_property
     def words(self) -> Vocabularies:
-        """The word subspaces. Raises InputError for a model without a joint embedding."""
+        """The text subspaces. Raises InputError for a model without a joint embedding."""
         if self.clip is None or self.gallery.f is None:
             raise InputError(NO_JOINT.format(self.name))
         return _vocabularies(self.clip)
@@ -88,7 +88,7 @@ class Source:
     def direction(self, words: str) -> Tensor:
         """The text's feature minus that of ``NEUTRAL``, of unit length: (P,) [O].
 
-        Features of texts share a large common part, which would move every query in the same direction.
+        Text features have a large common component, which would move every query in the same direction.
         """
         moved = self.text(words) - self.text(NEUTRAL)
         if moved.norm() < 1e-4:
@@ -97,7 +97,7 @@ class Source:
 
 
 def frozen_clip(experiment: Experiment, benchmark: Benchmark | None = None, name: str = "frozen CLIP") -> Source:
-    """The CLIP of an experiment before training; embeds every query and gallery image of the benchmark now."""
+    """The CLIP of an experiment before training; embeds all query and gallery images of the benchmark."""
     experiment = Experiment.from_parameters(**experiment.model_dump() | {"vss": "none", "hsf": "none"})
     benchmark = benchmark or synthetic.benchmark_for(experiment)
     clip = _frozen_tower(experiment)
@@ -109,7 +109,7 @@ def frozen_clip(experiment: Experiment, benchmark: Benchmark | None = None, name
 
 
 def open_source(folder: str | Path) -> Source:
-    """A scored run's folder: stored embeddings, its benchmark's frames; weights are read only when they are needed.
+    """A scored run: stored embeddings and its benchmark's frames; weights are loaded only when needed.
 
     Raises:
         InputError: no such folder; a file missing, damaged or of an older version; a benchmark that is not on disk or
@@ -135,7 +135,7 @@ def open_source(folder: str | Path) -> Source:
 
 
 def _frozen_tower(experiment: Experiment) -> ClipTower | None:
-    """The frozen CLIP of an experiment, one in memory for all runs that started from it."""
+    """The frozen CLIP of an experiment, cached for all runs that started from it."""
     if experiment.vss == "resnet":
         return None
     size = (experiment.image_height, experiment.image_width)

@@ -17,7 +17,7 @@ from csgn_lib.records import InputError
 
 FRAMES = {"query": "#262626 solid", "right": "#009E73 solid", "wrong": "#D55E00 dashed", "unknown": "#808080 solid"}
 SMALL, LARGE, ENLARGED = 112, 224, 380  # pixels: a strip's images, with attention maps, and one that is enlarged
-QUERY = "query"  # choice of the query's cell; an answer's is its gallery row
+QUERY = "query"  # choice of the query's cell; that of a gallery image is its row
 SEARCH, CLOSE = "search", "close"  # choices below an enlarged image
 _METHOD = (
     "Attention rollout (Abnar and Zuidema, ACL 2020): how strongly each patch contributes to the class token, in "
@@ -57,10 +57,10 @@ def strip_cells(
     images: Mapping[str, bytes] = MappingProxyType({}),
     text_alone: bool = False,
 ) -> list[Cell]:
-    """The query, then its answers: right and wrong as in `figures.rank_strip`, cosine, and the rank before the change.
+    """The query, then its ranking, marked as in `figures.rank_strip`, with cosine and the rank before the change.
 
     Args:
-        images: JPEGs by path, or QUERY, of images that are not shown as their files are.
+        images: JPEGs, by path or QUERY, of images that differ from their files.
         text_alone: there is no query image; the query has no cell.
     """
     marked = answer.query["person"] != -1
@@ -86,7 +86,7 @@ def strip_html(title: str, cells: list[Cell], height: int = SMALL) -> str:
 
 
 def enlarged_html(cells: list[Cell], facts: str, searchable: bool) -> str:
-    """Large images, with what is known of the last one and buttons to search with it and to close it."""
+    """Large images, with information on the last one and buttons to search with it and to close it."""
     button = '<button type="button" class="jupyter-button" data-choice="{}" style="width:max-content">{}</button>'
     buttons = button.format(SEARCH, "Search with this image") * searchable + button.format(CLOSE, "Close")
     return (

@@ -1,4 +1,4 @@
-"""Images for a browser: small JPEGs, made on demand; attention overlays; and images that a user uploads."""
+"""Images for a browser: thumbnails made on demand, attention overlays, and uploaded images."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def overlaid(image: Image.Image, heat: NDArray[np.floating], highest: float) -> 
 
 
 def lettered(text: str, size: tuple[int, int] = (256, 512)) -> Image.Image:
-    """A text as an image, black on white, to stand where a query image would."""
+    """A text as an image, black on white, in place of a query image."""
     image, font = Image.new("RGB", size, "white"), ImageFont.load_default(36)
     lines = "\n".join(textwrap.wrap(text, 13))
     ImageDraw.Draw(image).multiline_text((size[0] // 2, size[1] // 2), lines, "black", font, "mm", align="center")

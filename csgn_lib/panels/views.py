@@ -1,4 +1,4 @@
-"""What all panels share: HTML with clicks, tables, messages, and a note for readers without a kernel."""
+"""Shared parts of the panels: clickable HTML, tables, messages, and a note for readers without a kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOTE = """<style>
 
 
 class View(anywidget.AnyWidget):
-    """HTML in a browser that changes in place, without a jump of the page.
+    """HTML that changes in place, without moving the page.
 
     Attributes:
         value: the HTML. width: of the view in CSS pixels; 0 until it is displayed.
@@ -35,7 +35,7 @@ class View(anywidget.AnyWidget):
 
 
 def show(what: str, *widgets: ipywidgets.Widget) -> None:
-    """Display widgets, and a note that takes their place where no kernel is connected, as in a saved notebook."""
+    """Display widgets, or a note if no kernel is connected, as in a saved notebook."""
     box = ipywidgets.VBox(widgets).add_class(_LIVE)
     note = f"<b>{html.escape(what)}</b> needs a running kernel. Run this notebook's cells again to use it."
     display(HTML(_NOTE.format(note)), box)

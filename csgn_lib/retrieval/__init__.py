@@ -1,8 +1,8 @@
 """Compare queries with a gallery: score, verify, re-rank, expand, search.
 
 ``evaluate`` and ``evaluate_distances`` are exact and work in blocks of queries. Re-ranking (``rerank``), query
-expansion (``expand_queries``) and flip averaging (``embed(flip=True)``) are off in headline results: each gives other
-features, or distances, which are then scored like any others.
+expansion (``expand_queries``) and flip averaging (``embed(flip=True)``) are off by default: each returns new features
+or distances, which are then scored like any others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from csgn_lib.retrieval.scores import Scores
 from csgn_lib.retrieval.thresholds import suggested_threshold
 from csgn_lib.retrieval.verification import Verification, verify
 
-_MODELS = {  # these import torch and the towers, which takes seconds and scoring features does not need
+_MODELS = {  # these import torch and the networks, which takes seconds and is not needed to score features
     "embedding": ("Embedded", "embed", "embed_benchmark"),
     "descriptors": (
         "CLOTHING_OUT", "Descriptor", "PERSON_ONLY", "PLAIN", "Vocabularies", "choose", "chosen_descriptors",

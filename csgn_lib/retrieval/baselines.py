@@ -1,4 +1,4 @@
-"""What needs no learning: chance, and a colour histogram. A method owes its reader both."""
+"""Baselines without learning: random features and colour histograms."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ STRIPES, LEVELS = 6, 4
 
 
 def chance(images: int, generator: Generator) -> NDArray[np.float32]:
-    """Features (N, 32) that know nothing: directions drawn at random."""
+    """Random features (N, 32)."""
     return generator.standard_normal((images, 32), dtype=np.float32)
 
 
 def colour_histogram(frame: pd.DataFrame, root: str | Path, size: tuple[int, int]) -> NDArray[np.float32]:
     """Square roots of RGB histograms in six horizontal stripes, (N, 6 * 64): their inner product is the
-    Bhattacharyya coefficient. The oldest descriptor of re-identification, and all clothes.
+    Bhattacharyya coefficient. A classic descriptor of re-identification that depends on clothing.
     """
     parts = [_histograms(batch.images.numpy()) for batch in iterate(frame, root, size)]
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Work on a large matrix of distances in blocks of rows, over threads, without ever holding it."""
+"""Computation on a large distance matrix in blocks of rows, with threads, without storing it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from threadpoolctl import threadpool_limits
 from csgn_lib.progress import track
 from csgn_lib.records import InputError, cores
 
-BLOCK_BYTES = 2**29  # distances held at a time, all threads together
-BLOCK_ROWS = 1536  # a matrix product of fewer rows repacks the gallery too often, of more gains nothing
-MOST_THREADS = 8  # beyond it, memory for blocks grows and Python's lock eats the gain
+BLOCK_BYTES = 2**29  # distances in memory at a time, all threads together
+BLOCK_ROWS = 1536  # with fewer rows, a matrix product repacks the gallery too often; more rows are not faster
+MOST_THREADS = 8  # more threads need more memory, and Python's lock cancels the gain
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ _one_blas = Lock()
 
 
 def thread_count(threads: int | None = None) -> int:
-    """The number of threads to use: ``threads``, or the cores this process may use (at most 8)."""
+    """The number of threads: ``threads``, or the cores available to this process (at most 8)."""
     if threads is not None:
         if threads < 1:
             raise InputError(f"threads = {threads}: at least 1, or None for all cores")
@@ -36,9 +36,9 @@ def thread_count(threads: int | None = None) -> int:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """``map(function, items)`` over threads, in order; ``items`` is read only as far as there is work.
+    """``map(function, items)`` over threads, in order; ``items`` is read lazily.
 
-    (``ThreadPoolExecutor.map`` would read all of ``items`` at once, and hold every block of distances.)
+    (``ThreadPoolExecutor.map`` reads all of ``items`` at once, so every block of distances would be in memory.)
     """
     if threads == 1:
         yield from map(function, items)
@@ -54,7 +54,7 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], thread
 
 
 def block_rows(rows: int, columns: int, threads: int, itemsize: int = 4) -> int:
-    """Rows of a block: within BLOCK_BYTES for all threads together, and even for all of them."""
+    """Rows per block: within BLOCK_BYTES for all threads together, and about the same for each block."""
     most = int(np.clip(BLOCK_BYTES // (itemsize * columns * threads), 1, BLOCK_ROWS))
     rounds = -(-rows // (most * threads))
     return -(-rows // (rounds * threads))
@@ -68,8 +68,8 @@ def each_product(
 ) -> list[Result]:
     """``use(left[start:stop] @ right.T, start)`` for blocks that cover ``left``; results in order.
 
-    Each thread has a block of its own and calls a BLAS of one thread: no thread waits for another, and
-    none spins beside a sorting one. Long work reports its progress on standard error.
+    Each thread has its own block and calls a single-threaded BLAS, so threads do not wait for each other. Long
+    computations report their progress on standard error.
 
     Args:
         left, right: (N, D) and (M, D).
@@ -86,7 +86,7 @@ def each_product(
             part = left[start : start + rows]
             return use(np.matmul(part, right.T, out=memory[: len(part)]), start)
         finally:
-            scratch.put(memory)  # or the next thread would wait for it for ever
+            scratch.put(memory)  # otherwise the next thread would wait forever
 
     starts = range(0, len(left), rows)
     with single_threaded_blas():
@@ -95,6 +95,6 @@ def each_product(
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """BLAS on one thread; the limit is the process's, so only one caller at a time sets and restores it."""
+    """Limit BLAS to one thread; the limit applies to the process, so only one caller at a time sets and restores it."""
     with _one_blas, threadpool_limits(1, user_api="blas"):
         yield

@@ -1,7 +1,6 @@
-"""What of an embedding is compared: its parts, and f with or without the directions of a vocabulary.
+"""Descriptors: parts of an embedding, and f with text directions removed or kept.
 
-Which parts, and the rank of a vocabulary subspace, are chosen on validation people, never on the people who are
-reported.
+The parts and the rank of a text subspace are chosen on validation people, never on test people.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ PLAIN, CLOTHING_OUT, PERSON_ONLY = "plain", "clothing out", "person only"
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What is compared at test. parts: of z11, z12, f, c; none: those of z12, f, c that there are.
+    """A descriptor for comparison at test. parts: of z11, z12, f, c; None: those of z12, f, c that the model has.
     vocabulary: plain, "clothing out" or "person only", applied to f with ``rank`` directions; or the name of a plugin's
-    descriptor, whose ``form`` is Embeddings to (B, width)."""
+    descriptor, whose ``form`` maps Embeddings to (B, width)."""
 
     parts: tuple[str, ...] = ()
     vocabulary: str = PLAIN
@@ -51,7 +50,7 @@ class Descriptor:
 
 
 class Vocabularies:
-    """The word subspaces of one CLIP's text encoder, at any rank, from phrases that are encoded once."""
+    """Text subspaces of one CLIP's text encoder, of any rank; phrases are encoded once."""
 
     def __init__(self, clip: ClipTower) -> None:
         words = vocabulary.ENGLISH.understood_by(clip)
@@ -62,21 +61,21 @@ class Vocabularies:
         self._bases: dict[str, Tensor] = {}
 
     def ranks(self, kind: str) -> list[int]:
-        """Ranks worth trying: the usual ones that the phrases span."""
+        """Candidate ranks: the usual ones up to the rank that the phrases span."""
         usual = CLOTHING_RANKS if kind == CLOTHING_OUT else PERSON_RANKS
         return [rank for rank in usual if rank < min(self.features[kind].shape)]
 
     def basis(self, kind: str, rank: int | None = None) -> Tensor:
-        """``vocabulary.subspace`` of a kind's phrases, (P, rank); decomposed once for all ranks."""
+        """``vocabulary.subspace`` of the phrases of a kind, (P, rank); one decomposition for all ranks."""
         if kind not in self._bases:
             self._bases[kind] = vocabulary.subspace(self.features[kind], None)
         whole = self._bases[kind]
         if rank is None or 0 <= rank <= whole.shape[1]:
             return whole[:, :rank]
-        return vocabulary.subspace(self.features[kind], rank)  # refuses it
+        return vocabulary.subspace(self.features[kind], rank)  # raises the error
 
     def map(self, kind: str, rank: int) -> Callable[[Tensor], Tensor]:
-        """The change of f (B, P) that a kind and rank stand for."""
+        """The projection of f (B, P) of a kind and rank."""
         basis = self.basis(kind, rank)
         return partial(vocabulary.remove if kind == CLOTHING_OUT else vocabulary.keep, basis=basis)
 
@@ -88,7 +87,7 @@ def features_of(descriptor: Descriptor, words: Vocabularies | None = None) -> Ca
     f_map = None
     if descriptor.vocabulary != PLAIN:
         if words is None:
-            raise InputError(f"descriptor {descriptor} needs a text encoder's vocabulary; give words")
+            raise InputError(f"descriptor {descriptor} needs text subspaces; pass words")
         f_map = words.map(descriptor.vocabulary, descriptor.rank)
     return lambda embeddings: embeddings.descriptor(descriptor.parts or None, f_map)
 
@@ -98,8 +97,8 @@ def choose(
 ) -> tuple[Descriptor, float | None]:
     """The parts and the rank of a vocabulary descriptor with the best mAP on validation people.
 
-    Scored under their headline protocol, cloth_changing where there are clothes labels. Without
-    validation people nothing is chosen: the first parts and the ``default`` rank, and None for the mAP.
+    Scored under their default protocol (cloth_changing if there are clothes labels). Without validation people: the
+    first parts, the ``default`` rank, and None for the mAP.
     """
     if validation is None:
         return Descriptor(tuple(parts[0]), kind, default), None
@@ -124,8 +123,8 @@ def descriptors_for(
 ) -> tuple[dict[str, Descriptor], Vocabularies | None, dict[str, float | None]]:
     """The descriptors that a model is reported with, by name, and the validation mAP that chose them.
 
-    plain: [z12; f; c], those that there are [C]. clothing out, person only: our step beyond the paper,
-    on f, joined by c where there is one; for ``clothing out`` z12 may stay, if validation people say so.
+    plain: those of [z12; f; c] that the model has [C]. clothing out, person only: text subspaces applied to f,
+    concatenated with c if there is one [O]; ``clothing out`` also keeps z12 if that is better on validation people.
     """
     own = tuple(name for name in ("z12", "f", "c") if name in encoder.widths)
     chosen: dict[str, Descriptor] = {PLAIN: Descriptor(own)}
@@ -142,7 +141,7 @@ def descriptors_for(
 
 
 def chosen_descriptors(run: Run) -> dict[str, Descriptor]:
-    """The descriptors that ``score_run`` reported a run with, by name, with the parts and ranks that it chose.
+    """The descriptors with which ``score_run`` scored a run, by name, with their parts and ranks.
 
     Raises InputError for a run that is not scored, or was scored by a version that did not write them down.
     """
@@ -151,11 +150,11 @@ def chosen_descriptors(run: Run) -> dict[str, Descriptor]:
         raise InputError(f"{path} does not exist; score the run first (12_train does, and csgn train)")
     try:
         compared = {name: found["compared"] for name, found in run.results.items()}
-        trained = run.path("config.json").exists()  # the folder of an evaluation holds no experiment
+        trained = run.path("config.json").exists()  # the folder of an evaluation has no experiment
         forms = Experiment.from_parameters(**run.config).added("descriptor") if trained else {}
         return {
             name: Descriptor(tuple(c["parts"]), c["vocabulary"], c["rank"], forms.get(c["vocabulary"]))
             for name, c in compared.items()
         }
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path} does not say what was compared (no {error}); score the run again") from error
+        raise InputError(f"{path} does not describe the descriptors (no {error}); score the run again") from error

@@ -1,6 +1,6 @@
-"""The same ranks on an accelerator: torch's sort and binary search on whole blocks.
+"""Ranks on an accelerator: torch's sort and binary search on whole blocks.
 
-Imported only for tensors that lie on a device; the other modules that score features do not need torch.
+Imported only for tensors on a device; the other modules that score features do not need torch.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def rank_features(query: Tensor, gallery: Tensor, pairs: list[Pairs]) -> None:
 
 
 def rank_mixed(query: Tensor | ArrayLike, gallery: Tensor | ArrayLike, pairs: list[Pairs]) -> None:
-    """Normalise and rank features of which at least one side lies on an accelerator; there it happens."""
+    """Normalise and rank features on the accelerator on which at least one side is stored."""
     home = next(side.device for side in (query, gallery) if on_accelerator(side))
     moved = [
         unit_rows(torch.as_tensor(side).to(home), name)

@@ -1,4 +1,4 @@
-"""A model over a frame of images: their embeddings, in the frame's order."""
+"""Embeddings of the images of a frame, in the frame's order."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from csgn_lib.vss import Embeddings, concatenate
 
 @dataclass(frozen=True)
 class Embedded:
-    """A benchmark's queries and gallery, embedded, with the frames they come from."""
+    """Embeddings of a benchmark's queries and gallery, with their frames."""
 
     benchmark: Benchmark
     query: Embeddings
     gallery: Embeddings
 
     def scores(self, features: Callable[[Embeddings], Tensor], protocols: Sequence[str]) -> dict[str, Scores]:
-        """Score what ``features`` makes of the embeddings, (B, D), under each protocol."""
+        """Score ``features(embeddings)`` (B, D) under each protocol."""
         frames = self.benchmark.query, self.benchmark.gallery
         return evaluate_all(features(self.query), features(self.gallery), *frames, list(protocols))
 
@@ -51,8 +51,8 @@ def embed(
     Args:
         encoder: images (B, 3, H, W) uint8 to Embeddings, such as a VisualEncoder in eval mode.
         size: (H, W) that the encoder was built for.
-        flip: average each embedding with that of the mirrored image; off in headline results.
-        what: the name that progress is reported under, on standard error.
+        flip: average each embedding with that of the mirrored image; off by default.
+        what: name of the work in progress reports on standard error.
 
     Raises:
         InputError: an unreadable image, an empty frame.

@@ -1,4 +1,4 @@
-"""From features, or from distances, to scores under one protocol or several at once."""
+"""Scores from features or distances, under one protocol or several."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def evaluate(
     """Exact CMC, mAP and mINP of features by cosine, in blocks of queries.
 
     Distance is 1 - cosine of the features, which orders as the squared Euclidean distance of L2-normalised
-    features (2 - 2 cosine) does. Arithmetic is float32; equal distances rank by gallery row. Two images of
-    equal features are equal in distance only up to the rounding of the matrix product.
+    features (2 - 2 cosine) does. Arithmetic is float32; equal distances are ranked by gallery row. Distances of
+    equal features are equal only up to the rounding of the matrix product.
 
     Args:
         query_features: (Q, D) array or torch tensor, any scale; row i is row i of ``query``.
         gallery_features: (G, D), likewise. Tensors on an accelerator are ranked there.
         query, gallery: frames with ``person`` and the labels that the protocol reads.
-        protocol: a name, as the benchmark of the frames means it, or a Protocol.
+        protocol: a protocol's name on the frames' benchmark, or a Protocol.
         ranks: length of the CMC curve.
         threads: None for all cores (at most 8).
 
     Returns:
-        Scores. Re-ranking, query expansion and flip averaging are not in it: give it features, or
-        distances, that had them.
+        Scores. Re-ranking, query expansion and flip averaging are not included; apply them to the features or
+        distances first.
 
     Raises:
-        InputError: an empty split, mismatched lengths or widths, a row that holds NaN or infinity or is zero,
-            an unknown protocol, a label that it needs and nobody has, or no query with a match left.
+        InputError: an empty split, mismatched lengths or widths, a row with NaN, infinity or only zeros, an unknown
+            protocol, a missing label that it needs, or no query with a match.
 
-    Example: one query, four gallery images of which the nearest is from its own camera, and leaves.
+    Example: one query and four gallery images, of which the nearest is dropped because it is from the same camera.
 
         >>> query = pd.DataFrame({"person": [7], "camera": [0], "clothes": [0]})
         >>> gallery = pd.DataFrame({"person": [7, 9, 7, 7], "camera": [0, 1, 1, 2], "clothes": [0, 2, 1, 0]})
@@ -112,7 +112,7 @@ def evaluate_distances(
 
     Args:
         distances: (Q, G), smaller is closer: array or torch tensor. Or an iterator of blocks (B, G) in the
-            order of the queries, such as ``rerank_blocks`` gives; only a few are held at a time.
+            order of the queries, as from ``rerank_blocks``; only a few are in memory at a time.
         query, gallery, protocol, ranks, threads: as for ``evaluate``. For a protocol that ranks tracklets the
             frames must have one row a tracklet.
 
@@ -144,7 +144,7 @@ def evaluate_all_distances(
     shape = len(query), len(gallery)
     whole = checked.is_tensor(distances) or hasattr(distances, "__array__")
     if whole or (isinstance(distances, (list, tuple)) and not any(np.ndim(part) == 2 for part in distances[:1])):
-        distances = [distances]  # and not blocks in a list
+        distances = [distances]  # and not a list of blocks
     if not isinstance(distances, Iterable):
         raise InputError(f"distances are {distances!r}; a (Q, G) array, or an iterator of blocks (B, G), is needed")
     blocks = (checked.ready(block, "distances") for block in distances)
@@ -201,9 +201,9 @@ def _score(
     ranks: int,
     rows: NDArray[np.int64] | None = None,
 ) -> dict[str, Scores]:
-    """Rank each gallery that some protocol needs once, then read all protocols' scores from the ranks.
+    """Rank each gallery once, then compute all protocols' scores from the ranks.
 
-    ``rows``, where given, are the positions that the rows of ``query`` had in the caller's frame.
+    ``rows``, if given, are the positions of the rows of ``query`` in the caller's frame.
     """
     galleries = {protocol.name: protocol.gallery_rows(gallery) for protocol in protocols}
     query_rows: dict[bytes, list[NDArray[np.int64]]] = {}

@@ -7,9 +7,8 @@
 | ``x.safetensors`` | tensor ``features``; ``paths`` in the header, a JSON list | likewise |
 | ``x.h5``, ``x.hdf5`` | datasets ``features``, ``paths`` | likewise |
 
-The order of a file's rows is never trusted where it has paths: each row is assigned to the image that its path names.
-A file without paths is refused unless the caller says ``in_order``: rows in the order of the benchmark's frame, which
-is sorted by path.
+If a file has paths, each row is assigned to the image of its path, whatever the order of rows. A file without paths is
+an error unless ``in_order`` is set: its rows are then in the order of the benchmark's frame, which is sorted by path.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class Matched:
 
     Attributes:
         features: (N, D) floating point.
-        file: where they come from, and ``digest``, its SHA-256.
-        note: what was done with the file's rows, in words.
+        file: their file, and ``digest``, its SHA-256.
+        note: how the file's rows were assigned.
     """
 
     features: NDArray[np.floating]
@@ -54,7 +53,7 @@ class Matched:
 def read_features(file: str | Path, benchmark: Benchmark, split: str, in_order: bool = False) -> Matched:
     """Read the features of one split's images.
 
-    Rows of the benchmark's other images (another split, junk) are left out and counted in the note.
+    Rows of the benchmark's other images (another split, junk) are ignored and counted in the note.
 
     Args:
         split: "query" or "gallery".
@@ -103,10 +102,10 @@ def read_distances(file: str | Path, benchmark: Benchmark, in_order: bool = Fals
 def match(
     paths: Sequence[str] | None, count: int, benchmark: Benchmark, split: str, file: Path, in_order: bool
 ) -> tuple[NDArray[np.int64], str]:
-    """Which of a file's ``count`` rows belongs to each image of a split (N,), and what was done, in words.
+    """The row of each image of a split among a file's ``count`` rows (N,), and a note on the assignment.
 
-    A path is compared as the benchmark spells it (relative to its root), without a leading folder that the file's
-    paths share, or as a bare file name where those are unique in the split. Spellings that differ in Unicode
+    A path is compared relative to the benchmark's root, without a leading folder that all of the file's paths share, or
+    as a bare file name if these are unique in the split. Spellings that differ in Unicode
     composition (NFC, NFD) are one path.
     """
     frame = getattr(benchmark, split)
@@ -162,7 +161,7 @@ def _spelled(path: str) -> str:
 
 
 def _as_the_benchmark_spells(paths: list[str], wanted: list[str], known: set[str]) -> list[str]:
-    """The file's paths without the folder before the first one's known ending; or bare names, completed."""
+    """The file's paths without a shared leading folder, or the full paths of bare file names."""
     parts = paths[0].split("/")
     for cut in range(len(parts)):
         if "/".join(parts[cut:]) in known:

@@ -1,7 +1,7 @@
-"""Features on their way into a comparison: checked, float32, unit length, one row an image.
+"""Preparation of features for comparison: validated, float32, unit length, one row per image.
 
-Features are (N, D) numpy arrays or torch tensors. Tensors on the CPU are read in place as arrays; those on
-an accelerator stay there (``device``). torch itself is imported only for the latter.
+Features are (N, D) numpy arrays or torch tensors. CPU tensors are used as arrays without a copy; tensors on an
+accelerator stay there (``device``). torch is imported only for the latter.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from csgn_lib.records import InputError
 from csgn_lib.retrieval.blocks import in_threads, thread_count
 
 CHUNK = 4096  # rows that one thread normalises at a time
-UNIT = 1e-6  # a norm this close to 1 is 1: such features are taken as they are, not copied
+UNIT = 1e-6  # features whose norms are this close to 1 are used without a copy
 
 
 def is_tensor(values: Any) -> bool:
-    """Whether ``values`` is a torch tensor, told without importing torch."""
+    """Whether ``values`` is a torch tensor; does not import torch."""
     return type(values).__module__.partition(".")[0] == "torch"
 
 
 def on_accelerator(values: Any) -> bool:
-    """Whether ``values`` is a torch tensor that does not lie in the CPU's memory."""
+    """Whether ``values`` is a torch tensor on another device than the CPU."""
     return is_tensor(values) and values.device.type != "cpu"
 
 
 def as_array(values: ArrayLike | Any, name: str) -> NDArray[np.floating]:
-    """A floating-point array (rows, columns) of ``values``; shared, not copied, where that is possible.
+    """``values`` as a floating-point array (rows, columns), without a copy if possible.
 
     Args:
         values: array, nested lists or torch tensor; integers become float64, half precisions float32.
-        name: what the error calls it.
+        name: name in error messages.
 
     Raises:
         InputError: not numeric, not two-dimensional, or without rows or columns.
@@ -58,7 +58,7 @@ def as_array(values: ArrayLike | Any, name: str) -> NDArray[np.floating]:
 
 
 def ready(values: ArrayLike | Any, name: str) -> Any:
-    """``as_array``, but a two-dimensional tensor on an accelerator stays as it is, where it is."""
+    """``as_array``, but a two-dimensional tensor on an accelerator is returned unchanged."""
     return values if on_accelerator(values) and values.ndim == 2 else as_array(values, name)
 
 
@@ -81,12 +81,12 @@ def check_columns(query: Any, gallery: Any) -> None:
 
 
 def bad_row(index: int, row: NDArray[np.floating], name: str) -> InputError:
-    """The error for a row of features that has no direction."""
+    """The error for a row of features that cannot be normalised."""
     if not np.isfinite(row).all():
         what = "holds NaN or infinity"
     else:
         what = "is zero" if not row.any() else "is too large or too small for float32"
-    return InputError(f"row {index} of {name} {what}: it cannot be compared; embed that image again or leave it out")
+    return InputError(f"row {index} of {name} {what}: it cannot be compared; embed that image again, or exclude it")
 
 
 def lengths(array: NDArray[np.floating], name: str, threads: int) -> NDArray[np.float32]:
@@ -109,11 +109,11 @@ def lengths(array: NDArray[np.floating], name: str, threads: int) -> NDArray[np.
 
 
 def unit_rows(features: ArrayLike | Any, name: str = "features", threads: int | None = None) -> NDArray[np.float32]:
-    """L2-normalised features (N, D), float32, C-contiguous; the input itself if it is that already.
+    """L2-normalised features (N, D), float32, C-contiguous; the input itself if it already is.
 
     Args:
         features: (N, D), any floating type, any scale.
-        name: what an error calls them.
+        name: name in error messages.
         threads: None for all cores.
 
     Raises:
@@ -136,7 +136,7 @@ def unit_rows(features: ArrayLike | Any, name: str = "features", threads: int | 
 def by_tracklet(
     features: ArrayLike | Any, frame: pd.DataFrame, name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """A feature a tracklet: the weighted mean of its frames' raw features (CCVID's clips).
+    """One feature per tracklet: the weighted mean of its frames' raw features (CCVID's video clips).
 
     Args:
         features: (N, D), one row a video frame, not normalised.
@@ -164,7 +164,7 @@ def by_tracklet(
 def ranked_units(
     features: Any, frame: pd.DataFrame, split: str, aggregate: str | None
 ) -> tuple[Any, pd.DataFrame, NDArray[np.int64]]:
-    """What a protocol ranks: images, or tracklets, as (features, frame, positions of its rows in ``frame``).
+    """The units that a protocol ranks, images or tracklets: (features, frame, positions of its rows in ``frame``).
 
     Raises InputError unless there is one row of features for each row of the frame of this split.
     """

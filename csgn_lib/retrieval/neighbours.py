@@ -1,4 +1,4 @@
-"""The k nearest gallery images: exactly, in blocks; or from an approximate index. And query expansion."""
+"""The k nearest gallery images, exact or from an approximate index; query expansion."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.retrieval.blocks import each_product, in_threads, single_threaded_blas, thread_count
 from csgn_lib.retrieval.features import as_array, bad_row, check_columns, unit_rows
 
-CHUNK = 1024  # gallery rows: 2 MB at 512 numbers, which stay in the cache
-FEW = 16  # queries up to which the gallery is read once and not copied
-BEYOND = 3.0  # a distance that no pair has (1 - cosine ends at 2): for rows that a search did not return
-FAISS_MISSING = "approximate search needs FAISS: pip install csgn-workbench[faiss]; search() is exact and needs nothing"
+CHUNK = 1024  # gallery rows: 2 MB at width 512, which fit into the cache
+FEW = 16  # up to this number of queries, the gallery is read once and not copied
+BEYOND = 3.0  # larger than any 1 - cosine: the distance of rows that a search did not return
+FAISS_MISSING = (
+    "approximate search needs FAISS: pip install csgn-workbench[faiss]; search() is exact and does not need it"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Neighbours:
     distances: NDArray[np.float32]
 
     def blocks(self, gallery: int, rows: int = 256) -> Iterator[NDArray[np.float32]]:
-        """Distances (B, G) for ``evaluate_distances``: rows that were not found come last, in gallery order."""
+        """Distances (B, G) for ``evaluate_distances``: rows that were not found are last, in gallery order."""
         for start in range(0, len(self.rows), rows):
             found = self.rows[start : start + rows]
             block = np.full((len(found), gallery), BEYOND, dtype=np.float32)
@@ -46,8 +48,8 @@ class Neighbours:
 def nearest(block: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
     """Columns (B, k) of the k smallest entries of each row, ascending, ties by column; and those entries.
 
-    The k-th smallest *value* is found first (partitioning values is several times as fast as
-    partitioning indices); what is not larger is then sorted.
+    The k-th smallest *value* is found first, because partitioning values is several times as fast as partitioning
+    indices; then only values that are not larger are sorted.
     """
     columns = np.empty((len(block), k), dtype=np.int64)
     scratch = np.empty(block.shape[1], dtype=block.dtype)
@@ -88,7 +90,7 @@ def search(
 def cosine_distances(
     query_features: ArrayLike | Any, gallery_features: ArrayLike | Any, *, threads: int | None = None
 ) -> NDArray[np.float32]:
-    """Distances 1 - cosine (Q, G) of few queries, from one pass over a gallery that may be large.
+    """Distances 1 - cosine (Q, G) of few queries, in one pass over a large gallery.
 
     Args:
         query_features, gallery_features: (Q, D) and (G, D), any scale; neither is copied whole.
@@ -104,7 +106,7 @@ def _negative_cosines(
     query: NDArray[np.float32], gallery_features: ArrayLike | Any, threads: int
 ) -> NDArray[np.float32]:
     """-cosine (Q, G) of unit queries. The gallery is read once, in chunks that stay in the cache while their norms and
-    products are computed: with few queries, reading it is what takes the time."""
+    products are computed: with few queries, memory access dominates the time."""
     gallery = as_array(gallery_features, "gallery_features")
     check_columns(query, gallery)
 
@@ -131,8 +133,8 @@ def expand_queries(
     """Average query expansion: each query becomes the mean of itself and its k nearest gallery images.
 
     q' = q + sum_j max(cos(q, g_j), 0)^alpha g_j, then L2-normalised (Chum et al., ICCV 2007, alpha = 0;
-    Radenovic et al., TPAMI 2019, alpha = 3). It reads no label, and so may take in images of the query's own
-    camera, which a protocol then drops from the ranking, and wrong people. Off in a headline.
+    Radenovic et al., TPAMI 2019, alpha = 3). It uses no labels, so the averaged images may show other people, or
+    be images that a protocol drops. Off by default.
 
     Returns:
         (Q, D) float32, unit length.
@@ -156,14 +158,15 @@ def approximate_index(
     probes: int = 8,
     links: int = 32,
 ) -> Any:
-    """A FAISS index of the gallery, for galleries so large that exact search takes too long.
+    """A FAISS index of the gallery, for galleries that are too large for exact search.
 
     Args:
         gallery_features: (G, D), any scale; normalised, so that inner products are cosines.
-        kind: "ivf" cuts the gallery into k-means cells and searches the nearest; "hnsw" walks a graph.
+        kind: "ivf" divides the gallery into k-means cells and searches the nearest ones; "hnsw" searches a neighbour
+            graph.
         lists: ivf: number of cells; None for about 4 sqrt(G) (fewer if k-means would starve).
-        probes: ivf: cells that a search looks into; all of them is exact. hnsw: 4 x as many candidates are held.
-        links: hnsw: neighbours a node.
+        probes: ivf: cells that are searched; all of them is exact. hnsw: a quarter of the number of candidates.
+        links: hnsw: neighbours per node.
 
     Raises:
         InputError: FAISS is not installed, or an unknown kind.
@@ -175,7 +178,7 @@ def approximate_index(
         index = faiss.IndexHNSWFlat(width, links, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efSearch = 4 * probes
     elif kind == "ivf":
-        lists = lists or max(1, min(int(4 * size**0.5), size // 39))  # FAISS wants 39 points a cell
+        lists = lists or max(1, min(int(4 * size**0.5), size // 39))  # FAISS recommends 39 points per cell
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
         index.nprobe = min(probes, lists)
         index.train(gallery)
@@ -186,7 +189,7 @@ def approximate_index(
 
 
 def search_index(index: Any, query_features: ArrayLike | Any, k: int = 10) -> Neighbours:
-    """The k nearest as ``approximate_index`` finds them: fast, and not always right."""
+    """The k nearest gallery images according to an approximate index."""
     query = unit_rows(query_features, "query_features")
     _check_k(k, index.ntotal)
     cosine, rows = index.search(query, k)
@@ -199,13 +202,13 @@ def has_faiss() -> bool:
 
 
 def write_index(index: Any, path: str | Path) -> None:
-    """Write a FAISS index, whole or not at all."""
+    """Write a FAISS index atomically."""
     with writing(path), atomic_path(path) as temporary:
         _faiss().write_index(index, str(temporary))
 
 
 def read_index(path: str | Path) -> Any:
-    """Read what ``write_index`` wrote. Raises InputError for a file that FAISS cannot read."""
+    """Read an index of ``write_index``. Raises InputError for a file that FAISS cannot read."""
     faiss = _faiss()
     try:
         return faiss.read_index(str(path))

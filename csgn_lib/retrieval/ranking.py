@@ -1,10 +1,9 @@
-"""Exact ranks of the few gallery rows that matter, in blocks of queries.
+"""Exact ranks of the gallery rows that show the query's person, in blocks of queries.
 
 AP, CMC and INP need only the rank of each row of the query's person. So a row of distances is sorted by
 *value* (no index sort), its same-person distances are looked up in it, and the rank is one more than
-the number of smaller values; what is further than the last of them need not be sorted. Equal values rank by
-gallery row; they are counted only where they occur.
-Nothing of size Q x G is kept.
+the number of smaller values; values beyond the last match need not be sorted. Equal values are ranked by gallery row.
+Nothing of size Q x G is stored.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from csgn_lib.records import InputError
 from csgn_lib.retrieval.blocks import each_product, in_threads
 from csgn_lib.retrieval.features import is_tensor
 
-LINES = 16  # rows that a thread sorts at a time: with fewer, threads wait for Python's lock; more leave the cache
+LINES = 16  # rows that a thread sorts at a time: with fewer, threads wait for Python's lock; more do not fit the cache
 
 Block = NDArray[np.floating]
 
@@ -34,7 +33,7 @@ class Pairs:
         gallery_rows: (G',) ascending positions of the gallery rows that are ranked; None for all.
         query, gallery: (n,) positions in the frames, ascending by query, then gallery.
         column: (n,) position of ``gallery`` among the ranked rows.
-        rank: (n,) from 1, among all ranked rows, nothing dropped.
+        rank: (n,) from 1, among all ranked rows, before anything is dropped.
     """
 
     gallery_rows: NDArray[np.int64] | None
@@ -70,7 +69,7 @@ def full_ranks(
         scale: (G,) factors of the columns; None for 1.
 
     Returns:
-        (n,) the number of entries of the row that are smaller, or equal and further left, plus 1.
+        (n,) the number of entries of the row that are smaller, or equal with a smaller column, plus 1.
 
     Example:
         >>> block = np.array([[0.5, 0.2, 0.5, 0.9]])
@@ -78,7 +77,9 @@ def full_ranks(
         array([2, 3, 4])
     """
     value = block[row, column] if scale is None else block[row, column] * scale[column]
-    keys = np.stack([value, np.nextafter(value, np.inf)], axis=1)  # first place at or after it, and beyond its equals
+    keys = np.stack(
+        [value, np.nextafter(value, np.inf)], axis=1
+    )  # first position not smaller, and first position larger
     bounds = np.searchsorted(row, np.arange(len(block) + 1)).tolist()
     farthest = np.full(len(block), -np.inf, dtype=block.dtype)
     np.maximum.at(farthest, row, value)
@@ -86,12 +87,12 @@ def full_ranks(
     memory = [np.empty((min(LINES, len(block)), block.shape[1]), dtype) for dtype in (block.dtype, block.dtype, bool)]
     for top in range(0, len(block), LINES):
         lines, ordered, near = (part[: len(block) - top] for part in memory)
-        np.multiply(block[top : top + LINES], 1 if scale is None else scale, out=lines)  # also brings it into the cache
+        np.multiply(block[top : top + LINES], 1 if scale is None else scale, out=lines)  # also loads it into the cache
         for line, nearest in enumerate(_sorted_up_to(lines, farthest[top : top + LINES], ordered, near), top):
             part = slice(bounds[line], bounds[line + 1])
             places[part] = nearest.searchsorted(keys[part])
     rank = places[:, 0] + 1
-    for entry in np.flatnonzero(places[:, 1] > rank):  # equal values: those further left come first
+    for entry in np.flatnonzero(places[:, 1] > rank):  # equal values: smaller columns come first
         line = block[row[entry], : column[entry]]
         line = line if scale is None else line * scale[: column[entry]]
         rank[entry] += np.count_nonzero(line == value[entry])
@@ -99,10 +100,10 @@ def full_ranks(
 
 
 def _sorted_up_to(lines: Block, farthest: Block, ordered: Block, near: NDArray[np.bool_]) -> Iterator[Block]:
-    """Each of the lines (L, G), sorted, without what is larger than its entry in ``farthest`` (L,).
+    """Each row of ``lines`` (L, G), sorted, without values larger than its entry in ``farthest`` (L,).
 
-    Beyond a query's last match nothing needs sorting; picking pays while it picks less than half.
-    ``ordered`` and ``near`` (L, G) are memory to work in: fresh pages would cost more than the sorting.
+    Values beyond a query's last match need not be sorted; selecting is faster if it selects less than half.
+    ``ordered`` and ``near`` (L, G) are buffers: allocating them anew would take longer than the sorting.
     """
     np.less_equal(lines, farthest[:, None], out=near)
     count = np.count_nonzero(near)
@@ -122,10 +123,10 @@ def _sorted_up_to(lines: Block, farthest: Block, ordered: Block, near: NDArray[n
 def pairs_in(
     block: Block | Any, start: int, pairs: Iterable[Pairs]
 ) -> Iterator[tuple[NDArray[np.int64], Block | Any, NDArray[np.int64] | None, NDArray[np.int64], NDArray[np.int64]]]:
-    """What of each gallery's pairs lies in a block of distances of queries ``start`` to ``start + B``.
+    """The pairs of each gallery that are in a block of distances of queries ``start`` to ``start + B``.
 
-    Yields the part of ``rank`` to fill (n,), a view; the block's columns that are ranked; their positions, None for
-    all; and the row and column (n,) of each pair among them.
+    Yields a view of the part of ``rank`` to fill (n,); the ranked columns of the block; their positions, None for all;
+    and the row and column (n,) of each pair among them.
     """
     for pair in pairs:
         part = slice(*np.searchsorted(pair.query, [start, start + len(block)]))
@@ -136,7 +137,7 @@ def pairs_in(
 
 
 def rank_block(block: Block, start: int, pairs: Iterable[Pairs], scale: NDArray[np.float32] | None = None) -> None:
-    """Fill the ranks of all pairs whose query lies in this block.
+    """Fill the ranks of all pairs whose query is in this block.
 
     Args:
         block: (B, G) distances of queries ``start`` to ``start + B``.
@@ -156,9 +157,9 @@ def rank_features(
 ) -> None:
     """Fill all ranks by descending cosine.
 
-    Ranked is -(q . g) / |g|: it orders as 1 - cosine and as the squared Euclidean distance 2 - 2 cosine
-    do, without the ties that rounding those to float32 would add. The norm is divided out of each row
-    while it is read, which spares a normalised copy of the gallery.
+    The ranked value is -(q . g) / |g|. It has the same order as 1 - cosine and as the squared Euclidean distance
+    2 - 2 cosine, without the ties that rounding these to float32 would add. Dividing by the norm while a row is read
+    avoids a normalised copy of the gallery.
 
     Args:
         query: (Q, D), one positive scale a row.
@@ -179,7 +180,7 @@ def rank_distances(
 ) -> None:
     """Fill all ranks from blocks of distances (B, G) in the order of the queries.
 
-    ``rank`` fills those of one block; where tensors on an accelerator come, it is not ``rank_block``.
+    ``rank`` fills those of one block: ``rank_block``, or the function for tensors on an accelerator.
 
     Raises:
         InputError: blocks that do not add up to ``shape`` (Q, G), or a distance that is not finite.
@@ -194,7 +195,7 @@ def rank_distances(
 
 
 def _cut(distances: Iterable[Block | Any], shape: tuple[int, int], threads: int) -> Iterator[tuple[int, Block | Any]]:
-    """(first query, distances) of pieces that are small enough to keep all threads busy."""
+    """(first query, distances) of blocks that are small enough to keep all threads busy."""
     total = 0
     for block in distances:
         if block.ndim != 2 or block.shape[1] != shape[1] or total + len(block) > shape[0]:
@@ -213,9 +214,9 @@ def _cut(distances: Iterable[Block | Any], shape: tuple[int, int], threads: int)
 def check_finite(block: Block | Any, start: int) -> None:
     """Raise InputError naming the first query whose distances hold NaN or infinity.
 
-    A row's sum shows both in one fast pass; a sum that only overflowed is looked at again.
+    The sum of a row shows both in one fast pass; a row whose sum only overflowed is checked again.
     """
-    if is_tensor(block):  # only what lies on a device comes here as a tensor
+    if is_tensor(block):  # here, tensors are always on an accelerator
         bad = (~block.isfinite().all(dim=1)).nonzero().flatten()
         if len(bad):
             raise InputError(f"the distances of query {start + int(bad[0])} hold NaN or infinity: compute them again")

@@ -1,4 +1,4 @@
-"""The ranking behind a score, image by image, for strips of images and lists of failures."""
+"""The rankings behind a score, image by image, for strips of images and lists of failures."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Rankings:
         return unit_rows(units, f"{split}_features"), frame, rows
 
     def of(self, row: int, draw: int = 0) -> NDArray[np.int64]:
-        """Gallery rows in the order of their distance to a query, nearest first, junk left out.
+        """Gallery rows in the order of their distance to a query, nearest first, without junk.
 
         Args:
-            row: of the query frame, as ``Scores.per_query`` has it; of a tracklet, its first row.
-            draw: which gallery, where the protocol draws several.
+            row: row of the query frame, as in ``Scores.per_query``; of a tracklet, its first row.
+            draw: number of the gallery, if the protocol draws several.
 
         Raises:
             InputError: a row that is no query of this protocol.

@@ -1,4 +1,4 @@
-"""A model scored on a benchmark, and what that leaves on disk.
+"""Scores of a model on a benchmark, and their files on disk.
 
 A folder of scores holds ``results.json`` (metrics with 95 % intervals over people), ``per_query.csv``,
 ``verification.json`` (thresholds and their error rates), ``embeddings.safetensors`` and ``benchmark.json``.
@@ -38,10 +38,10 @@ SHAPING = ("vss", "clip_model", "resnet_model", "image_height", "image_width")
 
 
 def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None = None) -> ScoresByDescriptor:
-    """Score a trained run with every descriptor under every protocol of its own benchmark, and record it there.
+    """Score a trained run with every descriptor under every protocol of its benchmark; the files are in its folder.
 
-    The vocabulary is read with the frozen text encoder that the run was trained with; its ranks are chosen on
-    validation people where there are any. embeddings.safetensors holds ``query`` and ``gallery`` (the plain descriptor)
+    Text subspaces come from the frozen text encoder that the run was trained with; their ranks are chosen on
+    validation people if there are any. embeddings.safetensors holds ``query`` and ``gallery`` (the plain descriptor)
     and ``query.f`` and so on (its parts), in the frames' order, with the images' paths in its header.
 
     Args:
@@ -68,11 +68,10 @@ def score_run(run: Run, benchmark: Benchmark, device: torch.device | str | None 
 def score_model(
     model_dir: str | Path, benchmark: Benchmark, out: str | Path, device: torch.device | str | None = None
 ) -> ScoresByDescriptor:
-    """Score a finished run, or an exported folder, on any benchmark, into a folder of its own.
+    """Score a finished run or an export on any benchmark, into a separate folder.
 
-    Compared are the descriptors that the run was reported with, at the ranks chosen for it then: nothing is tuned on
-    the new benchmark. Those that need a text encoder whose weights are not at hand are left out, and evaluated.json
-    says why.
+    The descriptors and their ranks are those of the run's own scores; nothing is tuned on the new benchmark.
+    Descriptors that need a text encoder whose weights are missing are omitted, and evaluated.json states why.
 
     Args:
         model_dir: a run's folder, or one that ``csgn export`` made.
@@ -97,9 +96,9 @@ def score_model(
 
 
 def model_digest(run: Run) -> str:
-    """64 hexadecimal digits of a folder's weights and of what else makes an embedding of them.
+    """64 hexadecimal digits of a folder's weights and of everything else that affects an embedding.
 
-    ViT-B-16 and its quickgelu twin, say, hold tensors of the same shapes.
+    For example, ViT-B-16 and ViT-B-16-quickgelu have tensors of the same shapes.
     """
     experiment = Experiment.from_parameters(**run.config)
     shaping = {name: getattr(experiment, name) for name in SHAPING}
@@ -131,9 +130,9 @@ def _score_and_write(
 
 
 def write_verification(folder: Path, query: Any, gallery: Any, benchmark: Benchmark, digest: str) -> None:
-    """Write verification.json: rates, thresholds and curves by protocol, and of which model and benchmark they are.
+    """Write verification.json: rates, thresholds and curves by protocol, and their model and benchmark.
 
-    A benchmark with fewer than two query people has no intervals: the file then says why, and holds no protocol.
+    A benchmark with fewer than two query people has no intervals: the file then contains the reason and no protocol.
     """
     about = {"model": digest, "benchmark": benchmark.name, "manifest": benchmark.manifest()}
     try:
@@ -155,7 +154,7 @@ def _device(device: torch.device | str | None) -> torch.device | str:
 def _reported_descriptors(
     run: Run, experiment: Experiment, encoder: VisualEncoder
 ) -> tuple[dict[str, Descriptor], Vocabularies | None, dict[str, str]]:
-    """The descriptors to compare, by name; their text encoder's vocabulary; and why others are left out."""
+    """The descriptors by name, their text subspaces, and the reason why others are omitted."""
     plain = Descriptor(tuple(name for name in DESCRIPTOR if name in encoder.widths))
     chosen = {PLAIN: plain} | (chosen_descriptors(run) if run.path(RESULTS).exists() else {})
     worded = [name for name, descriptor in chosen.items() if descriptor.vocabulary != PLAIN and descriptor.form is None]
@@ -163,7 +162,7 @@ def _reported_descriptors(
         return chosen, None, {}
     try:
         clip, _ = load_towers(experiment)
-    except InputError as error:  # an exported folder names its checkpoint and does not hold it
+    except InputError as error:  # an export names its CLIP checkpoint but does not contain it
         kept = {name: descriptor for name, descriptor in chosen.items() if name not in worded}
         return kept, None, dict.fromkeys(worded, str(error))
     return chosen, Vocabularies(clip), {}

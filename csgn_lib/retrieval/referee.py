@@ -22,7 +22,7 @@ from csgn_lib.retrieval.scores import METRICS, Scores
 from csgn_lib.retrieval.verification import Verification, verify
 from csgn_lib.statistics import paired
 
-GIVEN = "given"  # the descriptor's name in the records of features that another program made
+GIVEN = "given"  # the descriptor's name in records of features from another program
 SCORED = "scored.json"
 TITLES = {"rank1": "rank-1", "mean_ap": "mAP", "minp": "mINP"}
 
@@ -34,7 +34,7 @@ class Scored:
     Attributes:
         scores: protocol's name -> Scores.
         verification: protocol's name -> Verification; empty for distances.
-        sources: each file's name, SHA-256 and what was done with its rows.
+        sources: name and SHA-256 of each file, and how its rows were assigned.
     """
 
     benchmark: Benchmark = field(repr=False)
@@ -44,14 +44,14 @@ class Scored:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that name the files scored."""
+        """16 hexadecimal digits that identify the scored files."""
         return "".join(source["sha256"][:8] for source in self.sources)[:16]
 
     def write(self, folder: str | Path) -> Path:
-        """Write results.json, per_query.csv, benchmark.json and scored.json (what was scored); return the folder.
+        """Write results.json, per_query.csv, benchmark.json and scored.json (the scored files); return the folder.
 
         Raises:
-            InputError: a folder that holds something else than scores of the same files on the same data.
+            InputError: a folder with other content than scores of the same files on the same data.
         """
         folder = Path(folder)
         about = {"sources": self.sources, "manifest": self.benchmark.manifest()}
@@ -110,7 +110,7 @@ def score_distances(
 
 
 def protocols_of(benchmark: Benchmark, trapezoid: bool = False) -> list[Protocol]:
-    """The benchmark's protocols; with ``trapezoid`` each that reads the usual average precision also with the other."""
+    """The benchmark's protocols; ``trapezoid``: also a trapezoid variant of those with the usual average precision."""
     usual = [resolve(name, benchmark.name) for name in benchmark.protocols]
     if not trapezoid:
         return usual
@@ -127,13 +127,13 @@ def compare(folder: str | Path, other: str | Path, benchmark: str, descriptors: 
     """Paired differences of two scored folders, ``folder`` minus ``other``, protocol by protocol.
 
     Args:
-        folder, other: what ``csgn score``, ``csgn evaluate`` or a training run left, of one benchmark.
-        benchmark: its name, which decides what the protocols' names mean.
-        descriptors: which of each folder's descriptors; by default ``given``, else ``plain``.
+        folder, other: folders of ``csgn score``, ``csgn evaluate`` or a training run, on one benchmark.
+        benchmark: its name, which determines the protocols.
+        descriptors: the descriptor of each folder; by default ``given``, else ``plain``.
 
     Returns:
-        One row a protocol and metric: ``difference`` with its 95 % interval ``low``, ``high`` (bootstrap over people),
-        ``p`` (two-sided sign-flip test over people) and the number of ``people``.
+        One row per protocol and metric: ``difference`` with its 95 % interval ``low``, ``high`` (bootstrap over
+        people), ``p`` (two-sided sign-flip test over people) and the number of ``people``.
 
     Raises:
         InputError: a folder that is not scored; other data or other queries.
@@ -165,8 +165,8 @@ def read_scores(folder: str | Path, benchmark: str, descriptor: str | None = Non
 
 
 def report(folder: str | Path, benchmark: str) -> str:
-    """A folder's results.json as text: each protocol with what it ranks and drops, metrics in percent with their 95 %
-    intervals over people, and the queries counted; then the rates of verification.json, where it is."""
+    """A folder's results.json as text: each protocol with its description, metrics in percent with 95 % intervals over
+    people, and the number of counted queries; then the rates of verification.json, if it exists."""
     lines, results = [], Run(Path(folder)).results
     for descriptor, found in results.items():
         lines.append(f"{descriptor}: {found['descriptor']}")
@@ -181,8 +181,8 @@ def report(folder: str | Path, benchmark: str) -> str:
 
 
 def differences_report(table: pd.DataFrame, other: str | Path) -> str:
-    """What ``compare`` returned, as text, in percentage points."""
-    lines = [f"these scores less those of {other}, in points, 95 % intervals and p over people:"]
+    """The result of ``compare`` as text, in percentage points."""
+    lines = [f"these scores minus those of {other}, in percentage points, 95 % intervals and p over people:"]
     lines += [
         f"  {row.protocol}: {TITLES[row.metric]} {_percent(row.difference, row.low, row.high, '+')}  p {row.p:.3f}"
         for row in table.itertuples()
@@ -198,7 +198,7 @@ def _rate(rate: dict[str, Any]) -> str:
     title = {"tar": "TAR", "eer": "EER", "fnir": "FNIR"}[rate["metric"]]
     title += f" at {rate['at'].upper()} {rate['level']:g}" if rate["level"] else ""
     if rate["value"] is None:
-        return f"{title}: too few pairs or searches to tell"
+        return f"{title}: too few pairs or searches to estimate it"
     return f"{title}: {_percent(rate['value'], rate['low'], rate['high'])} at distance {rate['threshold']:.4f}"
 
 

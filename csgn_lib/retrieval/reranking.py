@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), sparse and in blocks. Off in a headline.
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), sparse and in blocks. Off by default.
 
 Query and gallery images are ranked together, so the result for one query depends on the other queries.
 With u the L2-normalised features and M_i the largest distance of image i,
@@ -11,7 +11,7 @@ With u the L2-normalised features and M_i the largest distance of image i,
     d_J(i,j) = 1 - sum_m min(V_im, V_jm) / sum_m max(V_im, V_jm)
     result   = (1 - lambda) d_J + lambda d
 
-Every row of V has some tens of entries, so V is sparse, and only N, V and a block are ever held.
+Each row of V has a few tens of entries, so V is sparse, and only N, V and one block are in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from csgn_lib.retrieval.neighbours import nearest
 
 ROWS = 128  # queries in a block of re-ranked distances
 PAIR_BYTES = 2**25  # features gathered at a time for single pairs
-ROUNDING = 1e-5  # of a cosine in float32: images that are nowhere further apart are the same image
+ROUNDING = 1e-5  # of a float32 cosine: images whose largest distance is below this are identical
 
 
 def rerank(
@@ -74,9 +74,9 @@ def rerank_blocks(
     rows: int = ROWS,
     threads: int | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """``rerank`` in blocks (rows, G) in the order of the queries, for galleries whose Q x G would not fit.
+    """``rerank`` in blocks (rows, G) in the order of the queries, for large Q x G.
 
-    ``evaluate_distances(rerank_blocks(...), query, gallery)`` holds a few blocks at a time.
+    ``evaluate_distances(rerank_blocks(...), query, gallery)`` has only a few blocks in memory.
     """
     if k1 < 1 or k2 < 1 or rows < 1 or not 0 <= lambda_value <= 1:
         raise InputError(
@@ -92,7 +92,7 @@ def rerank_blocks(
 
 @dataclass(frozen=True)
 class Encoding:
-    """What re-ranking knows of N images.
+    """Encodings of N images for re-ranking.
 
     Attributes:
         unit: (N, D) L2-normalised features.
@@ -196,7 +196,7 @@ def _blocks(
 
 
 def _jaccard_similarity(weights: sparse.csr_array, query: int, inverted: sparse.csc_array) -> NDArray[np.float32]:
-    """Similarity (G,) of a query's encoding to every gallery image's: sum of minima / sum of maxima.
+    """Similarity (G,) of a query's encoding to that of every gallery image: sum of minima / sum of maxima.
 
     Rows of V sum to 1, so the sum of maxima is 2 minus the sum of minima.
     """

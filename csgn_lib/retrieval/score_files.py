@@ -17,7 +17,7 @@ ScoresByDescriptor = dict[str, dict[str, Scores]]
 def record(scores: Scores) -> dict[str, Any]:
     """Plain numbers for results.json: the metrics, the counts, and 95 % intervals over people.
 
-    An interval is [None, None] where a single person is counted: nothing is known of others.
+    An interval is [None, None] if a single person is counted.
     """
     several = scores.per_query.loc[scores.per_query["valid"], "person"].nunique() > 1
     intervals = {f"{name}_interval": list(scores.interval(name)) if several else [None, None] for name in METRICS}
@@ -25,7 +25,7 @@ def record(scores: Scores) -> dict[str, Any]:
 
 
 def write_scores(folder: Path, scores: ScoresByDescriptor, about: dict[str, dict[str, Any]]) -> None:
-    """Write results.json and per_query.csv. ``about``: what results.json says of each descriptor besides its scores."""
+    """Write results.json and per_query.csv. ``about``: further fields of each descriptor in results.json."""
     rows = [
         s.per_query.assign(protocol=protocol, descriptor=name)
         for name, by_protocol in scores.items()

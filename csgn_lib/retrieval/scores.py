@@ -1,4 +1,4 @@
-"""Scores: per query first; rank-1, mAP, mINP, CMC, counts and intervals are read from that frame."""
+"""Scores per query, from which rank-1, mAP, mINP, CMC, counts and intervals are computed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LABELS = ("path", "person", "camera", "clothes", "tracklet")
 
 @dataclass(frozen=True)
 class Scores:
-    """How well one protocol's queries found their person.
+    """Scores of one protocol.
 
     Attributes:
-        protocol: what was ranked and dropped.
-        per_query: one row a query (and a gallery, if the protocol draws several), in the queries' order:
+        protocol: the protocol.
+        per_query: one row per query (and gallery, if the protocol draws several), in the queries' order:
             ``row`` in the query frame; ``draw`` from 0; the frame's labels; ``matches``, the gallery images
-            that count; ``valid``, whether there is one; ``ap``, ``inp`` in [0, 1], NaN if not valid;
+            that count; ``valid``, whether there is a match; ``ap``, ``inp`` in [0, 1], NaN if not valid;
             ``first_hit``, the rank of the first match from 1, 0 if not valid.
         ranks: length of the CMC curve.
     """
@@ -39,12 +39,12 @@ class Scores:
 
     @property
     def rank1(self) -> float:
-        """Share of counted queries whose nearest image is right, in [0, 1]."""
+        """Share of counted queries whose nearest image is a match, in [0, 1]."""
         return float(self.cmc[0])
 
     @property
     def mean_ap(self) -> float:
-        """Mean average precision, in [0, 1]; which precision is read is ``protocol.ap``."""
+        """Mean average precision, in [0, 1], of the form ``protocol.ap``."""
         return float(self._over_draws("ap"))
 
     @property
@@ -56,7 +56,7 @@ class Scores:
     def cmc(self) -> NDArray[np.float64]:
         """(ranks,) share of counted queries with a match among the first k images, k = 1 .. ranks.
 
-        Never falls, and never ends early: past a short gallery's end it stays where it is.
+        Non-decreasing; constant beyond the size of a small gallery.
         """
         valid = self.per_query[self.per_query["valid"]]
         curves = [
@@ -72,11 +72,11 @@ class Scores:
 
     @property
     def dropped(self) -> int:
-        """Queries of the protocol that have no match left: they are in no mean."""
+        """Queries of the protocol without a match, which are in no mean."""
         return int(self.per_query["row"].nunique()) - self.counted
 
     def _over_draws(self, column: str) -> float:
-        return self.per_query.groupby("draw")[column].mean().mean()  # NaN, not valid, is left out by pandas
+        return self.per_query.groupby("draw")[column].mean().mean()  # pandas ignores NaN (not valid)
 
     def interval(
         self,
@@ -87,14 +87,14 @@ class Scores:
     ) -> tuple[float, float]:
         """Percentile bootstrap interval of a metric over *people*, as fractions (low, high).
 
-        People are drawn with replacement and bring all their queries along: queries of one person look
-        alike, so drawing queries would give an interval that is too narrow.
+        People are resampled with replacement, each with all of their queries. Queries of one person are correlated, so
+        resampling queries would give an interval that is too narrow.
 
         Args:
             metric: rank1, mean_ap or minp.
             level: coverage, in (0, 1).
-            resamples: how many times people are drawn.
-            seed: of the draws.
+            resamples: number of bootstrap resamples.
+            seed: seed of the resampling.
 
         Raises:
             InputError: an unknown metric, a level outside (0, 1), or fewer than two counted people.
@@ -109,10 +109,10 @@ class Scores:
         resamples: int = RESAMPLES,
         seed: int = 0,
     ) -> tuple[float, float, float]:
-        """How much better this is than ``other`` on the same queries: (difference, low, high).
+        """Paired difference to ``other`` on the same queries: (difference, low, high).
 
-        Paired: the difference is taken query by query before people are drawn, so what makes a query hard
-        for both cancels, and the interval is narrower than two intervals side by side suggest.
+        The difference is computed per query before people are resampled, so the difficulty of a query cancels, and the
+        interval is narrower than two separate intervals suggest.
 
         Raises:
             InputError: as ``interval``; the two do not count the same queries.
@@ -178,8 +178,8 @@ def score(
 
     Args:
         protocol: decides which queries there are and which pairs are junk.
-        query, gallery: the frames that the pairs' positions mean.
-        draws: the ranked pairs of each of the protocol's galleries; they may hold further queries.
+        query, gallery: the frames to which the pairs' positions refer.
+        draws: the ranked pairs of each of the protocol's galleries; they may contain further queries.
         ranks: length of the CMC curve.
 
     Raises:
@@ -223,8 +223,8 @@ def per_query(
     Returns:
         Q rows with the columns ``matches, valid, ap, first_hit, inp`` of ``Scores.per_query``.
 
-    Example: of one person's four images, at ranks 1, 2, 4 and 7, the first is junk and leaves matches
-    at ranks 1, 3 and 6: AP = (1/1 + 2/3 + 3/6) / 3, INP = 3 / 6.
+    Example: four images of one person at ranks 1, 2, 4 and 7; the first is junk, so the matches have
+    ranks 1, 3 and 6: AP = (1/1 + 2/3 + 3/6) / 3, INP = 3 / 6.
 
         >>> row = per_query(np.zeros(4, int), np.array([4, 1, 7, 2]), np.array([False, True, False, False]), 1)
         >>> row.round(4).to_dict("records")
@@ -232,7 +232,7 @@ def per_query(
     """
     order = np.argsort(query * (rank.max(initial=0) + 1) + rank)  # by query, then rank; no two are equal
     query, rank, junk = query[order], rank[order], junk[order]
-    rank = rank - _running(junk, query, queries)  # junk that stood before
+    rank = rank - _running(junk, query, queries)  # junk ranked before it
     query, rank = query[~junk], rank[~junk]
     hit = _running(np.ones(len(query), dtype=bool), query, queries)
     matches = np.bincount(query, minlength=queries)
@@ -242,7 +242,7 @@ def per_query(
         before = np.divide(hit - 1, rank - 1, out=np.ones(len(rank)), where=rank > 1)
         precision = (precision + before) / 2
     first, last = np.zeros(queries, np.int64), np.zeros(queries, np.int64)
-    last[query] = rank  # the last assignment stays; ranks ascend within a query
+    last[query] = rank  # the last assignment counts; ranks ascend within a query
     first[query[::-1]] = rank[::-1]
     unknown = np.full(queries, np.nan)
     mean = np.divide(np.bincount(query, precision, minlength=queries), matches, out=unknown.copy(), where=valid)
@@ -251,7 +251,7 @@ def per_query(
 
 
 def _running(flags: NDArray[np.bool_], query: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
-    """How many flags are set up to each entry, itself included, within its query; ``query`` ascends."""
+    """Cumulative number of flags within each query; ``query`` is ascending."""
     total = np.cumsum(flags)
     before = np.cumsum(np.bincount(query, flags, minlength=queries)) - np.bincount(query, flags, minlength=queries)
     return total - before[query].astype(np.int64)

@@ -1,4 +1,4 @@
-"""A scored run's embeddings, read back for the same data that they were made from."""
+"""Stored embeddings of a scored run, checked against the benchmark's data."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def load_embeddings(run: Run, benchmark: Benchmark) -> dict[str, Tensor]:
 def _other_data(run: Run, benchmark: Benchmark) -> str:
     return (
         f"{run.dir} was embedded from other data than {benchmark.root} holds (names, sizes or labels changed); "
-        "bring those back, or score the run again"
+        "restore these data, or score the run again"
     )

@@ -16,9 +16,11 @@ from csgn_lib.records import InputError
 from csgn_lib.retrieval.evaluation import evaluate
 from csgn_lib.retrieval.scores import Scores
 
-TEXT_TO_IMAGE = Protocol("text_to_image", "sentences as queries; every image that a sentence is true of is right", ())
+TEXT_TO_IMAGE = Protocol(
+    "text_to_image", "sentences as queries; every image that a sentence describes correctly is a match", ()
+)
 CAPTIONS = "captions"
-CHUNK = 256  # sentences at a time
+CHUNK = 256  # sentences per batch
 
 
 @torch.inference_mode()
@@ -31,7 +33,7 @@ def sentence_features(clip: ClipTower, sentences: list[str]) -> NDArray[np.float
 def text_to_image(
     text_features: ArrayLike | Any, image_features: ArrayLike | Any, text_labels: ArrayLike, image_labels: ArrayLike
 ) -> Scores:
-    """Score sentences against images by cosine: an image is right if it has the sentence's label.
+    """Score sentences against images by cosine: an image with the sentence's label is a match.
 
     Args:
         text_features: (T, P) sentences in the joint space.
@@ -53,20 +55,20 @@ def evaluate_words(
     captions: pd.DataFrame,
     prompts: Mapping[str, Mapping[str, str]] | None = None,
 ) -> pd.DataFrame:
-    """How well sentences find images: by captions of people, and by one attribute at a time.
+    """Text-to-image retrieval accuracy: captions of people, and sentences about single attributes.
 
     Args:
-        clip: the text encoder that the images' joint embeddings were trained to meet.
+        clip: the CLIP whose text encoder the image embeddings were trained with.
         image_features: (N, P) joint embeddings f of ``images``.
         images: N rows with ``person`` and, for ``prompts``, the images' true attributes as columns.
-        captions: one row a sentence: ``caption`` and the ``person`` it is true of. All images of that person are right.
+        captions: one row per sentence: ``caption`` and its ``person``. All images of that person are matches.
         prompts: attribute -> value -> sentence; an attribute is a column of ``images``, or columns joined by ``*`` with
-            their values joined alike. All images with that value are right; values that no image has are left out.
+            their values joined alike. All images with that value are matches; values without images are ignored.
 
     Returns:
         A row for the captions and for each attribute: ``name``, ``queries``, ``rank1`` and ``mean_ap`` in [0, 1],
         ``low`` and ``high`` (95 % of mean_ap over people; NaN for attributes), and ``chance``, the mean share of images
-        that are right.
+        that are matches.
 
     Raises:
         InputError: a missing column, a word that the tokenizer does not know, no sentence with a right image.

@@ -1,4 +1,4 @@
-"""What verification.json says: a threshold for a wanted error rate."""
+"""Reading verification.json: the threshold for a given error rate."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from csgn_lib.records import InputError
 
 
 def suggested_threshold(record: dict[str, Any], fpir: float = 0.1) -> float:
-    """The threshold of a recorded ``searches`` curve at which at most a share ``fpir`` of non-mated searches answers.
+    """The threshold at which at most a share ``fpir`` of the recorded non-mated searches returns a result.
 
     Args:
         record: of one protocol, as ``Verification.record`` gives it.
 
     Raises:
-        InputError: a rate outside (0, 1), or one below what the recorded searches can tell.
+        InputError: a rate outside (0, 1), or one for which too few searches were recorded.
     """
     searches = record["counts"]["non_mated"]
     if not 0 < fpir < 1:

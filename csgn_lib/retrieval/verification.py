@@ -1,19 +1,19 @@
-"""Verification and open-set search: how often a distance below a threshold is right, with intervals over people.
+"""Verification and open-set search: error rates of distance thresholds, with intervals over people.
 
-Verification decides about a pair of images. A *genuine* pair shows one person and is not dropped by the protocol; an
-*impostor* pair shows two people. At threshold t a pair is accepted if its distance 1 - cosine is below t:
+Verification is a decision about a pair of images. A *genuine* pair shows one person and is not dropped by the
+protocol; an *impostor* pair shows two people. At threshold t a pair is accepted if its distance 1 - cosine is below t:
 
     FAR(t) = accepted impostor pairs / impostor pairs        TAR(t) = accepted genuine pairs / genuine pairs
     EER    = FAR(t) = 1 - TAR(t), where the two are nearest
 
-Open-set search decides about a query and a gallery (ISO/IEC 19795-1). Each query is searched twice: with its person in
-the gallery (mated), and with all images of that person taken out (non-mated):
+Open-set search is a decision about a query and a gallery (ISO/IEC 19795-1). Each query is searched twice: with its
+person in the gallery (mated), and with all images of that person removed (non-mated):
 
     FPIR(t) = non-mated searches whose nearest image is below t / all of them
     FNIR(t) = mated searches whose nearest image is another person's, or not below t / all of them
 
-FPIR grows with the gallery, so a threshold from it holds for galleries of about that size. Images of unknown people
-are in no pair. Thresholds are multiples of STEP; nothing of size Q x G is kept.
+FPIR increases with the size of the gallery, so a threshold is valid for galleries of about that size. Images of unknown
+people are in no pair. Thresholds are multiples of STEP; nothing of size Q x G is stored.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ COLUMNS = ("metric", "at", "level", "value", "low", "high", "threshold")
 
 @dataclass(frozen=True)
 class Verification:
-    """What thresholds do under one protocol.
+    """Error rates of thresholds under one protocol.
 
     Attributes:
-        protocol: which pairs are genuine.
-        rates: one row a rate: ``metric`` (tar, eer, fnir), ``at`` (far or fpir), ``level`` (NaN for eer), ``value``,
+        protocol: determines the genuine pairs.
+        rates: one row per rate: ``metric`` (tar, eer, fnir), ``at`` (far or fpir), ``level`` (NaN for eer), ``value``,
             ``low``, ``high`` (95 % over people) and ``threshold``; NaN where there are fewer than 1 / level pairs or
             searches.
         pairs: ``threshold``, ``far``, ``tar``: the ROC curve, at up to CURVE thresholds.
@@ -94,13 +94,13 @@ def verify(
 ) -> dict[str, Verification]:
     """Verification and open-set rates under each protocol: protocol's name -> Verification.
 
-    Protocols that draw single-shot galleries or only read another average precision are left out: their pairs are
-    those of the others.
+    Protocols that draw single-shot galleries or differ only in the average precision are skipped, because their pairs
+    are those of other protocols.
 
     Args:
         query_features, gallery_features: (Q, D) and (G, D), any scale; compared by 1 - cosine.
         query, gallery: their frames, with ``person`` and the labels that the protocols read.
-        resamples, seed: of the bootstrap, in which people are drawn and bring all their queries along.
+        resamples, seed: of the bootstrap over people, each with all of their queries.
 
     Raises:
         InputError: features or frames as in ``evaluate``; fewer than two people with a genuine pair.
@@ -128,7 +128,7 @@ def verify(
 
 @dataclass(frozen=True)
 class _Distances:
-    """What one pass over the distances keeps: (n,) of genuine pairs, (Q,) of other people, counts of impostors."""
+    """Results of one pass over the distances: (n,) of genuine pairs, (Q,) of other people, counts of impostors."""
 
     rows: NDArray[np.int64]  # (Q,) positions of the queries in their frame
     pairs: Pairs
@@ -185,11 +185,11 @@ def _measure(
         distance[part] = np.maximum(block[row, column], 0)
         block[row, column] = np.inf
         other[start : start + len(block)] = np.maximum(block.min(axis=1), 0)
-        block[row, column] = 2 + 2 * STEP  # in a bin of its own, which is not counted
+        block[row, column] = 2 + 2 * STEP  # in a separate bin, which is not counted
         block /= STEP
         for line, who in zip(block, person[start:], strict=False):
             found = np.bincount(line.astype(np.intp), minlength=BINS + 3)
-            found[BINS - 1] += found[BINS]  # 2, and what rounding adds to it
+            found[BINS - 1] += found[BINS]  # 2 plus rounding
             with lock:
                 impostors[:] += found[:BINS]
                 of_people[who] += found[:BINS].reshape(-1, COARSE).sum(axis=1)
@@ -283,7 +283,9 @@ def _search_rates(
     query's own nearest image."""
     order = np.argsort(other, kind="stable")
     limit, mated = other[order], np.isfinite(nearest)
-    first = np.where(mated & (nearest <= other), nearest, np.inf)  # the mate is found where this is below the threshold
+    first = np.where(
+        mated & (nearest <= other), nearest, np.inf
+    )  # the mated search succeeds if this is below the threshold
     rows = []
     for level in FPIR_LEVELS:
         threshold = limit[min(int(level * len(limit)), len(limit) - 1)]

@@ -1,6 +1,6 @@
 """Runs: notebooks executed headless, their folders and states, sweeps over them, and the demo. Never imports torch.
 
-`execute` one notebook · `sweep` a grid of parameters (`read_grid`: of a file) over `executors` · `load_sweep_records`:
+`execute` one notebook · `sweep` a grid of parameters (`read_grid`: from a file) on `executors` · `load_sweep_records`:
 a sweep's scores and statistics · `open_run` by path or name · `table` of all runs · `state` of one, `stop` it · the
 `current` run of a notebook · its `answer`, `keep_answer`, `collect` · `demo`: ``make demo`` · `explain` a figure.
 """

@@ -1,4 +1,4 @@
-"""``python -m csgn_lib.runs FOLDER RUN ...``: the figures, results and answers of finished notebooks, in one folder."""
+"""``python -m csgn_lib.runs FOLDER RUN ...``: collect figures, results and answers of notebooks in one folder."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""The answer that a notebook gives: `keep_answer` writes it into the notebook's first cell, `collect` into a folder.
+"""A notebook's answer: `keep_answer` writes it into the notebook's first cell, `collect` into a folder.
 
-The answer is the last output of the executed copy that begins with ``**Answer.**``, one sentence or a list. It is kept
-with the command that reproduces it and its cost, so that a reader sees a result before running anything.
+The answer is the last output of the executed copy that begins with ``**Answer.**``, a sentence or a list. It is stored
+with its command and cost, so that a reader sees a result without running the notebook.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def answer(run: Run) -> str:
     """
     state = run.status["state"]
     if state != "done":
-        raise InputError(f"{run.dir} is {state}, not done: it has no answer to keep")
+        raise InputError(f"{run.dir} is {state}, not done: it has no answer")
     executed = run.path("executed.ipynb")
     said = _said(cells(executed))
     if not said:
@@ -40,9 +40,9 @@ def answer(run: Run) -> str:
 
 
 def keep_answer(run: Run, notebook: Path, command: str) -> str:
-    """Write the run's answer, the ``command`` that reproduces it and its cost below the notebook's question.
+    """Write the run's answer as a list, its ``command`` and its cost below the notebook's question.
 
-    A picture of the first cell, ``![text](path "name")``, is replaced by the run's figure ``name`` where it saved one.
+    An image of the first cell, ``![text](path "name")``, is replaced by the run's figure ``name`` if there is one.
 
     Returns the answer. Raises what `answer` raises.
     """
@@ -54,8 +54,8 @@ def keep_answer(run: Run, notebook: Path, command: str) -> str:
     document = read_json(notebook)
     head = "".join(document["cells"][0]["source"]).partition(LAST)[0].rstrip()
     _keep_picture(run, notebook, head)
-    answered_by = f"{LAST} (`{command}`)\n\n{found}" if found.startswith("- ") else f"{LAST} {found} (`{command}`)"
-    text = "\n\n".join([head, answered_by, f"{COST} {', '.join(filter(None, parts))}."])
+    listed = "\n".join(f"- {line.removeprefix('- ')}" for line in found.splitlines() if line)
+    text = "\n\n".join([head, f"{LAST} (`{command}`)", listed, f"{COST} {', '.join(filter(None, parts))}."])
     document["cells"][0]["source"] = text.splitlines(keepends=True)
     write_text(notebook, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return found
@@ -72,7 +72,7 @@ def _keep_picture(run: Run, notebook: Path, head: str) -> None:
 
 
 def answered(document: dict[str, Any]) -> None:
-    """Replace the kept answer in the first cell of an executed notebook by its own, and remove the kept picture."""
+    """Replace the stored answer in the first cell of an executed notebook by its own, and remove the stored image."""
     first = document["cells"][0]
     head = "".join(first["source"])
     if first["cell_type"] != "markdown" or LAST not in head:
@@ -96,8 +96,8 @@ def _markdown(output: dict[str, Any]) -> str:
 def collect(folder: str | Path, runs: Sequence[Run]) -> Path:
     """Copy the figures and results of finished notebook runs into a folder, and write their answers to ``answers.md``.
 
-    A figure's name is prefixed with its notebook, as in ``30_embedding_map-maps.png``. PDFs are not copied: with
-    images in them they take megabytes.
+    A figure's name is prefixed with its notebook, as in ``30_embedding_map-maps.png``. PDFs are not copied,
+    because those with images take megabytes.
 
     Returns the path of answers.md.
 

@@ -1,4 +1,4 @@
-"""`demo`: the notebooks behind ``make demo``: a sweep over the rows that are trained, then what compares them."""
+"""`demo`: the notebooks of ``make demo``: trainings first, then comparisons."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from csgn_lib.runs.words import clock
 class Step:
     """One notebook of the demo.
 
-    ``name`` is printed, and begins the name of the run's folder; ``needs`` names steps that must be done first. A
-    notebook that declares a parameter ``runs`` is given their folders, ``{name: folder}``. ``seconds``: the expected
-    time on two cores, for the estimate of the time left.
+    ``name`` is printed and is the first part of the run folder's name; ``needs`` names steps that must be done first. A
+    notebook with a parameter ``runs`` is given their folders, ``{name: folder}``. ``seconds``: the expected time on two
+    cores, for the estimate of the time left.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a step: its run's state, or `skipped` where a need was not met (run is None)."""
+    """The result of a step: its run's state, or `skipped` (run is None) if a step it needs is not done."""
 
     step: Step
     run: Run | None
@@ -45,7 +45,7 @@ class Outcome:
     error: str | None = None
 
 
-_TRAINED = (  # the longest first, so that two workers end together; CSGN is the last row of the table
+_TRAINED = (  # the longest first, so that two workers finish together; CSGN is the last row of the table
     Step("CSGN", "12_train", seconds=150),
     Step("CLIP-ReID", "12_train", {"preset": "demo+clip-reid"}, seconds=110),
     Step("identity + triplet", "12_train", {"preset": "demo+identity-triplet"}, seconds=85),
@@ -66,11 +66,11 @@ def demo(
 ) -> list[Outcome]:
     """Run the steps' notebooks, ``workers`` at a time, with progress and the estimated time left.
 
-    First the steps without needs, then the others. A step that is done, by its run's `key`, and whose needs were all
-    done before, is not run again unless ``fresh``. Steps whose needs failed are skipped; the others go on.
+    First the steps without needs, then the others. A step whose run and needs are done is not run again unless
+    ``fresh``. Steps whose needs failed are skipped; the others continue.
 
-    Returns one outcome a step, in the plan's order. Raises InputError before anything starts for a
-    plan that cannot be run, and KeyboardInterrupt once every run under way has been stopped.
+    Returns one outcome per step, in the plan's order. Raises InputError for an invalid plan before anything starts, and
+    KeyboardInterrupt after every current run has been stopped.
     """
     _check(plan)
     seconds = sum(step.seconds for step in plan) / workers
@@ -88,7 +88,9 @@ def _check(plan: Sequence[Step]) -> None:
     for position, step in enumerate(plan):
         notebooks.checked(notebooks.find(step.notebook), step.parameters)
         if step.name in [other.name for other in plan[:position]] or not set(step.needs) <= first:
-            raise InputError(f"step {step.name!r}: its name must be new, and what it needs a step without needs")
+            raise InputError(
+                f"step {step.name!r}: its name must be unique, and the steps it needs must not need others"
+            )
 
 
 def _run_stage(steps: Sequence[Step], outcomes: dict[str, Outcome], workers: int, fresh: bool, stream: TextIO) -> None:
@@ -139,6 +141,6 @@ def _run(
 
 
 def _relative(run: Run | None) -> str:
-    """The run's folder from the working folder if it lies in it, so that records name no path of this machine."""
-    assert run is not None  # what a started step needs is done
+    """The run's folder relative to the working folder if it is inside, so that records contain no absolute path."""
+    assert run is not None  # the needs of a started step are done
     return str(run.dir.relative_to(Path.cwd()) if run.dir.is_relative_to(Path.cwd()) else run.dir)

@@ -1,4 +1,4 @@
-"""`execute`: run a notebook headless through papermill, and record its true state."""
+"""`execute`: run a notebook headless with papermill, and record its state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from csgn_lib.runs import folders, notebooks
 from csgn_lib.runs.answers import answered
 from csgn_lib.runs.machine import LIBRARY, environment, resident
 
-GRACE = 5.0  # seconds for the child to end its kernel before it is killed
+GRACE = 5.0  # seconds in which the child can end its kernel before it is killed
 
 
 def execute(
@@ -38,32 +38,32 @@ def execute(
     echo: TextIO | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Run:
-    """Run a notebook in a process of its own and return its run, whatever its state.
+    """Run a notebook in a separate process and return its run, whatever its state.
 
-    Look at ``run.status["state"]``: `done`, `failed` (with ``cell`` as in ``In [cell]``, and
-    ``error``), `died` (the kernel or its process was killed, most often for memory), `timed_out`
-    or `interrupted`. The folder gets config.json, environment.json, executed.ipynb and the status
-    last; what the notebook writes to ``runs.current(...)`` lies beside them.
+    ``run.status["state"]`` is `done`, `failed` (with ``cell`` as in ``In [cell]``, and
+    ``error``), `died` (the kernel or its process was killed, usually for lack of memory), `timed_out`
+    or `interrupted`. The folder contains config.json, environment.json, executed.ipynb, the files
+    that the notebook writes to ``runs.current(...)``, and the status, which is written last.
 
     Args:
         notebook: a file, or a bare name such as ``12_train``.
-        parameters: values over the defaults of the notebook's `parameters` cell.
+        parameters: values that replace defaults of the notebook's `parameters` cell.
         run_dir: the run's folder; default ``reports/runs/<name>-<key>-s<seed>``. A folder that
             holds an unfinished run of the same parameters is continued.
         timeout: seconds of wall clock; none: no limit.
         name: first part of the folder's name; default the notebook's.
-        threads: CPU threads of the kernel's numerics; default: what the environment says.
+        threads: CPU threads of the kernel; default: as set in the environment.
         stop: when set, the run is ended as `interrupted`.
-        echo: where what the cells print is repeated while they run.
-        variables: environment variables of the kernel, over this process's own.
+        echo: stream to which the output of the cells is copied while they run.
+        variables: environment variables of the kernel, in addition to this process's.
 
     Raises:
         InputError: before anything starts: no such notebook, unknown parameter, wrong type, a
             folder that is in use or belongs to other parameters.
-        KeyboardInterrupt: passed on, once the status says `interrupted`.
+        KeyboardInterrupt: raised again after the status is `interrupted`.
     """
     with ExitStack() as held:
-        held.enter_context(plugins.copies_in(run_dir))  # where a worker finds the plugins of its cell
+        held.enter_context(plugins.copies_in(run_dir))  # folder in which a worker finds the plugins of its cell
         path = notebooks.find(notebook)
         values = notebooks.checked(path, parameters or {})
         run = Run(Path(run_dir) if run_dir else folders.folder_for(name or path.stem, path, values))
@@ -76,7 +76,7 @@ def execute(
             _finish(job, *_supervised(job))
         except BaseException as error:
             state, word = ("interrupted", "Ctrl-C") if isinstance(error, KeyboardInterrupt) else ("failed", repr(error))
-            with suppress(OSError):  # the disk may be what failed
+            with suppress(OSError):  # the disk may be the cause
                 _finish(job, state, {"error": f"{word}, outside of the cells"})
             raise
     return run
@@ -106,7 +106,7 @@ class _Job:
             "started": self.started,
             "notebook": str(self.notebook),
             "parameters": self.values,
-            "key": folders.key(self.notebook, self.values),  # of the code as it was when the run began
+            "key": folders.key(self.notebook, self.values),  # of the code at the start of the run
             "cells": len(code) + bool(self.given),
             "command": self.command,
             "stops_on_sigterm": stops_on_sigterm(),
@@ -116,7 +116,7 @@ class _Job:
 
     @property
     def output(self) -> Path:
-        """Where papermill writes; moved to executed.ipynb when the run has ended."""
+        """The file that papermill writes; moved to executed.ipynb after the run."""
         return self.run.path(".executing.ipynb")
 
     @property
@@ -128,12 +128,12 @@ class _Job:
         return shlex.join(words)
 
     def beat(self, state: str, **fields: Any) -> None:
-        """Write the status with the run's facts and the heartbeat."""
+        """Write the status with the run's fields and the heartbeat."""
         self.run.set_status(state, heartbeat=time.time(), **self.facts, **fields)
 
 
 def _refuse_other(run: Run, notebook: Path, values: Mapping[str, Any]) -> None:
-    """Raise InputError if the folder holds a run of other parameters or of other core code."""
+    """Raise InputError if the folder contains a run with other parameters or core code."""
     if not run.path("status.json").exists():
         return
     folders.refuse_other_core(run)
@@ -166,7 +166,7 @@ def _supervised(job: _Job) -> tuple[str, dict[str, Any]]:
         listener.start()
         try:
             state = _watched(child, job)
-        finally:  # Ctrl-C reaches this process alone, since the child leads a session of its own
+        finally:  # only this process receives Ctrl-C, since the child is in a separate session
             _end(child, job)
         listener.join(GRACE)
         return _verdict(state, child.returncode, job, errors)
@@ -177,7 +177,7 @@ def _environment(job: _Job) -> dict[str, str]:
         folders.FOLDER_VARIABLE: str(job.run.dir.resolve()),
         folders.COMMAND_VARIABLE: job.command,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(LIBRARY.parent), os.environ.get("PYTHONPATH")])),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning about frozen modules in every log
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # avoids a warning about frozen modules in every log
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
     if job.threads:
@@ -198,9 +198,9 @@ def _listen(messages: IO[str], job: _Job) -> None:
 
 
 def _watched(child: subprocess.Popen[str], job: _Job) -> str | None:
-    """Write heartbeats until the child ends by itself (None) or must be ended (the state to record)."""
+    """Write heartbeats until the child ends (None) or must be terminated (the state to record)."""
     assert child.stdin is not None
-    with suppress(BrokenPipeError):  # a child that died at once is handled below
+    with suppress(BrokenPipeError):  # a child that ended immediately is handled below
         request = {"notebook": str(job.notebook), "output": str(job.output), "parameters": job.given}
         child.stdin.write(json.dumps(request) + "\n")
         child.stdin.flush()
@@ -213,7 +213,7 @@ def _watched(child: subprocess.Popen[str], job: _Job) -> str | None:
         if time.monotonic() - beat > folders.HEARTBEAT:
             beat = time.monotonic()
             _hear_memory(job)
-            with suppress(OSError):  # a full disk must not end the run
+            with suppress(OSError):  # a full disk must not stop the run
                 job.beat("running", cell=job.heard.get("cell"), memory_mib=job.heard.get("memory_mib"))
     return None
 
@@ -272,7 +272,7 @@ def _finish(job: _Job, state: str, fields: dict[str, Any]) -> None:
 
 
 def _seconds(job: _Job) -> float:
-    """Seconds of the run, with those of the sessions that it continues; a run that was done has nothing to add."""
+    """Seconds of the run, including earlier sessions that it continues; those of a finished run are not added."""
     now, before = time.time() - job.started, job.before
     spent = before.get("seconds", before.get("heartbeat", 0.0) - before.get("started", 0.0))
     return max(spent, now) if before.get("state") == "done" else spent + now
@@ -281,7 +281,7 @@ def _seconds(job: _Job) -> float:
 def _publish(job: _Job, state: str, fields: Mapping[str, Any]) -> None:
     try:
         document = read_json(job.output)
-    except InputError:  # ended before, or while, papermill wrote it
+    except InputError:  # the process ended before papermill had written it
         job.output.unlink(missing_ok=True)
         return
     answered(document)

@@ -1,7 +1,7 @@
-"""Where a sweep's cells run: `local` threads, each with its own GPUs; `dask` workers; `submitit` jobs (SLURM).
+"""Executors for sweeps: `local` threads, each with its own GPUs; `dask` workers; `submitit` jobs (SLURM).
 
-Each is a ``concurrent.futures.Executor``; any other one works too. A cell is a process of its own, which ends when the
-worker that started it ends.
+Each is a ``concurrent.futures.Executor``; any other one works too. A cell is a separate process, which ends with the
+worker that started it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 from csgn_lib.records import InputError, writing
 from csgn_lib.runs import folders, machine
 
-POLL = 0.5  # seconds between two looks at submitted jobs
+POLL = 0.5  # seconds between polls of submitted jobs
 _LENT: ContextVar[str | None] = ContextVar("lent", default=None)
 
 
 def variables() -> dict[str, str]:
-    """Environment variables of a cell that runs in this thread: the GPUs that are reserved for it."""
+    """Environment variables of a cell that runs in this thread: its reserved GPUs."""
     lent = _LENT.get()
     return {} if lent is None else {"CUDA_VISIBLE_DEVICES": lent}
 
@@ -40,15 +40,15 @@ def groups(gpus: Sequence[int | str], gpus_per_cell: int) -> list[str]:
 def named(
     name: str, workers: int | None, gpus_per_cell: int, address: str | None, parameters: Mapping[str, Any]
 ) -> Executor:
-    """The executor of a name of the command line. Raises InputError for options that do not fit it."""
+    """The executor of a name on the command line. Raises InputError for options that do not apply to it."""
     if name not in ("local", "dask", "submitit"):
-        raise InputError(f"executor {name!r} does not exist; there are: local, dask, submitit")
+        raise InputError(f"executor {name!r} does not exist; choose local, dask or submitit")
     if parameters and name != "submitit":
-        raise InputError(f"--job is for --executor submitit, not for {name}; leave it out")
+        raise InputError(f"--job applies to --executor submitit, not to {name}; omit it")
     if address is not None and name != "dask":
-        raise InputError(f"--address is for --executor dask, not for {name}; leave it out")
+        raise InputError(f"--address applies to --executor dask, not to {name}; omit it")
     if workers is not None and (name == "submitit" or address is not None):
-        raise InputError("--workers is not for a cluster, whose own queue decides; leave it out")
+        raise InputError("--workers does not apply to a cluster, whose queue limits the jobs; omit it")
     if name == "submitit":
         wanted = {"gpus_per_node": gpus_per_cell} if gpus_per_cell else {}
         return submitit(folders.runs_folder() / ".jobs", **{**wanted, **parameters})
@@ -59,12 +59,12 @@ def named(
 
 
 def share(name: str, workers: int | None) -> int | None:
-    """CPU threads of a cell if ``workers`` share this machine; None if a cell has a machine of its own."""
+    """CPU threads of a cell if ``workers`` share this machine; None if each cell has its own machine."""
     return max(1, machine.cores() // workers) if workers and name != "submitit" else None
 
 
 def local(workers: int | None = None, gpus: Sequence[int | str] | None = None, gpus_per_cell: int = 1) -> Executor:
-    """A pool of this machine. With ``gpus``, each running cell sees ``gpus_per_cell`` of them that no other one sees.
+    """A pool on this machine. With ``gpus``, each running cell has ``gpus_per_cell`` of them for itself.
 
     ``workers`` cells run at a time; default one, or as many as have GPUs.
     """
@@ -103,8 +103,8 @@ def dask(
 ) -> Executor:
     """Workers of dask.distributed: a cluster's at ``address``, else ``workers`` processes of this machine.
 
-    A cell whose worker is killed goes on with another one. With ``gpus_per_cell``, a cell needs that many of
-    the resource ``GPU``: here each worker has its own of ``gpus``; a cluster's worker says what it has by
+    A cell whose worker is killed continues on another one. With ``gpus_per_cell``, a cell needs that many of the
+    resource ``GPU``: a local worker has some of ``gpus``; a cluster's worker declares its own by
     ``CUDA_VISIBLE_DEVICES=0 dask worker ADDRESS --nthreads 1 --resources GPU=1``.
 
     Raises:
@@ -125,8 +125,8 @@ def dask(
                 "cls": Nanny,
                 "options": {
                     "silence_logs": 50,
-                    "memory_limit": 0,  # a cell is a process of its own, which no worker's limit would see
-                    "nthreads": 1,  # one cell at a time in each worker, so that a killed one takes no other with it
+                    "memory_limit": 0,  # a cell is a separate process, to which a worker's limit does not apply
+                    "nthreads": 1,  # one cell at a time in each worker, so that a killed worker stops only one
                     "resources": resources,
                     "env": {} if place is None else {"CUDA_VISIBLE_DEVICES": place},
                 },
@@ -146,7 +146,7 @@ def dask(
 
 
 class _Dask(Executor):
-    """dask's executor; shutting it down also closes its client, and the cluster if it started one."""
+    """dask's executor; shutting it down also closes its client, and the cluster that it started."""
 
     def __init__(self, inner: Executor, client: Any, cluster: Any) -> None:
         self._inner, self._client, self._cluster = inner, client, cluster
@@ -164,15 +164,15 @@ class _Dask(Executor):
 def submitit(folder: str | Path, cluster: str | None = None, **parameters: Any) -> Executor:
     """Jobs of SLURM, through submitit.
 
-    A job that SLURM preempts, or that reaches its time, is submitted again and its cell goes on.
+    A job that SLURM preempts, or that reaches its time limit, is submitted again, and its cell continues.
 
     Args:
-        folder: for the jobs' files and logs, seen by every node.
-        cluster: default: SLURM. ``local`` starts all jobs on this machine, at once; ``debug`` runs them here in turn.
-        parameters: submitit's, such as ``slurm_partition="gpu"``, ``timeout_min=240``, ``gpus_per_node=1``.
+        folder: for the jobs' files and logs, on a file system that every node can access.
+        cluster: default: SLURM. ``local`` starts all jobs on this machine; ``debug`` runs them one after another.
+        parameters: submitit parameters, such as ``slurm_partition="gpu"``, ``timeout_min=240``, ``gpus_per_node=1``.
 
     Raises:
-        InputError: submitit is not installed, there is no SLURM, or a parameter or its type is not known.
+        InputError: submitit or SLURM is not available, or a parameter or its type is unknown.
     """
     try:
         from submitit import AutoExecutor
@@ -183,11 +183,11 @@ def submitit(folder: str | Path, cluster: str | None = None, **parameters: Any) 
     try:
         inner = AutoExecutor(folder=folder, cluster=cluster)
         if cluster is None and inner.cluster != "slurm":
-            raise RuntimeError("no SLURM here (no srun on PATH); go to its login node, or leave --executor out")
+            raise RuntimeError("SLURM was not found (no srun on PATH); use a login node, or omit --executor")
         inner.update_parameters(**parameters)
     except (NameError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise InputError(
-            f"submitit refuses {cluster or 'slurm'} with {dict(parameters)}: {' '.join(str(error).split())}"
+            f"submitit does not accept {cluster or 'slurm'} with {dict(parameters)}: {' '.join(str(error).split())}"
         ) from None
     return _Submitit(inner)
 
@@ -249,7 +249,7 @@ def _settle(future: Future[Any], job: Any) -> None:
         return
     try:
         error = job.exception()
-    except Exception as raised:  # the job's outcome cannot be read
+    except Exception as raised:  # the job's result cannot be read
         error = raised
     if error is None:
         future.set_result(job.result())

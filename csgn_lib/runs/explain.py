@@ -20,7 +20,7 @@ _SHOWN = 12  # hexadecimal digits of a digest
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain. ``state``: `found`, `missing` (not recorded, or not here), `broken` (another)."""
+    """One link of the chain. ``state``: `found`, `missing` (not recorded, or not here), `broken` (changed)."""
 
     name: str
     said: str
@@ -29,14 +29,14 @@ class Link:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The provenance of a figure, link by link; ``str()`` is what ``csgn explain`` prints."""
+    """The provenance of a figure, link by link; ``str()`` is the output of ``csgn explain``."""
 
     figure: Path
     links: tuple[Link, ...]
 
     @property
     def missing(self) -> list[Link]:
-        """The links that are not recorded, or not here."""
+        """The links that are not recorded, or not on this machine."""
         return [link for link in self.links if link.state == "missing"]
 
     @property
@@ -55,18 +55,18 @@ class Explanation:
 
 
 def explain(figure: str | Path) -> Explanation:
-    """The chain from a saved figure back to what made it.
+    """The chain from a saved figure back to its sources.
 
-    Its numbers (CSV, and whether they are still what was recorded), the command, the run that drew it, the records
-    that it read, and of every run behind it: folder, key, digest of its parameters, library, git state, hash of the
-    data. What a record does not hold, or is not here any more, is a link too: one that says it is missing.
+    Its numbers (CSV, and whether they have changed), the command, the run that drew it, the records that it read, and
+    for every run: folder, key, digest of its parameters, library, git state, hash of the data. Missing information is
+    reported as a link of state `missing`.
 
     Args:
-        figure: a path, with or without a suffix; or a name, or the end of a path (``first/differences``), looked
-            for in ``reports``.
+        figure: a path, with or without a suffix; or a name or the end of a path (``first/differences``) in
+            ``reports``.
 
     Raises:
-        InputError: no figure, or several, are named so; its ``.json`` is absent, damaged, or no record of a figure.
+        InputError: no figure or several have this name; its ``.json`` is missing, damaged, or no record of a figure.
     """
     base = _found(figure)
     record = _record(base)
@@ -77,7 +77,7 @@ def explain(figure: str | Path) -> Explanation:
 
 
 def origin(run: Run) -> dict[str, Any]:
-    """The identity of a run, for records that are kept without its folder; None for what is not recorded.
+    """The identity of a run, for records without its folder; None for fields that are not recorded.
 
     ``run`` (the folder's bare name), ``key``, ``config`` (SHA-256 of config.json, 12 digits), ``library`` (digest),
     ``commit``, ``dirty`` (git's state), ``data`` (hash of the benchmark, of benchmark.json).
@@ -122,7 +122,7 @@ def _found(figure: str | Path) -> Path:
 def _record(base: Path) -> dict[str, Any]:
     path = Path(f"{base}.json")
     if not path.is_file():
-        raise InputError(f"{path} does not exist, so nothing is known of the figure; draw it again with figures.save")
+        raise InputError(f"{path} does not exist, so the figure has no provenance; draw it again with figures.save")
     record = read_json(path)
     if not isinstance(record, dict) or not all(
         isinstance(record.get(name, kind()), kind) and all(isinstance(part, Mapping) for part in record.get(name, []))
@@ -150,9 +150,9 @@ def _made(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
     if name and own.name == name and (own / "status.json").is_file():
         yield Link("drawn in", _told(origin(Run(own))))
     elif name:
-        yield _absent("drawn in", f"{name}: the folder is not here")
+        yield _absent("drawn in", f"{name}: the folder is not on this machine")
     else:
-        yield _absent("drawn in", "the record names no run, so that library, git state and data are not known either")
+        yield _absent("drawn in", "the record names no run, so library, git state and data are unknown too")
     if library := record.get("library"):
         now = library_digest()
         yield Link("library", f"{library}" + ("" if library == now else f"; here it is {now} now"))
@@ -164,7 +164,7 @@ def _sources(record: Mapping[str, Any]) -> Iterator[Link]:
 
 
 def _runs(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
-    """The runs that the record names, else those of the sweep records that were read or lie beside it."""
+    """The runs that the record names, else those of the sweep records that were read or are in its folder."""
     if record.get("runs"):
         yield from (_run(run) for run in record["runs"])
         return
@@ -187,7 +187,7 @@ def _runs(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
 
 
 def _run(kept: Mapping[str, Any]) -> Link:
-    """What is recorded of a run, compared with its folder if that is here."""
+    """The record of a run, compared with its folder if that exists."""
     name = str(kept.get("run"))
     if not kept.get("run"):
         return _absent("run", "one without a name")
@@ -195,7 +195,9 @@ def _run(kept: Mapping[str, Any]) -> Link:
     known = {part: kept[part] for part in ORIGIN if kept.get(part) is not None}
     if not folder.path("status.json").is_file():
         lacking = [part for part in ORIGIN if part not in known]
-        told = f"{_told(known)}; its folder is not here" + (f", nor its {', '.join(lacking)}" if lacking else "")
+        told = f"{_told(known)}; its folder is not on this machine" + (
+            f", nor its {', '.join(lacking)}" if lacking else ""
+        )
         return Link("run", told, "missing" if lacking else "found")
     here = origin(folder)
     changed = [part for part, value in known.items() if str(here[part]) != str(value)]
@@ -231,5 +233,5 @@ def _read(run: Run, name: str) -> dict[str, Any]:
     path = run.path(name)
     found = read_json(path) if path.exists() else {}
     if not isinstance(found, dict):
-        raise InputError(f"{path} is no record of a run; remove the run and make it again")
+        raise InputError(f"{path} is no record of a run; remove the run and repeat it")
     return found

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 try:
     import fcntl
-except ImportError:  # Windows: the heartbeat alone tells which processes run
+except ImportError:  # Windows: only the heartbeat shows which processes run
     fcntl = None  # type: ignore[assignment]
 
 HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
 _COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first columns of the table of runs
-FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # tell a notebook its run
-_live: Path | None = None  # the folder of this process's live notebook, once it has called `current`
+FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # environment variables that name a notebook's run
+_live: Path | None = None  # the folder of this process's live notebook, after it called `current`
 
 
 STOPPED = "stopped by Ctrl-C or SIGTERM; the same command continues it"
@@ -45,16 +45,16 @@ class InUse(InputError):
 
 
 def runs_folder() -> Path:
-    """Where runs are kept: ``reports/runs`` of the workbench's folder."""
+    """The folder of all runs: ``reports/runs`` of the workbench's folder."""
     return home() / "reports" / "runs"
 
 
 def locate(name: str | Path) -> Path:
-    """The path that ``name`` means: of a run (``csgn status`` prints its bare name), of a sweep, or of any file.
+    """The path of a run (``csgn status`` prints its bare name), of a sweep, or of any file.
 
-    A relative path is looked for in the working folder, then in the workbench's, then among the runs of
-    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is
-    nothing yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
+    A relative path is searched in the working folder, then in the workbench's folder, then in ``reports/runs``, so that
+    ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. If nothing exists yet, ``reports/runs/NAME``
+    is in the workbench's folder and any other path in the working folder.
     """
     path = Path(name)
     if path.is_absolute():
@@ -66,7 +66,7 @@ def locate(name: str | Path) -> Path:
 
 
 def open_run(name: str | Path) -> Run:
-    """The run in the folder that ``name`` means, as `locate` finds it.
+    """The run in the folder that `locate` finds for ``name``.
 
     Raises InputError if there is no such folder, with the nearest name of a run.
     """
@@ -79,9 +79,9 @@ def open_run(name: str | Path) -> Run:
 
 
 def current(name: str, benchmark: Benchmark | None = None) -> Run:
-    """The run that this code is part of.
+    """The run of the current notebook.
 
-    In a headless notebook it is the folder that ``execute`` made, in a live one ``reports/runs/<name>-live``. With
+    In a headless notebook it is the folder that ``execute`` created, in a live one ``reports/runs/<name>-live``. With
     ``benchmark``, a description of the data with their hash is written to the run's benchmark.json.
     """
     global _live
@@ -94,13 +94,13 @@ def current(name: str, benchmark: Benchmark | None = None) -> Run:
 
 
 def current_folder() -> Path | None:
-    """The folder of the run that this code is part of; None before a live notebook has called `current`."""
+    """The folder of the current notebook's run; None before a live notebook has called `current`."""
     folder = os.environ.get(FOLDER_VARIABLE)
     return Path(folder) if folder else _live
 
 
 def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of what decides a run's result, but for its seed.
+    """Eight hexadecimal digits of everything that determines a run's result, except its seed.
 
     These are the parameters, the content of plugins and of every file that they name, the core's code and weights
     (`machine.core_digest`), and the notebook's code cells (None: ``csgn train``, which has no notebook). Text cells,
@@ -116,7 +116,7 @@ def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
 
 
 def named_files(parameters: Any) -> dict[str, str]:
-    """SHA-256 of every file that a parameter's text names, such as a checkpoint or a CSV."""
+    """SHA-256 of every file named by a parameter, such as a checkpoint or a CSV."""
     if isinstance(parameters, Mapping):
         parameters = list(parameters.values())
     if isinstance(parameters, list | tuple):
@@ -128,17 +128,17 @@ def named_files(parameters: Any) -> dict[str, str]:
 
 
 def folder_for(name: str, notebook: Path, config: Mapping[str, Any]) -> Path:
-    """``reports/runs/<name>-<key>-s<seed>``, with characters replaced that file systems may refuse."""
+    """``reports/runs/<name>-<key>-s<seed>``, with characters replaced that some file systems do not allow."""
     slug = re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
     return runs_folder() / f"{slug}-{key(notebook, config)}-s{config.get('seed', 0)}"
 
 
 @contextmanager
 def claimed(run: Run) -> Iterator[None]:
-    """Hold the run's folder for this process. Raises InUse if another one runs in it.
+    """Lock the run's folder for this process. Raises InUse if another process works in it.
 
-    The lock is the operating system's, so it ends with its process. For other hosts, and file systems without
-    locks, the heartbeat decides.
+    The operating system releases the lock when the process ends. For other hosts, and file systems without locks, the
+    heartbeat is used.
     """
     with writing(run.dir):
         run.dir.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def claimed(run: Run) -> Iterator[None]:
 
 
 def _holder(run: Run) -> str:
-    """The process that wrote the status last; empty if the status does not tell."""
+    """The process that wrote the last status; empty if it is not recorded."""
     try:
         return f" (pid {run.status['pid']} on {run.status['host']})"
     except (InputError, KeyError):
@@ -161,9 +161,9 @@ def _holder(run: Run) -> str:
 
 @contextmanager
 def recorded(run: Run, **facts: Any) -> Iterator[None]:
-    """Keep the run's status while the block works on it: running, then done, failed or interrupted.
+    """Write the run's status while the block works on it: running, then done, failed or interrupted.
 
-    ``facts`` go into every status. Raises InputError for a folder that holds a training of other core code.
+    ``facts`` are fields of every status. Raises InputError for a folder with a training of other core code.
     """
     facts |= {"started": time.time(), "stops_on_sigterm": stops_on_sigterm()}
     with claimed(run):
@@ -183,12 +183,12 @@ def recorded(run: Run, **facts: Any) -> Iterator[None]:
 
 @contextmanager
 def beating(run: Run, **facts: Any) -> Iterator[None]:
-    """Write, every few seconds while the block works, that the run is running; nothing afterwards."""
+    """Write a heartbeat every few seconds while the block runs."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(HEARTBEAT):
-            with suppress(OSError):  # a full disk must not end a run that may outlive it
+            with suppress(OSError):  # a full disk must not stop a run, since space may become available
                 run.set_status("running", heartbeat=time.time(), **facts)
 
     run.set_status("running", heartbeat=time.time(), **facts)
@@ -202,10 +202,9 @@ def beating(run: Run, **facts: Any) -> Iterator[None]:
 
 
 def refuse_other_core(run: Run) -> None:
-    """Raise InputError if the folder holds a training, whole or not, that was made by other core code or weights.
+    """Raise InputError if the folder contains a training, complete or not, of other core code or weights.
 
-    Continued, it would mix two versions; taken as finished, it would be recorded as the result of code that did not
-    make it.
+    Continuing it would mix two versions; a finished one would be recorded as the result of other code.
     """
     if not run.trained or not run.path("environment.json").exists():
         return
@@ -222,7 +221,7 @@ def _written_here(run: Run) -> bool:
 
 
 def _lock(file: IO[str]) -> bool | None:
-    """Whether this process has the lock now; None where the system has no such lock."""
+    """Whether this process has the lock now; None if the system has no such lock."""
     try:
         if fcntl is None:
             return None
@@ -237,8 +236,9 @@ def _lock(file: IO[str]) -> bool | None:
 def state(run: Run) -> str:
     """The run's recorded state, corrected if its process has ended without recording one.
 
-    A ``running`` one whose process is gone, or silent for a minute, is ``died``; a ``queued`` one whose sweep's
-    process is gone is ``interrupted``. ``missing``: the folder has no status.json. Raises InputError if it is damaged.
+    ``running`` becomes ``died`` if its process has ended or has written no heartbeat for a minute; ``queued`` becomes
+    ``interrupted`` if the sweep's process has ended. ``missing``: the folder has no status.json. Raises InputError if
+    it is damaged.
     """
     if not run.path("status.json").exists():
         return "missing"
@@ -254,9 +254,9 @@ def state(run: Run) -> str:
 
 
 def stop(run: Run) -> str:
-    """Ask the process that works on a run to stop (SIGTERM); a training saves its state first. Returns a message.
+    """Send SIGTERM to the process that works on a run; a training saves its state first. Returns a message.
 
-    Raises InputError as `processes.request_stop`: why nothing was sent.
+    Raises InputError as `processes.request_stop` if no signal was sent.
     """
     status = run.status
     processes.request_stop(run.dir, state(run), status)
@@ -299,7 +299,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def progress(run: Run) -> str:
-    """The last epoch that a run recorded; before there is one, its notebook's cell; empty if neither is known."""
+    """The last recorded epoch of a run, else the current cell of its notebook; empty if neither is known."""
     try:
         return _position(run)
     except (InputError, KeyError):
@@ -315,7 +315,7 @@ def _position(run: Run) -> str:
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``. Lists are left out: a table's cell holds one value."""
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``. Lists are omitted, because a table cell has one value."""
     row: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):

@@ -19,7 +19,7 @@ KEYS = ("notebook", "every", "rows", "grid", "seeds", "worlds", "gpus_per_cell")
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a sweep in order: the parameters of each one, and the name of its row."""
+    """The cells of a sweep in order: parameters and row name of each."""
 
     path: Path
     notebook: Path
@@ -29,7 +29,7 @@ class Grid:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """The sweep that a YAML file describes: every row, with every seed.
+    """Read the YAML file of a sweep: every row with every seed.
 
     ::
 
@@ -41,13 +41,13 @@ def read_grid(path: str | Path) -> Grid:
         grid: {beta: [0.25, 0.5]}         # each row with every combination of these values
         seeds: [0, 1, 2]
         worlds: [0, 1, 2]                 # one for each seed; absent: the notebook's own
-        gpus_per_cell: 1                  # absent: the cells see what the machine shows
+        gpus_per_cell: 1                  # absent: no GPUs are reserved
 
-    Every parameter of the experiment may be named: those that the notebook does not declare are given as its ``more``.
+    Every parameter of the experiment is allowed; those that the notebook does not declare are passed in its ``more``.
 
     Raises:
         InputError: an unknown key or parameter (with the nearest name), a value of the wrong type, a
-            parameter that is set in two places, a grid of zero cells, or the same cell twice.
+            parameter that is set in two places, a grid without cells, or the same cell twice.
     """
     path = Path(path)
     spec = _loaded(path)
@@ -63,7 +63,7 @@ def read_grid(path: str | Path) -> Grid:
     if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0:
         raise InputError(f"{path}: gpus_per_cell = {gpus!r}: give a whole number, 0 or more")
     if not rows:
-        raise InputError(f"{path}: rows names no row, so the grid has no cell; name one, or leave rows out")
+        raise InputError(f"{path}: rows is empty, so the grid has no cell; add a row, or remove rows")
     notebook = notebooks.find(spec.get("notebook", "12_train"))
     made, known = Grid(path, notebook, [], [], gpus), notebooks.declared(notebook)
     for name, own in rows.items():
@@ -77,7 +77,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def check(grid: Grid) -> list[dict[str, Any]]:
-    """Every cell's full parameters. Raises InputError naming the file and the row of the first that cannot run."""
+    """All parameters of every cell. Raises InputError naming the file and the row of the first invalid cell."""
     full: list[dict[str, Any]] = []
     for name, cell in zip(grid.names, grid.cells, strict=True):
         try:
@@ -86,7 +86,7 @@ def check(grid: Grid) -> list[dict[str, Any]]:
             raise InputError(f"{grid.path}, row {name!r}: {error}") from None
         if full[-1] in full[:-1]:
             other = grid.names[full.index(full[-1])]
-            raise InputError(f"{grid.path}: rows {other!r} and {name!r} are the same cell twice; leave one of them out")
+            raise InputError(f"{grid.path}: rows {other!r} and {name!r} are the same cell; remove one of them")
     return full
 
 
@@ -102,7 +102,7 @@ def combinations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and a repeated name an error instead of its last value."""
+    """A YAML loader in which 1e-3 is a number and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -138,7 +138,7 @@ def _mapping(path: Path, what: str, value: Any) -> dict[str, Any]:
 
 
 def _draws(path: Path, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Seed, and world if there are any, of each repetition; one empty draw if the file names no seeds."""
+    """Seed, and world if given, of each repetition; one empty entry if the file has no seeds."""
     for key in ("seeds", "worlds"):
         if key in spec and (not isinstance(spec[key], list) or not spec[key]):
             raise InputError(f"{path}: {key} = {spec[key]!r}; give a list of at least one number, or leave it out")
@@ -159,7 +159,7 @@ def _refuse_twice(path: Path, row: str, own: Mapping[str, Any], varied: Mapping[
 
 
 def _for_notebook(cell: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The cell with parameters that the notebook does not declare, and null (none) for those it does, in ``more``."""
+    """The cell, with parameters that the notebook does not declare, and nulls, moved into ``more``."""
     if "more" not in known:
         return cell
     more = {name: value for name, value in cell.items() if name not in known or (value is None and name != "more")}

@@ -1,11 +1,10 @@
 """Runs one notebook: ``python -m csgn_lib.runs.kernel``, started by `execute`.
 
-The job comes as one line of JSON on standard input; progress and the outcome leave as lines of
-JSON on standard output. Standard input stays open: its end means that the parent stopped the run,
-or is gone, and the kernel with all its workers is killed at once, whatever it computes.
+The job is one line of JSON on standard input; progress and outcome are lines of JSON on standard output. Standard input
+stays open. When it is closed, the parent has stopped the run or has ended, and the kernel with all its workers is
+killed immediately.
 
-papermill's own word is not used: after an out-of-memory kill, a time-out or Ctrl-C its notebook
-says `completed`.
+papermill's status is not used: after an out-of-memory kill, a time-out or Ctrl-C its notebook is marked `completed`.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _ARGV = [
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts kernels with this interpreter, whatever kernels are installed."""
+    """Starts kernels with this interpreter, independent of installed kernel specs."""
 
     running: ThisPython | None = None
 
@@ -47,7 +46,7 @@ class ThisPython(AsyncKernelManager):
 
     @property
     def pid(self) -> int | None:
-        """The kernel's process, which leads a process group of its own; None before it has started."""
+        """The kernel's process, which leads its own process group; None before it has started."""
         return getattr(self.provisioner, "pid", None)
 
 
@@ -59,7 +58,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     tell(_outcome(job, tell) | {"memory_mib": _peak_memory()})
-    os._exit(0)  # no thread of a library may hold the process back now
+    os._exit(0)  # exit even if a library's thread is still running
 
 
 def _teller() -> Callable[[dict[str, Any]], None]:
@@ -77,7 +76,7 @@ def _end_with_parent() -> None:
 
 
 class _Said:
-    """A stream that sends what the cells print to the parent process."""
+    """A stream that sends the output of the cells to the parent process."""
 
     def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
         self.tell = tell
@@ -111,13 +110,13 @@ def _outcome(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dic
     except PapermillExecutionError as error:
         return {"outcome": "failed", "cell": error.exec_count, "error": f"{error.ename}: {error.evalue}"}
     except DeadKernelError:
-        return {"outcome": "died", "cell": count, "error": "the kernel died; most often the memory was used up"}
-    except Exception as error:  # a full disk, a kernel that will not start: the run failed outside its cells
+        return {"outcome": "died", "cell": count, "error": "the kernel died, usually for lack of memory"}
+    except Exception as error:  # such as a full disk, or a kernel that does not start: the run failed outside its cells
         return {"outcome": "failed", "cell": count or None, "error": f"{type(error).__name__}: {error}"}
 
 
 def _peak_memory() -> int | None:
-    """The most memory that the kernel, or one of its workers, held at once, in MiB; None if unknown."""
+    """Peak memory of the kernel or one of its workers, in MiB; None if unknown."""
     try:
         import resource
     except ImportError:  # Windows

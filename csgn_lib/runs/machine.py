@@ -46,12 +46,12 @@ def library_digest() -> str:
 
 
 def core_digest() -> str:
-    """The same of the packages that decide a run's result, ``csgn_lib.CORE``."""
+    """The same for the packages that determine a run's result, ``csgn_lib.CORE``."""
     return _digest(path for path in LIBRARY.rglob("*") if path.relative_to(LIBRARY).parts[0] in _CORE_NAMES)
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content (of a Python file: its code), computed again only if its size or time changes."""
+    """SHA-256 of a file's content (of a Python file: its code), cached until its size or time changes."""
     return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
 
 
@@ -71,10 +71,10 @@ def _file_digest(path: Path, time_ns: int, size: int) -> str:
 
 def _code(path: Path) -> bytes:
     collecting = gc.isenabled()
-    gc.disable()  # Python 3.11 raises SystemError about the tree's depth if a garbage collection runs code meanwhile
+    gc.disable()  # Python 3.11 raises SystemError about the tree's depth if garbage collection runs code during it
     try:
         tree = ast.parse(path.read_bytes())
-    except SyntaxError:  # being edited: no run can start from it
+    except SyntaxError:  # being edited; no run can start from it
         return path.read_bytes()
     finally:
         if collecting:
@@ -104,7 +104,7 @@ def _git() -> dict[str, Any] | None:
 
 
 def _output(*command: str) -> str:
-    """A command's output; empty if it is absent, fails or takes longer than 10 s."""
+    """A command's output; empty if it does not exist, fails or takes longer than 10 s."""
     if not shutil.which(command[0]):
         return ""
     try:

@@ -1,8 +1,8 @@
-"""A notebook's parameters: those that its `parameters` cell declares, and the validation of given values.
+"""A notebook's parameters: those declared in its `parameters` cell, and the validation of given values.
 
-papermill only warns of a parameter that the notebook does not know, and then runs the default; it
-does not see ``root: str | None = None`` at all (its pattern stops at the bar), and never checks a
-type. So the cell is read here as Python, and every value is checked before a kernel starts.
+For an unknown parameter, papermill only warns and uses the default; it does not find ``root: str | None = None`` (its
+pattern stops at the bar), and it checks no types. Therefore the cell is parsed as Python here, and every value is
+validated before a kernel starts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def find(notebook: str | Path) -> Path:
 
 
 def shortest(notebook: Path) -> str:
-    """The shortest name that `find` accepts: the bare name of a notebook of the workbench, else its path."""
+    """The shortest name that `find` accepts: the bare name for a notebook of the workbench, else its path."""
     own = home() / "notebooks" / f"{notebook.stem}.ipynb"
     return notebook.stem if own.is_file() and own.samefile(notebook) else str(notebook)
 
@@ -87,14 +87,14 @@ def _parameter(statement: ast.stmt) -> Parameter | None:
         return None
     try:
         default = ast.literal_eval(statement.value)
-    except ValueError:  # an expression: its text stands for it, the type stays open
+    except ValueError:  # an expression: its source is the default, the type is Any
         return Parameter(name, Any, ast.unparse(statement.value))
     return Parameter(name, _type(annotation, default), default)
 
 
 def _type(annotation: ast.expr | None, default: Any) -> Any:
     if annotation is not None:
-        try:  # names of types only: nothing else can be called or reached from here
+        try:  # only type names are available to the expression
             return eval(ast.unparse(annotation), {"__builtins__": {}}, _NAMES)  # noqa: S307
         except (NameError, TypeError, SyntaxError, AttributeError):
             pass
@@ -102,11 +102,11 @@ def _type(annotation: ast.expr | None, default: Any) -> Any:
 
 
 def checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The notebook's defaults with ``given`` over them, as plain JSON values.
+    """The notebook's defaults, updated with ``given``, as plain JSON values.
 
-    Tuples, sets and arrays become lists, paths text, numpy scalars Python's: papermill cannot save
-    the first ones and turns tuples into strings. A notebook with a ``preset`` runs an experiment: its
-    values, where not empty, must be one's. Raises InputError that names an unknown parameter (with the
+    Tuples, sets and arrays become lists, paths strings, numpy scalars Python numbers: papermill cannot save sets and
+    arrays and turns tuples into strings. The values of a notebook with a ``preset`` are validated as those of an
+    experiment. Raises InputError that names an unknown parameter (with the
     nearest one), or the value that has the wrong type or is out of range.
     """
     known = declared(notebook)
@@ -125,7 +125,7 @@ def checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 def fitted(type_: Any, value: Any, name: str) -> Any:
     """``value`` as a plain value of ``type_``. Raises InputError naming the parameter if it does not fit.
 
-    Strict: no text for a number, no number for a flag, no 1.5 for a whole number.
+    Strict: no string for a number, no number for a boolean, no 1.5 for an integer.
     """
     from pydantic import ValidationError
 
@@ -145,7 +145,7 @@ def _adapter(type_: Any) -> Any:
 
 
 def plain(value: Any, name: str = "value") -> Any:
-    """``value`` in the types that JSON and papermill know. Raises InputError naming what they cannot say."""
+    """``value`` in types that JSON and papermill support. Raises InputError naming an unsupported one."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, Path):
@@ -164,10 +164,10 @@ def plain(value: Any, name: str = "value") -> Any:
 
 
 def from_text(type_: Any, text: str, name: str) -> Any:
-    """The value that ``text``, typed in a terminal, means for a parameter of ``type_``.
+    """Parse ``text`` from the command line as a parameter of ``type_``.
 
-    ``0.5``, ``true``, ``none``, ``[3, 5]`` and ``{"a": 1}`` are read as what they say, unless the
-    parameter is text. Raises InputError naming the parameter if nothing fits.
+    ``0.5``, ``true``, ``none``, ``[3, 5]`` and ``{"a": 1}`` are parsed as literals, unless the parameter is a string.
+    Raises InputError naming the parameter if the type does not fit.
     """
     readings: list[Any] = [None] if text.lower() in ("none", "null") else []
     literal = _literal(text)

@@ -1,7 +1,7 @@
-"""The process that works on a run: its identity, and how it is asked to stop.
+"""The process that works on a run: its identity, and how to stop it.
 
-A process is a run's because of what was recorded when it started (number, start time, host) and because of the locks
-that it holds, never because of its command line.
+A process is identified by what was recorded at its start (pid, start time, host) and by the locks that it holds, not by
+its command line.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import psutil
 from csgn_lib.records import InputError, process_start
 
 LOCK = ".lock"  # in a run's folder, open and locked while a process works there
-_TOLERANCE = 2.0  # seconds between two readings of one process's start: the system rounds the time of the boot
+_TOLERANCE = 2.0  # tolerance in seconds of a process's start time, because the system rounds the boot time
 
 
 def alive(status: Mapping[str, Any]) -> bool:
-    """Whether the process that a status names still runs on this machine: the same number and the same start."""
+    """Whether the process of a status still runs on this machine: same pid and start time."""
     now, recorded = process_start(status.get("pid")), status.get("process_start")
     return now is not None and isinstance(recorded, int | float) and abs(now - recorded) < _TOLERANCE
 
 
 def request_stop(folder: Path, state: str, status: Mapping[str, Any]) -> None:
-    """Send SIGTERM to the process that works on the run in ``folder``, of whose state and status the caller has read.
+    """Send SIGTERM to the process that works on the run in ``folder``, which has this state and status.
 
-    Raises InputError that says why nothing was sent: the run has ended, runs on another machine, waits for a sweep or
-    is a cell of one; nobody holds its folder; or its process is a program of its own, such as a notebook's kernel.
+    Raises InputError if no signal was sent, with the reason: the run has ended, runs on another machine, waits for a
+    sweep or is a cell of one; no process has locked its folder; or its process is another program, such as a kernel.
     """
     name, pid, host = folder.name, status.get("pid"), status.get("host")
     if state not in ("running", "queued"):
@@ -44,7 +44,7 @@ def request_stop(folder: Path, state: str, status: Mapping[str, Any]) -> None:
     except psutil.Error as error:
         raise InputError(f"pid {pid} of {name} cannot be examined ({error}); stop it with kill {pid}") from None
     if not alive(status) or (state == "running" and folder.resolve() not in held):
-        raise InputError(f"no process holds {name} any more: pid {pid} may be another's by now")
+        raise InputError(f"no process has locked {name}; pid {pid} may now belong to another program")
     if state == "running" and not status.get("stops_on_sigterm"):
         raise InputError(f"pid {pid} is another program than csgn, such as a notebook's kernel: end it there")
     if others := sorted(other.name for other in held - {folder.resolve()}):

@@ -1,4 +1,4 @@
-"""Progress of a sweep or the demo: what has ended, what runs and how far it is, and the estimated time left."""
+"""Progress of a sweep or the demo: finished cells, progress of running cells, and the estimated time left."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from csgn_lib.runs.words import clock, ended
 if TYPE_CHECKING:
     from csgn_lib.runs.sweeps import Cell
 
-INTERVAL = 1.0  # seconds between two looks at the runs
-QUIET = 15.0  # seconds between two lines where the output is no terminal; longer later: a tenth of the time so far
+INTERVAL = 1.0  # seconds between polls of the runs
+QUIET = 15.0  # seconds between two lines without a terminal; later a tenth of the elapsed time
 
 
 class Progress:
-    """Prints one line for each cell that ends, and between them how far the others are.
+    """Prints one line for each cell that ends, and the progress of the others.
 
-    In a terminal the line between is rewritten in place; elsewhere it is printed now and then.
+    In a terminal the progress line is rewritten in place; elsewhere it is printed at intervals.
 
     Args:
-        cells: all cells; those that are done already are counted, not waited for.
+        cells: all cells; those that are already done are only counted.
         stream: where to print; None prints nothing.
         expected: seconds that cells are expected to take, by folder; where given, for all cells.
         workers: cells at a time; None if not known.
@@ -46,7 +46,7 @@ class Progress:
         self._print(f"{len(self.took):>4}/{len(self.cells)}  {ended(cell.run, cell.label)}", last=True)
 
     def show(self, pending: Sequence[Cell]) -> None:
-        """Print how far the pending cells are, if it is time for it."""
+        """Print the progress of the pending cells, if the interval has passed."""
         if self.stream is None or not pending:
             return
         now = time.monotonic()
@@ -61,14 +61,14 @@ class Progress:
         left = self.seconds_left(pending, {cell.run.dir: _elapsed(cell) for cell in running})
         parts = [f"{cell.label} ({folders.progress(cell.run) or 'starting'})" for cell in running]
         count = f"{len(self.took)}/{len(self.cells)} done"
-        estimate = "time left unknown until the first one has ended" if left is None else f"about {clock(left)} left"
+        estimate = "time left unknown until the first cell has ended" if left is None else f"about {clock(left)} left"
         return f"{clock(time.monotonic() - self.started):>6}  {count}, {estimate}   {' | '.join(parts)}"
 
     def seconds_left(self, pending: Sequence[Cell], elapsed: Mapping[Path, float]) -> float | None:
-        """Estimated seconds until the last cell ends; None before anything is known.
+        """Estimated seconds until the last cell ends; None before the first one has ended.
 
-        Each pending cell takes its expected time, scaled by how long ended ones took beside theirs. A cell that runs
-        longer than expected counts like an ended one, and has at least a tenth of its time left.
+        Each pending cell takes its expected time, scaled by the ratio of actual and expected time of finished ones. A
+        cell that exceeds its expected time counts as finished, and has at least a tenth of its time left.
         """
         expected = self.expected or {cell.run.dir: 1.0 for cell in self.cells}
         known = dict(self.took)
@@ -102,7 +102,7 @@ def _state(cell: Cell) -> str:
 
 
 def _elapsed(cell: Cell) -> float:
-    """Seconds since the cell's process began to work on it; 0 if it has not."""
+    """Seconds since the cell's process started; 0 before that."""
     try:
         status = cell.run.status
         end = time.time() if status["state"] == "running" else status["time"]

@@ -1,6 +1,6 @@
-"""`load_sweep_records`: a sweep's scores, single queries, costs and colour sensitivity, with their statistics.
+"""`load_sweep_records`: a sweep's scores, scores per query, costs and colour sensitivity, with their statistics.
 
-They come from the folders of a grid's runs, or from the CSV files that `write_sweep_records` made of them.
+They are read from the run folders of a grid, or from CSV files of `write_sweep_records`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ class SweepRecords:
 
     Attributes:
         path: the folder or the grid that was read.
-        runs: one line a run: ``row, seed, world``, its origin, its scores (``<descriptor>.protocols.<name>.<metric>``).
-        queries: one line a query of a run (`statistics.queries`); empty if not recorded.
-        cost_records, colour_records: one line a run, and a run's descriptor; empty if not recorded.
+        runs: one row per run: ``row, seed, world``, its origin, its scores
+            (``<descriptor>.protocols.<name>.<metric>``).
+        queries: one row per run and query (`statistics.queries`); empty if not recorded.
+        cost_records, colour_records: one row per run (and descriptor); empty if not recorded.
         sources: the files that were read.
         baseline: the label that is subtracted.
-        descriptors, protocols, metric: what the statistics are of.
+        descriptors, protocols, metric: selection for the statistics.
     """
 
     path: Path
@@ -78,7 +79,7 @@ class SweepRecords:
 
     @cached_property
     def unit(self) -> str:
-        """What counts as independent: ``world`` where there are several, else ``seed``."""
+        """The independent unit: ``world`` if there are several, else ``seed``."""
         return clusters_of(self.runs)
 
     @cached_property
@@ -90,7 +91,7 @@ class SweepRecords:
     def differences(self) -> pd.DataFrame:
         """To the baseline, paired, in points: as `means`, with ``people, holm_runs, holm_people, p`` (the larger).
 
-        Without single queries, or for mINP, there is no test: p values are NaN, means and intervals the same.
+        Without scores per query, or for mINP, there is no test: p values are NaN, means and intervals are the same.
         """
         if self.queries.empty or self.metric not in ("mean_ap", "rank1"):
             return self._untested()[_DIFFERENCES]
@@ -104,7 +105,7 @@ class SweepRecords:
                 found[["mean", "sd", "low", "high"]] *= 100
                 parts.append(found.assign(protocol=protocol, p=found[["holm_runs", "holm_people"]].max(axis=1)))
         if not parts:
-            raise InputError(f"{self.path}: the single queries are of other protocols than the runs; run it again")
+            raise InputError(f"{self.path}: the scores per query are of other protocols than the runs; run it again")
         known = self.values[["label", "row", "descriptor"]].drop_duplicates()
         order = {label: place for place, label in enumerate(known["label"])}
         found = pd.concat(parts, ignore_index=True).merge(known, on="label", how="left")
@@ -129,7 +130,7 @@ class SweepRecords:
 
     @property
     def least_p(self) -> float:
-        """The smallest corrected p over runs that so many clusters and labels can give; NaN if nothing was tested."""
+        """The smallest possible corrected p over runs for this number of clusters and labels; NaN without tests."""
         tested = self.differences.dropna(subset="p")
         if tested.empty:
             return float("nan")
@@ -183,20 +184,20 @@ def load_sweep_records(
     Args:
         source: a grid's YAML file, whose runs are all done; or a folder of records (`write_sweep_records`). A relative
             path is looked for in the working folder and in the workbench's; a sweep's folder is found by its name.
-        baselines: the first of these labels that is recorded is subtracted; none of them: the first label.
+        baselines: candidates; the first one that is recorded is subtracted, else the first label.
         descriptors: of plain, clothing out, person only.
         protocols: names of protocols; empty: the benchmark's first one, and *general* if it is recorded.
         metric: mean_ap, rank1 or minp.
 
     Raises:
-        InputError: no records there, damaged ones, runs that are not done (with the command that runs them), or a
-            descriptor, protocol or metric that is not recorded, naming those that are.
+        InputError: missing or damaged records, runs that are not done (with the command that runs them), or a
+            descriptor, protocol or metric that is not recorded (with the recorded ones).
     """
     path = locate(source)
     raw = _of_grid(path) if path.suffix in (".yaml", ".yml") else _of_folder(path)
     recorded = _recorded(raw.runs)
     if not recorded:
-        raise InputError(f"{raw.path} records no scores, so that there is nothing to compare; run the sweep again")
+        raise InputError(f"{raw.path} contains no scores to compare; run the sweep again")
     kinds, names, metrics = (list(dict.fromkeys(part)) for part in zip(*recorded, strict=True))
     protocols = protocols or list(dict.fromkeys([names[0], *({"general"} & set(names))]))
     _refuse_unknown(raw.path, "protocol", protocols, names)
@@ -211,7 +212,7 @@ def load_sweep_records(
 def write_sweep_records(records: SweepRecords, folder: str | Path) -> list[Path]:
     """Write the records as CSV files that `load_sweep_records` reads; an empty one is not written.
 
-    Of single queries, those of the benchmark's first protocol, *general* and *same_clothes* are kept.
+    Scores per query are written for the benchmark's first protocol, *general* and *same_clothes*.
     """
     kept = records.queries
     if not kept.empty:
@@ -232,7 +233,7 @@ def write_sweep_records(records: SweepRecords, folder: str | Path) -> list[Path]
 
 
 def collect_records(frame: pd.DataFrame, grid: str | Path) -> SweepRecords:
-    """The records of the runs of a grid that `sweep` returned; those of an unnamed row are the row ``all``.
+    """The records of the runs that `sweep` returned; runs without a row name have the row ``all``.
 
     Raises InputError if a run is not done, naming the command, or cannot be read.
     """

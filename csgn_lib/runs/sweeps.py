@@ -1,4 +1,4 @@
-"""`sweep`: run a notebook for every cell of a grid of parameters, each in a process of its own."""
+"""`sweep`: run a notebook for every cell of a grid of parameters, each in a separate process."""
 
 from __future__ import annotations
 
@@ -34,32 +34,39 @@ from csgn_lib.runs.machine import gpus as visible_gpus
 from csgn_lib.runs.progress import Progress
 from csgn_lib.runs.words import label, write_report
 
-_KEPT = ("notebook", "parameters", "command", "started", "heartbeat", "seconds")  # of a status that is written again
+_KEPT = (
+    "notebook",
+    "parameters",
+    "command",
+    "started",
+    "heartbeat",
+    "seconds",
+)  # fields that are kept when a status is replaced
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep: the parameters as given, all of the notebook's values, the run's folder and its key."""
+    """One run of a sweep: the given parameters, all of the notebook's values, the run's folder and its key."""
 
     notebook: Path
     given: dict[str, Any]
     values: dict[str, Any]
     run: Run
-    name: str = ""  # of its row; empty where the sweep has no named rows
+    name: str = ""  # of its row; empty if the sweep has no named rows
 
     @property
     def key(self) -> str:
-        """The key of the run, from the code as it is now."""
+        """The key of the run for the current code."""
         return folders.key(self.notebook, self.values)
 
     @property
     def label(self) -> str:
-        """The row's name, seed and world; the folder's name where it has none of them."""
+        """The row's name, seed and world; the folder's name if it has none of them."""
         return label(({"row": self.name} if self.name else {}) | self.given) or self.run.dir.name
 
     @property
     def done(self) -> bool:
-        """Whether the run is done by the code as it is now."""
+        """Whether the run is done, with the current code."""
         return folders.finished(self.run, self.key)
 
 
@@ -81,23 +88,23 @@ def sweep(
     report: Callable[[Run], None] | None = None,
     stream: TextIO | None = None,
 ) -> pd.DataFrame:
-    """Run the notebook for every cell of the grid; one row a cell, in their order.
+    """Run the notebook for every cell of the grid; one row per cell, in their order.
 
-    Cells that are done, by their `key`, are skipped; those that failed, died or were interrupted are continued. A cell
-    that fails does not stop the others: its row holds the error, and ``reports/runs/sweep-<digest>.md`` the cure.
+    Cells that are done (by their `key`) are skipped; those that failed, died or were interrupted are continued. A cell
+    that fails does not stop the others: its row has the error, and ``reports/runs/sweep-<digest>.md`` the command.
 
     Args:
-        grid: what `read_grid` returned; or parameter -> list of values (a single value stands for a list of
+        grid: from `read_grid`; or parameter -> list of values (a single value stands for a list of
             one), for example ``{"hsf": ["none", "convex"], "seed": [0, 1, 2]}``; or a list of cells,
             each with its own parameters.
-        executor: where cells run; each is a process of its own anyway. Default: this machine, with
-            a GPU of its own for each cell if the grid wants some.
+        executor: where cells are started; each is a separate process. Default: this machine, with separate GPUs for
+            each cell if the grid reserves some.
         notebook: the cell's notebook, a file or a bare name; a `Grid` names its own.
         timeout: seconds of wall clock for each cell.
-        threads: CPU threads of each cell; with as many workers as cores, 1.
+        threads: CPU threads of each cell; 1 if there are as many workers as cores.
         workers: cells at a time, without an executor; default 1, or as many as have GPUs.
-        report: called with each run that was not done before, when it has ended.
-        stream: where progress and the estimated time left are printed.
+        report: called with each run when it has ended; not for runs that were already done.
+        stream: for progress and the estimated time left.
 
     Returns a frame: the cells' parameters (a `Grid`'s ``row`` first), ``run`` (folder), ``state``, ``error``, and
     the results; ``frame.attrs["report"]`` is the report's path, or the reason why it could not be written.
@@ -105,7 +112,7 @@ def sweep(
     Raises:
         InputError: before anything runs: an empty grid, an unknown parameter, a wrong type, the same
             cell twice, or a cell that another sweep or run is working on.
-        KeyboardInterrupt: passed on, once every cell has been told to stop and the report is written.
+        KeyboardInterrupt: raised again after all cells were stopped and the report is written.
     """
     cells = planned_cells(grid, notebook)
     report_to = folders.runs_folder() / f"sweep-{digest(cells)}.md"
@@ -129,7 +136,7 @@ def sweep(
 
 
 def planned(grid: Grid) -> pd.DataFrame:
-    """The grid's cells with their present states, as `sweep` returns them. Runs and writes nothing."""
+    """The grid's cells with their current states, as returned by `sweep`. Runs and writes nothing."""
     frame = frame_of(planned_cells(grid), {})
     return frame.assign(state=[state if state != "missing" else "new" for state in frame["state"]])
 
@@ -148,21 +155,21 @@ def planned_cells(
         raise InputError("the grid has no cell; give at least one")
     cells = [cell(path, one) for one in given]
     if any(one.values in [other.values for other in cells[:index]] for index, one in enumerate(cells)):
-        raise InputError("the grid names the same cell twice; leave one of them out")
+        raise InputError("the grid contains the same cell twice; remove one")
     return cells
 
 
 def digest(cells: Sequence[Cell]) -> str:
-    """Eight hexadecimal digits that name a sweep: its notebooks and all their values."""
+    """Eight hexadecimal digits that identify a sweep: its notebooks and all their values."""
     text = json.dumps([[cell.notebook.name, cell.values] for cell in cells], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @contextmanager
 def exclusive(cells: Sequence[Cell]) -> Iterator[Run]:
-    """Hold the cells for this process; those that are not done are queued.
+    """Lock the cells for this process; those that are not done are queued.
 
-    Yields the folder of the sweep's lock. Raises InputError naming who else works on them.
+    Yields the folder of the sweep's lock. Raises InputError naming another process that works on them.
     """
     lock = Run(folders.runs_folder() / ".sweeps" / digest(cells))
     with ExitStack() as held:
@@ -179,21 +186,21 @@ def exclusive(cells: Sequence[Cell]) -> Iterator[Run]:
             if (state := folders.state(run)) in ("running", "queued"):
                 raise InputError(
                     f"{run.dir} is {state} by another process (pid {run.status['pid']} on {run.status['host']}); "
-                    "wait for it, or end it"
+                    "wait for it, or stop it"
                 )
         for run in waiting:
-            with suppress(OSError):  # a full disk: the cell itself will report it
+            with suppress(OSError):  # a full disk, which the cell itself will report
                 run.set_status("queued", **_kept(run))
         yield lock
 
 
 def _release(lock: Run) -> None:
-    with suppress(OSError):  # then other hosts wait until its heartbeat is old enough
+    with suppress(OSError):  # then other hosts wait until its heartbeat has expired
         lock.set_status("done")
 
 
 def _kept(run: Run) -> dict[str, Any]:
-    """Fields of a status that a continued run needs: its parameters, and what it has cost so far."""
+    """Status fields of a continued run: its parameters, and its cost so far."""
     status = run.status if run.path("status.json").exists() else {}
     return {name: status[name] for name in _KEPT if name in status}
 
@@ -207,7 +214,7 @@ def run_cells(
     report: Callable[[Run], None] | None,
     progress: Progress,
 ) -> None:
-    """Run the cells that are not done; ``errors`` gets what went wrong outside of a run, by folder.
+    """Run the cells that are not done; errors outside of a run are added to ``errors``, by folder.
 
     ``limits``: seconds of wall clock and CPU threads of each cell, None for no limit.
     """
@@ -215,11 +222,11 @@ def run_cells(
     futures: dict[Future[None], Cell] = {}
     try:
         for one in (cell for cell in cells if not cell.done):
-            plugins.keep_copies(plugins_of(one.values), one.run.dir)  # for workers that do not have the files
+            plugins.keep_copies(plugins_of(one.values), one.run.dir)  # for workers that do not have these files
             job = (one.notebook, one.given, one.run.dir, one.key, *limits, stop)
             try:
                 futures[pool.submit(_run_cell, *job)] = one
-            except (BrokenExecutor, OSError) as error:  # the pool has died, and its cells with it
+            except (BrokenExecutor, OSError) as error:  # the pool and its cells were killed
                 _record_failure(one.run, error, errors)
         pending = set(futures)
         while pending:
@@ -233,7 +240,7 @@ def run_cells(
             progress.show([futures[future] for future in pending])
     except BaseException:
         stop.set()
-        wait(futures, 2 * GRACE)  # each cell looks at stop, and ends by itself
+        wait(futures, 2 * GRACE)  # each cell checks stop and ends
         for future in futures:
             future.cancel()
         raise
@@ -271,7 +278,7 @@ def _run_cell(
     run = Run(folder)
     deadline = time.monotonic() + folders.SILENCE + folders.HEARTBEAT
     while folders.state(run) == "running" and time.monotonic() < deadline and not stop.wait(1.0):
-        pass  # its worker was killed on another host: `died` once its heartbeat is old enough
+        pass  # its worker was killed on another host: `died` after its heartbeat has expired
     if not stop.is_set() and not folders.finished(run, key):
         execute(notebook, given, folder, timeout, threads=threads, stop=stop, variables=executors.variables())
 
@@ -284,12 +291,12 @@ def _error(future: Future[None]) -> BaseException | None:
 
 
 def _record_failure(run: Run, error: BaseException, errors: dict[Path, str]) -> None:
-    """Keep what went wrong outside of the run, and write it to its status if that reports nothing yet."""
+    """Store an error outside of the run, and write it to its status if no error is recorded there."""
     errors[run.dir] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     with suppress(OSError, InputError):
         patience = time.monotonic() + GRACE
         while _verdict(error) == "died" and folders.state(run) == "running" and time.monotonic() < patience:
-            time.sleep(0.1)  # the worker's process is about to end
+            time.sleep(0.1)  # the worker's process is ending
         if folders.state(run) in ("queued", "missing"):
             run.set_status(_verdict(error), **_kept(run), error=errors[run.dir])
 
@@ -302,7 +309,7 @@ def _verdict(error: BaseException) -> str:
 
 
 def _mark_interrupted(cells: Sequence[Cell]) -> None:
-    """Cells that are still queued by this process will not run: they are interrupted."""
+    """Set the state of cells that are still queued by this process to interrupted."""
     for run in (cell.run for cell in cells):
         with suppress(OSError, InputError):
             if folders.state(run) == "queued" and run.status["pid"] == os.getpid():
@@ -310,7 +317,7 @@ def _mark_interrupted(cells: Sequence[Cell]) -> None:
 
 
 def frame_of(cells: Sequence[Cell], errors: Mapping[Path, str]) -> pd.DataFrame:
-    """One row a cell: row (if named), parameters as given, run, state, error and results."""
+    """One row per cell: row (if named), given parameters, run, state, error and results."""
     return pd.DataFrame([_row(cell, errors.get(cell.run.dir)) for cell in cells])
 
 

@@ -1,4 +1,4 @@
-"""Run listings, the line of a run that has ended, and the report of a sweep.
+"""Text output: run listings, the line of a finished run, and the report of a sweep.
 
 The report counts the cells by state, and describes each one that is not done: parameters, error, command.
 """
@@ -18,7 +18,7 @@ from csgn_lib.runs import folders
 
 
 def listing(folder: str | Path | None = None) -> list[str]:
-    """All runs as the lines of a table, the newest last: state, last epoch or cell, seconds, peak MiB, error."""
+    """All runs as a text table, the newest last: state, last epoch or cell, seconds, peak MiB, error."""
     found = folders.table(folder)
     if found.empty:
         return [f"no runs under {folder or folders.runs_folder()}"]
@@ -29,7 +29,7 @@ def listing(folder: str | Path | None = None) -> list[str]:
 
 
 def ended(run: Run, name: str) -> str:
-    """The line about a cell that has ended: state, name, time, and its error if it has one."""
+    """The line of a finished cell: state, name, time, and the error if there is one."""
     try:
         state, last = folders.state(run), run.status if run.path("status.json").exists() else {}
         seconds = clock(last.get("seconds", 0.0))
@@ -40,7 +40,7 @@ def ended(run: Run, name: str) -> str:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """A cell's name: its row, seed and world, as far as it has them."""
+    """A cell's name: those of row, seed and world that it has."""
     names = [str(row["row"])] if "row" in row else []
     return ", ".join(names + [f"{key} {row[key]}" for key in ("seed", "world") if key in row and not pd.isna(row[key])])
 
@@ -56,7 +56,7 @@ def clock(seconds: float) -> str:
 
 
 def write_report(path: Path, frame: pd.DataFrame, given: Sequence[Mapping[str, Any]], grid: Path | None) -> Path | str:
-    """Write the report of a sweep; returns its path, or, if the disk refuses it, the reason.
+    """Write the report of a sweep; returns its path, or the reason if it cannot be written.
 
     Args:
         path: the page, Markdown.
@@ -67,8 +67,8 @@ def write_report(path: Path, frame: pd.DataFrame, given: Sequence[Mapping[str, A
     try:
         write_text(path, page(path.stem, frame, given, grid))
         return path
-    except OSError as error:  # the runs' own folders still hold everything
-        return f"the report {path} cannot be written ({error.strerror or error}); make room, and look with csgn status"
+    except OSError as error:  # all information is also in the runs' folders
+        return f"the report {path} cannot be written ({error.strerror or error}); free disk space, and use csgn status"
 
 
 def page(title: str, frame: pd.DataFrame, given: Sequence[Mapping[str, Any]], grid: Path | None) -> str:
@@ -83,7 +83,7 @@ def page(title: str, frame: pd.DataFrame, given: Sequence[Mapping[str, Any]], gr
         if grid
         else "the same call of `runs.sweep`"
     )
-    lines += ["", f"To go on with all that is not done: {again}." if wrong else "Every cell is done."]
+    lines += ["", f"To continue all cells that are not done: {again}." if wrong else "Every cell is done."]
     for index in wrong:
         lines += ["", *_section(frame.iloc[index], given[index])]
     return "\n".join(lines) + "\n"

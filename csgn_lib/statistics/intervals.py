@@ -37,17 +37,17 @@ def over_people(
 ) -> Interval:
     """sum(values) / sum(per), with the 95 % percentile bootstrap interval over people.
 
-    People are drawn with replacement and bring all their rows along (as ``Scores.interval`` does).
+    People are resampled with replacement, each with all of their rows (as in ``Scores.interval``).
 
     Args:
         values: (N,) what is averaged.
-        people: (N,) who each row belongs to.
+        people: (N,) the person of each row.
         per: (N,) the denominator of a ratio of means; without it the mean of ``values``.
 
     Raises:
-        InputError: rows of different number, NaN among them, fewer than two people, a denominator that sums to zero.
+        InputError: different numbers of rows, NaN, fewer than two people, a denominator that sums to zero.
 
-    Example: the mean of two people's rows; the resamples run from one person's mean to the other's.
+    Example: the mean of two people's rows; the interval extends from one person's mean to the other's.
 
         >>> f"{over_people([1.0, 1.0, 4.0], [7, 7, 9]):.1f}"
         '2.0 [1.0, 4.0]'
@@ -69,9 +69,9 @@ def over_people(
 def people_drawn(
     people: int, generator: np.random.Generator, resamples: int = RESAMPLES, whose: str = "given is"
 ) -> NDArray[np.int64]:
-    """How often each person is drawn, with replacement, in each resample: (resamples, people).
+    """How often each person is in each bootstrap resample: (resamples, people).
 
-    Raises InputError for fewer than two people; ``whose`` says in its message which people they are.
+    Raises InputError for fewer than two people; ``whose`` describes the people in the message.
     """
     if people < 2:
         raise InputError(f"an interval over people needs two of them, {whose} {people}")
@@ -82,7 +82,7 @@ def means_drawn(counted: pd.DataFrame, people: ArrayLike, times: NDArray[np.int6
     """The mean ``value`` of the queries of the people drawn, mean over a protocol's draws of its gallery: (resamples,).
 
     Args:
-        counted: one row a query: person, draw, value. people: (P,) all there are to draw, sorted.
+        counted: one row a query: person, draw, value. people: (P,) all people, sorted.
         times: (resamples, P), from ``people_drawn``.
     """
     grouped = counted.groupby(["person", "draw"])["value"]
@@ -98,5 +98,5 @@ def percentile_interval(drawn: NDArray[np.float64], level: float = 0.95) -> tupl
 
 
 def _ratio(times: NDArray[np.int64], total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample whose people have no query
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample of people without queries
         return (times @ total) / (times @ count)

@@ -1,7 +1,7 @@
-"""Statistics over runs: spread over seeds, a bootstrap over people, paired differences, what a run cost.
+"""Statistics over runs: spread over seeds, bootstrap over people, paired differences, costs of runs.
 
-Two units, never mixed: *runs* (a seed in a world) say what another training would give, *people* what other
-people would give to the trained models at hand. Frames here are stacked per-query rows (`queries`): columns
+Two units are kept separate: *runs* (a seed in a world) estimate the variation of another training, *people* that of
+other people with the same trained models. Frames here are stacked per-query rows (`queries`): columns
 ``seed``, ``world``, ``query`` and ``person``, and ``ap`` (mean_ap), ``first_hit`` (rank1) or ``inp`` (minp);
 ``draw`` where the protocol draws several galleries, ``row`` where several experiments are stacked.
 """
@@ -21,8 +21,8 @@ from scipy.special import stdtrit
 from csgn_lib.records import InputError, Run
 from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, people_drawn, percentile_interval
 
-EXACT = 16  # units up to which every sign pattern is enumerated
-DRAWS = 10_000  # sign patterns drawn above that
+EXACT = 16  # largest number of units for which all sign patterns are enumerated
+DRAWS = 10_000  # random sign patterns for more units
 COLUMNS = {"mean_ap": "ap", "rank1": "first_hit", "minp": "inp"}
 _RUN = ["seed", "world"]
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "vit_mean", "vit_std")
@@ -30,16 +30,16 @@ _CHUNK = 1000  # sign patterns in memory at once
 
 
 def clusters_of(draws: pd.DataFrame) -> str:
-    """``world`` where there are several, else ``seed``: runs in one world share its people and clothes, so that only
-    worlds are draws independent of each other."""
+    """``world`` if there are several, else ``seed``: runs in one world share its people and clothes, so only worlds are
+    independent."""
     return "world" if draws["world"].nunique() > 1 else "seed"
 
 
 def spread(values: ArrayLike, clusters: ArrayLike | None = None, *, level: float = 0.95) -> pd.Series:
     """``runs, clusters`` (how many), ``mean``, ``sd`` (n - 1), and ``low``, ``high`` of Student's t interval.
 
-    With ``clusters``, what each value belongs to, the mean within each is taken first, and s.d. and interval count
-    clusters. NaN is left out. A single cluster has neither s.d. nor interval (NaN). Raises InputError for a level
+    With ``clusters``, the cluster of each value, values are averaged within clusters first, and s.d. and interval are
+    over clusters. NaN is ignored. A single cluster has neither s.d. nor interval (NaN). Raises InputError for a level
     outside (0, 1).
 
         >>> spread([1.0, 2.0, 3.0]).round(2).to_dict()
@@ -61,7 +61,7 @@ def spread(values: ArrayLike, clusters: ArrayLike | None = None, *, level: float
 
 
 def queries(run: Run, **labels: Any) -> pd.DataFrame:
-    """The counted queries of a run's per_query.csv, compact, with ``labels`` as first columns (row, seed, world).
+    """The counted queries of a run's per_query.csv, with ``labels`` as first columns (row, seed, world).
 
     Columns after them: ``descriptor, protocol, query`` (row in the query frame), ``draw, person, ap, first_hit``.
 
@@ -81,8 +81,8 @@ def people_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap over *people* of the mean over runs of a metric, as fractions (low, high).
 
-    People are drawn with replacement within each world, and their queries in all of that world's runs come
-    along; the runs themselves stay. Of one run it is ``Scores.interval``, to the last digit.
+    People are resampled with replacement within each world, with their queries in all runs of that world; runs are not
+    resampled. For one run it equals ``Scores.interval`` exactly.
 
     Args:
         frame: the queries of one row, all its runs stacked.
@@ -117,26 +117,26 @@ def paired(
 ) -> pd.Series:
     """``row`` minus ``base`` on the same seeds, worlds and queries: mean, t interval, two sign-flip p values.
 
-    Under the null hypothesis a unit's difference is as likely with the other sign. Which unit that is
-    decides what is concluded:
+    Under the null hypothesis the difference of a unit is equally likely to have the other sign. The unit determines the
+    conclusion:
 
-    - ``p_runs``: clusters of runs (one run each unless ``clusters`` says otherwise). Small: another
-      training, in another world where worlds differ, would show it again. Exact, all 2^n sign patterns, up to
+    - ``p_runs``: clusters of runs (one run each unless ``clusters`` says otherwise). Small: the difference
+      is expected in another training (in another world, if worlds differ). Exact, all 2^n sign patterns, up to
       n = 16 clusters; with 5 runs the smallest two-sided p is 2/32 = 0.0625, so 5 runs can never fall below 0.05.
     - ``p_people``: people of a world, each with its part of the mean difference over all runs of that
-      world. Small: these trained models would show it on other people too. It says nothing of another
-      training, so read it beside ``p_runs``, never in its place.
+      world. Small: the difference is expected for these trained models on other people. It does not replace
+      ``p_runs``, because it says nothing about another training.
 
-    Runs that share a world or a CLIP are not independent. Name the column that tells them, and the mean
-    within each cluster is taken first; the t interval and ``p_runs`` then count clusters.
+    Runs that share a world or a CLIP are not independent. With the column that identifies these clusters, values are
+    averaged within clusters first; the t interval and ``p_runs`` are over clusters.
 
     Args:
         base, row: the queries of two rows, their runs stacked.
         metric: mean_ap, rank1 or minp.
         clusters: a column of ``row`` whose value runs of one cluster share, such as ``world``.
         level: coverage of the t interval.
-        draws: sign patterns drawn where there are more than 16 units.
-        seed: of these.
+        draws: random sign patterns if there are more than 16 units.
+        seed: their seed.
 
     Returns:
         ``runs, clusters, people`` (counts), ``mean, sd, low, high`` (fractions; over clusters), ``p_runs, p_people``.
@@ -151,7 +151,7 @@ def paired(
     runs = mine[_RUN].drop_duplicates()
     mine["run"] = mine.groupby(_RUN).ngroup()
     if mine.groupby("run")[label].nunique().max() > 1:
-        raise InputError(f"a run lies in two clusters of {label!r}; give a column that is the same all through a run")
+        raise InputError(f"a run lies in two clusters of {label!r}; give a column that is constant within a run")
     # each query's share: clusters weigh the same, in them runs, in them draws, in them queries
     share = mine.groupby(["run", "draw"])["value"].transform("size") * mine.groupby("run")["draw"].transform("nunique")
     share = share * mine.groupby(label)["run"].transform("nunique")
@@ -176,7 +176,7 @@ def against(
 
     Returns a frame: ``row``, what `paired` returns, and ``holm_runs``, ``holm_people``, the p values after `holm`.
 
-    Raises InputError if no row has that name, naming those there are, and what `paired` raises.
+    Raises InputError if no row has that name, with the existing names, and as `paired`.
     """
     names = list(dict.fromkeys(frame["row"]))
     if baseline not in names:
@@ -192,9 +192,9 @@ def against(
 
 
 def sign_flip(values: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p value of the mean of ``values`` under random sign flips: how often it is as far from 0.
+    """Two-sided p value of the mean of ``values`` under random sign flips.
 
-    Exact for up to 16 values; above, ``draws`` patterns and the observed one. NaN for no value.
+    Exact for up to 16 values; for more, ``draws`` random patterns and the observed one. NaN for no value.
     """
     parts = np.asarray(values, dtype=float)
     n = len(parts)
@@ -215,7 +215,7 @@ def sign_flip(values: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
 
 
 def smallest_p(units: int) -> float:
-    """The smallest two-sided p that `sign_flip` can give for so many units: 2 / 2^n, or 1 in the patterns drawn."""
+    """The smallest two-sided p of `sign_flip` for this number of units: 2 / 2^n, or one over the number of patterns."""
     return min(1.0, 2.0 ** (1 - units)) if units <= EXACT else 1 / (DRAWS + 1)
 
 
@@ -234,10 +234,10 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def cost(run: Run) -> dict[str, float | None]:
-    """What a run cost: ``encoder_parameters``, ``seconds`` and ``memory_mib`` (peak); None where it is not recorded.
+    """Costs of a run: ``encoder_parameters``, ``seconds`` and ``memory_mib`` (peak); None if not recorded.
 
-    Parameters are those of model.safetensors, counted from its header: the encoder that is kept, without
-    buffers (told by name) and without the classifiers and descriptions that training alone needs.
+    Parameters are counted from the header of model.safetensors: those of the encoder, without buffers (identified by
+    name), classifiers and descriptions, which are used only in training.
 
     Raises InputError for a damaged model.safetensors or status.json.
     """
@@ -276,10 +276,10 @@ def _counted(frame: pd.DataFrame, metric: str, cluster: str | None = None) -> pd
     if absent:
         raise InputError(f"the queries lack the column {', '.join(absent)}; there are: {', '.join(map(str, frame))}")
     if frame.empty:
-        raise InputError("there are no queries; are protocol, descriptor and row named as in the record?")
+        raise InputError("there are no queries; check the names of protocol, descriptor and row in the record")
     if (twice := frame.duplicated(keys)).any():
         raise InputError(
-            f"{twice.sum()} queries stand twice in a run; give one row under one protocol and one descriptor at a time"
+            f"{twice.sum()} queries occur twice in a run; give one row under one protocol and one descriptor at a time"
         )
     value = frame[COLUMNS[metric]]
     value = (value == 1) if metric == "rank1" else value
@@ -292,5 +292,5 @@ def _refuse_unpaired(mine: pd.DataFrame, theirs: pd.DataFrame) -> None:
     ours, others = (set(map(tuple, frame[_RUN].drop_duplicates().to_numpy().tolist())) for frame in (mine, theirs))
     if alone := ours ^ others:
         named = ", ".join(f"seed {seed} in world {world}" for seed, world in sorted(alone))
-        raise InputError(f"only one of the two rows has {named}; differences are paired: run both, or leave both out")
+        raise InputError(f"only one of the two rows has {named}; differences are paired: run both, or remove both")
     raise InputError("the two rows do not count the same queries; score both under one protocol, on the same benchmark")

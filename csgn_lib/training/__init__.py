@@ -1,11 +1,11 @@
-"""The two stages of training: prompts are learned (MDG), then the visual encoder (VSS + HSF). Start with ``fit``.
+"""The two stages of training: prompts (MDG), then the visual encoder (VSS + HSF). The entry point is ``fit``.
 
-``stage1`` and ``stage2`` hold the loops, ``steps`` what they share, ``encoders`` the networks, ``checkpoints`` saving
-and resuming, ``distributed`` several processes, ``cuda_graphs`` speed on a GPU, ``run_files`` what a run's folder
-records, ``trackers`` other places for metrics, ``estimate`` the cost before training.
+Modules: ``stage1`` and ``stage2`` (loops), ``steps`` (shared code), ``encoders`` (networks), ``checkpoints``,
+``distributed`` (several processes), ``cuda_graphs``, ``run_files`` (records of a run's folder), ``trackers``, and
+``estimate`` (cost before training).
 
-All random streams derive from (seed, epoch, step), so that a run that was interrupted gives the same bits as one that
-was not, on a CPU with the same number of threads. Another number of threads, or a GPU, rounds differently.
+All random streams derive from (seed, epoch, step), so an interrupted and resumed run is bit-identical to an
+uninterrupted one, on a CPU with the same number of threads. Another number of threads, or a GPU, rounds differently.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def fit(
 ) -> Run:
     """Train both stages on ``benchmark.train`` and write the model to ``run_dir``.
 
-    Writes config.json, plugins/ (a copy of each), benchmark.json (what the data are, with hashes), towers.json (SHA-256
+    Writes config.json, plugins/ (copies), benchmark.json (description and hashes of the data), towers.json (SHA-256
     of each starting checkpoint, null for random weights, and of each plugin; names of the loss terms), metrics.jsonl
     (one record per epoch), log.txt, text.safetensors (the descriptions), checkpoint/ (the last two) and, last,
     model.safetensors. The same call again resumes an unfinished run. A first Ctrl-C or SIGTERM stops it after the
@@ -60,16 +60,15 @@ def fit(
     need one file system.
 
     Args:
-        report: called with each record as it is made, for progress.
-        cache_dir: folder of the pixel cache, which later runs on the same images read instead of decoding them
+        report: called with the record of each epoch.
+        cache_dir: folder of the pixel cache, from which later runs read the decoded images
             (``records.cache()``); None keeps the pixels in memory.
 
     Raises:
         InputError: data that cannot be trained on or scored, a folder of another experiment, plugin or training data,
-            parameters that contradict each other, labels that the experiment needs and the benchmark lacks, a loss or
-            weight that is not finite (its batch is named, the last good state is kept), only damaged checkpoints, a
-            full disk.
-        KeyboardInterrupt: it was asked to stop.
+            contradictory parameters, labels that the benchmark lacks, a loss or weight that is not finite (the batch is
+            named, the last good checkpoint is kept), only damaged checkpoints, a full disk.
+        KeyboardInterrupt: training was stopped by a signal.
     """
     run = Run(Path(run_dir))
     begun = run.path("towers.json").exists()
@@ -80,7 +79,9 @@ def fit(
             run_files.write_data_record(run, benchmark)  # test data may have changed
         return run
     accelerator = accelerator_for(experiment.precision, experiment.tracker, run.path(trackers.FOLDER))
-    BatchShard(accelerator, experiment.batch_persons)  # refuses a number of processes that does not divide the batch
+    BatchShard(
+        accelerator, experiment.batch_persons
+    )  # raises an error if the number of processes does not divide the batch
     trackers.start_tracker(experiment, run, accelerator)
     try:
         _train(experiment, benchmark, run, accelerator, report, cache_dir)
@@ -98,7 +99,7 @@ def _train(
     cache_dir: str | Path | None,
 ) -> None:
     """Both stages, from the last checkpoint on."""
-    first = accelerator.is_main_process  # the one that writes
+    first = accelerator.is_main_process  # the process that writes
 
     def publish(record: dict[str, Any]) -> None:
         if first:
@@ -109,8 +110,8 @@ def _train(
     checkpoints = Checkpoints(run.path("checkpoint"), run.log if first else lambda line: None, writes=first)
     size = (experiment.image_height, experiment.image_width)
     images = open_images(benchmark.train, benchmark.root, size, cache_dir)
-    with torch.random.fork_rng(devices=[]):  # the caller's random stream is restored afterwards
-        torch.manual_seed(experiment.seed)  # decides the weights of a tower that starts from scratch
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is restored afterwards
+        torch.manual_seed(experiment.seed)  # for networks without pretrained weights
         clip, resnet = load_towers(experiment)
         if clip is not None:
             clip.to(accelerator.device).requires_grad_(False)
@@ -131,11 +132,11 @@ def _train(
 
 
 def check(experiment: Experiment, benchmark: Benchmark, images: bool = False) -> None:
-    """Raise InputError for everything that is known to be wrong before training.
+    """Raise InputError for every problem that can be found before training.
 
-    That is: parameters that contradict each other, labels that the experiment needs and lacks, a tracker that is not
-    installed, and what ``datasets.readiness`` calls an error: no query, nobody who can be found, fewer than two
-    training people, people in train and test, missing images.
+    These are contradictory parameters, missing labels, a tracker that is not installed, and the errors of
+    ``datasets.readiness``: no query, no query with a match, fewer than two training people, people in train and test,
+    missing images.
 
     Args:
         images: also open every image, test images too (1 to 2 ms each).
@@ -150,9 +151,9 @@ def check(experiment: Experiment, benchmark: Benchmark, images: bool = False) ->
             more = f" and {len(errors) - 1} more problems" if errors[1:] else ""
             raise InputError(
                 f"{benchmark.name} at {benchmark.root} is not ready: {errors[0].text}{more}; `csgn check` lists all; "
-                "mend the data, or leave images out (data/README.md)"
+                "correct the data, or exclude images (data/README.md)"
             )
-    identity_sampler(experiment, benchmark.train)  # both refuse labels that do not fit, before stage 1 takes time
+    identity_sampler(experiment, benchmark.train)  # both raise errors for unsuitable labels, before stage 1
     if experiment.clothes_adversarial_weight:
         clothes_by_person(*(torch.tensor(benchmark.train[name].to_numpy()) for name in ("person", "clothes")))
 
@@ -176,10 +177,10 @@ def _check_parameters(experiment: Experiment, benchmark: Benchmark) -> None:
 
 
 def accelerator_for(precision: str, tracker: str | None = None, folder: Path | None = None) -> Accelerator:
-    """The device that there is, in an experiment's precision, and a tracker that writes to ``folder``.
+    """The available device with the experiment's precision, and a tracker that writes to ``folder``.
 
-    An Accelerator that was made before keeps its own precision.
+    An existing Accelerator keeps its own precision.
     """
-    AcceleratorState._reset_state()  # else every run of a process would need the precision of the first
+    AcceleratorState._reset_state()  # otherwise every run of a process would need the same precision
     options = {"log_with": tracker, "project_dir": str(folder)} if tracker else {}
     return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), **options)

@@ -1,8 +1,7 @@
-"""Checkpoints: the last two are kept, each with a digest of its content, and training resumes from the newest whole
-one.
+"""Checkpoints: the last two are kept, with a digest of their content; training resumes from the newest intact one.
 
-A checkpoint is named after its place and its content, ``stage-epoch-step-digest.pt``. It is written under a temporary
-name and then renamed, so that a kill or a power cut never leaves a partial file under its name.
+The name of a checkpoint is ``stage-epoch-step-digest.pt``. It is written to a temporary file and then renamed, so that
+a kill or a power failure does not leave a partial file under this name.
 """
 
 from __future__ import annotations
@@ -24,18 +23,20 @@ import torch
 from csgn_lib.records import InputError, atomic_path, clear_killed, move, sha256
 
 KEPT = 2
-SHARE = 0.02  # of the training time that saving may take: small models save every second, large ones every few minutes
+SHARE = (
+    0.02  # largest share of the training time for saving: small models save every second, large ones every few minutes
+)
 
 State = dict[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of one run: after its first step, then as often as ``SHARE`` allows, and when it is stopped.
+    """The checkpoints of one run: saved after the first step, then as often as ``SHARE`` allows, and at a stop.
 
     Args:
-        folder: their folder; None saves none.
-        writes: whether this process saves them and handles signals; of the processes of a run, one does.
-        log: called with one line about a problem that training survives.
+        folder: their folder; None: none are saved.
+        writes: whether this process saves them and handles signals, as one process of a run does.
+        log: called with one line about a problem that does not stop training.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Checkpoints:
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Inside, a first SIGINT or SIGTERM stops training after the current step; a second one at once."""
+        """Context manager: a first SIGINT or SIGTERM stops training after the current step, a second one at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,7 +62,7 @@ class Checkpoints:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stop_requested:
             raise KeyboardInterrupt
-        if not self.writes:  # it ends with the process that saves
+        if not self.writes:  # stopped by the process that saves
             return
         self.stop_requested = True
         print("stopping after this step; again to stop at once", file=sys.stderr, flush=True)
@@ -74,7 +75,7 @@ class Checkpoints:
         return self.stop_requested or (time.monotonic() - self.saved) * SHARE >= self.cost
 
     def save(self, stage: int, epoch: int, step: int, state: State) -> None:
-        """Save the state after ``step`` steps of an epoch; the one before it is kept too.
+        """Save the state after ``step`` steps of an epoch; the previous checkpoint is kept too.
 
         Raises:
             KeyboardInterrupt: the run was asked to stop; the state is saved.
@@ -97,8 +98,8 @@ class Checkpoints:
             move(self.folder / "new.pt", named)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError when a disk is full
             raise InputError(
-                f"a checkpoint cannot be written to {self.folder} ({error}); make room: the same command goes on from "
-                f"{self._last()}"
+                f"a checkpoint cannot be written to {self.folder} ({error}); free disk space, then repeat the "
+                f"command, which continues from {self._last()}"
             ) from error
         for later in (file for file in self._files() if file.name > named.name):  # damaged, or left by a previous run
             later.unlink(missing_ok=True)
@@ -106,13 +107,13 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def restore(self, stage: int, into: Callable[[State], None]) -> tuple[int, int]:
-        """Pass the newest whole checkpoint of a stage to ``into``; returns the epoch and the steps done in it.
+        """Pass the newest intact checkpoint of a stage to ``into``; returns the epoch and the steps done in it.
 
-        A damaged checkpoint is reported and the one before it used; (1, 0), the beginning, if there is none. Nothing is
-        removed here: a damaged file goes when the next checkpoint is saved.
+        A damaged checkpoint is reported and the previous one used; (1, 0), the beginning, if there is none. A damaged
+        file is removed when the next checkpoint is saved.
 
         Raises:
-            InputError: both checkpoints are damaged; a file that cannot be read; a whole one that ``into`` refuses.
+            InputError: both checkpoints are damaged; a file cannot be read; ``into`` does not accept an intact one.
         """
         candidates = [file for file in reversed(self._files()) if file.name.startswith(f"{stage}-")]
         for file in candidates:

@@ -1,7 +1,7 @@
 """A training step captured once as a CUDA graph, then replayed; and Adam in a form that can be captured.
 
 A step of ViT-B/16 and ResNet-50 launches some 2,500 kernels of 15 microseconds each. Launching them from Python takes
-as long or longer, so that the GPU waits; a captured step is launched at once.
+as long or longer, so that the GPU waits; a captured step is launched by a single call.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ class CudaGraphStep:
     """``step``, replayed from a CUDA graph on a GPU: one graph per input shapes, all in one memory pool.
 
     Args:
-        step: tensors on the device to named tensors on the device. It must not read a value on the CPU nor take
-        anything
-            from it; modules and optimizers that it changes must stay where they are in memory.
-        device: on another device than a GPU the step is only called.
+        step: tensors on the device to named tensors on the device. It must not transfer values from or to
+            the CPU; modules and optimizers that it changes must keep their addresses in memory.
+        device: on a CPU the step is called without a graph.
         wanted: False if the step cannot be captured.
     """
 
@@ -38,7 +37,7 @@ class CudaGraphStep:
         self.pool = torch.cuda.graph_pool_handle() if self.stream is not None else None
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """One step. Read its outputs before the next call, which overwrites them."""
+        """Run one step. The next call overwrites the returned tensors."""
         if self.stream is None:
             return self.step(*inputs)
         shapes = tuple(value.shape for value in inputs)
@@ -51,7 +50,7 @@ class CudaGraphStep:
         return self._on_side_stream(lambda: self.step(*inputs))
 
     def _on_side_stream(self, work: Callable[[], Any]) -> Any:
-        """Run on the capturing stream: gradients must have been created there."""
+        """Run on the capture stream, where gradients must be created."""
         if self.stream is None:
             return work()
         current = torch.cuda.current_stream()
@@ -70,7 +69,7 @@ class CudaGraphStep:
         except RuntimeError as error:
             warnings.warn(f"this step cannot be captured as a CUDA graph ({error}); it runs eagerly", stacklevel=3)
             self.stream = None
-            self.graphs.clear()  # frees their memory, in case there was too little of it
+            self.graphs.clear()  # free their memory, in case memory was the problem
             return 0
         return _CapturedGraph(graph, static, {name: value.detach() for name, value in outputs.items()})
 
@@ -87,15 +86,20 @@ class _CapturedGraph:
 
 
 def can_capture(experiment: Experiment, shard: BatchShard) -> bool:
-    """Whether a step of stage 2 can be captured: no recomputation, one process, and no code of plugins."""
+    """Whether a step of stage 2 can be captured: no recomputation, one process, and no code of plugins.
+
+    Recomputation (``batch_parts``, ``gradient_checkpointing``) is not captured until a GPU has shown that it trains
+    alike: ``make bench-gpu`` measures that. Several processes wait for each other in collectives of batch norm and DDP;
+    on one card NCCL refuses them, and gloo's run on the CPU, which a graph cannot hold.
+    """
     plain = experiment.batch_parts == 1 and not experiment.gradient_checkpointing
     return plain and shard.world_size == 1 and not experiment.loaded
 
 
 def adam(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
-    """Adam [C]. On a GPU fused and capturable, its learning rates and counts on the device; a saved state moves freely.
-
-    On a CPU the fused kernel rounds differently and saves a hundredth of the time, so it is not used there.
+    """Adam [C]. On a GPU fused and capturable, with learning rates and counts on the device; states can be moved
+    between devices. On a CPU the fused kernel rounds differently and saves only one percent of the time, so it is not
+    used.
     """
     on_gpu = device.type == "cuda"
     optimizer = torch.optim.Adam(groups, fused=on_gpu, capturable=on_gpu)

@@ -1,8 +1,8 @@
 """One batch over several processes: each embeds its shard, and every loss sees the whole batch.
 
-In most codebases each process has a batch of its own, so that more GPUs change the batch size, the hardest negatives
-and the batch norm. Here the batch is the experiment's, whatever the number of processes: whole identities are split
-over them, embeddings are gathered, and batch statistics are those of the whole batch.
+In most codebases each process has a separate batch, so the number of GPUs changes the batch size, the hardest negatives
+and batch normalisation. Here the batch is the experiment's for any number of processes: identities are split over the
+processes, embeddings are gathered, and batch statistics are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the maps of all processes. torch's SyncBatchNorm does not run on a CPU, where this is tested."""
+    """Batch norm over the maps of all processes; unlike torch's SyncBatchNorm it also runs on a CPU."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps (b, channels, h, w) to the same shape, normalised by mean and variance over all processes."""
@@ -135,7 +135,9 @@ def use_shared_batch_norm(module: nn.Module) -> None:
             if not isinstance(child, nn.BatchNorm2d) or isinstance(child, SyncBatchNorm2d):
                 continue
             if type(child) is not nn.BatchNorm2d or child.momentum is None or not child.affine:
-                raise InputError(f"{type(child).__name__} in this ResNet cannot be shared by processes; launch one")
+                raise InputError(
+                    f"{type(child).__name__} in this ResNet cannot be synchronised between processes; use one process"
+                )
             shared = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
             shared.load_state_dict(child.state_dict())
             setattr(parent, name, shared.to(child.weight.device).train(child.training))

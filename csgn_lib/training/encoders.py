@@ -22,9 +22,9 @@ from csgn_lib.vss import Heads, VisualEncoder, uses_resnet
 
 
 def load_towers(experiment: Experiment) -> tuple[ClipTower | None, nn.Module | None]:
-    """The towers that the experiment's ``vss`` form uses, with their starting weights; None for one that it lacks.
+    """The networks ("towers") of the experiment's ``vss`` form with their initial weights; None for one that it lacks.
 
-    A tower that a plugin registers stands in for the model of that name: a module with ``width``, ``checkpoint`` (the
+    A tower that a plugin registers replaces the model of that name: a module with ``width``, ``checkpoint`` (the
     file of its weights, or None) and images (B, 3, H, W) in [0, 1] to ``ResNetFeatures`` in place of the ResNet, or a
     ``ClipTower``. It is built by ``(checkpoint, (H, W))``.
 
@@ -74,8 +74,8 @@ def build_learner(
 def without_data(experiment: Experiment, identities: int) -> tuple[ClipTower | None, Learner]:
     """The CLIP and the learner as training builds them, on the meta device: shapes without weights."""
     blank = {"clip_checkpoint": None, "resnet_checkpoint": None, "vocabulary_train": "none"}
-    blank = experiment.model_copy(update=blank)  # subspaces of phrases cost next to nothing
-    with torch.random.fork_rng(devices=[]):  # weights on meta are not drawn, but random streams advance
+    blank = experiment.model_copy(update=blank)  # text subspaces have a negligible cost
+    with torch.random.fork_rng(devices=[]):  # weights on meta are not initialised, but random states advance
         with torch.device("meta"):
             clip, resnet = load_towers(blank)
         if clip is not None:
@@ -99,7 +99,7 @@ def load_encoder(run: Run) -> VisualEncoder:
         fill(encoder, load_file(path))
     except Misfit as error:
         raise InputError(
-            f"{path} does not fit its config.json: {error}; bring both back from one run, or train again"
+            f"{path} does not fit its config.json: {error}; restore both files from the same run, or train again"
         ) from error
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); copy it again, or train again") from error

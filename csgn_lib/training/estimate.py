@@ -1,6 +1,6 @@
-"""Lower bounds of what a training needs, counted before it starts: memory, FLOPs and time.
+"""Lower bounds of memory, FLOPs and time of a training, computed before it starts.
 
-Models are built on the meta device, where tensors have a shape and no data, so that counting needs neither weights nor
+Models are built on the meta device, where tensors have a shape but no data, so counting needs neither weights nor
 memory.
 """
 
@@ -28,7 +28,7 @@ from csgn_lib.vss import parameter_groups
 TRAINED_BYTES = 16  # float32: a weight, its gradient, Adam's two moments
 FROZEN_BYTES = 4
 STAGE2_PASSES = 3  # forward, and backward to inputs and to weights
-STAGE1_PASSES = 2  # forward, and backward to the prompts' words alone: the text tower is frozen
+STAGE1_PASSES = 2  # forward, and backward to the prompts' tokens only, because the text encoder is frozen
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,12 @@ def count_flops(forward: Callable[..., Any], *inputs: Tensor) -> int:
 def activation_bytes_per_image(learner: Learner, size: tuple[int, int], precision: str) -> int:
     """Bytes that autograd saves per image of a batch, for a learner on the meta device; changes its weights' type.
 
-    There is no autocast on meta: with bf16 everything counts as bf16, a little less than the truth. What gradient
-    checkpointing recomputes is not counted, nor are the inputs of its blocks.
+    There is no autocast on meta: with bf16 all tensors count as bf16, a slight underestimate. Activations that gradient
+    checkpointing recomputes are not counted, nor are the inputs of its blocks.
     """
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     learner.to(kind).train()
-    learner.parts = 1  # a part is held whole while it is recomputed
+    learner.parts = 1  # all activations of a part are in memory while it is recomputed
     of_two, of_four = (
         saved_bytes(learner, torch.empty(count, 3, *size, device="meta", dtype=kind)) for count in (2, 4)
     )
@@ -229,8 +229,8 @@ def saved_bytes(module: nn.Module, *inputs: Tensor) -> int:
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
     """FLOP/s of the fastest of the square matrix products that fit into ``seconds``, measured on this machine.
 
-    On a CPU, that of one thread times the number of threads: with all threads at once the measurement would depend on
-    other programs' load, and a lower bound of the time needs the machine's own rate.
+    On a CPU, the rate of one thread times the number of threads: with all threads the measurement would depend on the
+    load of other programs, and a lower bound needs the rate of an idle machine.
     """
     if device.type != "cpu":
         return _best_rate(device, dtype, 4096, seconds)
@@ -259,10 +259,16 @@ def _count(parameters: object) -> int:
 
 
 def _prompt_flops(clip: ClipTower, tokens: int) -> int:
-    """Forward FLOPs of one RGB prompt up to end-of-text; the gray one is at most one token longer."""
-    ids = clip.tokenizer([" ".join(["A photo of a", *["a"] * tokens, "person."])])
-    end = ids.argmax(dim=-1)
-    return count_flops(clip.prompt_features, torch.empty(1, int(end) + 1, clip.text_width, device="meta"), end)
+    """Forward FLOPs of one RGB prompt after its beginning, up to end-of-text; the gray one is no shorter."""
+    begun = "A photo of a"
+    start, end = (
+        int(clip.tokenizer([text]).argmax()) for text in (begun, " ".join([begun, *["a"] * tokens, "person."]))
+    )
+    prompt = torch.empty(1, end + 1, clip.text_width, device="meta")
+    prefix = clip.prompt_prefix(prompt, [start], end + 1 - start)
+    if prefix is None:
+        return count_flops(clip.prompt_features, prompt, torch.tensor([end]))
+    return count_flops(clip.continued_features, prompt[:, None, start:], prefix)
 
 
 def _prompts(experiment: Experiment, train: pd.DataFrame) -> int:

@@ -1,6 +1,6 @@
-"""What a run's folder was begun with: parameters, plugins, training data, starting weights and loss terms.
+"""Records of a run's start: parameters, plugins, training data, initial weights and loss terms.
 
-A run that goes on must have the same of each, or its record would be false. All of it is compared before any training.
+A resumed run must have the same ones, otherwise its record would be wrong. They are compared before training.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from csgn_lib.training.stage2 import stage2_terms
 from csgn_lib.training.steps import Stage2Targets
 from csgn_lib.vss import Embeddings, Heads
 
-NOT_COMPARED = ("plugin", "tracker")  # parameters: plugins are compared by content, a tracker decides nothing
-OTHER = "name another folder, or remove this one"
+NOT_COMPARED = ("plugin", "tracker")  # ignored parameters: plugins are compared by content, a tracker has no influence
+OTHER = "choose another folder, or remove this one"
 
 
 def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> None:
     """Raise InputError if the folder holds a run of other parameters, plugins, loss terms or training data.
 
-    Test data may differ: an image that was mended or left out after the training does not change the model. Identities
-    are stored by number, which other training data may give to other people.
+    Test data may differ: an image that was replaced or excluded after training does not change the model. Identities
+    are stored by number, and other training data may assign a number to another person.
     """
     if not run.trained:
         return
     if not run.path("config.json").exists():  # it was written first
-        raise InputError(f"{run.dir} has no config.json, which alone says what its states were trained with; {BACK}")
+        raise InputError(f"{run.dir} has no config.json, which has the parameters of its checkpoints; {BACK}")
     _refuse_other_parameters(run, experiment)
     _refuse_other_plugins(run, experiment)
     _refuse_other_data(run, benchmark)
@@ -49,7 +49,7 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
 
 
 def refuse_other_weights(run: Run, weights: dict[str, str | None]) -> None:
-    """Raise InputError if the run was begun from other checkpoints, given by their SHA-256."""
+    """Raise InputError if the run was started from other checkpoints, given by their SHA-256."""
     before = _origin(run).get("checkpoints", {})
     for name, digest in weights.items():
         if before and before.get(name) != digest:
@@ -64,7 +64,7 @@ def write_origin(
 ) -> None:
     """Write config.json, benchmark.json and towers.json, and copy the plugins."""
     plugins.keep_copies(experiment.loaded, run.dir)
-    names = {"plugin": list(experiment.plugins)}  # of the copies: the originals may move
+    names = {"plugin": list(experiment.plugins)}  # of the copies, since the originals may be moved
     write_json(run.path("config.json"), experiment.model_dump(mode="json") | names)
     write_data_record(run, benchmark)
     origin = {"checkpoints": weights, "plugins": experiment.plugins, "terms": terms}
@@ -72,7 +72,7 @@ def write_origin(
 
 
 def write_data_record(run: Run, benchmark: Benchmark) -> None:
-    """Write benchmark.json if it does not say already what the data are."""
+    """Write benchmark.json if it does not already describe these data."""
     record = benchmark.record() | {"training": training_digest(benchmark)}
     if not run.path("benchmark.json").exists() or read_json(run.path("benchmark.json"), BACK) != record:
         write_json(run.path("benchmark.json"), record)
@@ -152,7 +152,7 @@ def _refuse_other_data(run: Run, benchmark: Benchmark) -> None:
     now = benchmark.record() | {"training": training_digest(benchmark)}
     facts = {name: (before.get(name), now[name]) for name in ("benchmark", "training") if name in before}
     facts["number of training images"] = tuple(record.get("images", {}).get("train") for record in (before, now))
-    if "training" not in before:  # of a version that recorded all data as one
+    if "training" not in before:  # from a version that recorded all data together
         facts["manifest"] = before.get("manifest"), now["manifest"]
     for name in sorted(facts, key=lambda name: name in ("training", "manifest")):
         if facts[name][0] != facts[name][1]:

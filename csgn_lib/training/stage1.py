@@ -34,7 +34,7 @@ from csgn_lib.training.steps import (
 )
 
 TEXT_FILE = "text.safetensors"
-LEARN_AGAIN = "remove it, and the same command learns the descriptions again"
+LEARN_AGAIN = "remove it; the same command then learns the descriptions again"
 CHUNK = 256  # images that the frozen CLIP embeds at a time
 
 
@@ -49,7 +49,7 @@ def prepare_targets(
 ) -> Stage2Targets:
     """Run stage 1 if the experiment needs text, and compute the subspaces that it uses.
 
-    Descriptions that the run has stored are read back. Raises InputError if they do not fit the data or the CLIP.
+    Stored descriptions of the run are loaded. Raises InputError if they do not fit the data or the CLIP.
     """
     clothing = person = colour = text = None
     if experiment.vocabulary_train in ("head", "penalty"):
@@ -76,7 +76,7 @@ def _descriptions(
 ) -> mdg.TextFeatures:
     """The run's stored descriptions, or newly learned ones, which the main process stores."""
     stored = run.path(TEXT_FILE).exists()
-    accelerator.wait_for_everyone()  # every process has looked before one of them writes the file
+    accelerator.wait_for_everyone()  # every process has checked for the file before one of them writes it
     if stored:
         text = read_descriptions(run, accelerator.device)
         _refuse_other_people(text, int(images.person.max()) + 1, clip.embed_dim, run)
@@ -94,7 +94,7 @@ def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextF
     The tokens are None where random vectors stand in place of text, and in runs of versions that did not store them.
 
     Raises:
-        InputError: the run has none: it used no text, or stage 1 has not ended; a damaged file, or other content.
+        InputError: the run used no text, or stage 1 has not ended; a damaged file, or other content.
     """
     path = run.path(TEXT_FILE)
     if not path.exists():
@@ -133,8 +133,8 @@ def learn_prompts(
     """Stage 1: descriptions (N, D) of every training identity, from the frozen CLIP.
 
     Adam, linear warm-up, cosine to 1e-6 [C]. mdg=random skips it and returns random vectors with the norm of real text
-    features. With ``checkpoints`` it resumes where it stopped. Every process of a run does the same work here: prompts
-    are few, and text towers small beside stage 2.
+    features. With ``checkpoints`` it resumes where it stopped. Every process of a run does the same computation here,
+    which is small compared with stage 2.
 
     Args:
         images: the training images, persons numbered 0 .. N-1.
@@ -144,7 +144,7 @@ def learn_prompts(
     generator = random_stream(experiment.seed, STREAMS["prompts"])
     form = experiment.form("mdg")
     tokens, modality = experiment.prompt_tokens, experiment.mdg_modality
-    variant = form if form.trait("learned") else "separate"  # its untrained prompts give random text its norm
+    variant = form if form.trait("learned") else "separate"  # untrained prompts determine the norm of random text
     bank = mdg.PromptBank(clip, identities, tokens, variant, modality, generator=generator)
     bank.to(accelerator.device)
     if not form.trait("learned"):
@@ -173,7 +173,7 @@ def _train_prompts(
     first, done = sync_resume_point(accelerator, checkpoints.restore(1, state.load))
     with checkpoints.handle_signals():
         for epoch in range(1, experiment.stage1_epochs + 1):
-            batches = torch.randperm(len(images), generator=order_of)  # drawn for skipped epochs too
+            batches = torch.randperm(len(images), generator=order_of)  # also for skipped epochs
             if epoch < first:
                 continue
             state.begin_epoch()
@@ -224,7 +224,7 @@ def prompts_step(
 def stage1_batches(steps: Sequence[Tensor], person: Tensor, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
     """For each step its row numbers (B,) and the four tensors of its BatchIdentities, on the device.
 
-    All steps are copied at once: a copy from pageable memory synchronises a GPU, which one per step would do each time.
+    All steps are copied together, because each copy from pageable memory synchronises the GPU.
     """
     parts = [(rows, *mdg.BatchIdentities.of(person[rows])) for rows in steps]
     values = [value for part in parts for value in part]

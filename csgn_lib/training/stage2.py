@@ -1,4 +1,4 @@
-"""Stage 2 (VSS + HSF): descriptions are fixed, and the visual encoder is trained.
+"""Stage 2 (VSS + HSF): the visual encoder is trained; descriptions are fixed.
 
 L = w_id sum L_id + w_tri sum L_tri + w_text L_HSF   (+ vocabulary penalty, + CAL, + terms of plugins)   [C, extended]
 """
@@ -44,11 +44,11 @@ class Learner(nn.Module):
     """Encoder and heads as one module: images in, embeddings and head outputs out.
 
     Attributes:
-        gather: this process's embeddings to those of the whole batch, which heads and losses see.
-        parts: in how many parts the images are embedded, one after another. Only a part's embeddings are kept; its
-            activations are recomputed in the backward pass (as in GradCache, Gao et al., RepL4NLP 2021). Memory is that
-            of a part, while hardest negatives, head statistics and text losses are those of the whole batch. A ResNet's
-            own batch norms see one part.
+        gather: function from this process's embeddings to those of the whole batch, for heads and losses.
+        parts: number of parts in which the images are embedded, one after another. Only a part's embeddings are kept;
+            its activations are recomputed in the backward pass (as in GradCache, Gao et al., RepL4NLP 2021). Memory is
+            that of a part, while hardest negatives, head statistics and text losses are those of the whole batch. A
+            ResNet's own batch norms see one part.
     """
 
     def __init__(self, encoder: VisualEncoder, heads: Heads, f_map: FeatureMap | None, parts: int = 1) -> None:
@@ -73,7 +73,7 @@ class Learner(nn.Module):
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch norms do not update their running statistics: they see the same images a second time."""
+    """Context manager: batch norms do not update their running statistics, since the images are seen a second time."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -88,7 +88,7 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Stage2Step:
-    """What a ``stage2_term`` of a plugin reads of one step.
+    """Input of a plugin's ``stage2_term``: one training step.
 
     Attributes:
         embeddings: z11, z12, f, c of the B images, each (B, width) or None, float32, with gradients.
@@ -141,9 +141,11 @@ def _add_term(terms: dict[str, Tensor], form: Form, step: Stage2Step) -> None:
     for name, scalar in (value if isinstance(value, dict) else {form.name: value}).items():
         if not isinstance(scalar, Tensor) or scalar.numel() != 1:
             what = f"shape {tuple(scalar.shape)}" if isinstance(scalar, Tensor) else type(scalar).__name__
-            raise InputError(f"{form.entry} gives {name} as {what}; return a scalar tensor, or a dict of them")
+            raise InputError(
+                f"{form.entry} returns {name} as {what}; return a scalar tensor, or a dict of scalar tensors"
+            )
         if name in terms or name in BOOKS:
-            raise InputError(f"{form.entry} gives a term called {name!r}, which exists already; give it another name")
+            raise InputError(f"{form.entry} returns a term {name!r}, which already exists; rename it")
         terms[name] = scalar.reshape(())
 
 
@@ -238,7 +240,7 @@ def _load(
     epoch: int,
     step: int,
 ) -> tuple[Batch, AugmentationDraw]:
-    """The batch of a step and its augmentation, as random as (seed, epoch, step)."""
+    """The batch of a step and its augmentation, a function of (seed, epoch, step)."""
     part = shard.rows(experiment.batch_persons * experiment.batch_images)
     size = (experiment.image_height, experiment.image_width)
     stream = random_stream(experiment.seed, STREAMS["augmentation"], epoch, step)
@@ -286,7 +288,7 @@ def lr_multiplier(experiment: Experiment, epoch: float) -> float:
 class WeightEMA(nn.Module):
     """Exponential moving average of a module's weights and buffers, starting from those after the first step.
 
-    Integer tensors are copied. torch's AveragedModel computes the same, and synchronises a GPU at every step.
+    Integer tensors are copied. torch's AveragedModel computes the same, but synchronises the GPU at every step.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -296,7 +298,7 @@ class WeightEMA(nn.Module):
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take in the weights after a step."""
+        """Update with the weights after a step."""
         pairs = [*zip(_tensors(self.module), _tensors(module), strict=True)]
         means, now = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
         torch._foreach_lerp_(means, now, 1 - self.decay if self.steps else 1.0)

@@ -1,4 +1,4 @@
-"""What both stages share: the optimizer step, loss means, the state to resume from, and errors that name a batch."""
+"""Shared code of both stages: optimizer step, loss means, state for resuming, and errors that name a batch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from csgn_lib.records import InputError, atomic_path, clear_killed, writing
 from csgn_lib.training.checkpoints import Checkpoints
 
 Report = Callable[[dict[str, Any]], None]
-NAMED = 8  # images that an error message lists
+NAMED = 8  # largest number of images in an error message
 # random streams, each derived from (seed, stream, ...)
 STREAMS = {"prompts": 1, "stage1": 2, "heads": 3, "clothes": 4, "augmentation": 5}
 
 
 @dataclass(frozen=True)
 class Stage2Targets:
-    """What stage 2 is trained towards, on the device; None for what the experiment does not use.
+    """Fixed targets of stage 2, on the device; None for those that the experiment does not use.
 
     text: descriptions (N, D) of each identity; clothing, person, colour: the bases Q_c, Q_p, Q_g, each (D, K).
     """
@@ -38,17 +38,17 @@ class Stage2Targets:
 
 
 class LossMeter:
-    """Sums of named loss terms over an epoch's steps, kept on the device so that no step synchronises.
+    """Sums of named loss terms over an epoch's steps, on the device, so that no step synchronises.
 
     Args:
         sums: scalars by name, to continue from.
-        count: steps that they add up.
+        count: number of summed steps.
     """
 
     def __init__(self, sums: dict[str, Tensor] | None = None, count: int = 0) -> None:
         self.names, self.count, self.began = tuple(sums or ()), count, count
         self.sums = torch.stack([*sums.values()]) if sums else None
-        self.finite: Tensor | int = 0  # steps added before a sum became non-finite, which it then stays
+        self.finite: Tensor | int = 0  # number of steps before a sum became non-finite
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add one step's scalars, in a fixed number of kernels whatever the number of terms."""
@@ -97,7 +97,7 @@ class StepContext:
     log: Callable[[str], None]
 
     def error(self, what: str, step: int) -> InputError:
-        """An InputError that says what happened at a step (from 0), on which images, and the cure."""
+        """An InputError for a step (from 0), with its images and the remedy."""
         names = [self.paths[int(row)] for row in self.rows[step]] if self.paths else []
         where = f"epoch {self.epoch} of stage {self.stage}"
         self.log(f"{what} in {where}, step {step + 1}, with these images: {' '.join(names)}")
@@ -109,7 +109,7 @@ class StepContext:
 
 
 class TrainingState:
-    """Everything that a stage needs to resume after a step: modules, optimizers, and the epoch so far.
+    """State from which a stage resumes after a step: modules, optimizers, and the current epoch's sums.
 
     Args:
         parts: modules and optimizers by name; their states are saved, and restored in place.
@@ -118,15 +118,18 @@ class TrainingState:
 
     def __init__(self, parts: dict[str, Any], device: torch.device) -> None:
         self.parts, self.device, self.terms = parts, device, LossMeter()
-        self.earlier, self.started = 0.0, time.time()  # seconds of the epoch in earlier processes; its start in this
+        self.earlier, self.started = (
+            0.0,
+            time.time(),
+        )  # seconds of the epoch in earlier processes; its start in this one
 
     def begin_epoch(self) -> None:
-        """Start the clock of an epoch, or of what is left of it."""
+        """Start the clock of an epoch, or of the rest of it."""
         self.started = time.time()
 
     @property
     def seconds(self) -> float:
-        """Seconds that the epoch has taken so far, earlier processes included."""
+        """Elapsed seconds of the epoch, including earlier processes."""
         return self.earlier + time.time() - self.started
 
     def keep(self, checkpoints: Checkpoints, context: StepContext, step: int) -> None:
@@ -134,7 +137,7 @@ class TrainingState:
 
         Raises:
             InputError: a loss or weight is NaN or infinite; such a state is not saved.
-            KeyboardInterrupt: the run was asked to stop; the state is saved.
+            KeyboardInterrupt: the run was stopped by a signal; the state is saved.
         """
         if not checkpoints.due:
             return

@@ -110,7 +110,8 @@ def legend(axes: Axes) -> None:
 
 def draw(out: Path = OUT) -> None:
     """Write the diagram; the suffix decides the format."""
-    with plt.rc_context({"svg.hashsalt": "csgn", "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}):
+    style = {"svg.hashsalt": "csgn", "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}
+    with plt.style.context(["default", style]):
         figure, axes = plt.subplots(figsize=(12, 6))
         axes.set(xlim=(0, 102), ylim=(0, 101))
         axes.axis("off")

@@ -8,6 +8,7 @@ the top of the repository, every other template to docs/.
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import jinja2
 import pandas as pd
 
 from csgn_lib.records import write_text
+from csgn_lib.runs.demo import PLAN
 from csgn_lib.statistics import clusters_of, spread
 
 HOME = Path(__file__).resolve().parents[2]
@@ -112,6 +114,24 @@ def bench(record: str, what: str) -> float:
     return value
 
 
+def sweep_time(*records: str) -> str:
+    """Time of sweeps on two cores: half the recorded seconds of their runs, since two run at a time."""
+    return _about(sum(_csv(f"{record}/costs-records.csv")["seconds"].sum() for record in records) / 2)
+
+
+def notebook_time(name: str) -> str:
+    """Time of a notebook, from the cost in its first cell."""
+    return _about(_notebook_seconds(name))
+
+
+def demo_time() -> str:
+    """Time of `make demo` on two cores: half the recorded seconds of its notebooks, since two run at a time."""
+    costs = pd.concat([_csv(f"ablation/{name}/costs-records.csv") for name in ("main", "controls")])
+    trained = costs.groupby("row")["seconds"].median()
+    steps = [trained[s.name] if s.notebook == "12_train" else _notebook_seconds(s.notebook) for s in PLAN]
+    return _about(sum(steps) / 2)
+
+
 def notebook_list() -> str:
     """A Markdown list of the notebooks and their titles, which are questions."""
     lines = []
@@ -125,11 +145,12 @@ def notebook_list() -> str:
 def values(record: str, label: str, protocol: str = HARD) -> pd.Series:
     """mAP in percent of every run of a row, by seed and world."""
     row, descriptor = _split(label)
-    found = _csv(f"{record}/runs-records.csv")
+    column = f"{descriptor}.protocols.{protocol}.mean_ap"
+    found = _csv(f"{record}/runs-records.csv")[["row", "seed", "world", column]]  # a few of hundreds: much faster
     found = found[found["row"] == row].set_index(["seed", "world"])
     if found.empty:
         raise KeyError(f"reports/{record}/runs-records.csv has no row {row!r}")
-    return 100 * found[f"{descriptor}.protocols.{protocol}.mean_ap"]
+    return 100 * found[column]
 
 
 def _cluster(found: pd.Series) -> str:
@@ -145,6 +166,19 @@ def _label(row: str, descriptor: str) -> str:
     return row if descriptor == "plain" else f"{row}, {descriptor}"
 
 
+def _about(seconds: float) -> str:
+    """``5 minutes``, ``50 minutes``, ``2 hours``: to the nearest minute, five minutes from 10, half an hour from 90."""
+    if seconds < 90 * 60:
+        step = 5 if seconds >= 600 else 1
+        return f"{step * round(seconds / 60 / step)} minutes"
+    return f"{round(seconds / 1800) / 2:g} hours"
+
+
+def _notebook_seconds(name: str) -> float:
+    cells = json.loads((HOME / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return float(re.search(r"^\*Cost:\* (\d+) s", "".join(cells[0]["source"]), re.M)[1])
+
+
 @cache
 def _csv(name: str) -> pd.DataFrame:
     return pd.read_csv(HOME / "reports" / name)
@@ -158,7 +192,7 @@ def _table(head: list[str], body: list[list[str]]) -> str:
 FUNCTIONS = {
     function.__name__: function
     for function in (demo, demo_table, mean, mean_table, difference, difference_values, difference_table,
-                     inside, interval, bench, notebook_list)
+                     inside, interval, bench, sweep_time, notebook_time, demo_time, notebook_list)
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""JupyterLab of our own, and a Chromium that looks at it: `make test-browser` runs these tests, `make test` does not.
+"""Fixtures: a local JupyterLab and headless Chromium. `make test-browser` runs these tests, `make test` does not.
 
 CSGN_SCREENSHOTS names a folder for pictures of what was seen; CHROMIUM a browser, else it is playwright's own.
 """

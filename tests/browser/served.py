@@ -1,4 +1,4 @@
-"""JupyterLab of our own, served on this machine alone, and what the tests of it share."""
+"""A JupyterLab that is served on this machine only, and shared code of its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The explorer in a real JupyterLab: clicks, sliders, a lasso, the pointer, an upload, a saved figure, no kernel."""
+"""The explorer in JupyterLab with Chromium: clicks, sliders, lasso, hover, upload, saved figures, no kernel."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def _changed(page: Page, before: list[tuple[str, str]]) -> list[tuple[str, str]]
     raise AssertionError("the strip has not changed")
 
 
-def test_a_click_on_another_query_changes_the_pictures(page: Page) -> None:
+def test_click_on_query_changes_images(page: Page) -> None:
     before = _shown(page)
     page.locator(".widget-select select").select_option(index=5)
     _changed(page, before)
 
 
-def test_a_click_on_an_answer_enlarges_it_and_it_can_be_searched_with(page: Page, see: Callable) -> None:
+def test_click_on_image_enlarges_it(page: Page, see: Callable) -> None:
     before = _shown(page)
     page.locator(STRIP).nth(2).click()
     large = page.locator("img[style*='height:380px']")
@@ -80,7 +80,7 @@ def test_a_click_on_an_answer_enlarges_it_and_it_can_be_searched_with(page: Page
     assert _changed(page, after)[0][0] != before[2][0]
 
 
-def test_a_saved_figure_is_reported_and_the_next_free_name_is_suggested(page: Page) -> None:
+def test_saved_figure_is_reported(page: Page) -> None:
     name = page.locator(".widget-text input[type=text]").last
     assert name.input_value() == "explore-frozen-CLIP-1"
     page.get_by_role("button", name="Save figure").click()
@@ -88,7 +88,7 @@ def test_a_saved_figure_is_reported_and_the_next_free_name_is_suggested(page: Pa
     expect(name).to_have_value("explore-frozen-CLIP-2")
 
 
-def test_a_slider_changes_the_pictures(page: Page) -> None:
+def test_slider_changes_images(page: Page) -> None:
     before = _shown(page)
     label = page.get_by_text("hue, °", exact=True)
     handle = label.locator("xpath=..").locator(".noUi-handle").first
@@ -98,7 +98,7 @@ def test_a_slider_changes_the_pictures(page: Page) -> None:
     _changed(page, before)
 
 
-def test_attention_is_laid_over_the_same_answers(page: Page) -> None:
+def test_attention_overlay_keeps_ranking(page: Page) -> None:
     page.wait_for_timeout(3000)  # the slider's last answer
     before = _shown(page)
     page.get_by_text("show attention maps").click()
@@ -116,7 +116,7 @@ def _upload(page: Page, file: Path | dict) -> None:
     chooser.value.set_files(file)
 
 
-def test_an_uploaded_image_searches_the_gallery_and_another_file_is_refused(page: Page, tmp_path: Path) -> None:
+def test_upload_searches_gallery(page: Page, tmp_path: Path) -> None:
     before = _shown(page)
     _upload(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image at all"})
     alert = page.locator("b[role=alert]")
@@ -142,7 +142,7 @@ def _canvases(page: Page) -> tuple[dict, dict]:
     return large[0], large[-1]
 
 
-def test_a_lasso_in_either_map_fills_the_strip(page: Page, see: Callable) -> None:
+def test_lasso_fills_strip(page: Page, see: Callable) -> None:
     counts = []
     for box, radius in zip(_canvases(page), (0.45, 0.2), strict=True):
         x, y, r = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, radius * box["height"]
@@ -162,7 +162,7 @@ def test_a_lasso_in_either_map_fills_the_strip(page: Page, see: Callable) -> Non
     assert wide > narrow > 0
 
 
-def test_the_pointer_over_a_point_shows_its_image(page: Page, see: Callable) -> None:
+def test_hover_shows_image(page: Page, see: Callable) -> None:
     box, _ = _canvases(page)
     shown = page.locator("img[style*='height:96px']")
     page.mouse.move(box["x"] - 50, box["y"] - 20)  # away from any point
@@ -177,7 +177,7 @@ def test_the_pointer_over_a_point_shows_its_image(page: Page, see: Callable) -> 
     raise AssertionError("no image was shown")
 
 
-def test_the_first_cells_link_leads_to_the_panel_and_no_news_is_asked_for(page: Page) -> None:
+def test_link_in_first_cell_leads_to_panel(page: Page) -> None:
     link = page.get_by_role("link", name="Go to the interactive panel")
     link.scroll_into_view_if_needed()
     link.click()
@@ -185,7 +185,7 @@ def test_the_first_cells_link_leads_to_the_panel_and_no_news_is_asked_for(page: 
     expect(page.get_by_text("Would you like to get notified about official Jupyter news")).to_have_count(0)
 
 
-def test_a_notebook_without_its_kernel_shows_a_note_in_place_of_its_panel(page: Page, see: Callable) -> None:
+def test_notebook_without_kernel_shows_note(page: Page, see: Callable) -> None:
     note = page.locator(".csgn-offline")
     expect(note).to_be_hidden()
     page.keyboard.press("Control+s")

@@ -1,4 +1,4 @@
-"""The training panels in a real JupyterLab: training survives a closed tab and is stopped from another one."""
+"""The training panels in JupyterLab with Chromium: training survives a closed tab and is stopped from another one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _panels(browser: Browser, address: str) -> Page:
     return page
 
 
-def test_training_is_started_seen_from_a_second_tab_and_stopped(
+def test_training_starts_and_stops_across_tabs(
     notebook: tuple[str, Path], browser: Browser, see: Callable[[Page, str], None]
 ) -> None:
     address, folder = notebook

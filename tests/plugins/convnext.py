@@ -1,4 +1,4 @@
-"""A tower: timm's ConvNeXt in place of the ResNet (resnet_model=convnext_branch)."""
+"""A tower: timm's ConvNeXt instead of the ResNet (resnet_model=convnext_branch)."""
 
 from typing import Annotated, Literal
 

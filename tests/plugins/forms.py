@@ -1,4 +1,4 @@
-"""One form of each part of the method, and a descriptor."""
+"""One variant of each part of the method, and a descriptor."""
 
 from typing import Annotated
 

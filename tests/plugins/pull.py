@@ -1,4 +1,4 @@
-"""A loss: each joint embedding is pulled to the mean of its identity in the batch."""
+"""A loss: the distance of each joint embedding to the mean of its identity in the batch."""
 
 from typing import Annotated
 

@@ -21,20 +21,20 @@ from csgn_lib.vss import VisualEncoder
 
 
 def depth(encoder: VisualEncoder) -> int:
-    """Number of layers of the deepest tower for ``randomised``: embeddings or stem, blocks or stages, ViT's head."""
+    """Number of layers of the deepest network for ``randomised``: embeddings or stem, blocks or stages, ViT's head."""
     return max(len(layers) for layers in _towers(encoder))
 
 
 def randomised(encoder: VisualEncoder, generator: torch.Generator, top: int | None = None) -> VisualEncoder:
     """A copy with shuffled weights in the upper layers: the sanity check of Adebayo et al. (NeurIPS 2018).
 
-    A map that stays the same depends on the image, not on what was learned. The entries of each weight tensor are
+    A map that does not change depends on the image, not on the learned weights. The entries of each weight tensor are
     permuted, which keeps their distribution, unlike a new initialisation [O]; scalars (a gate, gamma) and batch norm's
     running statistics stay.
 
     Args:
-        generator: on the CPU; with the same seed it shuffles the top layers identically for every ``top``.
-        top: number of layers of each tower, from the output down (and the layer that joins them); None: all.
+        generator: CPU generator; with the same seed the top layers are shuffled identically for every ``top``.
+        top: number of layers of each network, from the output down (and the layer that joins them); None: all.
 
     Raises:
         InputError: ``top`` is not between 1 and ``depth(encoder)``.
@@ -78,7 +78,7 @@ def rank_correlation(maps: Tensor, others: Tensor) -> NDArray[np.float64]:
 
 
 def random_maps(encoder: VisualEncoder, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random maps (B, H, W) as coarse as the encoder's own: uniform noise on the ViT's grid, unit sum.
+    """Random maps (B, H, W) as coarse as the encoder's maps: uniform noise on the ViT's grid, unit sum.
 
     Without a ViT the grid has one cell for 8 x 8 pixels. ``generator`` is on the CPU.
     """
@@ -89,7 +89,7 @@ def random_maps(encoder: VisualEncoder, images: Tensor, generator: torch.Generat
 
 @dataclass(frozen=True)
 class Curves:
-    """The cosine of a pair while pixels of its image are grayed, or shown, by decreasing relevance.
+    """Cosine of a pair while pixels of its first image are grayed or revealed in order of decreasing relevance.
 
     Attributes:
         deletion, insertion: (B, S + 1), after 0, 1/S, ... of the pixels were grayed, or shown on gray.
@@ -100,12 +100,12 @@ class Curves:
 
     @property
     def deletion_area(self) -> Tensor:
-        """Area under the curve (B,): small if the map marks first what the similarity depends on."""
+        """Area under the curve (B,): small if the similarity depends on the pixels that the map marks first."""
         return torch.trapezoid(self.deletion, dx=1 / (self.deletion.shape[1] - 1))
 
     @property
     def insertion_area(self) -> Tensor:
-        """Area under the curve (B,): large if the map marks first what is enough for the similarity."""
+        """Area under the curve (B,): large if the pixels that the map marks first suffice for the similarity."""
         return torch.trapezoid(self.insertion, dx=1 / (self.insertion.shape[1] - 1))
 
 
@@ -119,7 +119,7 @@ def deletion_insertion(
     steps: int = 10,
     batch_size: int = 64,
 ) -> Curves:
-    """Deletion and insertion (Petsiuk et al., BMVC 2018) of a pair's cosine; gray in place of a pixel, both ways [O].
+    """Deletion and insertion (Petsiuk et al., BMVC 2018) of a pair's cosine; hidden pixels are gray in both [O].
 
     Args:
         images, others: (B, 3, H, W); pixels of ``images`` are grayed or shown, ``others`` stay as they are.
@@ -141,7 +141,7 @@ def deletion_insertion(
     place = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
-    place = place.view_as(maps)[:, None]  # 0: goes first
+    place = place.view_as(maps)[:, None]  # 0 is the first
     gray, found = torch.full_like(images, GRAY), {"deletion": [], "insertion": []}
     for step in range(steps + 1):
         chosen = place < round(step / steps * order.shape[1])

@@ -13,11 +13,11 @@ from csgn_lib.batches import to_float
 from csgn_lib.records import InputError
 from csgn_lib.vss import Embeddings, VisualEncoder
 
-Read = Callable[[Embeddings], Tensor]  # what is compared: Embeddings to (B, D)
+Read = Callable[[Embeddings], Tensor]  # Embeddings to the compared features (B, D)
 
 
 def whole(embeddings: Embeddings) -> Tensor:
-    """The test descriptor: the parts of [z12; f; c] that the encoder has [C]: (B, D)."""
+    """The test descriptor (B, D): those parts of [z12; f; c] that the encoder has [C]."""
     return embeddings.descriptor()
 
 
@@ -29,7 +29,7 @@ def checked(encoder: VisualEncoder, images: Tensor, others: Tensor | None = None
             not as many others as images.
     """
     if encoder.training:
-        raise InputError("the encoder is in training mode, where a map would depend on the batch; call encoder.eval()")
+        raise InputError("the encoder is in training mode, in which maps depend on the batch; call encoder.eval()")
     for name, batch in (("images", images), ("others", others)):
         if batch is None:
             continue

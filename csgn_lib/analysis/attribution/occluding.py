@@ -1,4 +1,4 @@
-"""Occlusion: the drop of a pair's similarity when a gray patch hides a place."""
+"""Occlusion: the drop of a pair's similarity when a gray patch hides a region."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csgn_lib.records import InputError
 from csgn_lib.vss import VisualEncoder
 
 GRAY = 0.5  # of [0, 1]: the value of hidden pixels
-ROUNDING = 1e-6  # of a float32 cosine: smaller drops are rounding errors, which would fill an otherwise empty map
+ROUNDING = 1e-6  # of a float32 cosine: smaller drops are rounding errors and would make an empty map look relevant
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def occlusion(
 
     Args:
         images, others: (B, 3, H, W), RGB, uint8 or float in [0, 1]; gray patches cover ``images``.
-        read: Embeddings to what is compared (B, D).
+        read: Embeddings to the compared features (B, D).
         patch, stride: side of the square and its step, in pixels; the last step ends at the border.
 
     Returns:

@@ -42,7 +42,7 @@ def grad_cam(
 ) -> Tensor:
     """Grad-CAM (Selvaraju et al., ICCV 2017) towards a pair's cosine instead of a class [O].
 
-    ReLU(sum_k a_k A_k), a_k the mean over cells of d cosine / d A_k: where the image would make the pair more similar.
+    ReLU(sum_k a_k A_k), a_k the mean over cells of d cosine / d A_k: regions that increase the similarity of the pair.
     A is the input of the last block's attention for the ViT (patches after the block no longer reach the class token),
     and the feature map of the last stage for the ResNet.
 

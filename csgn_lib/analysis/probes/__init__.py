@@ -1,4 +1,4 @@
-"""Probes of embeddings: which changes of an image move a feature, and what a subspace or a text feature contains.
+"""Probes of embeddings: the effect of image changes on features, and the content of subspaces and text features.
 
 Every number has a confidence interval from a bootstrap over people, because images of one person are not independent.
 Every number also has a control: another person for another colour, a random subspace for a text subspace, shuffled

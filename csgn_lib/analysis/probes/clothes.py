@@ -28,13 +28,13 @@ SAME_OUTFIT, OTHERS, SAME_PERSON = "other person, same outfit", "other person", 
 
 
 def worn(benchmark: Benchmark, frame: pd.DataFrame, attributes: Sequence[str] = ()) -> pd.DataFrame | None:
-    """The true attributes of a frame's images, as text, and ``outfit``, the number of the garments worn.
+    """The true attributes of a frame's images as text, and ``outfit``, a number for each combination of garments.
 
     Outfits are numbered over the whole benchmark: two people in the same garments have the same number, which clothes
     labels, nested in people, cannot express.
 
     Returns:
-        A frame of N rows; None for a benchmark without attributes.csv. Only the embedded one has it.
+        A frame of N rows; None for a benchmark without attributes.csv. Only the embedded benchmark has one.
 
     Raises:
         InputError: an embedded world without attributes.csv; a column that it lacks; an image that it lacks.
@@ -43,7 +43,7 @@ def worn(benchmark: Benchmark, frame: pd.DataFrame, attributes: Sequence[str] = 
     if not file.exists():
         if benchmark.name != "synthetic":
             return None
-        raise InputError(f"{file} does not exist; remove {benchmark.root} and the world is drawn again, with it")
+        raise InputError(f"{file} does not exist; remove {benchmark.root}, and the benchmark is rendered again")
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
     for name in ("path", "split", "wardrobe", *attributes):
         if name not in table:
@@ -51,7 +51,7 @@ def worn(benchmark: Benchmark, frame: pd.DataFrame, attributes: Sequence[str] = 
     table["outfit"] = table.groupby(["split", "wardrobe"]).ngroup()
     absent = set(frame["path"]) - set(table["path"])
     if absent:
-        raise InputError(f"{file} has no row for {min(absent)!r}; the file and the images are not of one world")
+        raise InputError(f"{file} has no row for {min(absent)!r}; the file and the images are from different worlds")
     return table.set_index("path").loc[frame["path"], ["outfit", *attributes]].reset_index(drop=True)
 
 
@@ -109,7 +109,7 @@ def neighbourhood(
         clothes: (N,), nested in people; None without labels: then the only kind is the same person.
         k: number of neighbours.
         outfit: (N,) as from ``worn``; without it no kind covers a shared outfit.
-        on_map: features are places on a map (N, 2), compared by Euclidean distance.
+        on_map: features are positions on a map (N, 2), compared by Euclidean distance.
 
     Raises:
         InputError: fewer than two people, fewer than k + 1 images, an image without a clothes label, a zero or
@@ -143,9 +143,10 @@ def neighbourhood(
 def flat_map(
     features: ArrayLike, perplexity: float = 30, seed: int = 0, components: int = 30, iterations: int = 1000
 ) -> NDArray[np.float32]:
-    """t-SNE of unit rows (N, D), after a PCA: (N, 2). Only neighbourhoods mean something, not distances or sizes.
+    """t-SNE of unit rows (N, D), after a PCA: (N, 2). Only neighbourhoods are meaningful, not distances or cluster
+    sizes.
 
-    Seed 0 starts from the first two principal components, other seeds from random places.
+    Seed 0 starts from the first two principal components, other seeds from random positions.
 
     Raises:
         InputError: a perplexity that is not between 1 and N.

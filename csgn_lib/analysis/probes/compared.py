@@ -1,4 +1,4 @@
-"""Models to compare on the same benchmark, and the features of each that a probe may read."""
+"""Models to compare on the same benchmark, and their features that probes can read."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def rows_of(
 
     Args:
         runs: row's name -> a finished run, or its folder. Without runs the row is the frozen CLIP of ``preset`` on
-            ``benchmark`` in ``root``; empty: the preset's own, which is the embedded benchmark of ``world`` for demo.
+            ``benchmark`` in ``root``; empty: the preset's benchmark, which for demo is draw ``world`` of the embedded
+            one.
         joint: every row needs a joint embedding f.
 
     Raises:

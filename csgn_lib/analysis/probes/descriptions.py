@@ -1,4 +1,4 @@
-"""What a learned description contains: its identity, its attributes, its nearest phrases and words."""
+"""The content of learned descriptions: identity, attributes, nearest phrases and words."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def names_its_identity(images: Tensor, texts: Tensor, person: Tensor, similarity
 
 
 def attribute_sentences() -> dict[str, dict[str, list[str]]]:
-    """For each attribute of attributes.csv: value -> the sentences that express it, with any other values."""
+    """For each attribute of attributes.csv: value -> the sentences that express it."""
     found: dict[str, dict[str, list[str]]] = {}
     for names, prompts in attribute_prompts().items():
         parts = names.split("*")
         for i, name in enumerate(parts):
             if len(parts) == 1:
-                found[name] = {}  # an attribute with prompts of its own needs no mean over others
+                found[name] = {}  # an attribute that has its own prompts needs no mean over others
             for values, sentence in prompts.items():
                 found.setdefault(name, {}).setdefault(values.split("*")[i], []).append(sentence)
     return found
@@ -51,7 +51,7 @@ def true_values(attributes: pd.DataFrame, person: ArrayLike) -> dict[str, list[s
 def read_attributes(
     clip: ClipTower, features: Tensor, truth: Mapping[str, Sequence[set[str]]], **options: Any
 ) -> pd.DataFrame:
-    """Zero-shot classification of attributes: is the value whose sentence is nearest to a feature (Y, P) a true one?
+    """Zero-shot classification of attributes: the value whose sentence is nearest to a feature (Y, P).
 
     Both sides are centred, because a learned prompt differs from a plain one by the same offset for every identity.
     ``chance`` is the exact accuracy of the same answers for a random identity. Identities without a value (the hair
@@ -95,14 +95,14 @@ def nearest_words(
 ) -> tuple[pd.DataFrame, float]:
     """The words whose embeddings are nearest to learned vectors, by Euclidean distance (as in CoOp, Zhou et al. 2022).
 
-    The nearest word need not be near: compare the distance with that of a word to its own nearest other word.
+    The nearest word may be far away: compare its distance with that of a word to its nearest other word.
 
     Args:
         learned: (M, Wt).
         words: V words.
         table: (V, Wt), their embeddings.
         top: number of words to name.
-        sample: at most so many words, evenly spaced, give the distance of a word to its nearest other word.
+        sample: number of words, evenly spaced, whose distance to their nearest other word is measured.
 
     Returns:
         One row per learned vector: ``nearest`` (``top`` words, the nearest first), ``distance`` (to the nearest); and

@@ -1,4 +1,4 @@
-"""Images that differ in one respect, the movement of their features, and the colour sensitivity."""
+"""Images that differ in one respect, the distance of their features, and the colour sensitivity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from csgn_lib.vss import Embeddings, concatenate
 PICTURE, RECOLOURED, GRAY, OTHER_PERSON, AGAIN = "picture", "recoloured", "gray", "other person", "drawn again"
 HUE, BY_CAMERA = "hue turned", "another's picture"
 CHANGES = (RECOLOURED, HUE, GRAY, OTHER_PERSON, BY_CAMERA, AGAIN)
-_SMALLEST_TURN = 1 / 6  # of the circle of hues, either way: red becomes at least yellow
+_SMALLEST_TURN = 1 / 6  # of the hue circle, in either direction: red becomes at least yellow
 
 
 def counterfactuals(
@@ -32,8 +32,8 @@ def counterfactuals(
     """Each scene unchanged, and once for each of ``changes``: name -> (N, 3, 96, 48), RGB, uint8.
 
     recoloured: other colours of the clothes, all other pixels unchanged. gray: luminance in three channels, float in
-    [0, 1]. other person: another of the scenes' people in the same clothes, pose, light and noise. drawn again: the
-    same person, clothes and camera at another moment.
+    [0, 1]. other person: another person of the scenes in the same clothes, pose, light and noise. drawn again: the
+    same person, clothes and camera, rendered at another time.
 
     Raises:
         InputError: scenes of fewer than two people.
@@ -54,9 +54,9 @@ def counterfactuals(
 
 
 def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: int = 0) -> dict[str, Tensor]:
-    """Changes that any image allows: name -> (N, 3, H, W), RGB, with PICTURE itself.
+    """Changes that are possible for any image: name -> (N, 3, H, W), RGB; PICTURE is the unchanged image.
 
-    hue turned: all hues of the image, skin and floor included, because the clothes are not segmented; one angle per
+    hue turned: the hue of all pixels, including skin and floor, because the clothes are not segmented; one angle per
     image, at least 60 degrees. gray: luminance in three channels. another's picture: an image of another of these
     people by the same camera, in other clothes. The first two are float in [0, 1].
 
@@ -119,7 +119,7 @@ def cosine_distance(a: Tensor, b: Tensor) -> NDArray[np.float64]:
 
 
 def movements(features: Mapping[str, Tensor]) -> pd.DataFrame:
-    """Cosine distance that each change moves the feature of each image: N rows, one column per change."""
+    """Cosine distance between the features of each changed and unchanged image: N rows, one column per change."""
     there = [name for name in CHANGES if name in features]
     return pd.DataFrame({name: cosine_distance(features[PICTURE], features[name]) for name in there})
 
@@ -136,7 +136,8 @@ def colour_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -
 def hue_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -> Interval:
     """Movement by turning the hue of the image / distance to another person's image by the same camera [O].
 
-    It needs no rendering, but is not the colour sensitivity: the hue of skin and floor turns too, grays do not, and the
-    other person wears other clothes, so the denominator is larger. Compare it only with itself.
+    It needs no rendering, but differs from the colour sensitivity: the hue of skin and floor changes too, gray pixels
+    do not change, and the other person wears other clothes, so the denominator is larger. Compare it only with other
+    hue sensitivities.
     """
     return over_people(moved[HUE], people, moved[BY_CAMERA], **options)

@@ -28,7 +28,7 @@ def one_word_changes(clip: ClipTower, count: int = 200, seed: int = 0) -> pd.Dat
     (0 .. count - 1), ``change``, ``about`` (clothes, person or photo), ``before``, ``after``.
 
     Raises:
-        InputError: the tower knows fewer than two values of one part.
+        InputError: the CLIP's tokenizer knows fewer than two values of one part.
     """
     rng, known, rows = np.random.default_rng((seed, 4)), _known_words(clip), []
     for number in range(count):
@@ -52,7 +52,7 @@ def _known_words(clip: ClipTower) -> set[str]:
 
 
 def _choices(shape: str, known: set[str]) -> dict[str, list[str]]:
-    """The values of each part in words that the tower knows; ``shape`` is the body measure."""
+    """The values of each part in words that the tokenizer knows; ``shape`` is the body measure."""
     said = {
         "clothes colour": vocabulary.COLOURS, "pattern": vocabulary.PATTERNS, "garment": vocabulary.GARMENTS["upper"],
         "stature": vocabulary.BODY["stature"], "body shape": vocabulary.BODY[shape],
@@ -62,7 +62,7 @@ def _choices(shape: str, known: set[str]) -> dict[str, list[str]]:
     kept = {part: [v for v in values if known.issuperset(re.findall("[a-z]+", v))] for part, values in said.items()}
     for part, values in kept.items():
         if len(values) < 2:
-            raise InputError(f"this CLIP reads {len(values)} of the vocabulary's words for {part}; two are needed")
+            raise InputError(f"this CLIP knows {len(values)} of the vocabulary's words for {part}; two are needed")
     return kept
 
 

@@ -65,14 +65,14 @@ def call(capsys, *arguments):
         (["check", "ltcc", "no/such/folder"], "no/such/folder"),
     ],
 )
-def test_a_mistake_is_one_line_with_status_2_and_leaves_nothing(capsys, home, arguments, words):
+def test_input_error_is_one_line_with_status_2(capsys, home, arguments, words):
     status, out, err = call(capsys, *arguments)
     assert status == 2 and out == ""
     assert err.startswith("csgn: ") and err.count("\n") == 1 and words in err
     assert not (home / "reports").exists()
 
 
-def test_a_mistake_has_no_traceback_in_a_shell(home):
+def test_input_error_has_no_traceback(home):
     shell = subprocess.run(
         [sys.executable, "-m", "csgn_lib", "run", "x"], cwd=Path(__file__).parents[1], capture_output=True
     )
@@ -80,11 +80,11 @@ def test_a_mistake_has_no_traceback_in_a_shell(home):
 
 
 @pytest.mark.parametrize("arguments", [["fly"], ["run"], ["check", "ltcc"], ["demo", "--workers", "0"]])
-def test_a_command_line_that_means_nothing_is_refused(capsys, arguments):
+def test_invalid_command_line_is_refused(capsys, arguments):
     assert call(capsys, *arguments)[0] == 2
 
 
-def test_only_commands_that_work_are_there():
+def test_all_commands_are_listed():
     assert {command.callback.__name__ for command in app.registered_commands} == {
         "run",
         "train",
@@ -103,7 +103,7 @@ def test_only_commands_that_work_are_there():
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "died", "timed_out"])
-def test_run_hands_typed_values_on_and_ends_as_the_run_ended(capsys, home, monkeypatch, state):
+def test_run_parses_values_and_returns_status_of_run(capsys, home, monkeypatch, state):
     seen = {}
 
     def execute(notebook, parameters, run_dir, timeout, echo):
@@ -143,7 +143,7 @@ def test_status_lists_the_runs(capsys, home):
         assert lines[2].split() == ["b-2-s0", "failed", "cell", "3/7", "1.0", "ValueError:", "x"]
 
 
-def test_status_is_shown_anew_in_a_terminal_until_ctrl_c(capsys, home, monkeypatch):
+def test_status_watch_refreshes_until_ctrl_c(capsys, home, monkeypatch):
     _some_runs(home)
     naps = []
 
@@ -161,7 +161,7 @@ def test_status_is_shown_anew_in_a_terminal_until_ctrl_c(capsys, home, monkeypat
     assert "c-3-s0" not in first and "c-3-s0" in second
 
 
-def test_check_ends_with_1_where_it_found_errors(capsys, monkeypatch):
+def test_check_returns_1_for_errors(capsys, monkeypatch):
     from csgn_lib import datasets
 
     class Report:
@@ -192,7 +192,7 @@ def _outcomes(home, state="done", written=True):
     return [runs.Outcome(runs.Step("first result", "00_first_result"), run, state, 1.0, error="x" * (state != "done"))]
 
 
-def test_the_demo_ends_with_the_table_and_the_page_to_open(capsys, home, monkeypatch):
+def test_demo_prints_table_and_report_path(capsys, home, monkeypatch):
     monkeypatch.setattr(runs, "demo", lambda **options: _outcomes(home))
     monkeypatch.setattr(synthetic, "ensure", lambda: None)
     status, out, _ = call(capsys, "demo")
@@ -203,7 +203,7 @@ def test_the_demo_ends_with_the_table_and_the_page_to_open(capsys, home, monkeyp
 
 
 @pytest.mark.parametrize(("state", "written", "status"), [("failed", True, 1), ("died", False, 1), ("done", False, 2)])
-def test_a_demo_that_is_not_done_writes_no_page(capsys, home, monkeypatch, state, written, status):
+def test_incomplete_demo_writes_no_report(capsys, home, monkeypatch, state, written, status):
     monkeypatch.setattr(runs, "demo", lambda **options: _outcomes(home, state, written))
     monkeypatch.setattr(synthetic, "ensure", lambda: None)
     left, _, err = call(capsys, "demo")
@@ -211,8 +211,8 @@ def test_a_demo_that_is_not_done_writes_no_page(capsys, home, monkeypatch, state
     assert not (home / "reports/demo").exists()
 
 
-def test_train_records_what_became_of_it(capsys, home, monkeypatch):
-    from csgn_lib import __main__ as door
+def test_train_records_final_state(capsys, home, monkeypatch):
+    from csgn_lib import __main__ as command_line
     from csgn_lib import synthetic, training
 
     def fit(experiment, benchmark, folder, report, cache_dir):
@@ -227,8 +227,8 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
-    monkeypatch.setattr(door, "_score", lambda made, benchmark: print("mAP 50 %"))
-    monkeypatch.setattr(door, "_announce", lambda experiment, benchmark, images: print("what it needs"))
+    monkeypatch.setattr(command_line, "_score", lambda made, benchmark: print("mAP 50 %"))
+    monkeypatch.setattr(command_line, "_announce", lambda experiment, benchmark, images: print("what it needs"))
     status, out, _ = call(capsys, "train", "--seed", "3", "--set", "beta=0.25", "--run-dir", str(home / "run"))
     assert status == 0
     epoch = "stage 2  epoch 1/2  1.5 s  rate 0.1  id_f 3.14"
@@ -253,12 +253,12 @@ def test_train_records_what_became_of_it(capsys, home, monkeypatch):
     assert Run(home / "other").status["state"] == "failed"
 
 
-def test_a_disk_that_is_full_from_the_start_is_one_clear_line(capsys, home, monkeypatch):
-    from csgn_lib import __main__ as door
+def test_full_disk_is_one_error_line(capsys, home, monkeypatch):
+    from csgn_lib import __main__ as command_line
 
     monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
 
-    monkeypatch.setattr(door, "_announce", lambda experiment, benchmark, images: None)
+    monkeypatch.setattr(command_line, "_announce", lambda experiment, benchmark, images: None)
 
     def full(*given, **named):
         raise OSError(28, "No space left on device")
@@ -271,7 +271,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_clear_line(capsys, home, monk
     )
 
 
-def test_train_leaves_the_record_of_another_run_as_it_was(capsys, home, monkeypatch):
+def test_train_does_not_change_record_of_another_run(capsys, home, monkeypatch):
     monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
     run = Run(home / "run")
     run.set_status("done")
@@ -288,7 +288,7 @@ def _dry_run(capsys, *settings):
     return call(capsys, "train", "--dry-run", *arguments)
 
 
-def test_a_dry_run_says_every_parameter_and_the_cost_and_touches_nothing(capsys, home, tiny_root):
+def test_dry_run_prints_parameters_and_cost_only(capsys, home, tiny_root):
     before = {path: path.stat().st_mtime_ns for path in [*home.rglob("*"), *tiny_root.rglob("*")]}
     status, out, _ = _dry_run(capsys, f"root={tiny_root}", "batch_persons=4", "beta=0.25", "stage2_milestones=[3, 4]")
     assert status == 0
@@ -305,14 +305,14 @@ def test_a_dry_run_says_every_parameter_and_the_cost_and_touches_nothing(capsys,
     assert {path: path.stat().st_mtime_ns for path in [*home.rglob("*"), *tiny_root.rglob("*")]} == before
 
 
-def test_a_dry_run_counts_a_world_that_is_not_drawn_and_draws_nothing(capsys, home):
+def test_dry_run_does_not_render_benchmark(capsys, home):
     before = sorted(home.rglob("*"))
     status, out, _ = _dry_run(capsys)
     assert status == 0 and "pixels of 3,840 images" in out and not any(line[:1] == "*" for line in out.splitlines())
     assert sorted(home.rglob("*")) == before
 
 
-def test_a_dry_run_refuses_what_training_would(capsys, home):
+def test_dry_run_refuses_invalid_training(capsys, home):
     status, out, err = _dry_run(capsys, "vss=resnet")
     assert (status, out) == (2, "") and "set hsf=none" in err
     assert _dry_run(capsys, "vit_stride=12")[2].startswith("csgn: vit_stride=12: csgn-tiny has patches of 8 pixels")
