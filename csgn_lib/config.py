@@ -7,7 +7,6 @@ hyper-parameters are not public.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -21,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from csgn_lib import plugins as plugin_files
 from csgn_lib import registry
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, did_you_mean
 from csgn_lib.registry import Form, Plugin
 
 FORMS = ("mdg", "vss", "hsf")  # parameters whose values are names of the registry
@@ -193,12 +192,12 @@ class Experiment(BaseModel):
     def table(self) -> str:
         """One aligned line per parameter; a star and the preset's value where the two differ."""
         changed, base = self.difference(), self._preset()
-        texts = {name: _written(value) for name, value in self}
+        texts = {name: written(value) for name, value in self}
         wide = max(map(len, texts)), max((len(texts[name]) for name in changed), default=0)
         lines = []
         for name, text in texts.items():
             if name in changed:
-                text = f"{text:{wide[1]}s}   {self.preset}: {_written(getattr(base, name))}"
+                text = f"{text:{wide[1]}s}   {self.preset}: {written(getattr(base, name))}"
             lines.append(f"{'*' if name in changed else ' '} {name:{wide[0]}s}  {text}")
         return "\n".join(lines)
 
@@ -322,15 +321,15 @@ def preset_values(preset: object) -> dict[str, Any]:
     return PRESETS[setting] | METHODS.get(method, {})
 
 
-def _written(value: object) -> str:
-    """As ``--set name=value`` takes it."""
+def written(value: object) -> str:
+    """A parameter's value as ``--set name=value`` takes it."""
+    if isinstance(value, tuple):
+        return str(list(value))
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _nearest(name: object, names: Any) -> str:
-    begun = [one for one in names if name and one.startswith(str(name))]  # prcc: prcc-paper
-    close = difflib.get_close_matches(str(name), list(names), n=1) or begun
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" ({cure})" if (cure := did_you_mean(name, names)) else ""
 
 
 PRESETS: dict[str, dict[str, Any]] = {

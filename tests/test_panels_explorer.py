@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,6 +29,7 @@ from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.vss import VisualEncoder
 
 SIZE, RULE = (96, 48), "cloth_changing"
+PLUGINS = Path(__file__).parent / "plugins"
 RED = "a photo of a person wearing a red shirt"
 
 
@@ -308,6 +310,20 @@ def test_scored_run_is_opened_with_its_descriptors(tmp_path, source):
     assert found.descriptors["clothing out"].rank == 12 and found.note == ""
     with pytest.raises(InputError, match=r"model\.safetensors"):
         _ = found.encoder  # weights are asked for only here
+
+
+def test_a_plugins_descriptor_is_one_to_choose(tmp_path, source):
+    compared = {"parts": [], "vocabulary": "f alone", "rank": 0}
+    run = _run(tmp_path / "run", source, results__json=json.dumps({"f alone": {"compared": compared}}).encode())
+    write_json(run.path("config.json"), run.config | {"plugin": str(PLUGINS / "forms.py")})
+    explorer = panels.Explorer({"run": run.dir})
+    answer = explorer.ranks("run", RULE, 3, Look("f alone"))
+    _check(answer, _naive(source, 3, source.query.f[3], source.gallery.f))
+    with pytest.raises(InputError, match=r"not with \[f alone\]; choose another descriptor"):
+        explorer.search("run", None, Look("f alone", text=RED, use="alone"))
+    panel = panels.panel(explorer, top=6, folder=tmp_path)
+    panel.vocabulary.value = "f alone"
+    assert panel.rank.disabled and panel.look() == Look("f alone") and "Answered" in panel.says.value
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from csgn_lib.panels.controls import CONTROLS, NOBODY, Controls
 from csgn_lib.panels.explorer import Explorer
-from csgn_lib.panels.looks import ALONE, FEATURES, UNUSED, Answer, Look, painted
+from csgn_lib.panels.looks import ALONE, DIRECTIONS, FEATURES, UNUSED, Answer, Look, painted
 from csgn_lib.panels.strips import (
     CLOSE,
     ENLARGED,
@@ -36,7 +36,6 @@ from csgn_lib.panels.strips import (
 from csgn_lib.panels.thumbnails import decode_upload, jpeg, overlaid
 from csgn_lib.panels.views import View, alert
 from csgn_lib.records import InputError, home
-from csgn_lib.retrieval import PLAIN
 
 if TYPE_CHECKING:
     from csgn_lib.panels.maps import LinkedMaps
@@ -131,7 +130,7 @@ class ExplorerPanel(Controls):
         clothes = [
             (f"person {people[q.person]}, outfit {outfits[q.clothes]}", outfits[q.clothes]) for q in known.itertuples()
         ]
-        features = [(FEATURES[kind], kind) for kind in source.descriptors]
+        features = [(FEATURES.get(kind, kind), kind) for kind in source.descriptors]
         choices = ((self.protocol, protocols), (self.camera, [("all", ""), *cameras]),
                    (self.clothes, [("all", ""), *clothes]), (self.vocabulary, features))  # fmt: skip
         with self._silent():
@@ -168,7 +167,7 @@ class ExplorerPanel(Controls):
         with self._telling():
             source, kind = self.explorer.source(self.model.value), self.vocabulary.value
             with self._silent():
-                if kind != PLAIN:
+                if kind in DIRECTIONS:
                     self.rank.max = source.largest_rank(kind)
                     self.rank.value = source.descriptors[kind].rank
             self.draw()

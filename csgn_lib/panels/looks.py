@@ -25,7 +25,7 @@ ALL, RIGHT, WRONG = "all", "right", "wrong"
 TYPICAL, HARDEST, EASIEST, BY_NAME = "typical first", "hardest first", "easiest first", "by name"
 ORDERS = (TYPICAL, HARDEST, EASIEST, BY_NAME)
 FEATURES = {PLAIN: "all", CLOTHING_OUT: "clothing removed", PERSON_ONLY: "person words only"}
-_DIRECTIONS = {CLOTHING_OUT: "{} clothing directions removed", PERSON_ONLY: "{} person directions only"}
+DIRECTIONS = {CLOTHING_OUT: "{} clothing directions removed", PERSON_ONLY: "{} person directions only"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Look:
     """A change to a query.
 
     Attributes:
-        vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported).
+        vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported); or
+            the name of a plugin's descriptor.
         picture: as it is, gray, or mirrored (a control: neither person nor colours change).
         hue: rotation in degrees, -180 to 180.
         text: used alone (gallery ranked by its cosine to the text), or its direction added to or subtracted from f of
@@ -75,7 +76,9 @@ class Look:
     def __str__(self) -> str:
         words = []
         if self.vocabulary != PLAIN:
-            words = [_DIRECTIONS[self.vocabulary].format(self.rank) if self.rank else FEATURES[self.vocabulary]]
+            named = FEATURES.get(self.vocabulary, self.vocabulary)
+            ranked = self.rank and self.vocabulary in DIRECTIONS
+            words = [DIRECTIONS[self.vocabulary].format(self.rank) if ranked else named]
         words += [self.picture] if self.picture != AS_IT_IS else []
         words += [f"hue {self.hue:+.0f}°"] if self.hue else []
         words += [f"text {self.use}: {self.text.strip()!r}"] if self.says else []

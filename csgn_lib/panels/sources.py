@@ -39,7 +39,8 @@ class Source:
 
     Attributes:
         name: of the run's folder, or of the frozen CLIP.
-        descriptors: by name, as they were reported; the vocabulary ones only where there is a joint embedding.
+        descriptors: by name, as they were reported; the vocabulary ones only where there is a joint embedding; those
+            of the run's plugins.
         run: None for the frozen CLIP.
         note: a warning that does not prevent use.
         make_encoder, make_clip: called once, when an image or a text is first embedded.
@@ -123,7 +124,7 @@ def open_source(folder: str | Path) -> Source:
     sides = [_embeddings(stored, split, run.path("embeddings.safetensors")) for split in ("query", "gallery")]
     chosen, note = _defaults(sides[1], experiment), ""
     try:
-        chosen |= {name: one for name, one in chosen_descriptors(run).items() if one.form is None}
+        chosen |= chosen_descriptors(run)
     except InputError as error:
         note = f"{error}. Until then: {', '.join(map(str, chosen.values()))}."
     size = (experiment.image_height, experiment.image_width)

@@ -238,7 +238,7 @@ def benchmark_for(experiment: Experiment) -> datasets.Benchmark:
 def _loaded(experiment: Experiment, root: str | None) -> datasets.Benchmark:
     """``datasets.load``; if another benchmark's folder was given without its name, the error says which it is."""
     try:
-        return datasets.load(experiment.benchmark, root)
+        return datasets.load(experiment.benchmark, root, experiment)
     except InputError as error:
         if experiment.benchmark != "synthetic" or experiment.root is None:
             raise
