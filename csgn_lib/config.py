@@ -7,7 +7,6 @@ hyper-parameters are not public.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -22,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from csgn_lib import plugins as plugin_files
 from csgn_lib import registry
-from csgn_lib.records import InputError, locate
+from csgn_lib.records import InputError, did_you_mean, locate, sha256
 from csgn_lib.registry import Form, Plugin
 
 FORMS = ("mdg", "vss", "hsf")  # parameters whose values are names of the registry
@@ -51,15 +50,15 @@ class Experiment(BaseModel):
 
     mdg: Mdg = Field("mutual", description="form of stage 1 [A, form O]; second_rgb and random are controls")
     mdg_modality: Literal["word", "same", "token"] = Field("word", description="how the second prompt says gray [O]")
-    mdg_cross_weight: float = Field(0.5, ge=0, description="lx of the cross terms, used by mdg=cross [O]")
-    mdg_mutual_weight: float = Field(1.0, ge=0, description="lm of the mutual term, used by mdg=mutual [O]")
+    mdg_cross_weight: float = Field(0.5, ge=0, description="weight of the cross terms, mdg=cross [O]")
+    mdg_mutual_weight: float = Field(1.0, ge=0, description="weight of the mutual term, mdg=mutual [O]")
     prompt_tokens: int = Field(4, ge=1, le=16, description="learned tokens per identity and prompt, M [C]")
     vss: Vss = Field("steer", description="how ViT and ResNet join [A, form O]; two_vits: a control; none: ViT alone")
     hsf: Hsf = Field("convex", description="text loss of stage 2 [A, form O]; none: identity + triplet only")
     beta: float = Field(0.5, ge=0, le=1, description="weight of the grayscale description [O]; 0 is CLIP-ReID")
     hsf_weight: float = Field(1.0, ge=0, description="weight of the text loss [C]")
     orthogonal_weight: float = Field(0.5, ge=0, description="weight of the colour penalty, hsf=orthogonal [O]")
-    consistency_weight: float = Field(1.0, ge=0, description="lc of the agreement term, hsf=consistent [O]")
+    consistency_weight: float = Field(1.0, ge=0, description="weight of the agreement term, hsf=consistent [O]")
     similarity: Literal["dot", "cosine"] = Field("dot", description="dot: raw [C]; cosine: x 100 [P]")
     vocabulary_train: Literal["none", "head", "targets", "penalty"] = Field(
         "none",
@@ -128,7 +127,9 @@ class Experiment(BaseModel):
     init: str | None = Field(
         None, description="a trained run, or a folder of csgn export, whose encoder stage 2 starts from; none: none [O]"
     )
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="precision of autocast")
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="precision of autocast; fp32 in any case on a CPU without bfloat16 instructions"
+    )
     compile: bool | None = Field(
         None,
         description="torch.compile of the encoder's blocks in stage 2: a minute once, faster steps on a GPU; none: no",
@@ -206,12 +207,12 @@ class Experiment(BaseModel):
     def table(self) -> str:
         """One aligned line per parameter; a star and the preset's value where the two differ."""
         changed, base = self.difference(), self._preset()
-        texts = {name: _written(value) for name, value in self}
+        texts = {name: written(value) for name, value in self}
         wide = max(map(len, texts)), max((len(texts[name]) for name in changed), default=0)
         lines = []
         for name, text in texts.items():
             if name in changed:
-                text = f"{text:{wide[1]}s}   {self.preset}: {_written(getattr(base, name))}"
+                text = f"{text:{wide[1]}s}   {self.preset}: {written(getattr(base, name))}"
             lines.append(f"{'*' if name in changed else ' '} {name:{wide[0]}s}  {text}")
         return "\n".join(lines)
 
@@ -279,9 +280,8 @@ def _file_digest(file: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _content(file: Path, time_ns: int, size: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _content(file: Path, time_ns: int, size: int) -> str | None:
+    return sha256(file)
 
 
 def plugins_of(experiment: Experiment | Mapping[str, Any]) -> tuple[Plugin, ...]:
@@ -373,15 +373,15 @@ def preset_values(preset: object) -> dict[str, Any]:
     return PRESETS[setting] | METHODS.get(method, {})
 
 
-def _written(value: object) -> str:
-    """As ``--set name=value`` takes it."""
+def written(value: object) -> str:
+    """A parameter's value as ``--set name=value`` takes it."""
+    if isinstance(value, tuple):
+        return str(list(value))
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _nearest(name: object, names: Any) -> str:
-    begun = [one for one in names if name and one.startswith(str(name))]  # prcc: prcc-paper
-    close = difflib.get_close_matches(str(name), list(names), n=1) or begun
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" ({cure})" if (cure := did_you_mean(name, names)) else ""
 
 
 # Patches of 14 pixels: 252 x 126 is 18 x 9 of them. Blocks are recomputed, so that a batch of 64 fits into 16 GB. [O]

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csgn_lib import registry, vocabulary
+from csgn_lib import vocabulary
 from csgn_lib.mdg import pairwise_similarity
 from csgn_lib.records import InputError
 
@@ -118,41 +118,6 @@ def orthogonal(batch: HsfBatch, *, beta: float, label_smoothing: float, orthogon
 def no_text(batch: HsfBatch) -> dict[str, Tensor]:
     """No term: identity and triplet losses alone."""
     return {}
-
-
-def hsf_loss(
-    f: Tensor,
-    text_rgb: Tensor,
-    text_gray: Tensor,
-    targets: Tensor,
-    *,
-    variant: str = "convex",
-    beta: float = 0.5,
-    label_smoothing: float = 0.1,
-    similarity: str = "dot",
-    consistency_weight: float = 1.0,
-    colour_basis: Tensor | None = None,
-    orthogonal_weight: float = 0.5,
-) -> dict[str, Tensor]:
-    """L_HSF as named scalars, already weighted: their sum is the loss (none: an empty dict).
-
-    Args:
-        f, text_rgb, text_gray, targets, similarity, colour_basis: see ``HsfBatch``.
-        variant: the name of a built-in form.
-        beta: weight of the grayscale description in [0, 1]; ``sum`` does not read it.
-        label_smoothing: eps.
-        consistency_weight: lc, of ``consistent``.
-        orthogonal_weight: lo, of ``orthogonal``.
-
-    Raises:
-        InputError: an unknown form or similarity; beta outside [0, 1]; ``orthogonal`` without a basis.
-    """
-    if not 0 <= beta <= 1:
-        raise InputError(f"beta = {beta}: the weight of the gray description must lie in [0, 1]")
-    values = {"beta": beta, "label_smoothing": label_smoothing, "consistency_weight": consistency_weight,
-              "orthogonal_weight": orthogonal_weight}  # fmt: skip
-    batch = HsfBatch(f, text_rgb, text_gray, targets, similarity, colour_basis)
-    return registry.form("hsf", variant, values)(batch)
 
 
 def cross_entropy(log_p: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:

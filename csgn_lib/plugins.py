@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from csgn_lib.records import InputError, atomic_path, home, writing
+from csgn_lib.records import InputError, atomic_path, home, sha256, writing
 from csgn_lib.registry import LOADED, LOADING, Plugin, last_line
 
 GROUP = "csgn.plugins"  # of entry points
@@ -46,7 +46,7 @@ def load(reference: str) -> Plugin:
 def content_digest(source: Path) -> str:
     """SHA-256, 64 hexadecimal digits, of a plugin's file, or of the Python files of a package's folder."""
     if source.is_file():
-        return hashlib.sha256(source.read_bytes()).hexdigest()
+        return sha256(source)
     digest = hashlib.sha256()
     for path in sorted(source.rglob("*.py")):
         digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

@@ -1,4 +1,4 @@
-"""Files on disk: input errors, atomic writes, JSON, and a run's folder.
+"""Files on disk: input errors, atomic writes, JSON, digests, and a run's folder; processes and cores.
 
 This module imports no other package of the library. Writes are atomic: a temporary file in the target's folder is moved
 to the target with ``os.replace``, so that a reader sees the old file or the new one.
@@ -6,6 +6,8 @@ to the target with ``os.replace``, so that a reader sees the old file or the new
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import json
 import os
 import signal
@@ -13,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ import psutil
 BOOKS = frozenset({"stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "waiting", "memory_mib"})
 BACK = "bring the file back, or remove the folder"  # where no other file has this information
 VOCABULARY = "vocabulary.yaml"  # the copy, in a run's folder, of the file that vocabulary_file names
+TRAINING = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")  # what a training leaves
 STATES = ("queued", "running", "done", "failed", "died", "timed_out", "interrupted")
 
 
@@ -35,6 +38,13 @@ class InputError(ValueError):
 
 class DiskError(InputError, OSError):
     """A file cannot be written. The message names the file, and a remedy."""
+
+
+def did_you_mean(name: object, names: Iterable[str], otherwise: str = "") -> str:
+    """The cure for an unknown name: ``did you mean 'near'?``; ``otherwise``, such as a list, if none is near."""
+    known, name = list(names), str(name)
+    close = difflib.get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 @contextmanager
@@ -128,6 +138,24 @@ def read_record(path: str | Path, cure: str = "remove it and run again") -> dict
     return record
 
 
+def sha256(file: Path | None) -> str | None:
+    """SHA-256 of a file's content, 64 hexadecimal digits; None for no file."""
+    if file is None:
+        return None
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def cores() -> int:
+    """CPU cores this process may use: its affinity, cut to the container's quota (at least 1)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # cgroup 2: "<microseconds> <period>", or "max <period>"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
+
+
 def process_start(pid: object) -> float | None:
     """When a process of this machine started, in seconds after boot; None if there is none, or it has ended.
 
@@ -183,6 +211,11 @@ class Run:
         if config.get("vocabulary_file") and self.path(VOCABULARY).exists():
             config["vocabulary_file"] = str(self.path(VOCABULARY))
         return config
+
+    @property
+    def trained(self) -> bool:
+        """Whether a training has begun in the folder: one of the files that only training writes is there."""
+        return any(self.path(name).exists() for name in TRAINING)
 
     @property
     def results(self) -> dict[str, Any]:

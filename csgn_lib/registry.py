@@ -35,7 +35,7 @@ TRAITS: dict[str, dict[str, Any]] = {  # the kinds of variants, with their trait
     "vss": {"vit": True, "branch": "resnet", "tokens": False},  # (widths, generator) -> module: Branches -> f (B, D)
     "hsf": {},  # (HsfBatch) -> dict of named scalars
     "tower": {},  # (checkpoint, size) -> module in place of the ResNet, or a ClipTower
-    "benchmark": {},  # (root, name) -> datasets.Benchmark
+    "benchmark": {"folder": None},  # (root, name) -> datasets.Benchmark; the release's folder, by default its name
     "protocol": {"benchmarks": None},  # a datasets.Protocol; of all benchmarks, or of those named
     "descriptor": {},  # (Embeddings) -> features (B, width)
 }
@@ -111,6 +111,7 @@ class Form:
 
     @property
     def name(self) -> str:
+        """The variant's name."""
         return self.entry.name
 
     def trait(self, name: str) -> Any:
@@ -165,7 +166,7 @@ def register(kind: str, name: str, implementation: Any = None, *, meaning: str =
             f"register({kind!r}, {name!r}) outside of a plugin; put it into a file and pass the file as plugin"
         )
     _add(plugin.entries, kind, name, implementation, meaning, traits, plugin.name)
-    if (kind, name) in _BUILT_IN:
+    if name in entries(kind, ()):
         raise InputError(f"plugin {plugin.name} registers {kind} {name!r}, which is built in; give it another name")
     return None
 
@@ -264,3 +265,10 @@ for _name, _attribute, _meaning in (
     ("none", "no_text", "no text loss: identity and triplet only"),
 ):
     built_in("hsf", _name, f"csgn_lib.hsf:{_attribute}", _meaning)
+
+for _name, _meaning in (
+    ("plain", "the parts of [z12; f; c] that there are [C]"),
+    ("clothing out", "f without clothing directions, joined by the rest [O]"),
+    ("person only", "f along person directions alone, joined by the rest [O]"),
+):
+    built_in("descriptor", _name, "csgn_lib.retrieval.descriptors:Descriptor", _meaning)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import json
 import os
 import pickle
@@ -771,7 +770,6 @@ def test_download_is_announced(square, offline, tmp_path, monkeypatch, capsys):
         f"{tmp_path / 'hub'}\n"
     ]
     assert tower.checkpoint == file and tower.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
-    assert backbones.sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(file))
     load_clip(square, "web", (32, 32))
     assert said[1] == "" and not offline  # kept already

@@ -297,7 +297,7 @@ def test_dry_run_prints_parameters_and_cost_only(capsys, home, tiny_root):
     assert [line[2:].split()[0] for line in lines] == list(Experiment.model_fields)
     starred = {line[2:].split()[0]: line.split("   ")[-1].strip() for line in lines if line.startswith("* ")}
     assert starred == {
-        "root": "demo: none", "batch_persons": "demo: 16", "beta": "demo: 0.5", "stage2_milestones": "demo: (4,)",
+        "root": "demo: none", "batch_persons": "demo: 16", "beta": "demo: 0.5", "stage2_milestones": "demo: [4]",
     }  # fmt: skip
     assert len({line.index(line[2:].split()[1], 29) for line in lines}) == 1  # aligned
     assert "pixels of 192 images, 3 x 96 x 48 bytes each" in needs and "at least" in needs

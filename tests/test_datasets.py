@@ -186,6 +186,8 @@ def test_prcc_test_files_have_no_camera_and_two_cameras_share_an_outfit(tmp_path
     }
     assert set(labels(b.query, "person", "camera", "clothes")) == {(3, 1, 0), (3, 2, 1), (102, 1, 2), (102, 2, 3)}
     assert set(labels(b.gallery, "person", "camera", "clothes")) == {(3, 0, 0), (102, 0, 2)}
+    assert b.names("camera") == {0: "A", 1: "B", 2: "C"} and b.names("person") == {3: "3", 102: "102"}
+    assert b.names("clothes") == {0: "3", 1: "3C", 2: "102", 3: "102C"}
     assert b.validation is None and set(b.unused["split"]) == {"val"} and len(b.unused) == 7
 
 

@@ -24,6 +24,7 @@ def count(train, **changes: Any) -> Estimate:
 @pytest.fixture(autouse=True)
 def a_rate(monkeypatch) -> None:
     monkeypatch.setattr(counting, "matrix_rate", lambda *_: 2e9)
+    monkeypatch.setattr(counting, "usable_precision", lambda precision, device: precision)  # as if the CPU had bfloat16
 
 
 @pytest.mark.parametrize("vss", ["steer", "concat", "cross_attention", "none", "resnet"])

@@ -384,16 +384,11 @@ def test_text_table_by_hand():
     ]
 
 
-def test_html_and_latex_tables_escape_names_and_print_intervals():
+def test_html_tables_escape_names_and_print_intervals():
     table = figures.results_table(RESULTS)
     assert "A &amp; &lt;b&gt;" in table.html and "<b>" not in table.html
     assert "10.0 <small>8.0–12.3</small>" in table.html and table._repr_html_() == table.html
     assert table.html.count("<small>") == 2  # chance has no interval
-    lines = table.latex.splitlines()
-    assert lines[0] == r"\begin{tabular}{lrrrrrrrr}" and lines[1] == r"\toprule" and lines[-2] == r"\bottomrule"
-    assert r"\multicolumn{4}{c}{cloth\_changing}" in lines[2] and r"\cmidrule(lr){6-9}" in lines[3]
-    assert lines[6].startswith("chance & 2.1 & 3.4 & 1.0 & 360 & --")
-    assert lines[7].startswith(r"A \& <b> & 50.0 & 25.0 {\scriptsize [20.0, 30.0]} & 12.5 & 360 & 33.3")
 
 
 def test_incomplete_or_duplicate_results_are_refused():

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,6 @@ def test_packages_import_only_earlier_packages(module):
 
 def test_no_import_cycles():
     graph = {name: _imports(module, everywhere=False) - {name} for name, module in NAMES.items()}
-    graph = {name: imported for name, imported in graph.items() if _package(name) != "retrieval"}  # device and ranking
     while leaves := {name for name, imported in graph.items() if not imported & set(graph)}:
         graph = {name: imported for name, imported in graph.items() if name not in leaves}
     assert not graph, f"import cycle among {sorted(graph)}"
@@ -157,6 +157,32 @@ def test_no_absolute_paths_are_committed():
     machine = re.compile(r"(?<![\w.])/(?:work|root|Users/\w+|home/\w+)/")
     found = [path for path in _texts() if machine.search(path.read_text(encoding="utf-8", errors="replace"))]
     assert not [path for path in found if path != Path(__file__).resolve()]
+
+
+def _public(body: list[ast.stmt]) -> list[ast.FunctionDef]:
+    """The functions and methods whose name, and that of their class, has no underscore in front."""
+    found = [node for node in body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+    classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
+    return found + [method for node in classes for method in _public(node.body)]
+
+
+def test_public_functions_have_docstrings_and_functions_are_short():
+    sizes = []
+    for module in MODULES:
+        tree = ast.parse(module.read_text())
+        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+        public = [n for n in functions if n.name[0] != "_"] if "synthetic" in module.parts else _public(tree.body)
+        assert not [node.name for node in public if not ast.get_docstring(node)], module
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node, clean=False) else node.body
+                sizes.append(1 + node.end_lineno - body[0].lineno + 1 if body else 1)
+    assert statistics.median(sizes) <= 8 and sum(size < 30 for size in sizes) >= 0.95 * len(sizes)
+
+
+def test_the_map_of_the_library_has_at_most_14_lines():
+    table = (HOME / "docs" / "library.md").read_text(encoding="utf-8").partition("## Map")[2].partition("##")[0]
+    assert 0 < len(re.findall(r"^\| `", table, re.M)) <= 14
 
 
 @pytest.mark.parametrize("name", ["mdg", "vss", "hsf", "losses", "vocabulary"])

@@ -79,7 +79,6 @@ def test_results_table_describes_protocols():
     table = figures.results_table(frame.assign(counted=4), described)
     assert table.text.endswith("\n\ncross_clothes: queries <in> other clothes")
     assert "<caption>cross-clothes: queries &lt;in&gt; other clothes</caption>" in table.html
-    assert table.latex.startswith("% cross_clothes: queries <in> other clothes\n")
 
 
 def test_invalid_table_is_refused(tmp_path):

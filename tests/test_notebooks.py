@@ -33,23 +33,25 @@ BRIEF = {  # the others run with their defaults
     "10_colour_bias": {"pictures_per_person": 2, "sentences": 40, "resamples": 100},
     "21_search": {"distractors": 3000},
     "30_embedding_map": {"mapped": 120, "perplexities": [10], "pictures": 20, "resamples": 100},
-    "31_clothes_leakage": {"shuffles": 1, "resamples": 100},
+    "31_clothes_leakage": {"shuffles": 1, "resamples": 100, "least": 2},
     "32_attention": {"people": 4, "shown": 1, "stride": 16, "resamples": 100},
     "50_explore": {"queries": 12},
 }
+SMALL = synthetic.World(people=(18, 8, 20), wardrobe=(10, 8, 20), images=(1, 2, 2), outfits=3)
 OF_SWEEPS = ("12_train", "40_ablation_sweep", "41_ablation_tables")  # one trains, one runs it for each cell, one reads
 OTHERS = ("12_train", "40_ablation_sweep", "41_ablation_tables", "50_explore", "51_training", "90_paper_figures")
 
 
 @pytest.fixture(scope="session")
 def workbench(tmp_path_factory, worker_id) -> Path:
-    """One workbench folder for all tests, so that the world is rendered once; the sweep finds its notebook in it."""
+    """One workbench folder for all tests, with a small world, and a sweep that finds its notebook in it."""
     base = tmp_path_factory.getbasetemp()
     home = (base if worker_id == "master" else base.parent) / "workbench"
     home.mkdir(exist_ok=True)
     with suppress(FileExistsError):  # another worker was faster
         (home / "notebooks").symlink_to(NOTEBOOKS[0].parent)
-    write_json(home / "sweep.yaml", SWEEP)  # JSON is YAML
+    root = synthetic.ensure(SMALL, home / "small", processes=1)
+    write_json(home / "sweep.yaml", SWEEP | {"every": SWEEP["every"] | {"root": str(root)}})  # JSON is YAML
     return home
 
 
@@ -122,7 +124,8 @@ def _ran(notebook: Path | str, run: Run) -> Run:
 @pytest.mark.parametrize("notebook", [path.stem for path in NOTEBOOKS if path.stem not in OF_SWEEPS])
 def test_notebook_runs_and_displays_answer(notebook, workbench, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(workbench))
-    _ran(notebook, runs.execute(notebook, BRIEF.get(notebook), threads=1, timeout=1800))
+    small = {} if notebook == "90_paper_figures" else {"benchmark": "synthetic", "root": str(workbench / "small")}
+    _ran(notebook, runs.execute(notebook, small | BRIEF.get(notebook, {}), threads=1, timeout=1800))
 
 
 def test_sweep_trains_cells_and_grid_leads_to_tables(workbench, monkeypatch):

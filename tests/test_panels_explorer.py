@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,6 +29,7 @@ from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.vss import VisualEncoder
 
 SIZE, RULE = (96, 48), "cloth_changing"
+PLUGINS = Path(__file__).parent / "plugins"
 RED = "a photo of a person wearing a red shirt"
 
 
@@ -144,15 +146,16 @@ def test_filters_equal_loop(explorer):
     everything = explorer.queries("first", RULE)
     assert everything.ap.is_monotonic_increasing and everything.valid.all()
     camera, low, high = int(everything.camera.iloc[0]), 0.05, 0.6
+    names = {column: explorer.source("first").benchmark.names(column) for column in ("camera", "clothes")}
     for first in ("right", "wrong"):
-        found = explorer.queries("first", RULE, Filter(camera=camera, first=first, ap=(low, high)))
+        found = explorer.queries("first", RULE, Filter(camera=names["camera"][camera], first=first, ap=(low, high)))
         wanted = [
             q.row for q in everything.itertuples()
             if q.camera == camera and low <= q.ap <= high and (q.first_hit == 1) == (first == "right")
         ]  # fmt: skip
         assert found.row.tolist() == wanted
     clothes = int(everything.clothes.iloc[0])
-    assert set(explorer.queries("first", RULE, Filter(clothes=clothes)).clothes) == {clothes}
+    assert set(explorer.queries("first", RULE, Filter(clothes=names["clothes"][clothes])).clothes) == {clothes}
 
 
 def test_queries_are_found_by_name_and_ordered(explorer):
@@ -309,6 +312,20 @@ def test_scored_run_is_opened_with_its_descriptors(tmp_path, source):
         _ = found.encoder  # weights are asked for only here
 
 
+def test_a_plugins_descriptor_is_one_to_choose(tmp_path, source):
+    compared = {"parts": [], "vocabulary": "f alone", "rank": 0}
+    run = _run(tmp_path / "run", source, results__json=json.dumps({"f alone": {"compared": compared}}).encode())
+    write_json(run.path("config.json"), run.config | {"plugin": str(PLUGINS / "forms.py")})
+    explorer = panels.Explorer({"run": run.dir})
+    answer = explorer.ranks("run", RULE, 3, Look("f alone"))
+    _check(answer, _naive(source, 3, source.query.f[3], source.gallery.f))
+    with pytest.raises(InputError, match=r"not with \[f alone\]; choose another descriptor"):
+        explorer.search("run", None, Look("f alone", text=RED, use="alone"))
+    panel = panels.panel(explorer, top=6, folder=tmp_path)
+    panel.vocabulary.value = "f alone"
+    assert panel.rank.disabled and panel.look() == Look("f alone") and "Answered" in panel.says.value
+
+
 @pytest.mark.parametrize(
     ("files", "word"),
     [
@@ -345,12 +362,12 @@ def test_missing_benchmark_is_named(tmp_path, source):
 
 
 def test_saved_figures_contain_shown_images(tmp_path, explorer):
-    looks = [("first", Look()), ("first", Look(picture="gray")), ("second", Look())]
-    path = explorer.save(RULE, 0, looks, str(tmp_path / "shown"), top=5)
+    looks = [("first", Look(picture="gray")), ("second", Look())]
+    path = explorer.save(RULE, 0, looks, str(tmp_path / "shown"), top=3)
     table = pd.read_csv(f"{path}.csv")
     for i, (name, look) in enumerate(looks):
-        rows = table.iloc[6 * i : 6 * i + 6]
-        expected = explorer.ranks(name, RULE, 0, look).top(5).path.tolist()
+        rows = table.iloc[4 * i : 4 * i + 4]
+        expected = explorer.ranks(name, RULE, 0, look).top(3).path.tolist()
         assert rows.path.tolist()[1:] == expected and (rows.model == name).all()
     assert not table.path.str.startswith("/").any()
     assert "no interval" in json.loads((tmp_path / "shown.json").read_text())["caption"]
@@ -452,7 +469,8 @@ class TestPanel:
         panel.camera.value = panel.camera.options[1][1]
         wanted = panel.explorer.queries("first", RULE, panel.filter()).row.tolist()
         cameras = panel.explorer.scored("first", RULE).set_index("row").camera
-        assert set(cameras[wanted]) == {panel.camera.value}
+        labels = panel.explorer.source("first").benchmark.names("camera")
+        assert {labels[camera] for camera in cameras[wanted]} == {panel.camera.value}
         assert [value[0] for _, value in panel.query.options] == wanted
 
     def test_two_models_are_stacked(self, panel):
@@ -587,6 +605,31 @@ def test_query_and_ranking_are_marked_in_both_maps(source, explorer):
     figure = panels.maps_figure({"a": points[0]}, marks, [0, 3], frame, thumbnails.Thumbnails(source.benchmark.root))
     assert {text.get_text() for text in figure.subfigs[0].legends[0].get_texts()} == {"answer", "other image"}
     plt.close(figure)
+
+
+def test_marks_wait_until_the_browser_has_drawn_those_before(source, explorer):
+    """jupyter-scatter drops points that arrive while it draws."""
+    frame = panels.placed(source.benchmark)
+    points = np.random.default_rng(0).uniform(-1, 1, (len(frame), 2)).astype(np.float32)
+    maps = panels.linked_maps({"clothes": points}, frame, thumbnails.Thumbnails(source.benchmark.root))
+    widget, browser = maps.scatters["clothes"].widget, maps._frames
+    one, two, three = (explorer.ranks("first", RULE, row) for row in (0, 7, 9))
+
+    def marked() -> str:
+        [row] = np.flatnonzero(widget.points[:, 2] == list(MARKS).index("query"))
+        return frame.path[row]
+
+    maps.mark(one, one.top(3))
+    before = widget.points
+    browser.drawn = browser.sent  # the browser shows the maps, and may have dropped what came before
+    assert browser.sent == 2 and marked() == one.query.path and not np.array_equal(widget.points, before)
+    maps.mark(two, two.top(3))
+    maps.mark(three, three.top(3))
+    assert marked() == one.query.path and browser.sent == 2
+    browser.drawn = 2
+    assert marked() == three.query.path and browser.sent == 3
+    browser.drawn = 3
+    assert browser.sent == 3
 
 
 def test_layout_separates_clusters():

@@ -18,7 +18,7 @@ import trees
 from small_runs import small, told
 from test_runs import write_notebook
 
-from csgn_lib import datasets, figures, models, registry, retrieval, runs, training
+from csgn_lib import datasets, figures, models, registry, retrieval, runs, synthetic, training
 from csgn_lib import plugins as plugin_files
 from csgn_lib.__main__ import main
 from csgn_lib.config import Experiment, plugin_digests, with_plugins
@@ -192,6 +192,7 @@ def test_registry_is_the_only_list_of_variants():
             assert callable(entry.code) and entry.meaning, (kind, name)
             assert set(entry.parameters) <= set(Experiment.model_fields)
     assert tuple(registry.entries("benchmark", ())) == datasets.NAMES
+    assert registry.names("descriptor") == (retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY)
     extended = with_plugins(str(PLUGINS / "forms.py"))
     assert extended.model_fields["hsf"].annotation.__args__ == (*registry.names("hsf"), "strict")
     with pytest.raises(InputError, match="parameter hsf = 'strict'"):
@@ -214,6 +215,22 @@ def test_plugin_can_be_installed_package(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "plugins" / "idea" / "inner.py").exists()
 
 
+def test_a_benchmarks_reader_has_parameters_and_a_folder_of_its_own(tmp_path, tiny_root, monkeypatch):
+    text = (
+        "from dataclasses import replace\nfrom csgn_lib.datasets import ltcc\n"
+        "@registry.register('benchmark', 'first', folder='First_People')\n"
+        "def read(root, name, *, first_people: Annotated[int, Field(ge=1, description='people')] = 2):\n"
+        "    found = ltcc.read(root, name)\n"
+        "    return replace(found, train=found.train[found.train.person < first_people])\n"
+    )
+    values = dict(plugin=write(tmp_path, text), benchmark="first")
+    found = synthetic.benchmark_for(small(**values, first_people=3, root=str(tiny_root)))
+    assert found.name == "first" and found.train.person.nunique() == 3
+    monkeypatch.setenv("CSGN_DATA", str(tmp_path))
+    (tmp_path / "First_People").symlink_to(Path(tiny_root).resolve())
+    assert datasets.load("first").train.person.nunique() == 2
+
+
 # ---------------------------------------------------------------- what is wrong is named
 
 REGISTER = "@registry.register('stage2_term', 'x')\ndef x(step, *, {0}):\n    return 0.0\n"
@@ -234,6 +251,8 @@ WRONG = {
     "plugin mine.py exists already; remove its Field to read it, or rename it",
     2 * "@registry.register('hsf', 'x')\ndef x(batch):\n    return {}\n": "registers hsf 'x' twice",
     "registry.register('hsf', 'convex', print)": "registers hsf 'convex', which is built in; give it another name",
+    "registry.register('descriptor', 'plain', print)": "registers descriptor 'plain', which is built in",
+    "registry.register('protocol', 'general', print)": "registers protocol 'general', which is built in",
     "registry.register('benchmark', 'prcc', print)": "registers benchmark 'prcc', which is built in",
     "registry.register('loss', 'x', print)": "registers a 'loss'; the kinds are: stage2_term, mdg, vss",
     "registry.register('vss', 'x', print, token=True)": "vss 'x' has no trait 'token'; its traits: vit, branch, tokens",

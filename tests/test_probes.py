@@ -174,11 +174,10 @@ def copied(run: Run, folder: Path, **config: object) -> Run:
 
 
 def test_recorded_sensitivity_equals_that_of_descriptors(
-    scored: Run, tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scored: Run, tiny_world: World, tiny_root: Path, tmp_path: Path
 ) -> None:
-    run = copied(scored, tmp_path / "run")
+    run = copied(scored, tmp_path / "run", root=str(tiny_root))
     before = run.results
-    monkeypatch.setattr(probes.colour, "World", lambda seed: replace(tiny_world, seed=seed))
     found = probes.record_sensitivity(run, per_person=2, seed=4, resamples=20)
 
     scenes = probes.evenly([s for s in scenes_of(tiny_world) if s.split == "test"], 2)

@@ -283,12 +283,6 @@ def test_weights_equal_mean_of_clip_means(lengths, seed):
         assert weighted[tracklet == number].sum() == pytest.approx(expected, abs=1e-12)
 
 
-def test_training_clips_have_64_frames():
-    assert [len(piece) for piece in ccvid.training_pieces(200)] == [64, 64, 72]
-    assert [len(piece) for piece in ccvid.training_pieces(63)] == [63]
-    assert [i for piece in ccvid.training_pieces(130) for i in piece] == list(range(130))
-
-
 def test_tracklet_without_frames_is_refused():
     with pytest.raises(InputError, match="0 frames"):
         ccvid.clips(0)

@@ -19,7 +19,7 @@ from scipy import ndimage, stats
 from csgn_lib import synthetic
 from csgn_lib.backbones import CompactTokenizer, tiny_words
 from csgn_lib.config import Experiment
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, write_json
 from csgn_lib.synthetic import PARTS, Scene, World, ensure, people, scenes_of, worlds
 
 SMALL = World(people=(3, 3, 3), wardrobe=(3, 3, 3), images=(1, 2, 2), outfits=2, cameras=2)
@@ -116,6 +116,16 @@ def test_ensure_reuses_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(worlds, "_render", lambda *_: pytest.fail("rendered again"))
     assert ensure(SMALL, root) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_the_world_of_an_experiment_is_that_of_its_folder(tiny_world, tiny_root, tmp_path):
+    assert synthetic.world_of(Experiment.from_parameters(root=str(tiny_root))) == tiny_world
+    assert synthetic.world_of(Experiment.from_parameters(world=3)) == World(seed=3)
+    assert synthetic.world_of(Experiment.from_parameters(root=str(tmp_path))) is None
+    assert synthetic.world_of(Experiment.from_parameters(benchmark="ltcc", root=str(tiny_root))) is None
+    for other in ({"world": "another kind"}, {**worlds._description(tiny_world), "format": 0}):
+        write_json(tmp_path / "world.json", other)
+        assert synthetic.world_of(Experiment.from_parameters(root=str(tmp_path))) is None
 
 
 def test_ensure_refuses_another_world_a_foreign_folder_and_a_damaged_one(tmp_path):

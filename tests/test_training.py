@@ -26,6 +26,7 @@ from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, InputError, Run
 from csgn_lib.training import checkpoints, stage1, stage2, steps
 from csgn_lib.training.checkpoints import Checkpoints
+from csgn_lib.training.precision import usable_precision
 from csgn_lib.training.stage1 import stage1_batches
 from csgn_lib.training.steps import STREAMS, LossMeter, Stage2Targets, StepContext, save_tensors
 from csgn_lib.vss import Embeddings, Heads, concatenate
@@ -630,7 +631,7 @@ def test_folder_of_another_experiment_is_refused(people, tmp_path):
         (dict(seed=1), "seed: 0, and now 1"),
         (dict(stage2_epochs=2), "stage2_epochs: 1, and now 2"),
     ):
-        with pytest.raises(InputError, match=f"another {name}; name another folder"):
+        with pytest.raises(InputError, match=f"another {name}; choose another folder"):
             training.fit(small(mdg="random", **parameters), people, tmp_path)
     assert {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()} == before
     for damage in (lambda path: path.write_text("{"), Path.unlink):  # what stays was trained with nobody knows what
@@ -810,7 +811,20 @@ def test_gradient_checkpointing_changes_memory_only(people, tmp_path):
     assert training.build_learner(experiment, *training.load_towers(experiment), 8, Stage2Targets()).encoder.recompute
 
 
-def test_precision_can_change_between_runs(people, tmp_path):
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_used_where_the_cpu_has_it(native, people, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    cpu = torch.device("cpu")
+    assert usable_precision("bf16", cpu) == ("bf16" if native else "fp32")
+    assert usable_precision("fp32", cpu) == "fp32" and usable_precision("bf16", torch.device("cuda")) == "bf16"
+    assert training.accelerator_for("bf16").mixed_precision == ("bf16" if native else "no")
+    run = training.fit(small(precision="bf16", stage1_epochs=0, stage2_epochs=0), people, tmp_path)
+    said = run.path("log.txt").exists() and "precision fp32 in place of bf16" in run.path("log.txt").read_text()
+    assert said == (not native) and run.config["precision"] == "bf16"
+
+
+def test_precision_can_change_between_runs(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "usable_precision", lambda precision, device: precision)
     for precision in ("bf16", "fp32", "bf16"):
         run = training.fit(small(precision=precision, stage1_epochs=0), people, tmp_path / precision)
     exact, rounded = (load_file(tmp_path / name / "model.safetensors") for name in ("fp32", "bf16"))

@@ -7,7 +7,7 @@ without changing the network.
 """
 
 from csgn_lib.backbones.attention import attention_weights, last_norm, vit_grid, vit_layers
-from csgn_lib.backbones.checkpoints import EMBEDDED, TOWERS, Misfit, fill, sha256
+from csgn_lib.backbones.checkpoints import EMBEDDED, TOWERS, Misfit, fill
 from csgn_lib.backbones.clip import (
     CLIP_FILES,
     ClipTower,
@@ -23,10 +23,3 @@ from csgn_lib.backbones.clip import (
 )
 from csgn_lib.backbones.prefixes import PromptPrefix
 from csgn_lib.backbones.resnet import RESNET_FILES, ResNetFeatures, ResNetTower, load_resnet
-
-__all__ = [
-    "CLIP_FILES", "EMBEDDED", "RESNET_FILES", "TOWERS", "ClipTower", "CompactTokenizer", "Misfit", "PromptPrefix",
-    "ResNetFeatures", "ResNetTower", "Tokenizer", "VitFeatures", "attention_weights", "fill", "last_norm", "load_clip",
-    "load_resnet", "load_tokenizer", "sha256", "tiny_words", "token_count", "unreadable_words", "vit_features",
-    "vit_grid", "vit_layers",
-]  # fmt: skip

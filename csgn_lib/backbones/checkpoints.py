@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickle
 import re
 import sys
@@ -176,14 +175,6 @@ def _short(text: str, length: int) -> str:
     """One line of at most ``length`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 3] + "..."
-
-
-def sha256(file: Path | None) -> str | None:
-    """SHA-256 of a file's bytes, hexadecimal; None for no file."""
-    if file is None:
-        return None
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def fetch_clip(model: str, tag: str, clip: nn.Module) -> Path:

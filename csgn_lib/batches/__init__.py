@@ -14,17 +14,3 @@ from csgn_lib.batches.pixels import Batch, ImageSet, iterate, open_images
 from csgn_lib.batches.prefetching import Prefetcher
 from csgn_lib.batches.sampling import IdentitySampler
 from csgn_lib.images import to_float, to_gray
-
-__all__ = [
-    "Prefetcher",
-    "Augmentation",
-    "AugmentationDraw",
-    "Batch",
-    "IdentitySampler",
-    "ImageSet",
-    "iterate",
-    "open_images",
-    "random_stream",
-    "to_float",
-    "to_gray",
-]

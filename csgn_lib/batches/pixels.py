@@ -26,7 +26,7 @@ from torch import Tensor
 from csgn_lib import progress
 from csgn_lib.batches.prefetching import Movable
 from csgn_lib.datasets.image_files import open_image, unopened
-from csgn_lib.records import InputError, atomic_path, clear_killed
+from csgn_lib.records import InputError, atomic_path, clear_killed, cores
 
 try:
     import fcntl
@@ -153,7 +153,7 @@ def _labels(frame: pd.DataFrame) -> list[Tensor]:
 
 def _decode(paths: Sequence[Path], size: tuple[int, int], count: int) -> Iterator[np.ndarray]:
     """uint8 blocks (count, 3, H, W), one block ahead. Threads suffice, because Pillow decodes without Python's lock."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         blocks: deque = deque()
         for start in range(0, len(paths), count):
             blocks.append([pool.submit(_decode_one, path, size) for path in paths[start : start + count]])

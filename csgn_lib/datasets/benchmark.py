@@ -102,6 +102,15 @@ class Benchmark:
         """Whether the licence agreement requires hidden faces in figures."""
         return self.name in _FACES
 
+    def names(self, column: str) -> dict[int, str]:
+        """The numbers of ``person``, ``camera`` or ``clothes`` in query and gallery as the data set names them.
+
+        PRCC's camera 2 is "C". A number without a label, as -1, is its own name.
+        """
+        labels = pd.concat([frame[[column, f"{column}_label"]] for frame in (self.query, self.gallery)])
+        pairs = labels.drop_duplicates(column).itertuples(index=False)
+        return {int(number): label or str(number) for number, label in pairs}
+
     def frames(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """(split, frame) of every split that has rows; validation as ``validation_query`` and so on."""
         for split in ("train", "query", "gallery"):

@@ -27,7 +27,6 @@ NEEDED = ("train.txt", "query.txt", "gallery.txt")
 CAMERAS = 12  # of a session; session 3 has other ones
 CLIP = 8  # frames in a video clip at test
 STRIDE = 4  # between them, so a full block is 32 frames
-TRAIN_CLIP = 64  # frames in a video clip at training
 _LINE = re.compile(r"(?P<folder>session(?P<session>\d)/\d+_(?P<camera>\d+))\t(?P<pid>\d+)\t(?P<outfit>\S+)")
 _EXPECTED = "session<n>/<pid>_<camera>, a tab, <pid>, a tab, the outfit, such as session1/001_01\t001\tu0_l0_s0_c0_a0"
 _FRAME = re.compile(rf"\d+{IMAGE}")
@@ -138,9 +137,3 @@ def weights(tracklet: pd.Series | NDArray[np.int64]) -> NDArray[np.float64]:
 def _weights(n_frames: int) -> NDArray[np.float64]:
     index = clips(n_frames)
     return np.bincount(index.ravel(), minlength=n_frames) / index.size
-
-
-def training_pieces(n_frames: int, length: int = TRAIN_CLIP) -> list[range]:
-    """Training clips of a tracklet: ``length`` frames each; the last one includes the remainder."""
-    pieces = max(n_frames // length, 1)
-    return [range(i * length, (i + 1) * length if i + 1 < pieces else n_frames) for i in range(pieces)]

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from csgn_lib import progress
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, cores
 
 Result = TypeVar("Result")
 LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # pixels; Pillow itself refuses more
@@ -118,5 +118,5 @@ def in_threads(
     work: Callable[[str], Result], paths: Sequence[str], what: str, workers: int | None = None
 ) -> list[Result]:
     """``[work(path) for path in paths]`` in threads, with progress; decoding releases Python's lock."""
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         return list(progress.track(pool.map(work, paths), len(paths), what))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from csgn_lib.datasets.benchmark import Benchmark
 from csgn_lib.datasets.image_files import open_image
-from csgn_lib.datasets.protocols import UNKNOWN, Protocol
+from csgn_lib.datasets.protocols import UNKNOWN, Protocol, same_person
 from csgn_lib.records import InputError
 
 _INK = np.array([[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233]], np.uint8)
@@ -53,14 +53,8 @@ def spread(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairs(query: pd.DataFrame, gallery: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of all pairs of one person: (n,) in ``query`` and (n,) in ``gallery``, without a Q x G matrix."""
-    people, others = query["person"].to_numpy(), gallery["person"].to_numpy()
-    order = np.argsort(others, kind="stable")
-    first, last = (np.searchsorted(others[order], people, side) for side in ("left", "right"))
-    counts = np.where(people == UNKNOWN, 0, last - first)
-    asked = np.repeat(np.arange(len(people)), counts)
-    within = np.arange(len(asked)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return asked, order[first[asked] + within]
+    """Positions of all pairs of one person: (n,) in ``query`` and (n,) in ``gallery``."""
+    return same_person(query["person"].to_numpy(), gallery["person"].to_numpy())
 
 
 def shares(query: pd.DataFrame, gallery: pd.DataFrame) -> pd.DataFrame:

@@ -38,7 +38,6 @@ If each row is a separate tracklet, this has no effect.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csgn_lib import registry
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, did_you_mean
 
 Term = tuple[str, Literal["same", "different"]]
 Rule = tuple[Term, ...]
@@ -178,6 +177,19 @@ class Protocol:
         match = (people == others) & (people != UNKNOWN)
         dropped = self.is_junk(query, gallery, np.arange(len(query))[:, None], np.arange(len(gallery))[None, :])
         return match & ~dropped & is_query & is_ranked, (match & dropped) | ~np.broadcast_to(is_ranked, match.shape)
+
+
+def same_person(people: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All pairs of one known person, without a Q x G matrix: positions (n,) in ``people`` (Q,) and ``others`` (G,).
+
+    Ascending by the first, then the second.
+    """
+    order = np.argsort(others, kind="stable")
+    first, last = (np.searchsorted(others[order], people, side) for side in ("left", "right"))
+    counts = np.where(people == UNKNOWN, 0, last - first)
+    rows = np.repeat(np.arange(len(people)), counts)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rows, order[first[rows] + within]
 
 
 def _matching(frame: pd.DataFrame, where: Where) -> NDArray[np.bool_]:
@@ -352,5 +364,5 @@ def _on(benchmark: str | None) -> str:
 
 def nearest(name: object, names: Sequence[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, and all of them."""
-    close = difflib.get_close_matches(str(name), list(names), n=1)
-    return (f" (did you mean {close[0]!r}?)" if close else "") + f"; one of {', '.join(names)}"
+    cure = did_you_mean(name, names)
+    return (f" ({cure})" if cure else "") + f"; one of {', '.join(names)}"

@@ -12,7 +12,6 @@ from csgn_lib.figures.attention import (
     attention_pairs,
     attention_shares,
 )
-from csgn_lib.figures.errors import error_rates
 from csgn_lib.figures.forest import dots, forest, tradeoff
 from csgn_lib.figures.latex import ALPHA, latex_float, latex_table, macro_name, number_macros
 from csgn_lib.figures.maps import LabelMap, evenly_spaced, label_maps, neighbour_kinds, picture_map
@@ -22,44 +21,3 @@ from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
 from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, subplots, use_style
 from csgn_lib.figures.strips import rank_strips, strip_frame
 from csgn_lib.figures.tables import Table, results_table
-
-__all__ = [
-    "ALPHA",
-    "COLUMN_WIDTH",
-    "ExplainedPair",
-    "LabelMap",
-    "ParameterTable",
-    "STYLE",
-    "TEXT_WIDTH",
-    "TILT",
-    "Table",
-    "attention_deletion",
-    "attention_heads",
-    "attention_layers",
-    "attention_pairs",
-    "attention_shares",
-    "curves",
-    "dots",
-    "error_rates",
-    "evenly_spaced",
-    "forest",
-    "label_maps",
-    "latex_float",
-    "latex_table",
-    "loss_frame",
-    "macro_name",
-    "metrics_frame",
-    "neighbour_kinds",
-    "number_macros",
-    "parameter_table",
-    "picture_map",
-    "rank_strips",
-    "results_table",
-    "save",
-    "strip_frame",
-    "styled",
-    "subplots",
-    "tradeoff",
-    "use_style",
-    "write_page",
-]

@@ -124,7 +124,7 @@ def attention_layers(table: pd.DataFrame) -> Figure:
             xlabel="layers shuffled, from the output down", ylabel="rank correlation with own map", ylim=(-0.5, 1.05)
         )
         axes.set_xticks(sorted(set(table["layers"])))
-        axes.legend(loc="lower left", fontsize=6)
+        axes.legend(loc="upper right", fontsize=6)
     return figure
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from csgn_lib.figures.tables import LATEX
 from csgn_lib.records import InputError, atomic_path
 
 ALPHA = 0.05  # corrected p values below it are significant, here and in 41_ablation_tables
 MARK = "^{*}"
+_NAMED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_ESCAPES = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | _NAMED)
 _DIGITS = "Zero One Two Three Four Five Six Seven Eight Nine".split()
 
 
@@ -52,11 +52,7 @@ def latex_table(
         raise InputError(
             f"table {target.name!r} holds {twice['row'].iloc[0]!r} under {twice['column'].iloc[0]!r} twice; keep one"
         )
-    with ExitStack() as stack:
-        tex, csv = (stack.enter_context(atomic_path(f"{target}.{suffix}")) for suffix in ("tex", "csv"))
-        tex.write_text(_tabular(frame, spread, note), encoding="utf-8")
-        frame.to_csv(csv, index=False, float_format="%.6g")
-    return target
+    return _write(target, _tabular(frame, spread, note), frame)
 
 
 def macro_name(words: str, prefix: str = "csgn") -> str:
@@ -106,12 +102,7 @@ def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
         named[macro] = name
         shown.append(_quoted(name, value, form))
         lines.append(rf"\newcommand{{\{macro}}}{{{shown[-1]}}}")
-    written = frame.assign(macro=list(named), shown=shown)
-    with ExitStack() as stack:
-        tex, csv = (stack.enter_context(atomic_path(f"{target}.{suffix}")) for suffix in ("tex", "csv"))
-        tex.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        written.to_csv(csv, index=False, float_format="%.6g")
-    return target
+    return _write(target, "\n".join(lines) + "\n", frame.assign(macro=list(named), shown=shown))
 
 
 def latex_float(kind: Literal["figure", "table"], name: str, caption: str) -> str:
@@ -129,6 +120,13 @@ def latex_float(kind: Literal["figure", "table"], name: str, caption: str) -> st
     else:  # captions of tables are above the table
         lines = [said, r"\medskip", rf"\sbox2{{\input{{{name}.tex}}}}{fitted}"]
     return "\n".join([rf"\begin{{{kind}}}[htbp]\centering", *lines, rf"\end{{{kind}}}"]) + "\n"
+
+
+def _write(target: Path, text: str, frame: pd.DataFrame) -> Path:
+    with atomic_path(f"{target}.tex") as tex, atomic_path(f"{target}.csv") as csv:
+        tex.write_text(text, encoding="utf-8")
+        frame.to_csv(csv, index=False, float_format="%.6g")
+    return target
 
 
 def _quoted(name: str, value: Any, form: Any) -> str:
@@ -206,5 +204,5 @@ def _or(value: Any, default: float) -> float:
 
 
 def _escaped(text: object) -> str:
-    plain = str(text).translate(LATEX).replace("–", "--").replace("±", r"$\pm$")
+    plain = str(text).translate(_ESCAPES).replace("–", "--").replace("±", r"$\pm$")
     return plain.replace("<", r"\textless{}").replace(">", r"\textgreater{}")

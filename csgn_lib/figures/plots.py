@@ -66,7 +66,8 @@ def curves(metrics: pd.DataFrame, terms: Sequence[str] | None = None, x: str = "
         for axes, (title, frame, term) in zip(grid.flat, panels, strict=False):
             for line in lines:  # a run without this term has an empty line, so that colours stay the same
                 part = frame if line is None else frame[frame[hue] == line]
-                axes.plot(part[x], part[term], label=str(line))
+                lone = part[term].count() == 1  # a line of one point would be invisible
+                axes.plot(part[x], part[term], label=str(line), marker="o" if lone else "None")
             axes.margins(x=0.02)
             axes.set(title=title, xlabel=x, ylabel="loss" if "loss" in term and axes in grid[:, 0] else "")
         for axes in list(grid.flat)[len(panels) :]:

@@ -21,8 +21,8 @@ from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from csgn_lib.records import InputError, Run, atomic_path, home, read_json
-from csgn_lib.runs.explain import origin, sha256, within
+from csgn_lib.records import InputError, Run, atomic_path, home, read_json, sha256
+from csgn_lib.runs.explain import origin, within
 from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, current_folder
 from csgn_lib.runs.machine import library_digest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -52,10 +53,9 @@ def rank_strips(
     cells = [_cells(query, ranked, Path(root), top, hide_faces, answers) for query, ranked in rows]
     head, foot, tall = (0.2 if titles else 0.06), 0.2, 1.1  # inches: title, label, image
     total = len(rows) * (head + foot + tall)
-    with styled():
+    # a layout engine, even one that is switched off later, would draw every image twice
+    with styled(), plt.rc_context({"figure.constrained_layout.use": False}):
         figure = plt.figure(figsize=(TEXT_WIDTH, total))
-        # a layout engine would draw every image twice; `save` also disables the style's engine
-        figure.set_layout_engine("none")
         grid = figure.add_gridspec(
             len(rows), top + 2, width_ratios=[1, 0.15, *[1] * top], wspace=0.14, hspace=(head + foot) / tall,
             left=0.005, right=0.995, top=1 - head / total, bottom=foot / total,
@@ -64,7 +64,7 @@ def rank_strips(
             for column, cell in zip([0, *range(2, top + 2)], strip, strict=False):
                 _draw(figure.add_subplot(grid[row, column]), *cell)
             if titles:
-                figure.axes[-len(strip)].set_title(titles[row], fontsize=8, pad=4)
+                figure.axes[-len(strip)].set_title(shorten(titles[row], 100, placeholder=" ..."), fontsize=8, pad=4)
     return figure
 
 
@@ -113,5 +113,8 @@ def _draw(axes: Axes, image: np.ndarray, label: str, colour: str, style: Any) ->
     axes.grid(False)
     axes.spines[:].set_visible(False)
     frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False, joinstyle="miter")
-    axes.add_patch(frame).set(edgecolor=colour, linewidth=2.0, linestyle=style)  # spines leave gaps at the corners
-    axes.set_xlabel(label, color=colour, fontsize=6.5, labelpad=3, fontweight="bold")
+    axes.add_patch(frame).set(edgecolor=colour, linewidth=2.0, linestyle=style)  # spines leave notches at corners
+    wide = len(label) > 10  # words of ten images in a row would touch each other
+    axes.set_xlabel(
+        label, color=colour, fontsize=5.5 if wide else 6.5, labelpad=3, fontweight="normal" if wide else "bold"
+    )

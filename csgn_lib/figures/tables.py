@@ -1,9 +1,9 @@
-"""The results as a table: text, HTML and LaTeX."""
+"""The results as a table: text and HTML."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,17 +12,14 @@ from csgn_lib.records import InputError
 
 COLUMNS = ("row", "protocol", "rank1", "mean_ap", "minp", "counted")
 _HEADS = ("rank-1", "mAP", "mINP", "queries")
-_NAMED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | _NAMED)  # escapes LaTeX's special characters
 
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """One table as plain ``text``, as an ``html`` element and as ``latex`` for booktabs."""
+    """One table as plain ``text`` and as an ``html`` element."""
 
     text: str
     html: str
-    latex: str
 
     def __str__(self) -> str:
         return self.text
@@ -38,9 +35,9 @@ def results_table(frame: pd.DataFrame, descriptions: Mapping[str, str] | None = 
 
     Args:
         frame: columns row, protocol, rank1, mean_ap, minp (fractions in [0, 1]) and counted;
-            optionally low and high, the ends of an interval of mean_ap, which HTML and LaTeX print.
+            optionally low and high, the ends of an interval of mean_ap, which HTML prints.
             Rows and protocols keep the order of their first appearance; a missing cell is a dash.
-        descriptions: one line for each protocol, printed with the table (in LaTeX as comments).
+        descriptions: one line for each protocol, printed with the table.
 
     Nothing is bold, since a single run per row cannot show which differences are significant.
     Raises InputError naming a missing column, or a row that is given twice.
@@ -53,11 +50,10 @@ def results_table(frame: pd.DataFrame, descriptions: Mapping[str, str] | None = 
         raise InputError(f"results hold {twice['row'].iloc[0]!r} under {twice['protocol'].iloc[0]!r} twice; keep one")
     lines = [f"{name}: {descriptions[name]}" for name in frame["protocol"].unique() if name in (descriptions or {})]
     text = "\n".join([_text(frame), *([""] if lines else []), *lines])
-    latex = "".join(f"% {line}\n" for line in lines) + _latex(frame)
-    return Table(text, _html(frame, lines), latex)
+    return Table(text, _html(frame, lines))
 
 
-def _entries(frame: pd.DataFrame, spread: Callable[[float, float], str] | None) -> list[tuple[str, list[str]]]:
+def _entries(frame: pd.DataFrame, intervals: bool) -> list[tuple[str, list[str]]]:
     """(row, its cells of text, protocol after protocol)."""
     found = {(record["row"], record["protocol"]): record for record in frame.to_dict("records")}
     rows = []
@@ -65,15 +61,15 @@ def _entries(frame: pd.DataFrame, spread: Callable[[float, float], str] | None) 
         cells: list[str] = []
         for protocol in frame["protocol"].unique():
             record = found.get((row, protocol))
-            cells += _values(record, spread) if record else ["–"] * len(_HEADS)
+            cells += _values(record, intervals) if record else ["–"] * len(_HEADS)
         rows.append((str(row), cells))
     return rows
 
 
-def _values(record: dict[str, float], spread: Callable[[float, float], str] | None) -> list[str]:
+def _values(record: dict[str, float], intervals: bool) -> list[str]:
     rank1, mean_ap, minp = (_percent(record[name]) for name in ("rank1", "mean_ap", "minp"))
-    if spread and pd.notna(record.get("low")) and pd.notna(record.get("high")):
-        mean_ap += spread(100 * record["low"], 100 * record["high"])
+    if intervals and pd.notna(record.get("low")) and pd.notna(record.get("high")):
+        mean_ap += f" <small>{100 * record['low']:.1f}–{100 * record['high']:.1f}</small>"
     return [rank1, mean_ap, minp, "–" if pd.isna(record["counted"]) else f"{record['counted']:.0f}"]
 
 
@@ -82,7 +78,7 @@ def _percent(fraction: float) -> str:
 
 
 def _text(frame: pd.DataFrame) -> str:
-    rows = _entries(frame, None)
+    rows = _entries(frame, intervals=False)
     protocols = list(frame["protocol"].unique())
     first = max(len("row"), *(len(name) for name, _ in rows))
     widths = [max(len(head), 6) + 2 for head in _HEADS]
@@ -103,25 +99,13 @@ def _html(frame: pd.DataFrame, lines: Sequence[str] = ()) -> str:
     over = "".join(f'<th colspan="{len(_HEADS)}" scope="colgroup">{_escape(name)}</th>' for name in protocols)
     heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS * len(protocols))
     body = ""
-    for name, cells in _entries(frame, lambda low, high: f" <small>{low:.1f}–{high:.1f}</small>"):
+    for name, cells in _entries(frame, intervals=True):
         marks = ["start" if i % len(_HEADS) == 0 else "" for i in range(len(cells))]
         tds = "".join(f'<td class="{mark}">{cell}</td>' for mark, cell in zip(marks, cells, strict=True))
         body += f'<tr><th scope="row">{_escape(name)}</th>{tds}</tr>\n'
     head = f'<thead><tr><th rowspan="2" scope="col"></th>{over}</tr><tr>{heads}</tr></thead>'
     caption = f"<caption>{'<br>'.join(map(_escape, lines))}</caption>" if lines else ""
     return f'<table class="results">{caption}{head}<tbody>\n{body}</tbody></table>'
-
-
-def _latex(frame: pd.DataFrame) -> str:
-    protocols = list(frame["protocol"].unique())
-    size = len(_HEADS)
-    over = " & ".join(rf"\multicolumn{{{size}}}{{c}}{{{str(name).translate(LATEX)}}}" for name in protocols)
-    rules = " ".join(rf"\cmidrule(lr){{{2 + size * i}-{1 + size * (i + 1)}}}" for i in range(len(protocols)))
-    rows = _entries(frame, lambda low, high: rf" {{\scriptsize [{low:.1f}, {high:.1f}]}}")
-    lines = [rf"\begin{{tabular}}{{l{'r' * size * len(protocols)}}}", r"\toprule", rf" & {over} \\", rules]
-    lines += [" & ".join(["", *_HEADS * len(protocols)]) + r" \\", r"\midrule"]
-    lines += [" & ".join([name.translate(LATEX), *cells]).replace("–", "--") + r" \\" for name, cells in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _escape(text: object) -> str:

@@ -43,6 +43,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where the encoder's weights lie."""
         return next(self.encoder.parameters()).device
 
     @property

@@ -34,6 +34,7 @@ class DescriptorProgram(nn.Module):
         self.encoder = encoder
 
     def forward(self, images: Tensor) -> Tensor:
+        """The descriptor (B, D) of images (B, 3, H, W)."""
         return self.encoder(images).descriptor()
 
 

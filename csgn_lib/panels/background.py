@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from csgn_lib import runs
-from csgn_lib.config import Experiment
+from csgn_lib.config import Experiment, written
 from csgn_lib.records import InputError, Run, home, writing
 from csgn_lib.runs.folders import COMMAND_VARIABLE, FOLDER_VARIABLE, claimed
 from csgn_lib.runs.machine import LIBRARY
@@ -102,15 +102,8 @@ def _train_words(experiment: Experiment, run_dir: str | Path | None) -> list[str
     words = ["train", "--preset", experiment.preset, "--seed", str(experiment.seed)]
     for name, value in experiment.difference().items():
         if name != "seed":
-            words += ["--set", f"{name}={_text(value)}"]
+            words += ["--set", f"{name}={written(value)}"]
     return words + (["--run-dir", str(run_dir)] if run_dir else [])
-
-
-def _text(value: Any) -> str:
-    """As `runs.from_text` reads it."""
-    if isinstance(value, tuple):
-        return str(list(value))
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _words_again(run: Run, folder: str) -> list[str]:

@@ -19,7 +19,7 @@ from csgn_lib.runs.words import clock
 
 ALL = "all"
 _HEADS = ("run", "notebook", "state", "progress", "last metric", "last heartbeat", "command to continue, or error")
-_ENDED = ("failed", "died", "timed_out", "interrupted")
+ENDED = ("failed", "died", "timed_out", "interrupted")
 
 
 def board_frame(folder: str | Path | None = None) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def board_frame(folder: str | Path | None = None) -> pd.DataFrame:
         rows.append({
             "run": name, "kind": Path(seen.status.get("notebook", "train")).stem, "state": seen.state, "at": seen.where,
             "metric": seen.last_metric, "age": seen.age, "seconds": seconds, "error": "; ".join(seen.remarks),
-            "again": background.command_again(seen.run) if seen.state in _ENDED else "",
+            "again": background.command_again(seen.run) if seen.state in ENDED else "",
         })  # fmt: skip
     columns = ["run", "kind", "state", "at", "metric", "age", "seconds", "error", "again"]
     return pd.DataFrame(rows, columns=columns)

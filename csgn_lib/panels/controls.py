@@ -10,6 +10,7 @@ import ipywidgets as w
 from csgn_lib.panels.looks import (
     ALL,
     ALONE,
+    DIRECTIONS,
     ORDERS,
     PICTURES,
     RIGHT,
@@ -21,7 +22,6 @@ from csgn_lib.panels.looks import (
     Look,
 )  # fmt: skip
 from csgn_lib.panels.views import View
-from csgn_lib.retrieval import PLAIN
 
 NOBODY = "none"
 WIDE = {"description_width": "90px"}
@@ -102,7 +102,7 @@ class Controls:
 
     def look(self) -> Look:
         """The change to the query that the controls describe."""
-        rank = 0 if self.vocabulary.value == PLAIN else self.rank.value
+        rank = self.rank.value if self.vocabulary.value in DIRECTIONS else 0
         text = self.text.value, self.use.value, self.weight.value
         return Look(self.vocabulary.value, rank, self.paint.value, float(self.hue.value), *text)
 
@@ -110,6 +110,6 @@ class Controls:
         """Disable controls that have no effect now, and show why a text has none."""
         typed, use = bool(self.text.value.strip()), self.use.value
         self.text_note.value = _NOTES.get((typed, use), "" if typed or use == UNUSED else _NO_TEXT)
-        self.rank.disabled = self.vocabulary.value == PLAIN
+        self.rank.disabled = self.vocabulary.value not in DIRECTIONS
         self.weight.disabled = not typed or use in (UNUSED, ALONE)
         self.paint.disabled = self.hue.disabled = typed and use == ALONE

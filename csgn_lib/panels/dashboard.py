@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from csgn_lib import figures, runs
 from csgn_lib.panels import background
-from csgn_lib.panels.board import ago, badge
+from csgn_lib.panels.board import ENDED, ago, badge
 from csgn_lib.panels.reading import Reading, read, readings
 from csgn_lib.panels.views import View, alert, table_html
 from csgn_lib.records import InputError, Run
@@ -34,7 +34,6 @@ _HEADS = ("run", "state", "progress", "images/s", "memory", "time left of the st
           "last heartbeat")  # fmt: skip
 WIDTH, HEIGHT = 900, 430  # CSS pixels of the curves: the width before a browser reports its own, and the height
 DPI = 100  # CSS pixels of a figure's inch
-_CONTINUES = ("failed", "died", "timed_out", "interrupted")
 
 
 def epochs(seen: Sequence[Reading]) -> pd.DataFrame:
@@ -62,9 +61,6 @@ def training_curves(seen: Sequence[Reading]) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         if axes.get_title(loc="left").endswith("images per second"):
             axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # otherwise small variations look large
-        for line in axes.get_lines():
-            if pd.notna(line.get_ydata()).sum() == 1:  # a line needs two epochs
-                line.set_marker("o")
     return figure
 
 
@@ -175,7 +171,7 @@ class TrainingDashboard:
         self.table.value = _summary(seen)
         self._offer()
         self._offer_to(self.stop, [one.name for one in seen if one.state in ("running", "queued")])
-        self._offer_to(self.resume, [one.name for one in seen if one.state in _CONTINUES])
+        self._offer_to(self.resume, [one.name for one in seen if one.state in ENDED])
         shown = [(one.name, len(one.records), str(one.records[-1:])) for one in seen]
         if shown != self._shown:
             self._shown = shown

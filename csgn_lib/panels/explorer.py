@@ -26,7 +26,7 @@ from csgn_lib import figures
 from csgn_lib.analysis.attribution import rollout
 from csgn_lib.datasets import Protocol
 from csgn_lib.datasets.protocols import UNKNOWN
-from csgn_lib.panels.looks import ADDED, ALL, RIGHT, Answer, Filter, Look, changed, painted, pixels_of
+from csgn_lib.panels.looks import ADDED, ALL, DIRECTIONS, RIGHT, Answer, Filter, Look, changed, painted, pixels_of
 from csgn_lib.panels.sources import NO_JOINT, Source, open_source
 from csgn_lib.panels.thumbnails import Thumbnails, lettered
 from csgn_lib.records import InputError
@@ -63,6 +63,7 @@ class Explorer:
 
     @property
     def names(self) -> list[str]:
+        """The models' names, in the order given."""
         return list(self._given)
 
     def source(self, name: str) -> Source:
@@ -75,11 +76,13 @@ class Explorer:
         return self._opened[name]
 
     def thumbnails(self, name: str) -> Thumbnails:
+        """Small images of a model's benchmark, faces blocked where its owners ask for it."""
         data = self.source(name).benchmark
         wanted = data.root, data.hide_faces
         return self._thumbnails.setdefault(wanted, Thumbnails(*wanted))
 
     def protocols(self, name: str) -> tuple[str, ...]:
+        """The protocols of a model's benchmark, the headline first."""
         return self.source(name).benchmark.protocols
 
     def scored(self, name: str, protocol: str) -> pd.DataFrame:
@@ -97,7 +100,8 @@ class Explorer:
         found = self.scored(name, protocol)
         keep = found["ap"].between(where.ap[0] - 1e-9, where.ap[1] + 1e-9)
         for column, wanted in (("camera", where.camera), ("clothes", where.clothes)):
-            keep &= (found[column] == wanted) | (wanted == -1)
+            if wanted:
+                keep &= found[column].map(self.source(name).benchmark.names(column)) == wanted
         if where.first != ALL:
             keep &= (found["first_hit"] == 1) == (where.first == RIGHT)
         if where.contains.strip():
@@ -233,11 +237,15 @@ class Explorer:
         if look.vocabulary not in source.descriptors:
             raise InputError(f"{source.name} has no descriptor {look.vocabulary!r}; {', '.join(source.descriptors)}")
         chosen = source.descriptors[look.vocabulary]
+        if chosen.form is not None:
+            if look.text_alone:
+                raise InputError(f"a text alone is compared with f, not with {chosen}; choose another descriptor")
+            return chosen
         chosen = replace(chosen, rank=look.rank) if look.vocabulary != PLAIN and look.rank else chosen
         return replace(chosen, parts=("f",)) if look.text_alone else chosen
 
     def _read(self, source: Source, descriptor: Descriptor) -> Callable[[Embeddings], Tensor]:
-        return features_of(descriptor, source.words if descriptor.vocabulary != PLAIN else None)
+        return features_of(descriptor, source.words if descriptor.vocabulary in DIRECTIONS else None)
 
     def _embed(self, source: Source, picture: Image.Image, look: Look) -> Embeddings:
         with torch.inference_mode():
@@ -266,7 +274,7 @@ class Explorer:
         """
         descriptor, tracklets = self._descriptor(source, look), rule is not None and rule.aggregate == "tracklet"
         asked = _unit(feature)
-        left = None if tracklets or descriptor.vocabulary == PLAIN else self._left(source, descriptor)
+        left = None if tracklets or descriptor.vocabulary not in DIRECTIONS else self._left(source, descriptor)
         if left is None:
             unit, rows = self._gallery(source, descriptor, tracklets)
             return unit @ asked, rows

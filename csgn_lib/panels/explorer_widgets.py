@@ -20,7 +20,7 @@ from PIL import Image
 
 from csgn_lib.panels.controls import CONTROLS, NOBODY, Controls
 from csgn_lib.panels.explorer import Explorer
-from csgn_lib.panels.looks import ALONE, FEATURES, UNUSED, Answer, Look, painted
+from csgn_lib.panels.looks import ALONE, DIRECTIONS, FEATURES, UNUSED, Answer, Look, painted
 from csgn_lib.panels.strips import (
     CLOSE,
     ENLARGED,
@@ -36,7 +36,6 @@ from csgn_lib.panels.strips import (
 from csgn_lib.panels.thumbnails import decode_upload, jpeg, overlaid
 from csgn_lib.panels.views import View, alert
 from csgn_lib.records import InputError, home
-from csgn_lib.retrieval import PLAIN
 
 if TYPE_CHECKING:
     from csgn_lib.panels.maps import LinkedMaps
@@ -126,11 +125,14 @@ class ExplorerPanel(Controls):
         source, protocols = self.explorer.source(name), self.explorer.protocols(name)
         found = self.explorer.scored(name, self.protocol.value if self.protocol.value in protocols else protocols[0])
         known = found[found["clothes"] != -1].drop_duplicates("clothes").sort_values(["person", "clothes"])
-        cameras = [(str(n), int(n)) for n in sorted(found["camera"].unique()) if n != -1]
-        clothes = [(f"person {q.person}, outfit {q.clothes}", int(q.clothes)) for q in known.itertuples()]
-        features = [(FEATURES[kind], kind) for kind in source.descriptors]
-        choices = ((self.protocol, protocols), (self.camera, [("all", -1), *cameras]),
-                   (self.clothes, [("all", -1), *clothes]), (self.vocabulary, features))  # fmt: skip
+        people, cams, outfits = (source.benchmark.names(column) for column in ("person", "camera", "clothes"))
+        cameras = [(cams[n], cams[n]) for n in sorted(found["camera"].unique()) if n != -1]
+        clothes = [
+            (f"person {people[q.person]}, outfit {outfits[q.clothes]}", outfits[q.clothes]) for q in known.itertuples()
+        ]
+        features = [(FEATURES.get(kind, kind), kind) for kind in source.descriptors]
+        choices = ((self.protocol, protocols), (self.camera, [("all", ""), *cameras]),
+                   (self.clothes, [("all", ""), *clothes]), (self.vocabulary, features))  # fmt: skip
         with self._silent():
             for widget, options in choices:
                 before = widget.value
@@ -165,7 +167,7 @@ class ExplorerPanel(Controls):
         with self._telling():
             source, kind = self.explorer.source(self.model.value), self.vocabulary.value
             with self._silent():
-                if kind != PLAIN:
+                if kind in DIRECTIONS:
                     self.rank.max = source.largest_rank(kind)
                     self.rank.value = source.descriptors[kind].rank
             self.draw()
@@ -264,10 +266,13 @@ class ExplorerPanel(Controls):
         images, _ = self._images(name, answer, found["path"], ENLARGED)
         cells = strip_cells(answer, found, self.explorer.thumbnails(name), images, self.look().text_alone)
         row = answer.query if found.empty else found.iloc[0]
-        facts = {"file": row["path"], "person": row["person"], "camera": row["camera"], "outfit": row["clothes"]}
-        known = "<br>".join(f"{what}: {html.escape(str(value))}" for what, value in facts.items() if value != -1)
+        facts = [f"file: {html.escape(row['path'])}"]
+        for column, what in (("person", "person"), ("camera", "camera"), ("clothes", "outfit")):
+            if (number := row[column]) != -1:
+                label = self.explorer.source(name).benchmark.names(column).get(number, str(number))
+                facts.append(f"{what}: {html.escape(label)}")
         self._enlarged = None if found.empty else int(row["row"])
-        self.enlarged.value = enlarged_html(cells, known, searchable=not found.empty)
+        self.enlarged.value = enlarged_html(cells, "<br>".join(facts), searchable=not found.empty)
 
     def _take(self) -> None:
         if not self.upload.value:

@@ -25,7 +25,7 @@ ALL, RIGHT, WRONG = "all", "right", "wrong"
 TYPICAL, HARDEST, EASIEST, BY_NAME = "typical first", "hardest first", "easiest first", "by name"
 ORDERS = (TYPICAL, HARDEST, EASIEST, BY_NAME)
 FEATURES = {PLAIN: "all", CLOTHING_OUT: "clothing removed", PERSON_ONLY: "person words only"}
-_DIRECTIONS = {CLOTHING_OUT: "{} clothing directions removed", PERSON_ONLY: "{} person directions only"}
+DIRECTIONS = {CLOTHING_OUT: "{} clothing directions removed", PERSON_ONLY: "{} person directions only"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Look:
     """A change to a query.
 
     Attributes:
-        vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported).
+        vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported); or
+            the name of a plugin's descriptor.
         picture: as it is, gray, or mirrored (a control: neither person nor colours change).
         hue: rotation in degrees, -180 to 180.
         text: used alone (gallery ranked by its cosine to the text), or its direction added to or subtracted from f of
@@ -75,7 +76,9 @@ class Look:
     def __str__(self) -> str:
         words = []
         if self.vocabulary != PLAIN:
-            words = [_DIRECTIONS[self.vocabulary].format(self.rank) if self.rank else FEATURES[self.vocabulary]]
+            named = FEATURES.get(self.vocabulary, self.vocabulary)
+            ranked = self.rank and self.vocabulary in DIRECTIONS
+            words = [DIRECTIONS[self.vocabulary].format(self.rank) if ranked else named]
         words += [self.picture] if self.picture != AS_IT_IS else []
         words += [f"hue {self.hue:+.0f}°"] if self.hue else []
         words += [f"text {self.use}: {self.text.strip()!r}"] if self.says else []
@@ -87,14 +90,15 @@ class Filter:
     """Filter and order of the listed queries.
 
     Attributes:
-        camera, clothes: a label, or -1 for all. first: "all", or whether the rank-1 answer is "right" or "wrong".
+        camera, clothes: as the data set names them, or "" for all.
+        first: "all", or whether the rank-1 answer is "right" or "wrong".
         ap: lowest and highest average precision. contains: text in the image's path, in any case.
         order: one of ORDERS. "typical first" begins with queries that have a match in the first ten, by the distance of
             their average precision from the median of those.
     """
 
-    camera: int = -1
-    clothes: int = -1
+    camera: str = ""
+    clothes: str = ""
     first: str = ALL
     ap: tuple[float, float] = (0.0, 1.0)
     contains: str = ""
@@ -139,10 +143,11 @@ class Answer:
         return f": AP {ap}, first match at rank {rank}"
 
     def top(self, count: int = 10, before: Answer | None = None) -> pd.DataFrame:
-        """The first images: ``rank, row, path, person, camera, clothes, similarity, right``, ``changed`` (clothes),
-        and ``was``, the rank in another ranking (0: none)."""
+        """The first answers: ``rank, row, path, person, camera, clothes, person_label, similarity, right``, ``changed``
+        (clothes), and ``was``, each one's rank in another answer (0: none)."""
         rows = self.rows[:count]
-        found = self.gallery.iloc[rows][["path", "person", "camera", "clothes"]].reset_index(drop=True)
+        columns = ["path", "person", "camera", "clothes", "person_label"]
+        found = self.gallery.iloc[rows][columns].reset_index(drop=True)
         right = (found["person"] == self.query["person"]) & (self.query["person"] != UNKNOWN)
         known = right & (found["clothes"] != UNKNOWN) & (self.query["clothes"] != UNKNOWN)
         changed = np.where(known, np.where(found["clothes"] == self.query["clothes"], "same", "changed"), "")

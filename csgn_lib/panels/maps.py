@@ -5,13 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import anywidget
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+import traitlets
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
@@ -29,6 +32,7 @@ from csgn_lib.vocabulary import coordinates
 
 LARGEST = 3000  # largest number of images for t-SNE; more are placed by their first two principal components
 SHOWN = 24  # images of a selection
+NEVER = -1  # drawn messages, before a browser shows the maps
 EDGES = (-1.08, 1.08)  # axis limits of the maps, so that no point lies on the border
 MARKS = {  # colour and size of a point, by what it is; later ones are drawn above earlier ones
     "other image": ("#B5B5B5", 3), "same person, ranked lower": ("#56B4E9", 6), "answer": ("#0072B2", 9),
@@ -101,7 +105,7 @@ def maps_figure(
         for axes, row in zip(np.atleast_1d(below.subplots(1, max(1, len(chosen)))), chosen, strict=False):
             axes.imshow(np.asarray(thumbnails.image(frame["path"].iloc[row])))
             axes.set(xticks=[], yticks=[])
-            axes.set_xlabel(f"person {frame['person'].iloc[row]}", fontsize=6)
+            axes.set_xlabel(f"person {frame['person_label'].iloc[row]}", fontsize=6)
             axes.grid(visible=False)
             axes.spines[:].set_visible(False)
     return figure
@@ -126,6 +130,14 @@ def linked_maps(places: Mapping[str, NDArray[np.floating]], frame: pd.DataFrame,
     return LinkedMaps(places, frame, thumbnails)
 
 
+class Frames(anywidget.AnyWidget):
+    """The browser's answers. Attributes: sent: messages so far; drawn: how many of them the browser has drawn."""
+
+    _esm = Path(__file__).with_name("frames.js")
+    sent = traitlets.Int(0).tag(sync=True)
+    drawn = traitlets.Int(NEVER).tag(sync=True)
+
+
 class LinkedMaps:
     """Maps with one selection: a lasso in one map also selects in the other, and fills ``strip``.
 
@@ -139,6 +151,8 @@ class LinkedMaps:
         import jscatter
 
         self.frame, self.thumbnails = frame, thumbnails
+        self._codes: NDArray[np.int8] | None = None  # of each image's mark, as last sent
+        self._waiting = False  # whether other codes are to be sent
         data = frame[["path", "person", "camera", "clothes"]].reset_index(drop=True)
         for name, points in places.items():
             data[f"{name} x"], data[f"{name} y"] = points.T
@@ -152,25 +166,43 @@ class LinkedMaps:
                 size_map=list(sizes), opacity=0.8, height=350, x_scale=EDGES, y_scale=EDGES,
             )  # fmt: skip
             scatter.axes(False)
-            scatter.mouse("lasso")  # jscatter's other lasso (Shift and drag) selects cells in JupyterLab
+            scatter.mouse("lasso")  # jscatter's other lasso, Shift and a drag, selects cells in JupyterLab
+            scatter.widget.non_spatial_points_update = True  # marks change, places do not
             self.scatters[name] = scatter
         linked = [(scatter, f"by {name}") for name, scatter in self.scatters.items()]
         maps = jscatter.compose(linked, sync_selection=True, sync_hover=True, rows=1, row_height=430)
         for scatter in self.scatters.values():
             scatter.widget.observe(lambda change: self.show(change["new"]), names="selection")
             scatter.widget.observe(lambda change: self._hover(change["new"]), names="hovering")
+        self._frames = Frames()
+        self._frames.observe(self._drawn, names="drawn")
         self.show([])
         legend = ipywidgets.HTML(_legend())
-        self.box = ipywidgets.VBox([legend, maps, ipywidgets.HBox([self.preview, self.strip])])
+        self.box = ipywidgets.VBox([legend, maps, ipywidgets.HBox([self.preview, self.strip]), self._frames])
 
     def mark(self, answer: Answer, top: pd.DataFrame) -> None:
-        """Mark a query and its answers in every map."""
-        codes = pd.Categorical(marks_of(answer, top, self.frame), categories=list(MARKS)).codes
+        """Mark a query and its answers in every map, as soon as the browser has drawn the marks before them."""
+        self._codes = pd.Categorical(marks_of(answer, top, self.frame), categories=list(MARKS)).codes
+        self._waiting = True
+        if self._frames.drawn in (NEVER, self._frames.sent):
+            self._send()
+
+    def _send(self) -> None:
+        self._waiting = False
         for scatter in self.scatters.values():
-            points = np.array(scatter.widget.points)  # x, y, category: a new data frame would take 0.1 s
-            points[:, 2] = codes
-            scatter.widget.points = points
-            scatter.order(by=np.argsort(codes, kind="stable"))
+            points = np.array(scatter.widget.points)  # x, y, category: a new data frame would cost 0.1 s
+            points[:, 2] = self._codes
+            points[:, 3] = self._frames.sent % 2  # not drawn; a browser ignores points that are equal to the last
+            with scatter.widget.hold_sync():  # one message: an order without its points would not be applied
+                scatter.order(by=np.argsort(self._codes, kind="stable"))
+                scatter.widget.points = points
+        self._frames.sent += 1
+
+    def _drawn(self, change: dict[str, Any]) -> None:
+        """Send marks that waited, and once those that were sent before the browser showed the maps."""
+        again = change["old"] == NEVER and self._codes is not None
+        if change["new"] != NEVER and (again or self._waiting):
+            self._send()
 
     def show(self, rows: Sequence[int]) -> None:
         """Show the first few of the selected rows, or how to select."""
@@ -193,7 +225,7 @@ class LinkedMaps:
 
     def _image(self, row: int) -> str:
         one = self.frame.iloc[row]
-        name = html.escape(f"{one['path']}, person {one['person']}", quote=True)
+        name = html.escape(f"{one['path']}, person {one['person_label']}", quote=True)
         try:
             url = data_url(self.thumbnails.jpeg(one["path"]))
         except InputError as error:

@@ -15,8 +15,8 @@ from typing import Any
 import ipywidgets
 from pydantic import ValidationError
 
-from csgn_lib import datasets, runs
-from csgn_lib.config import METHODS, PRESETS, Experiment, with_plugins
+from csgn_lib import registry, runs
+from csgn_lib.config import METHODS, PRESETS, Experiment, with_plugins, written
 from csgn_lib.panels import background
 from csgn_lib.panels.views import alert, table_html
 from csgn_lib.records import InputError, Run
@@ -122,10 +122,10 @@ class Alike:
 def widget_for(field: Field, alike: Alike, layout: ipywidgets.Layout) -> ipywidgets.ValueWidget:
     """A dropdown for choices and nullable flags, a checkbox, a slider between two bounds, a number box, or a text."""
     if field.name == "benchmark":
-        return alike(ipywidgets.Combobox, options=[*datasets.NAMES, "csv"], layout=layout)
+        return alike(ipywidgets.Combobox, options=[*registry.entries("benchmark")], layout=layout)
     if field.kind == "choice" or (field.kind == "flag" and field.nullable):
         values = field.choices or (True, False)
-        options = [(_shown(value), value) for value in (None,) * field.nullable + tuple(values)]
+        options = [(written(value), value) for value in (None,) * field.nullable + tuple(values)]
         return alike(ipywidgets.Dropdown, options=options, layout=layout)
     if field.kind == "flag":
         return alike(ipywidgets.Checkbox, indent=False, layout=layout)
@@ -252,7 +252,7 @@ class ParameterPanel:
         for field in self.fields:
             value, base = values.get(field.name), getattr(self._base, field.name)
             same = field.name in values and value == base
-            mark = "" if same else f" <b>Preset: {html.escape(_shown(base))}.</b>"
+            mark = "" if same else f" <b>Preset: {html.escape(written(base))}.</b>"
             meaning = "; ".join(filter(None, [field.meaning, field.limits]))
             text = f"<small>{html.escape(meaning[:1].upper() + meaning[1:])}.{mark}</small>"
             self.help[field.name].value = alert(wrong[field.name]) if field.name in wrong else text
@@ -266,7 +266,7 @@ class ParameterPanel:
             self.difference.value, self.line.value = alert(f"These values cannot be trained: {reasons}"), ""
             return
         changed = self.experiment.difference()
-        rows = [[name, html.escape(_shown(value)), html.escape(_shown(getattr(self._base, name)))]
+        rows = [[name, html.escape(written(value)), html.escape(written(getattr(self._base, name)))]
                 for name, value in changed.items()]  # fmt: skip
         table = table_html(("parameter", "value", f"preset {self.preset}"), rows) if rows else ""
         self.difference.value = f"<p>{len(rows)} parameter(s) differ from the preset {self.preset}.</p>{table}"
@@ -311,7 +311,3 @@ class ParameterPanel:
         tabs = ipywidgets.Tab([alike(ipywidgets.VBox, rows) for rows in parts.values()], titles=list(parts))
         top, bottom = ipywidgets.HBox([self.setting, self.method]), ipywidgets.HBox([self.estimate, self.start])
         return ipywidgets.VBox([top, tabs, bottom, self.said, self.difference, self.needs, self.line])
-
-
-def _shown(value: Any) -> str:
-    return "none" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)

@@ -52,6 +52,7 @@ class Reading:
 
     @property
     def name(self) -> str:
+        """The folder's bare name."""
         return self.run.dir.name
 
     @property
@@ -85,10 +86,12 @@ class Reading:
 
     @property
     def images_per_second(self) -> float | None:
+        """The rate of the last epoch that recorded one."""
         return next((r["images_per_second"] for r in reversed(self.records) if r.get("images_per_second")), None)
 
     @property
     def memory_mib(self) -> int | None:
+        """MiB of its process now if it runs on this machine, else the recorded peak."""
         if self.state == "running" and self.status.get("host") == socket.gethostname():
             with suppress(
                 OSError, ValueError, StopIteration, KeyError

@@ -39,7 +39,8 @@ class Source:
 
     Attributes:
         name: of the run's folder, or of the frozen CLIP.
-        descriptors: by name, as they were reported; the vocabulary ones only where there is a joint embedding.
+        descriptors: by name, as they were reported; the vocabulary ones only where there is a joint embedding; those
+            of the run's plugins.
         run: None for the frozen CLIP.
         note: a warning that does not prevent use.
         vocabulary_file: the experiment's.
@@ -134,7 +135,7 @@ def open_source(folder: str | Path, benchmark: Benchmark | None = None) -> Sourc
         sides = [embedded.query, embedded.gallery]
     chosen, note = _defaults(sides[1], experiment), ""
     try:
-        chosen |= {name: one for name, one in chosen_descriptors(run).items() if one.form is None}
+        chosen |= chosen_descriptors(run)
     except InputError as error:
         note = f"{error}. Until then: {', '.join(map(str, chosen.values()))}."
     return Source(

@@ -69,7 +69,7 @@ def strip_cells(
         cells.append(Cell(*_shown(thumbnails, answer.query["path"], images.get(QUERY)), "query", "query", "", QUERY))
     for row in top.itertuples():
         kind = "unknown" if not marked else "right" if row.right else "wrong"
-        label = {"right": f"✓ {row.changed}", "wrong": "✗", "unknown": f"person {row.person}"}[kind]
+        label = {"right": f"✓ {row.changed}", "wrong": "✗", "unknown": f"person {row.person_label}"}[kind]
         moved = "" if row.was in (0, row.rank) else f" (was {row.was})"
         below = f"rank {row.rank}{moved}<br>cosine {row.similarity:.3f}"
         cells.append(Cell(*_shown(thumbnails, row.path, images.get(row.path)), kind, label, below, str(row.row)))

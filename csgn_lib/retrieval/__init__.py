@@ -15,7 +15,7 @@ from csgn_lib.retrieval.neighbours import Neighbours, approximate_index, expand_
 from csgn_lib.retrieval.rankings import Rankings
 from csgn_lib.retrieval.reranking import rerank, rerank_blocks
 from csgn_lib.retrieval.scores import Scores
-from csgn_lib.retrieval.thresholds import error_curves, suggested_threshold
+from csgn_lib.retrieval.thresholds import suggested_threshold
 from csgn_lib.retrieval.verification import Verification, verify
 
 _MODELS = {  # these import torch and the networks, which takes seconds and is not needed to score features
@@ -38,23 +38,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'csgn_lib.retrieval' has no attribute {name!r}")
 
 
-__all__ = [
-    *(name for names in _MODELS.values() for name in names),
-    "Neighbours",
-    "Rankings",
-    "Scores",
-    "Verification",
-    "approximate_index",
-    "error_curves",
-    "evaluate",
-    "evaluate_all",
-    "evaluate_all_distances",
-    "evaluate_distances",
-    "expand_queries",
-    "rerank",
-    "rerank_blocks",
-    "search",
-    "search_index",
-    "suggested_threshold",
-    "verify",
-]
+__all__ = [name for names in _MODELS.values() for name in names]  # and what is imported above

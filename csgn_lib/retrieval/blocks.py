@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from csgn_lib.progress import track
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, cores
 
 BLOCK_BYTES = 2**29  # distances in memory at a time, all threads together
 BLOCK_ROWS = 1536  # with fewer rows, a matrix product repacks the gallery too often; more rows are not faster
@@ -33,8 +32,7 @@ def thread_count(threads: int | None = None) -> int:
         if threads < 1:
             raise InputError(f"threads = {threads}: at least 1, or None for all cores")
         return threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_THREADS)
+    return min(cores(), MOST_THREADS)
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:

@@ -13,7 +13,6 @@ an error unless ``in_order`` is set: its rows are then in the order of the bench
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from csgn_lib.datasets import Benchmark
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, sha256
 from csgn_lib.retrieval.blocks import thread_count
 from csgn_lib.retrieval.features import as_array, lengths
 
@@ -172,12 +171,6 @@ def _as_the_benchmark_spells(paths: list[str], wanted: list[str], known: set[str
     if len(full) < len(wanted) or any("/" in path for path in paths):
         return paths
     return [full.get(path, path) for path in paths]
-
-
-def sha256(file: Path) -> str:
-    """64 hexadecimal digits of a file's content."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _read(file: Path, values: tuple[str, ...], lists: tuple[str, ...]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csgn_lib.datasets.protocols import UNKNOWN
+from csgn_lib.datasets import protocols
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.blocks import each_product, in_threads
 from csgn_lib.retrieval.features import is_tensor
@@ -50,16 +50,9 @@ def same_person(
     gallery_rows: NDArray[np.int64],
 ) -> Pairs:
     """All pairs of ``query_rows`` (ascending) and ``gallery_rows`` (ascending) that show one known person."""
-    people = gallery_person[gallery_rows]
-    order = np.argsort(people, kind="stable")
-    people = people[order]
-    person = query_person[query_rows]
-    first = np.searchsorted(people, person, "left")
-    count = np.where(person == UNKNOWN, 0, np.searchsorted(people, person, "right") - first)
-    offset = np.repeat(first - (np.cumsum(count) - count), count)
-    column = order[offset + np.arange(count.sum())]
+    row, column = protocols.same_person(query_person[query_rows], gallery_person[gallery_rows])
     everything = len(gallery_rows) == len(gallery_person)
-    query = np.repeat(query_rows, count)
+    query = query_rows[row]
     return Pairs(
         None if everything else gallery_rows, query, gallery_rows[column], column, np.zeros(len(query), np.int64)
     )

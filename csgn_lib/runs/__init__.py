@@ -23,10 +23,3 @@ from csgn_lib.runs.sweep_records import (
 )  # fmt: skip
 from csgn_lib.runs.sweeps import planned, sweep
 from csgn_lib.runs.words import clock, listing
-
-__all__ = [
-    "PLAN", "Explanation", "Grid", "Outcome", "Step", "SweepRecords", "answer", "clock", "collect", "collect_records",
-    "current", "declared", "demo", "environment", "execute", "executors", "explain", "find", "fitted", "flat",
-    "from_text", "keep_answer", "key", "listing", "load_sweep_records", "locate", "open_run", "origin", "planned",
-    "read_grid", "recorded", "records_folder", "runs_folder", "state", "stop", "sweep", "table", "write_sweep_records",
-]  # fmt: skip

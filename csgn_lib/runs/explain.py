@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from csgn_lib.records import InputError, Run, home, read_json
+from csgn_lib.records import InputError, Run, home, read_json, sha256
 from csgn_lib.runs.machine import library_digest
 
 SUFFIXES = (".pdf", ".png", ".csv", ".json")  # of a saved figure
@@ -95,12 +94,6 @@ def origin(run: Run) -> dict[str, Any]:
         "data": data.get("manifest"),
     }  # fmt: skip
     return found
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def within(path: Path) -> str:

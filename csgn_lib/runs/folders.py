@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -18,7 +17,17 @@ from typing import IO, TYPE_CHECKING, Any
 import pandas as pd
 
 from csgn_lib.config import RECORDED, content_digests, plugin_digests
-from csgn_lib.records import InputError, Run, home, locate, read_record, stops_on_sigterm, write_json, writing
+from csgn_lib.records import (
+    InputError,
+    Run,
+    did_you_mean,
+    home,
+    locate,
+    read_record,
+    stops_on_sigterm,
+    write_json,
+    writing,
+)
 from csgn_lib.runs import processes
 from csgn_lib.runs.machine import core_digest, environment, file_digest
 from csgn_lib.runs.notebooks import cells
@@ -33,7 +42,6 @@ except ImportError:  # Windows: only the heartbeat shows which processes run
 
 HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
-_TRAINING = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")  # files of a training
 _COLUMNS = ("run", "state", "at", "seconds", "memory_mib", "error")  # the first columns of the table of runs
 FOLDER_VARIABLE, COMMAND_VARIABLE = "CSGN_RUN_DIR", "CSGN_COMMAND"  # environment variables that name a notebook's run
 _live: Path | None = None  # the folder of this process's live notebook, after it called `current`
@@ -60,8 +68,7 @@ def open_run(name: str | Path) -> Run:
     if folder.is_dir() and str(name):
         return Run(folder)
     names = [path.name for path in runs_folder().glob("*") if path.is_dir()]
-    close = difflib.get_close_matches(Path(name).name, names, n=1)
-    cure = f"did you mean {close[0]!r}?" if close else "`csgn status` lists the runs"
+    cure = did_you_mean(Path(name).name, names, "`csgn status` lists the runs")
     raise InputError(f"{str(name)!r} is not a run's folder, nor a run's name in {runs_folder()}; {cure}")
 
 
@@ -193,7 +200,7 @@ def refuse_other_core(run: Run) -> None:
 
     Continuing it would mix two versions; a finished one would be recorded as the result of other code.
     """
-    if not any(run.path(name).exists() for name in _TRAINING) or not run.path("environment.json").exists():
+    if not run.trained or not run.path("environment.json").exists():
         return
     before, now = read_record(run.path("environment.json")).get("core"), core_digest()
     if before != now:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, did_you_mean
 from csgn_lib.runs import notebooks
 
 KEYS = ("notebook", "every", "rows", "grid", "seeds", "worlds", "gpus_per_cell")
@@ -54,8 +53,8 @@ def read_grid(path: str | Path) -> Grid:
     spec = _loaded(path)
     for key in spec:
         if key not in KEYS:
-            close = difflib.get_close_matches(str(key), KEYS, n=1)
-            raise InputError(f"{path} has an unknown key {key!r}; " + _cure(close, KEYS))
+            cure = did_you_mean(key, KEYS, f"it may have: {', '.join(KEYS)}")
+            raise InputError(f"{path} has an unknown key {key!r}; {cure}")
     every = _mapping(path, "every", spec.get("every") or {})
     rows = _mapping(path, "rows", spec.get("rows", {"": {}}))
     values = combinations(_mapping(path, "grid", spec["grid"])) if "grid" in spec else [{}]
@@ -170,7 +169,3 @@ def _for_notebook(cell: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
 
 def _name(row: str, value: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [row, *(f"{name}={item}" for name, item in value.items())]))
-
-
-def _cure(close: list[str], names: tuple[str, ...]) -> str:
-    return f"did you mean {close[0]!r}?" if close else f"it may have: {', '.join(names)}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import csgn_lib
+from csgn_lib.records import cores, sha256
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "accelerate", "numpy", "pandas", "papermill")
 LIBRARY = Path(csgn_lib.__file__).parent
@@ -65,8 +66,7 @@ def _digest(paths: Iterable[Path]) -> str:
 def _file_digest(path: Path, time_ns: int, size: int) -> str:
     if path.suffix == ".py":
         return hashlib.sha256(_code(path)).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _code(path: Path) -> bytes:
@@ -122,16 +122,6 @@ def gpus() -> list[str]:
     if named is not None:
         return list(takewhile(lambda gpu: gpu and gpu[0] != "-", map(str.strip, named.split(","))))
     return _output("nvidia-smi", "--query-gpu=index", "--format=csv,noheader").split()
-
-
-def cores() -> int:
-    """CPU cores available to this process: its affinity, limited by the container's quota (at least 1)."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:  # cgroup 2: "<microseconds> <period>", or "max <period>"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return count
 
 
 def cpu_model() -> str:

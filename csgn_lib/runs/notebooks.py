@@ -8,7 +8,6 @@ validated before a kernel starts.
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from typing import Any, Literal, Optional, Union
 import numpy as np
 
 from csgn_lib.config import Experiment
-from csgn_lib.records import InputError, home, read_json
+from csgn_lib.records import InputError, did_you_mean, home, read_json
 
 _NAMES = {type_.__name__: type_ for type_ in (bool, int, float, str, list, dict, tuple, Path)}
 _NAMES |= {"Any": Any, "Literal": Literal, "Optional": Optional, "Union": Union, "None": None}
@@ -47,8 +46,7 @@ def find(notebook: str | Path) -> Path:
                 raise InputError(f"{path} is not a notebook: its name must end in .ipynb")
             return path
     names = sorted(path.stem for path in (home() / "notebooks").glob("*.ipynb"))
-    close = difflib.get_close_matches(given.stem, names, n=1)
-    cure = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names) or 'none'}"
+    cure = did_you_mean(given.stem, names, f"there are: {', '.join(names) or 'none'}")
     raise InputError(f"notebook {str(notebook)!r} does not exist; {cure}")
 
 
@@ -114,8 +112,7 @@ def checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     known = declared(notebook)
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            cure = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'none'}"
+            cure = did_you_mean(name, known, f"it has: {', '.join(known) or 'none'}")
             raise InputError(f"{notebook} has no parameter {name!r}; {cure}")
     values = {name: plain(parameter.default, name) for name, parameter in known.items()}
     values |= {name: fitted(known[name].type, value, name) for name, value in given.items()}

@@ -16,18 +16,3 @@ from csgn_lib.statistics.paired import (
     smallest_p,
     spread,
 )
-
-__all__ = [
-    "RESAMPLES",
-    "Interval",
-    "against",
-    "clusters_of",
-    "cost",
-    "holm",
-    "over_people",
-    "paired",
-    "people_interval",
-    "queries",
-    "smallest_p",
-    "spread",
-]

@@ -2,7 +2,16 @@
 
 from csgn_lib.synthetic.drawing import PARTS
 from csgn_lib.synthetic.people import Outfit, Person
-from csgn_lib.synthetic.worlds import Scene, World, benchmark_for, ensure, planned_for, planned_train, scenes_of
+from csgn_lib.synthetic.worlds import (
+    Scene,
+    World,
+    benchmark_for,
+    ensure,
+    planned_for,
+    planned_train,
+    scenes_of,
+    world_of,
+)  # fmt: skip
 
 __all__ = [
     "PARTS",
@@ -15,4 +24,5 @@ __all__ = [
     "planned_for",
     "planned_train",
     "scenes_of",
+    "world_of",
 ]

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +151,23 @@ def ensure(world: World | int = 0, root: str | Path | None = None, processes: in
     return root
 
 
+def world_of(experiment: Experiment) -> World | None:
+    """The rendered world that an experiment's images show, so that they can be drawn again; None for other images.
+
+    A folder's world is read from its ``world.json``; one of another version of the drawing is None too.
+    """
+    if experiment.benchmark != "synthetic":
+        return None
+    if experiment.root is None:
+        return World(seed=experiment.world)
+    file = Path(experiment.root) / "world.json"
+    if not file.exists():
+        return None
+    kept = read_json(file)
+    world = World(**{f.name: tuple(v) if isinstance(v := kept.get(f.name), list) else v for f in fields(World)})
+    return world if _description(world) == kept and world.format == FORMAT else None
+
+
 def _home_of(world: World) -> Path:
     return home() / "data" / f"synthetic-{world.seed}"
 
@@ -221,7 +238,7 @@ def benchmark_for(experiment: Experiment) -> datasets.Benchmark:
 def _loaded(experiment: Experiment, root: str | None) -> datasets.Benchmark:
     """``datasets.load``; if another benchmark's folder was given without its name, the error says which it is."""
     try:
-        return datasets.load(experiment.benchmark, root)
+        return datasets.load(experiment.benchmark, root, experiment)
     except InputError as error:
         if experiment.benchmark != "synthetic" or experiment.root is None:
             raise

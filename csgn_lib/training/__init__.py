@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import parse_flag_from_env
 
 from csgn_lib.backbones import load_tokenizer
 from csgn_lib.batches import open_images
@@ -29,6 +30,7 @@ from csgn_lib.training import run_files, trackers
 from csgn_lib.training.checkpoints import Checkpoints
 from csgn_lib.training.distributed import BatchShard
 from csgn_lib.training.encoders import build_learner, initial_weights, load_encoder, load_towers, start_from
+from csgn_lib.training.precision import usable_precision
 from csgn_lib.training.run_files import refuse_another
 from csgn_lib.training.stage1 import frozen_features, learn_prompts, prepare_targets, read_descriptions
 from csgn_lib.training.stage2 import Learner, Stage2Step, identity_sampler, stage2_terms, train_encoder
@@ -84,6 +86,9 @@ def fit(
     BatchShard(
         accelerator, experiment.batch_persons
     )  # raises an error if the number of processes does not divide the batch
+    used = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    if used != experiment.precision and accelerator.is_main_process:
+        run.log(f"precision {used} in place of {experiment.precision}, which this CPU has no instructions for")
     trackers.start_tracker(experiment, run, accelerator)
     try:
         _train(experiment, benchmark, run, accelerator, report, cache_dir)
@@ -199,8 +204,11 @@ def _check_vocabulary(experiment: Experiment) -> None:
 def accelerator_for(precision: str, tracker: str | None = None, folder: Path | None = None) -> Accelerator:
     """The available device with the experiment's precision, and a tracker that writes to ``folder``.
 
-    An existing Accelerator keeps its own precision.
+    "bf16" becomes "fp32" on a CPU that only emulates it (``usable_precision``). An existing Accelerator keeps its own
+    precision.
     """
     AcceleratorState._reset_state()  # otherwise every run of a process would need the same precision
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    precision = usable_precision(precision, device)
     options = {"log_with": tracker, "project_dir": str(folder)} if tracker else {}
     return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), **options)

@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from csgn_lib.backbones import sha256
-from csgn_lib.records import InputError, atomic_path, clear_killed, move
+from csgn_lib.records import InputError, atomic_path, clear_killed, move, sha256
 
 KEPT = 2
 SHARE = (

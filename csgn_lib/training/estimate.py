@@ -21,6 +21,7 @@ from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.training.encoders import without_data
+from csgn_lib.training.precision import usable_precision
 from csgn_lib.training.stage2 import Learner, identity_sampler
 from csgn_lib.training.steps import STREAMS
 from csgn_lib.vss import parameter_groups
@@ -168,6 +169,7 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
     flops = count_flops(learner, pair) // 2  # before activation_bytes_per_image changes the weights' type
     batch = experiment.batch_persons * experiment.batch_images
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    precision = usable_precision(experiment.precision, device)
     return Estimate(
         trained=trained,
         frozen=_count(held.values()) - trained,
@@ -176,7 +178,7 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
         image_flops=flops,
         vit_flops=count_flops(clip.visual_features, pair) // 2 if clip is not None else 0,
         prompt_flops=_prompt_flops(clip, experiment.prompt_tokens) if texts else 0,
-        activation_bytes=activation_bytes_per_image(learner, size, experiment.precision),
+        activation_bytes=activation_bytes_per_image(learner, size, precision),
         images_at_once=batch // experiment.batch_parts // int(os.environ.get("WORLD_SIZE", "1")),
         averaged=_count(learner.encoder.parameters()) if experiment.ema is not None else 0,
         features=2 * len(train) if texts else 0,  # RGB and gray
@@ -184,8 +186,8 @@ def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:
         stage2_images=len(sampler) * experiment.batch_persons * experiment.batch_images,
         epochs=(experiment.stage1_epochs if texts else 0, experiment.stage2_epochs),
         device=device.type if device.type != "cpu" else f"cpu ({torch.get_num_threads()} x one thread)",
-        precision=experiment.precision,
-        rate=matrix_rate(device, torch.bfloat16 if experiment.precision == "bf16" else torch.float32),
+        precision=precision,
+        rate=matrix_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32),
     )
 
 

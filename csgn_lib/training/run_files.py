@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from csgn_lib import plugins
-from csgn_lib.backbones import sha256
 from csgn_lib.batches import Batch
 from csgn_lib.config import BY_CONTENT, Experiment, content_digests
 from csgn_lib.datasets import Benchmark
 from csgn_lib.mdg import TextFeatures
-from csgn_lib.records import BACK, VOCABULARY, InputError, Run, locate, read_json, write_json, write_text
+from csgn_lib.records import BACK, VOCABULARY, InputError, Run, locate, read_json, sha256, write_json, write_text
 from csgn_lib.training.encoders import without_data
 from csgn_lib.training.stage2 import stage2_terms
 from csgn_lib.training.steps import Stage2Targets
@@ -28,7 +27,6 @@ from csgn_lib.vss import Embeddings, Heads
 
 # ignored parameters: a tracker has no influence, the others are compared by content
 NOT_COMPARED = ("plugin", "tracker", *BY_CONTENT)
-BEGUN = ("metrics.jsonl", "text.safetensors", "checkpoint", "model.safetensors")
 OTHER = "choose another folder, or remove this one"
 
 
@@ -38,7 +36,7 @@ def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> No
     Test data may differ: an image that was replaced or excluded after training does not change the model. Identities
     are stored by number, and other training data may assign a number to another person.
     """
-    if not any(run.path(name).exists() for name in BEGUN):
+    if not run.trained:
         return
     if not run.path("config.json").exists():  # it was written first
         raise InputError(f"{run.dir} has no config.json, which has the parameters of its checkpoints; {BACK}")

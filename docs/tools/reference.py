@@ -40,13 +40,13 @@ def packages() -> list[str]:
 def public_names(package: str) -> list[tuple[str, str]]:
     """Each public name of a package, and the path of its definition.
 
-    Public is what ``__all__`` lists. Without ``__all__``: every function, class and constant that a module defines
-    itself without an underscore, and of a package those of its modules.
+    Public are the names without an underscore that a module defines; of a package those that its ``__init__`` defines
+    or takes from the library and, in ``__all__``, those that it looks up late; or else those of its modules.
     """
-    listed = getattr(importlib.import_module(f"csgn_lib.{package}"), "__all__", None)
+    imported = importlib.import_module(f"csgn_lib.{package}")
     module = _library()[package]
-    if listed is not None:
-        return [(name, _definition(module, name)) for name in listed]
+    if module.is_init_module and (listed := {*_taken(module), *getattr(imported, "__all__", ())}):
+        return [(name, _definition(module, name)) for name in sorted(listed)]
     if module.is_init_module:
         children = sorted(name for name, child in module.modules.items() if not name.startswith("_"))
         return [(f"{child}.{name}", path) for child in children for name, path in public_names(f"{package}.{child}")]
@@ -177,6 +177,12 @@ def _own(module: griffe.Module) -> dict[str, str]:
     return {
         name: member.path for name, member in module.members.items() if not member.is_alias and not member.is_module
     }
+
+
+def _taken(package: griffe.Module) -> list[str]:
+    """What a package's ``__init__`` defines or takes from the library's packages, by name."""
+    taken = [name for name, path in package.imports.items() if re.match(r"csgn_lib\.(?!records)\w+\.", path)]
+    return sorted({*taken, *_own(package)} - {name for name in _own(package) if name.startswith("_")})
 
 
 def _first_line(name: str) -> str:

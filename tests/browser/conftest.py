@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
-from served import Lab, serving
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from served import PATIENCE, Lab, serving
 
 # The maps are drawn by WebGL, on the CPU where there is no GPU; nothing else is looked up on the network.
 SWITCHES = [
@@ -21,6 +21,7 @@ SWITCHES = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
+expect.set_options(timeout=PATIENCE)  # 5 s by default, whatever a page's own
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page
 
 HOME = Path(__file__).resolve().parents[2]
-PATIENCE = 600_000  # milliseconds: the machine may be busy
+PATIENCE = 240_000  # milliseconds: the machine may be busy
 Lab = Callable[[Path, Path], str]
 
 
@@ -60,7 +60,7 @@ def serving(folder: Path, home: Path) -> Iterator[str]:
             [sys.executable, "-m", "jupyterlab", *options], env=os.environ | own, stdout=log, stderr=log
         )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + PATIENCE / 1000
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).close()

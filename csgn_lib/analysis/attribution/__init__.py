@@ -20,23 +20,3 @@ from csgn_lib.analysis.attribution.maps import all_maps
 from csgn_lib.analysis.attribution.occluding import occlusion
 from csgn_lib.analysis.attribution.pairs import grad_cam, pair_similarity
 from csgn_lib.analysis.attribution.parts import cell_size, coarse, share_on
-
-__all__ = [
-    "Curves",
-    "Read",
-    "all_maps",
-    "cell_size",
-    "coarse",
-    "deletion_insertion",
-    "depth",
-    "grad_cam",
-    "heads",
-    "occlusion",
-    "pair_similarity",
-    "random_maps",
-    "randomised",
-    "rank_correlation",
-    "rollout",
-    "share_on",
-    "whole",
-]

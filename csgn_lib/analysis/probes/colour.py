@@ -20,12 +20,12 @@ from csgn_lib.config import Experiment
 from csgn_lib.records import Run, write_json
 from csgn_lib.retrieval import PLAIN, Vocabularies, chosen_descriptors, features_of
 from csgn_lib.statistics.intervals import Interval
-from csgn_lib.synthetic import World, scenes_of
+from csgn_lib.synthetic import scenes_of, world_of
 from csgn_lib.training import load_encoder, load_towers
 
 
 def record_sensitivity(run: Run, per_person: int = 4, seed: int = 0, **options: Any) -> dict[str, Interval]:
-    """Measure and record the colour sensitivity of a scored run's descriptors on test people of the embedded benchmark.
+    """Measure and record the colour sensitivity of a scored run's descriptors on test people of a rendered world.
 
     See ``colour_sensitivity``. Each is written as ``colour_sensitivity`` (value, low, high) into its descriptor's entry
     of results.json. Images of other benchmarks cannot be rendered again, so nothing is measured or written for them.
@@ -36,16 +36,16 @@ def record_sensitivity(run: Run, per_person: int = 4, seed: int = 0, **options: 
         options: as for ``over_people``.
 
     Returns:
-        {descriptor: interval over people}; empty if the run is not on the embedded benchmark.
+        {descriptor: interval over people}; empty if the run's images are not of a rendered world.
 
     Raises:
         InputError: a run that is not scored.
     """
     chosen = chosen_descriptors(run)
     experiment = Experiment.from_parameters(**run.config)
-    if experiment.benchmark != "synthetic" or experiment.root is not None:
+    if (world := world_of(experiment)) is None:
         return {}
-    scenes = evenly([s for s in scenes_of(World(seed=experiment.world)) if s.split == "test"], per_person)
+    scenes = evenly([s for s in scenes_of(world) if s.split == "test"], per_person)
     people = np.array([scene.person_id for scene in scenes])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder, (clip, _) = load_encoder(run).to(device).eval(), load_towers(experiment)

@@ -93,23 +93,15 @@ def read_linearly(
     labels, tested = np.asarray(labels, dtype=str), np.asarray(tested, dtype=bool)
     person, outfit = np.asarray(person), np.asarray(outfit)
     bearer = outfit if about == "clothes" else person
-    first = pd.DataFrame({"bearer": bearer, "label": labels}).drop_duplicates()
-    if first["bearer"].duplicated().any():
-        raise InputError(f"one outfit or person has two labels of the {about}; give each one label")
-    common = first["label"].value_counts()
-    common = common[(common >= least) & ~common.index.isin(MISSING)].index
-    if len(common) < 2:
-        raise InputError(
-            f"{len(common)} values occur in {least} outfits or people or more, and two are needed; lower least"
-        )
-    asked = np.isin(labels, common)
+    own = _common_labels(bearer, labels, about, least)
+    asked = np.isin(labels, own["label"].unique())
     x, y, person, outfit, tested = (a[asked] for a in (unit_rows(features, "features"), labels, person, outfit, tested))
     cuts = list(crossed_folds(person, outfit, tested, folds, seed))
     reader = make_pipeline(
         StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=100, tol=1e-3)
     )
     who, what, right, weight = _answers(reader, x, y, cuts, person, outfit)
-    rng, own, chance = np.random.default_rng((seed, 5)), first[first["label"].isin(common)], []
+    rng, chance = np.random.default_rng((seed, 5)), []
     for _ in range(shuffles):
         other = pd.Series(rng.permutation(own["label"].to_numpy()), index=own["bearer"]).loc[bearer[asked]].to_numpy()
         chance.append(_accuracy(*_answers(reader, x, other, cuts, person, outfit)[2:]))
@@ -121,6 +113,20 @@ def read_linearly(
         "shuffled": float(np.mean(chance)) if chance else None, "shuffled_high": max(chance, default=None),
         "values": len(set(y[tested])), "images": len(right),
     }  # fmt: skip
+
+
+def _common_labels(bearer: NDArray[Any], labels: NDArray[np.str_], about: str, least: int) -> pd.DataFrame:
+    """``bearer, label`` of each outfit or person, once, of labels that at least ``least`` of them have."""
+    own = pd.DataFrame({"bearer": bearer, "label": labels}).drop_duplicates()
+    if own["bearer"].duplicated().any():
+        raise InputError(f"one outfit or person has two labels of the {about}; give each one label")
+    counts = own["label"].value_counts()
+    common = counts[(counts >= least) & ~counts.index.isin(MISSING)].index
+    if len(common) < 2:
+        raise InputError(
+            f"{len(common)} values occur in {least} outfits or people or more, and two are needed; lower least"
+        )
+    return own[own["label"].isin(common)]
 
 
 def _accuracy(right: NDArray[Any], weight: NDArray[Any]) -> float:
