@@ -60,7 +60,7 @@ def test_text_subspace_descriptors_project_f_only(random_clip):
     basis = vocabulary.subspace(words.features[retrieval.CLOTHING_OUT], 4)
     assert (out[:, :128] @ basis).abs().max() < 1e-5
     torch.testing.assert_close(out[:, 128:], torch.nn.functional.normalize(embeddings.c))
-    with pytest.raises(InputError, match="vocabulary"):
+    with pytest.raises(InputError, match="needs text subspaces; pass words"):
         retrieval.features_of(retrieval.Descriptor(("f",), retrieval.PERSON_ONLY, 4))
 
 

@@ -355,7 +355,7 @@ def test_model_card_without_records_and_with_licensed_data(tmp_path):
     assert folder == tmp_path / "run" / "export"
     card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert (card.data.license, card.data.license_name) == ("other", "ltcc-terms") and not card.data.eval_results
-    assert "Not scored" in card.text and "is not recorded" in card.text and "drawn" not in card.text
+    assert "Not scored" in card.text and "are not recorded" in card.text and "drawn" not in card.text
     everything = "".join(path.read_text() for path in folder.iterdir() if path.suffix in (".json", ".md"))
     assert "mine" not in everything and Run(folder).config["clip_checkpoint"] == "ViT.safetensors"
 

@@ -180,7 +180,7 @@ def test_runs_of_one_world_are_one_cluster(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(None, "does not exist"), ("", "cannot be read"), ("row,seed,world\n", "records no scores")]
+    ("text", "words"), [(None, "does not exist"), ("", "cannot be read"), ("row,seed,world\n", "contains no scores")]
 )
 def test_invalid_records_are_refused(tmp_path, text, words):
     if text is not None:

@@ -282,13 +282,13 @@ def test_conflicting_and_missing_plugins_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("step.embeddings.f", "gives x as shape (4, 128); return a scalar tensor"),
-        ("0.0", "gives x as float; return a scalar tensor"),
+        ("step.embeddings.f", "returns x as shape (4, 128); return a scalar tensor"),
+        ("0.0", "returns x as float; return a scalar tensor"),
         ("{'id_f': step.embeddings.f.sum()}", "returns a term 'id_f', which already exists"),
         ("{'seconds': step.embeddings.f.sum()}", "returns a term 'seconds', which already exists"),
         (
             "step.nothing",
-            "stage2_term 'x' of plugin mine.py fails: AttributeError: 'Stage2Step' object has",
+            "stage2_term 'x' of plugin mine.py raised AttributeError: 'Stage2Step' object has",
         ),
     ],
 )
@@ -335,7 +335,7 @@ def test_patched_loss_is_not_the_runs_plugin(people, tmp_path, monkeypatch):
     training.fit(small(hsf="none"), people, tmp_path)
     terms = run_files.stage2_terms
     monkeypatch.setattr(run_files, "stage2_terms", lambda *given: terms(*given) | {"pull": torch.zeros(())})
-    with pytest.raises(InputError, match="with the loss terms id_z12, .*triplet_f, and this is .*pull; name another"):
+    with pytest.raises(InputError, match="with the loss terms id_z12, .*triplet_f, and this is .*pull; choose another"):
         training.fit(small(hsf="none"), people, tmp_path)
 
 

@@ -132,7 +132,8 @@ def test_every_candidate_is_measured_and_keeps_results_within_rounding(rehearsed
     assert {f"part {name}: not measured" for name in ("steps-64", "tests")} < set(rows.index)
 
 
-def test_weights_in_bfloat16_with_float32_in_the_optimizer_train_as_float32_weights_do(rehearsed):
+def test_weights_in_bfloat16_with_float32_in_the_optimizer_train_as_float32_weights_do(rehearsed, monkeypatch):
+    monkeypatch.setattr("csgn_lib.training.usable_precision", lambda precision, device: precision)
     images, bf16 = timed.random_images(8), {"vss": "steer"}
     timed.SMALL["precision"] = "bf16"
     start, plain = (timed.weights_after(images, count, **bf16) for count in (0, 2))
