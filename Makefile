@@ -142,7 +142,7 @@ $(STAMP): pyproject.toml
 	  || { echo "installing packages into $(VENV): about 3 GB, some minutes; log: $(LOG)"; $(call INSTALL,test); }
 	@touch $@
 
-.PHONY: world-check world-sheets bench-world
+.PHONY: world-check world-sheets bench-world world-rows rendered-clip
 world-check: $(STAMP)  ## check 1,000 rendered people for bare skin, holes, floating and cropped parts: some minutes
 	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.quality --people 1000
 
@@ -151,3 +151,9 @@ world-sheets: $(STAMP)  ## make contact sheets of the rendered world; writes rep
 
 bench-world: $(STAMP)  ## time the rendering; WORLD_PROTOTYPE=/path compares with a prototype
 	@OMP_NUM_THREADS=1 $(RUN) benchmarks/world.py
+
+rendered-clip: $(STAMP)  ## train the rendered world's CLIP and ResNet again (PICTURES=12000, SEED=0); rendering is resumable
+	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.pretraining --seed $(or $(SEED),0) --pictures $(or $(PICTURES),12000)
+
+world-rows: $(STAMP)  ## simple rows and methods on the rendered world's validation people (DRAWS=5); resumable; writes reports/world
+	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.world_rows --draws $(or $(DRAWS),5)

@@ -230,4 +230,8 @@ def embedded(model: str, checkpoint: str | None, files: dict[str, str], kind: st
         return checkpoint
     if model not in files:
         raise InputError(f"{kind}_checkpoint={checkpoint} is for {', '.join(files)}; {model} needs a file or a tag")
-    return str(TOWERS / f"{files[model]}{checkpoint.removeprefix('embedded')}.safetensors")
+    file = TOWERS / f"{files[model]}{checkpoint.removeprefix('embedded')}.safetensors"
+    if not file.exists():
+        target = "rendered-clip" if "rendered" in model else "tiny-clip"
+        raise InputError(f"{kind}_checkpoint={checkpoint}: {file.name} is not there; make {target} writes it")
+    return str(file)

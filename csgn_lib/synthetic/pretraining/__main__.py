@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
-from accelerate import Accelerator
 
 from csgn_lib.backbones import TOWERS
 from csgn_lib.synthetic.pretraining import render, save_half, score, train_clip, train_resnet
+from csgn_lib.training import accelerator_for
 
 
 def main(
@@ -20,7 +20,7 @@ def main(
     ``batch`` is per process: start it with ``accelerate launch`` to use several, or a GPU. Another ``seed`` draws
     other pairs, and its files are named after it: 1 makes ``embedded-1``.
     """
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = accelerator_for("bf16")
     with accelerator.main_process_first():
         data = render(pairs, folder, processes, seed)
     suffix = f"-{seed}" if seed else ""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet
 from csgn_lib.records import atomic_path
 from csgn_lib.synthetic import people
+from csgn_lib.synthetic.pretraining.muon import Muon
 from csgn_lib.synthetic.pretraining.pairs import IGNORED, SIZE, Pairs, batches
 
 SCALE = 20.0  # inverse temperature of the attribute questions
@@ -177,7 +178,7 @@ class Descent:
             (matrices if parameter.ndim == 2 and "resblocks" in name else others).append(parameter)
         self.optimizers = [torch.optim.AdamW(others, rate, betas=(0.9, 0.98), weight_decay=0.05)]
         if matrices:
-            self.optimizers.append(torch.optim.Muon(matrices, 0.02, momentum=0.95, weight_decay=0.05))
+            self.optimizers.append(Muon(matrices, 0.02, momentum=0.95, weight_decay=0.05))
         self.schedules = [
             torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, optimizer.param_groups[0]["lr"], total_steps=steps, pct_start=0.1, cycle_momentum=False

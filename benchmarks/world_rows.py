@@ -1,0 +1,209 @@
+"""Is the rendered world informative? Simple rows and trained methods on its validation people, draw by draw.
+
+``python -m benchmarks.world_rows --draws 5`` renders the training and validation people of each draw at 96 x 48, then
+trains and scores. People and rows are kept in build/world-rows, so that an interrupted call goes on:
+
+- chance; colour histogram;
+- frozen: the small ResNet and CLIP of the rendered world, without training; LDA on their features, fitted on the
+  training people;
+- identity + triplet on either tower, CSGN and CLIP-ReID, by the demo's recipe;
+- clothes blanked: identity + triplet, on pictures whose clothes and bag are painted gray by the true masks;
+- true attributes: what captions name of a person (levels of measures, hair, skin, beard, sex, age), read without error.
+
+Test people are not touched. Writes reports/world/rows.json and rows.md after each draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from csgn_lib import datasets, retrieval, training
+from csgn_lib.config import Experiment
+from csgn_lib.datasets import Benchmark
+from csgn_lib.records import read_json, write_json, write_text
+from csgn_lib.retrieval import Scores
+from csgn_lib.synthetic.rendered import export
+from csgn_lib.synthetic.rendered.attributes import Levels, measure
+from csgn_lib.synthetic.rendered.body import load_body
+from csgn_lib.synthetic.rendered.garments import draw_outfit
+from csgn_lib.synthetic.rendered.materials import PARTS
+from csgn_lib.synthetic.rendered.scenes import draw
+from csgn_lib.synthetic.rendered.words import attribute_prompts, values
+from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, person_of, split_of, wardrobe_of
+from csgn_lib.vss import VisualEncoder
+
+SIZE = (96, 48)
+PROTOCOLS = ("cloth_changing", "general")
+BLANKED = [PARTS.index(name) for name in ("upper", "lower", "shoes", "bag", "hat")]
+GRAY = 115
+TOWERS = {"clip_model": "csgn-rendered", "resnet_model": "csgn_rendered_resnet"}
+FROZEN = {"frozen ResNet": ("resnet", "c"), "frozen CLIP": ("identity-triplet", "z12")}  # method, embedding
+METHODS = {
+    "identity + triplet, ResNet": ("resnet", "plain"),
+    "identity + triplet, ResNet, clothes blanked": ("resnet", "blanked"),
+    "identity + triplet, ViT": ("identity-triplet", "plain"),
+    "identity + triplet, ViT, clothes blanked": ("identity-triplet", "blanked"),
+    "CSGN": ("csgn", "plain"),
+    "CLIP-ReID": ("clip-reid", "plain"),
+}  # method, pictures
+OWN = ("stature", "legs", "arms", "head", "neck", "shoulders", "waist", "hips", "girth", "presents_as", "older",
+       "bearded", "skin_tone", "hair_style", "hair_colour")  # fmt: skip
+RECORD = Path(__file__).resolve().parents[1] / "reports/world/rows.json"
+
+
+def render(world: World, root: Path, report: Callable[[str], None]) -> None:
+    """Training and validation people in LTCC's layout, the latter as its test people, below root/plain and, with
+    clothes and bag painted gray, below root/blanked. People who are there already are not rendered again."""
+    cameras, counts = cameras_of(world), world.counts()
+    for number in range(counts[0] + counts[1]):
+        done = root / "done" / f"{number:04d}"
+        if done.exists():
+            continue
+        split = split_of(world, number)
+        entries = entries_of(world, number, wardrobe_of(world, split), cameras)
+        for entry, picture in zip(entries, draw([e.scene for e in entries], world.size), strict=True):
+            path = entry.path.removeprefix("validation/")
+            blanked = np.where(np.isin(picture.mask, BLANKED)[..., None], GRAY, picture.image).astype(np.uint8)
+            export._write(root / "plain" / path, export._png(picture.image))
+            export._write(root / "blanked" / path, export._png(blanked))
+        write_text(done, "")
+        report(f"world {world.seed}: {number + 1}/{counts[0] + counts[1]} people")
+    for kind in ("plain", "blanked"):
+        for name, people in (("train", range(counts[0])), ("test", range(counts[0], counts[0] + counts[1]))):
+            write_text(root / kind / "info" / f"cloth-change_id_{name}.txt", "".join(f"{n}\n" for n in people))
+            write_text(root / kind / "info" / f"cloth-unchange_id_{name}.txt", "")
+
+
+def attribute_features(world: World, frame: pd.DataFrame, levels: Levels) -> NDArray[np.float32]:
+    """Indicators (N, values) of what captions can say of each row's person."""
+    body = load_body()
+    outfit, known = draw_outfit(np.random.default_rng(0)), {}
+    for number in {int(Path(path).name.split("_")[0]) for path in frame.path}:
+        person = person_of(world, number)
+        known[number] = values(person, outfit, measure(body, person), levels)
+    rows = pd.DataFrame([known[int(Path(path).name.split("_")[0])] for path in frame.path])[list(OWN)]
+    return np.stack([(rows[name] == value) for name in OWN for value in attribute_prompts()[name]], 1).astype(
+        np.float32
+    )
+
+
+def discriminant(train: torch.Tensor, person: NDArray[np.int64], kept: int = 48) -> Callable[[torch.Tensor], Any]:
+    """LDA with a shrunk within-person covariance (0.05 of its mean variance): a map of (N, D) features."""
+    train = train.double()
+    means = torch.stack([train[torch.from_numpy(person == one)].mean(0) for one in np.unique(person)])
+    inside = train - means[torch.from_numpy(np.unique(person, return_inverse=True)[1])]
+    within = inside.T @ inside / len(train)
+    between = torch.cov(means.T) - within * len(means) / len(train)
+    within = within + 0.05 * within.trace() / len(within) * torch.eye(len(within)).double()
+    whiten = torch.linalg.inv(torch.linalg.cholesky(within))
+    size, axes = torch.linalg.eigh(whiten @ between @ whiten.T)
+    size = size.flip(0)[:kept].clamp(min=1e-4)
+    project = whiten.T @ axes.flip(1)[:, :kept] * (size / (size + 1)).sqrt()
+    return lambda features: (features.double() - means.mean(0)) @ project
+
+
+def experiment_of(method: str, root: Path, seed: int) -> Experiment:
+    return Experiment.from_parameters(preset=f"demo+{method}", root=str(root), seed=seed, precision="fp32", **TOWERS)
+
+
+def trained(method: str, root: Path, run_dir: Path, benchmark: Benchmark, seed: int) -> dict[str, Scores]:
+    """The row of a method: its descriptor, plain; scored by every protocol."""
+    run = training.fit(experiment_of(method, root, seed), benchmark, run_dir)
+    encoder = training.load_encoder(run).eval()
+    found = retrieval.embed_benchmark(encoder, benchmark, SIZE)
+    return retrieval.evaluate_all(found.query.descriptor(), found.gallery.descriptor(), benchmark.query,
+                                  benchmark.gallery, PROTOCOLS)  # fmt: skip
+
+
+def missing_rows(world: World, root: Path, done: Collection[str]) -> Iterator[tuple[str, dict[str, Scores]]]:
+    """The rows that are not in ``done``, one after another; the slow ones last."""
+    plain, blanked = (datasets.load("synthetic", root / kind) for kind in ("plain", "blanked"))
+    sides, rng = (plain.query, plain.gallery), np.random.default_rng(world.seed)
+
+    def scored(query: object, gallery: object) -> dict[str, Scores]:
+        return retrieval.evaluate_all(query, gallery, *sides, PROTOCOLS)
+
+    if "true attributes" not in done:
+        yield "chance", scored(*(retrieval.chance(len(side), rng) for side in sides))
+        yield "colour histogram", scored(*(retrieval.colour_histogram(side, plain.root, SIZE) for side in sides))
+        levels = levels_of(world)
+        yield "true attributes", scored(*(attribute_features(world, side, levels) for side in sides))
+    for name, (method, part) in FROZEN.items():
+        if f"{name} + LDA" in done:
+            continue
+        encoder = frozen(experiment_of(method, plain.root, 0))
+        seen = [retrieval.embed(encoder, frame, plain.root, SIZE).parts()[part] for frame in (*sides, plain.train)]
+        project = discriminant(seen[2], plain.train.person.to_numpy())
+        yield name, scored(*seen[:2])
+        yield f"{name} + LDA", scored(*(project(rows).float() for rows in seen[:2]))
+    for name, (method, kind) in METHODS.items():
+        if name not in done:
+            data = blanked if kind == "blanked" else plain
+            yield name, trained(method, data.root, root / "runs" / f"{method}-{kind}", data, world.seed)
+
+
+def frozen(experiment: Experiment) -> VisualEncoder:
+    """The towers of an experiment before any training."""
+    return VisualEncoder(*training.load_towers(experiment), experiment.vss, torch.Generator()).eval()
+
+
+def levels_of(world: World) -> Levels:
+    """The outer fifths of the measures among the training people."""
+    body = load_body()
+    return Levels.of([measure(body, person_of(world, number)) for number in range(world.counts()[0])])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--people", type=int, default=250, help="half train, a fifth are validation people")
+    parser.add_argument("--setting", default="middle")
+    parser.add_argument("--skip", nargs="*", default=[], help="rows that are not made: frozen CLIP + LDA, CSGN, ...")
+    parser.add_argument("--folder", type=Path, default=Path("build/world-rows"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for seed in range(given.draws):
+        world = World(people=given.people, setting=given.setting, seed=seed, size=SIZE[0]).checked()
+        root = given.folder / f"{given.setting}-{given.people}-{seed}"
+        render(world, root, lambda line: print(line, flush=True))
+        file = root / "rows.json"
+        rows = read_json(file)["rows"] if file.exists() else {}
+        for name, scores in missing_rows(world, root, [*rows, *given.skip]):
+            rows[name] = {protocol: [score.mean_ap, score.rank1] for protocol, score in scores.items()}
+            write_json(file, {"queries": world.counts()[1] * world.outfits * world.cameras_each, "rows": rows})
+            print(f"world {seed}: {name}: {rows[name]}", flush=True)
+            record(given.folder, given.setting, given.people, range(seed + 1))
+
+
+def record(folder: Path, setting: str, people: int, seeds: range) -> None:
+    """Means over draws, beside each draw's values, as JSON and as a table."""
+    draws = [read_json(folder / f"{setting}-{people}-{seed}" / "rows.json") for seed in seeds]
+    counts = World(people=people, setting=setting).counts()
+    write_json(RECORD, {"setting": setting, "people": {"train": counts[0], "validation": counts[1]}, "draws": draws})
+    lines = [f"Setting `{setting}`, {counts[0]} training and {counts[1]} validation people, {len(draws)} draw(s) of "
+             "the world; mAP / rank-1 in %, mean over draws (lowest to highest mAP).", "",
+             "| row | cloth-changing | general |", "|---|---|---|"]  # fmt: skip
+    for name in draws[0]["rows"]:
+        cells, known = [], [one["rows"][name] for one in draws if name in one["rows"]]
+        for protocol in PROTOCOLS:
+            scores = 100 * np.array([row[protocol] for row in known])
+            span = f" ({scores[:, 0].min():.1f} to {scores[:, 0].max():.1f})" if len(known) > 1 else ""
+            cells.append(f"{scores[:, 0].mean():.1f} / {scores[:, 1].mean():.1f}{span}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    write_text(RECORD.with_suffix(".md"), "\n".join(lines) + "\n")
+    print("\n".join(lines), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The losses and the steps that make the two towers; see the package's own words for why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet
+from csgn_lib.synthetic.pretraining.recipe import (
+    SCALE,
+    SEEING,
+    Descent,
+    Progress,
+    _place_patches,
+    attribute_loss,
+    attribute_weight,
+    contrastive,
+)
+from csgn_lib.synthetic.rendered.pretraining.labels import TARGETS, Lessons, batches
+from csgn_lib.synthetic.rendered.pretraining.pairs import HEIGHT, WIDTH
+from csgn_lib.synthetic.rendered.words import attribute_prompts
+
+CLIP, RESNET = "csgn-rendered", "csgn_rendered_resnet"
+EVERY = 50  # steps to a line of the log
+ASKED = 9  # attributes whose sentences a step asks for
+
+
+class Questions:
+    """All attribute sentences as one token table, and which rows belong to which attribute."""
+
+    def __init__(self, clip: ClipTower) -> None:
+        self.names = list(attribute_prompts())
+        self.tokens = [clip.tokenize(list(prompts.values())) for prompts in attribute_prompts().values()]
+
+    def features(self, clip: ClipTower, chosen: list[int]) -> list[Tensor]:
+        """Unit text features of the chosen attributes, one (values, P) tensor each."""
+        text = F.normalize(clip.token_features(torch.cat([self.tokens[i] for i in chosen])).float(), dim=-1)
+        return list(text.split([len(self.tokens[i]) for i in chosen]))
+
+
+class Readers(nn.Module):
+    """Linear readers of every attribute and target on an image feature (B, width); they teach, and are thrown away."""
+
+    def __init__(self, width: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.sizes = [len(prompts) for prompts in attribute_prompts().values()]
+        self.norm, self.dropout = nn.BatchNorm1d(width), nn.Dropout(dropout)
+        self.linear = nn.Linear(width, sum(self.sizes) + TARGETS)
+
+    def forward(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Logits (B, values), one tensor per attribute; and targets (B, TARGETS) in standard deviations."""
+        *logits, numbers = self.linear(self.dropout(self.norm(features.float()))).split([*self.sizes, TARGETS], dim=1)
+        return logits, numbers
+
+    def loss(self, features: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Mean cross entropy over attributes, and mean squared error over the targets that can be seen."""
+        logits, numbers = self(features)
+        seen = ~targets.isnan()
+        return {"classifiers": attribute_loss(logits, labels), "measures": (numbers - targets)[seen].square().mean()}
+
+
+class Prototypes(nn.Module):
+    """A direction of the joint space for every value of every attribute, which image and sentence are to find."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.sizes = [len(prompts) for prompts in attribute_prompts().values()]
+        self.directions = nn.Parameter(torch.randn(sum(self.sizes), dimension) * dimension**-0.5)
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    def forward(self, unit: Tensor) -> list[Tensor]:
+        """Logits of unit features (B, P), one tensor (B, values) per attribute."""
+        return list((self.log_scale.exp() * unit @ F.normalize(self.directions, dim=-1).t()).split(self.sizes, dim=1))
+
+    def sentence_loss(self, sentences: list[Tensor], chosen: list[int]) -> Tensor:
+        """Mean cross entropy of the chosen attributes' sentences, each on its own value."""
+        told = [
+            F.cross_entropy(self(features)[i], torch.arange(len(features), device=features.device))
+            for i, features in zip(chosen, sentences, strict=True)
+        ]
+        return torch.stack(told).mean()
+
+
+def train_clip(data: Lessons, steps: int, batch: int, seed: int, log: Path, accelerator: Accelerator) -> ClipTower:
+    """Train the small CLIP from scratch; one line of JSON per 50 steps in ``log``."""
+    torch.manual_seed(seed)
+    clip = load_clip(CLIP, None, (HEIGHT, WIDTH))
+    _place_patches(clip.visual)
+    clip.to(accelerator.device)
+    questions, rng = Questions(clip), np.random.default_rng(seed + 1)
+    readers = Readers(clip.width).to(accelerator.device)
+    prototypes = Prototypes(clip.embed_dim).to(accelerator.device)
+    descent = Descent(nn.ModuleList([clip, readers, prototypes]), 3e-3, steps, accelerator)
+    progress = Progress(log, "clip", accelerator, EVERY)
+    for step, (images, tokens, labels, targets) in enumerate(_mine(data, batch, steps, seed + 2, accelerator)):
+        speaks, weight = step >= SEEING * steps, attribute_weight(step / steps)
+        chosen = sorted(rng.choice(len(questions.names), ASKED, replace=False).tolist())
+        with accelerator.autocast():
+            seen = clip.visual_features(images)
+            image = F.normalize(seen.zp.float(), dim=-1)
+            text = clip.token_features(tokens) if speaks else None
+            asked = questions.features(clip, chosen) if weight else []
+        terms = {}
+        if speaks:
+            scale = clip.logit_scale.exp().clamp(max=100)
+            terms["contrastive"] = contrastive(image, F.normalize(text.float(), dim=-1), scale)
+        if weight:
+            terms |= readers.loss(seen.z12, labels, targets)
+            terms["prototypes"] = attribute_loss(prototypes(image), labels)
+            terms["sentences"] = prototypes.sentence_loss(asked, chosen)
+            terms["questions"] = attribute_loss([SCALE * image @ features.t() for features in asked], labels[:, chosen])
+        weights = {"contrastive": 1.0, "sentences": weight / 2}
+        descent.step(sum(weights.get(name, weight) * term for name, term in terms.items()))
+        progress.add(step, **terms)
+    return clip.eval()
+
+
+def train_resnet(data: Lessons, steps: int, batch: int, seed: int, log: Path, accelerator: Accelerator) -> ResNetTower:
+    """Train the small ResNet to name and measure the attributes of the same people.
+
+    What VSS gets is a network that has learned to see by classification, as a real ResNet-50 comes from ImageNet; its
+    readers are thrown away, and it never meets text.
+    """
+    torch.manual_seed(seed)
+    resnet = load_resnet(RESNET, None)
+    both = nn.ModuleList([resnet, Readers(resnet.width)])
+    both.to(accelerator.device, memory_format=torch.channels_last)
+    descent = Descent(both, 2e-3, steps, accelerator)
+    progress = Progress(log, "resnet", accelerator, EVERY)
+    for step, (images, _, labels, targets) in enumerate(_mine(data, batch, steps, seed + 3, accelerator)):
+        with accelerator.autocast():
+            pooled = resnet(images.contiguous(memory_format=torch.channels_last)).pooled
+        terms = both[1].loss(pooled, labels, targets)
+        descent.step(terms["classifiers"] + 2 * terms["measures"])
+        progress.add(step, **terms)
+    return resnet.eval()
+
+
+def _mine(data: Lessons, size: int, steps: int, seed: int, accelerator: Accelerator) -> Iterator[list[Tensor]]:
+    """This process's batches, on its device; every process draws its own."""
+    for batch in batches(data, size, steps, seed + 7919 * accelerator.process_index):
+        yield [tensor.to(accelerator.device, non_blocking=True) for tensor in batch]

@@ -1,0 +1,119 @@
+"""What the trained towers know of people never seen: zero-shot answers, and what moves an image's feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from csgn_lib.backbones import ClipTower, ResNetTower
+from csgn_lib.synthetic.rendered.attributes import MEASURES
+from csgn_lib.synthetic.rendered.pretraining.labels import IGNORED, OWN, Lessons
+from csgn_lib.synthetic.rendered.pretraining.pairs import HEIGHT, Pictures
+from csgn_lib.synthetic.rendered.pretraining.recipe import Questions
+from csgn_lib.synthetic.rendered.scenes import Scene, draw
+from csgn_lib.synthetic.rendered.words import attribute_prompts
+
+OWN_NUMBERS = (*MEASURES, *OWN)  # a person's; the targets that follow are colours worn
+SUPERVISED_RIDGE = 10.0  # of the linear reader, in features of unit variance
+
+
+@torch.inference_mode()
+def features(clip: ClipTower, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Class tokens z12 (N, W) and unit joint features (N, P) of uint8 images (N, H, W, 3)."""
+    parts = []
+    for rows in np.array_split(np.arange(len(images)), max(1, len(images) // 256)):
+        seen = clip.visual_features(torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 255)
+        parts.append((seen.z12, F.normalize(seen.zp, dim=-1)))
+    return torch.cat([z12 for z12, _ in parts]), torch.cat([zp for _, zp in parts])
+
+
+@torch.inference_mode()
+def zero_shot(clip: ClipTower, taught: Lessons, unseen: Lessons) -> dict[str, dict[str, float]]:
+    """Accuracy per attribute on people never seen: zero-shot by sentences, beside always guessing the commonest value
+    and a linear reader of the class token that ``taught`` supervises (ridge regression on one-hot values)."""
+    (known, _), (tokens, joint) = features(clip, taught.images), features(clip, unseen.images)
+    questions, report = Questions(clip), {}
+    for i, name in enumerate(questions.names):
+        asked, learned = unseen.labels[:, i] != IGNORED, taught.labels[:, i] != IGNORED
+        truth, values = unseen.labels[asked, i].astype(int), len(questions.tokens[i])
+        if not len(truth):
+            continue
+        answer = (joint[asked] @ questions.features(clip, [i])[0].t()).argmax(dim=1).numpy()
+        read = _read(
+            known[learned], torch.from_numpy(taught.labels[learned, i].astype(np.int64)), values, tokens[asked]
+        )
+        scores = {"zero_shot": (answer == truth).mean(), "supervised": (read.numpy() == truth).mean(),
+                  "majority": np.bincount(truth).max() / len(truth)}  # fmt: skip
+        report[name] = {kind: round(float(share), 4) for kind, share in scores.items()} | {"pictures": len(truth)}
+    return report
+
+
+def _read(known: Tensor, labels: Tensor, values: int, asked: Tensor) -> Tensor:
+    """Values (M,) that a ridge regression on (N, W) features with labels (N,) gives for (M, W) features."""
+    targets = F.one_hot(labels, values).double()
+    return (_ridge(known, targets - targets.mean(0), asked) + targets.mean(0)).argmax(1)
+
+
+def _ridge(known: Tensor, targets: Tensor, asked: Tensor) -> Tensor:
+    """Predictions (M, T) for features (M, W) by ridge regression of targets (N, T) of mean 0 on features (N, W)."""
+    mean, deviation = known.mean(0), known.std(0).clamp_min(1e-6)
+    rows = ((known - mean) / deviation).double()
+    penalty = SUPERVISED_RIDGE * torch.eye(rows.shape[1]).double()
+    return ((asked - mean) / deviation).double() @ torch.linalg.solve(rows.T @ rows + penalty, rows.T @ targets)
+
+
+@torch.inference_mode()
+def readable(resnet: ResNetTower, taught: Lessons, unseen: Lessons) -> dict[str, dict[str, dict[str, float]]]:
+    """What linear readers of the ResNet's pooled feature, fitted on people that it learned from, say of people never
+    seen. ``names``: accuracy beside the commonest value; ``numbers``: correlation with the truth."""
+    known, asked = (pooled(resnet, data.images) for data in (taught, unseen))
+    names = {}
+    for i, name in enumerate(attribute_prompts()):
+        learned, there = taught.labels[:, i] != IGNORED, unseen.labels[:, i] != IGNORED
+        truth = unseen.labels[there, i].astype(int)
+        if len(truth):
+            labels = torch.from_numpy(taught.labels[learned, i].astype(np.int64))
+            read = _read(known[learned], labels, int(taught.labels[:, i].max()) + 1, asked[there]).numpy()
+            names[name] = {"accuracy": float((read == truth).mean()),
+                           "majority": float(np.bincount(truth).max() / len(truth))}  # fmt: skip
+    mean = torch.from_numpy(taught.targets.mean(0)).double()
+    numbers = _ridge(known, torch.from_numpy(taught.targets).double() - mean, asked).numpy()
+    r = [float(np.corrcoef(numbers[:, i], unseen.targets[:, i])[0, 1]) for i in range(len(OWN_NUMBERS))]
+    return {"names": {n: {k: round(v, 4) for k, v in row.items()} for n, row in names.items()},
+            "numbers": {n: {"r": round(v, 4)} for n, v in zip(OWN_NUMBERS, r, strict=True)}}  # fmt: skip
+
+
+@torch.inference_mode()
+def pooled(resnet: ResNetTower, images: NDArray[np.uint8]) -> Tensor:
+    """Pooled features (N, C) of uint8 images (N, H, W, 3)."""
+    parts = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
+    return torch.cat([resnet(torch.from_numpy(images[r]).permute(0, 3, 1, 2).float() / 255).pooled for r in parts])
+
+
+def moves(clip: ClipTower, pictures: Pictures, count: int) -> dict[str, float]:
+    """Mean cosine distance that one change to a scene makes: clothes' colours, clothes, body, step, gray; and one
+    colour word in a sentence against one body word."""
+    places = np.linspace(0, len(pictures.scenes) - 1, count).round().astype(int)
+    scenes = [pictures.scenes[place] for place in places]
+    others = [scenes[(i + 1) % count].person for i in range(count)]
+    changed: dict[str, Sequence[Scene]] = {
+        "as it is": scenes, "recoloured": [s.recoloured() for s in scenes],
+        "reclothed": [s.reclothed() for s in scenes],
+        "rebodied": [s.rebodied(p) for s, p in zip(scenes, others, strict=True)],
+        "reposed": [s.reposed() for s in scenes], "gray": [s.grayed() for s in scenes],
+    }  # fmt: skip
+    seen = {name: features(clip, np.stack([p.image for p in draw(of, HEIGHT)]))[1] for name, of in changed.items()}
+    plain = seen.pop("as it is")
+    moved = {f"image_{name}": 1 - float((plain * f).sum(1).mean()) for name, f in seen.items()}
+    moved["clothes_over_body"] = moved["image_reclothed"] / moved["image_rebodied"]
+    with torch.inference_mode():
+        said = ("a photo of a tall person wearing a red coat.", "a photo of a tall person wearing a blue coat.",
+                "a photo of a short person wearing a red coat.")  # fmt: skip
+        text = F.normalize(clip.text_features(said), dim=-1)
+    moved |= {"text_colour_word": 1 - float(text[0] @ text[1]), "text_body_word": 1 - float(text[0] @ text[2])}
+    return {name: round(value, 4) for name, value in moved.items()}
