@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from test_retrieval import frame, is_match, world
 
-from csgn_lib import retrieval
+from csgn_lib import figures, retrieval
 from csgn_lib.records import InputError
 from csgn_lib.retrieval import verification
 from csgn_lib.retrieval.verification import STEP
@@ -181,3 +181,16 @@ def test_tracklets_are_verified_as_tracklets():
         f.attrs["benchmark"] = "ccvid"
     found = retrieval.verify(query_features, gallery_features, *frames, ["general"], resamples=3)["general"]
     assert found.counts["non_mated"] == 20 and found.counts["gallery"] == 60
+
+
+def test_error_curves_are_read_and_drawn(small):
+    found = retrieval.verify(*small, ["general", "cloth_changing"], resamples=5)
+    curves = retrieval.error_curves({name: v.record() for name, v in found.items()})
+    part = curves[(curves.protocol == "general") & (curves.curve == "pairs")]
+    assert part.false_alarms.is_monotonic_increasing and part.misses.is_monotonic_decreasing and len(part) > 20
+    np.testing.assert_allclose(part.misses, 1 - found["general"].pairs["tar"])
+    left, right = figures.error_rates(curves).axes
+    assert [line.get_label() for line in left.lines] == ["general", "cloth_changing"]
+    assert right.lines[0].get_ydata()[-1] == found["general"].searches["fnir"].iloc[-1]
+    with pytest.raises(InputError, match="no protocol was measured"):
+        retrieval.error_curves({})

@@ -12,6 +12,7 @@ from csgn_lib.figures.attention import (
     attention_pairs,
     attention_shares,
 )
+from csgn_lib.figures.errors import error_rates
 from csgn_lib.figures.forest import dots, forest, tradeoff
 from csgn_lib.figures.latex import ALPHA, latex_float, latex_table, macro_name, number_macros
 from csgn_lib.figures.maps import LabelMap, evenly_spaced, label_maps, neighbour_kinds, picture_map

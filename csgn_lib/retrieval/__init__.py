@@ -15,7 +15,7 @@ from csgn_lib.retrieval.neighbours import Neighbours, approximate_index, expand_
 from csgn_lib.retrieval.rankings import Rankings
 from csgn_lib.retrieval.reranking import rerank, rerank_blocks
 from csgn_lib.retrieval.scores import Scores
-from csgn_lib.retrieval.thresholds import suggested_threshold
+from csgn_lib.retrieval.thresholds import error_curves, suggested_threshold
 from csgn_lib.retrieval.verification import Verification, verify
 
 _MODELS = {  # these import torch and the networks, which takes seconds and is not needed to score features

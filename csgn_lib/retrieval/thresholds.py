@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from csgn_lib.records import InputError
+
+CURVES = {"pairs": ("far", "tar"), "searches": ("fpir", "fnir")}
 
 
 def suggested_threshold(record: dict[str, Any], fpir: float = 0.1) -> float:
@@ -26,3 +30,25 @@ def suggested_threshold(record: dict[str, Any], fpir: float = 0.1) -> float:
         )
     below = [point["threshold"] for point in record["searches"] if point["fpir"] <= fpir]
     return max(below, default=0.0)
+
+
+def error_curves(protocols: dict[str, Any]) -> pd.DataFrame:
+    """Both error curves of each protocol, ready to plot.
+
+    Args:
+        protocols: ``protocols`` of a verification.json.
+
+    Returns:
+        ``protocol``; ``curve`` (pairs, searches); ``threshold``; ``false_alarms``, FAR or FPIR; ``misses``, 1 - TAR or
+        FNIR. Shares in [0, 1].
+    """
+    frames = []
+    for protocol, found in protocols.items():
+        for curve, (alarms, rate) in CURVES.items():
+            points = pd.DataFrame(found[curve])
+            misses = 1 - points[rate] if rate == "tar" else points[rate]
+            columns = {"threshold": points["threshold"], "false_alarms": points[alarms], "misses": misses}
+            frames.append(pd.DataFrame({"protocol": protocol, "curve": curve} | columns))
+    if not frames:
+        raise InputError("no protocol was measured; verification.json says why")
+    return pd.concat(frames, ignore_index=True)
