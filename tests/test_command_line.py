@@ -90,6 +90,7 @@ def test_all_commands_are_listed():
         "train",
         "sweep",
         "status",
+        "words",
         "check",
         "explain",
         "demo",
