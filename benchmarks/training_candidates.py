@@ -30,7 +30,7 @@ class Candidate:
 
     Attributes:
         change: of the learner, once, on the device.
-        optimizer: parameter groups, device and learner to what stands in for Adam.
+        optimizer: builds the optimizer from parameter groups, device and learner; by default Adam.
         during: a context around the computation of every step that is not replayed.
         parameters: of the experiment.
         rehearsed: whether a CPU is quick enough to try it.

@@ -290,8 +290,9 @@ def locate(name: str | Path) -> Path:
     """The path that ``name`` means: of a run (``csgn status`` prints its bare name), of a sweep, or of any file.
 
     A relative path is looked for in the working folder, then in the workbench's, then among the runs of
-    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. Where there is
-    nothing yet, ``reports/runs/NAME`` lies in the workbench's folder and any other path in the working folder.
+    ``reports/runs``, so that ``reports/runs/NAME`` and ``NAME`` work in every notebook and command. If no
+    such file or folder exists, ``reports/runs/NAME`` is taken from the workbench's folder, and any other path from the
+    working folder.
     """
     path = Path(name)
     if path.is_absolute():

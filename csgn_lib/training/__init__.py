@@ -83,9 +83,7 @@ def fit(
             run_files.write_data_record(run, benchmark)  # test data may have changed
         return run
     accelerator = accelerator_for(experiment.precision, experiment.tracker, run.path(trackers.FOLDER))
-    BatchShard(
-        accelerator, experiment.batch_persons
-    )  # raises an error if the number of processes does not divide the batch
+    BatchShard(accelerator, experiment.batch_persons)  # refuses a number of processes that does not divide the batch
     used = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     if used != experiment.precision and accelerator.is_main_process:
         run.log(f"precision {used} in place of {experiment.precision}, which this CPU has no instructions for")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,22 @@ from csgn_lib.synthetic import people
 from csgn_lib.synthetic.pretraining.muon import Muon
 from csgn_lib.synthetic.pretraining.pairs import IGNORED, SIZE, Pairs, batches
 
+Prompts = Mapping[str, Mapping[str, str]]
 SCALE = 20.0  # inverse temperature of the attribute questions
 SEEING, SPEECH_ENDS = 0.5, 0.95  # shares of the small CLIP's steps: the contrastive loss joins; the others are gone
 
 
 class Questions:
-    """All attribute sentences as one token table, and which rows belong to which attribute."""
+    """All attribute sentences as one token table, and which rows belong to which attribute.
 
-    def __init__(self, clip: ClipTower) -> None:
-        self.names = list(people.attribute_prompts())
-        texts = [list(prompts.values()) for prompts in people.attribute_prompts().values()]
+    Args:
+        prompts: attribute to value to sentence; None: those of the drawn people.
+    """
+
+    def __init__(self, clip: ClipTower, prompts: Prompts | None = None) -> None:
+        prompts = prompts or people.attribute_prompts()
+        self.names = list(prompts)
+        texts = [list(sentences.values()) for sentences in prompts.values()]
         self.tokens = [clip.tokenize(part) for part in texts]  # on the tower's device
 
     def features(self, clip: ClipTower, chosen: list[int]) -> list[Tensor]:
@@ -70,11 +77,16 @@ class Classifiers(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """A direction of the joint space for every value of every attribute, which image and sentence are to find."""
+    """A direction of the joint space for every value of every attribute, which image and sentence are to find.
 
-    def __init__(self, dimension: int) -> None:
+    Args:
+        dimension: of the joint space.
+        prompts: as `Questions` takes them.
+    """
+
+    def __init__(self, dimension: int, prompts: Prompts | None = None) -> None:
         super().__init__()
-        self.sizes = [len(prompts) for prompts in people.attribute_prompts().values()]
+        self.sizes = [len(sentences) for sentences in (prompts or people.attribute_prompts()).values()]
         self.directions = nn.Parameter(torch.randn(sum(self.sizes), dimension) * dimension**-0.5)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
 
@@ -107,7 +119,9 @@ def train_clip(pairs: Pairs, steps: int, batch: int, seed: int, log: Path, accel
     prototypes = Prototypes(clip.embed_dim).to(accelerator.device)
     descent = Descent(nn.ModuleList([clip, classifiers, prototypes]), 3e-3, steps, accelerator)
     progress = Progress(log, "clip", accelerator)
-    for step, (images, tokens, labels) in enumerate(_mine(pairs, batch, steps, seed + 2, accelerator)):
+    for step, (images, tokens, labels) in enumerate(
+        process_batches(partial(batches, pairs, batch, steps), seed + 2, accelerator)
+    ):
         speaks, weight = step >= SEEING * steps, attribute_weight(step / steps)
         chosen = sorted(rng.choice(len(questions.names), 9, replace=False).tolist())
         with accelerator.autocast():
@@ -153,7 +167,9 @@ def train_resnet(pairs: Pairs, steps: int, batch: int, seed: int, log: Path, acc
     both.to(accelerator.device, memory_format=torch.channels_last)
     descent = Descent(both, 2e-3, steps, accelerator)
     progress = Progress(log, "resnet", accelerator)
-    for step, (images, _, labels) in enumerate(_mine(pairs, batch, steps, seed + 3, accelerator)):
+    for step, (images, _, labels) in enumerate(
+        process_batches(partial(batches, pairs, batch, steps), seed + 3, accelerator)
+    ):
         with accelerator.autocast():
             pooled = resnet(images.contiguous(memory_format=torch.channels_last)).pooled
         loss = attribute_loss(both[1](pooled), labels)
@@ -162,9 +178,15 @@ def train_resnet(pairs: Pairs, steps: int, batch: int, seed: int, log: Path, acc
     return resnet.eval()
 
 
-def _mine(pairs: Pairs, size: int, steps: int, seed: int, accelerator: Accelerator) -> Iterator[list[Tensor]]:
-    """This process's batches, on its device; every process draws its own."""
-    for batch in batches(pairs, size, steps, seed + 7919 * accelerator.process_index):
+def process_batches(
+    draw: Callable[[int], Iterable[Sequence[Tensor]]], seed: int, accelerator: Accelerator
+) -> Iterator[list[Tensor]]:
+    """This process's batches, on its device; every process draws its own.
+
+    Args:
+        draw: a seed to batches.
+    """
+    for batch in draw(seed + 7919 * accelerator.process_index):
         yield [tensor.to(accelerator.device, non_blocking=True) for tensor in batch]
 
 

@@ -14,14 +14,13 @@ prototypes are thrown away. The ResNet learns names and measures only, as a real
 
 from csgn_lib.synthetic.rendered.pretraining.labels import Lessons, batches, lessons, levels_of
 from csgn_lib.synthetic.rendered.pretraining.pairs import CHUNK, UNSEEN, Pictures, render, scenes_of
-from csgn_lib.synthetic.rendered.pretraining.recipe import Questions, train_clip, train_resnet
+from csgn_lib.synthetic.rendered.pretraining.recipe import train_clip, train_resnet
 from csgn_lib.synthetic.rendered.pretraining.scores import moves, readable, zero_shot
 
 __all__ = [
     "CHUNK",
     "Lessons",
     "Pictures",
-    "Questions",
     "UNSEEN",
     "batches",
     "lessons",

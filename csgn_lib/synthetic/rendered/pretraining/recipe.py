@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,13 @@ from csgn_lib.synthetic.pretraining.recipe import (
     SEEING,
     Descent,
     Progress,
+    Prototypes,
+    Questions,
     _place_patches,
     attribute_loss,
     attribute_weight,
     contrastive,
+    process_batches,
 )
 from csgn_lib.synthetic.rendered.pretraining.labels import TARGETS, Lessons, batches
 from csgn_lib.synthetic.rendered.pretraining.pairs import HEIGHT, WIDTH
@@ -29,19 +32,6 @@ from csgn_lib.synthetic.rendered.words import attribute_prompts
 CLIP, RESNET = "csgn-rendered", "csgn_rendered_resnet"
 EVERY = 50  # steps to a line of the log
 ASKED = 9  # attributes whose sentences a step asks for
-
-
-class Questions:
-    """All attribute sentences as one token table, and which rows belong to which attribute."""
-
-    def __init__(self, clip: ClipTower) -> None:
-        self.names = list(attribute_prompts())
-        self.tokens = [clip.tokenize(list(prompts.values())) for prompts in attribute_prompts().values()]
-
-    def features(self, clip: ClipTower, chosen: list[int]) -> list[Tensor]:
-        """Unit text features of the chosen attributes, one (values, P) tensor each."""
-        text = F.normalize(clip.token_features(torch.cat([self.tokens[i] for i in chosen])).float(), dim=-1)
-        return list(text.split([len(self.tokens[i]) for i in chosen]))
 
 
 class Readers(nn.Module):
@@ -65,40 +55,20 @@ class Readers(nn.Module):
         return {"classifiers": attribute_loss(logits, labels), "measures": (numbers - targets)[seen].square().mean()}
 
 
-class Prototypes(nn.Module):
-    """A direction of the joint space for every value of every attribute, which image and sentence are to find."""
-
-    def __init__(self, dimension: int) -> None:
-        super().__init__()
-        self.sizes = [len(prompts) for prompts in attribute_prompts().values()]
-        self.directions = nn.Parameter(torch.randn(sum(self.sizes), dimension) * dimension**-0.5)
-        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
-
-    def forward(self, unit: Tensor) -> list[Tensor]:
-        """Logits of unit features (B, P), one tensor (B, values) per attribute."""
-        return list((self.log_scale.exp() * unit @ F.normalize(self.directions, dim=-1).t()).split(self.sizes, dim=1))
-
-    def sentence_loss(self, sentences: list[Tensor], chosen: list[int]) -> Tensor:
-        """Mean cross entropy of the chosen attributes' sentences, each on its own value."""
-        told = [
-            F.cross_entropy(self(features)[i], torch.arange(len(features), device=features.device))
-            for i, features in zip(chosen, sentences, strict=True)
-        ]
-        return torch.stack(told).mean()
-
-
 def train_clip(data: Lessons, steps: int, batch: int, seed: int, log: Path, accelerator: Accelerator) -> ClipTower:
     """Train the small CLIP from scratch; one line of JSON per 50 steps in ``log``."""
     torch.manual_seed(seed)
     clip = load_clip(CLIP, None, (HEIGHT, WIDTH))
     _place_patches(clip.visual)
     clip.to(accelerator.device)
-    questions, rng = Questions(clip), np.random.default_rng(seed + 1)
+    questions, rng = Questions(clip, attribute_prompts()), np.random.default_rng(seed + 1)
     readers = Readers(clip.width).to(accelerator.device)
-    prototypes = Prototypes(clip.embed_dim).to(accelerator.device)
+    prototypes = Prototypes(clip.embed_dim, attribute_prompts()).to(accelerator.device)
     descent = Descent(nn.ModuleList([clip, readers, prototypes]), 3e-3, steps, accelerator)
     progress = Progress(log, "clip", accelerator, EVERY)
-    for step, (images, tokens, labels, targets) in enumerate(_mine(data, batch, steps, seed + 2, accelerator)):
+    for step, (images, tokens, labels, targets) in enumerate(
+        process_batches(partial(batches, data, batch, steps), seed + 2, accelerator)
+    ):
         speaks, weight = step >= SEEING * steps, attribute_weight(step / steps)
         chosen = sorted(rng.choice(len(questions.names), ASKED, replace=False).tolist())
         with accelerator.autocast():
@@ -133,16 +103,12 @@ def train_resnet(data: Lessons, steps: int, batch: int, seed: int, log: Path, ac
     both.to(accelerator.device, memory_format=torch.channels_last)
     descent = Descent(both, 2e-3, steps, accelerator)
     progress = Progress(log, "resnet", accelerator, EVERY)
-    for step, (images, _, labels, targets) in enumerate(_mine(data, batch, steps, seed + 3, accelerator)):
+    for step, (images, _, labels, targets) in enumerate(
+        process_batches(partial(batches, data, batch, steps), seed + 3, accelerator)
+    ):
         with accelerator.autocast():
             pooled = resnet(images.contiguous(memory_format=torch.channels_last)).pooled
         terms = both[1].loss(pooled, labels, targets)
         descent.step(terms["classifiers"] + 2 * terms["measures"])
         progress.add(step, **terms)
     return resnet.eval()
-
-
-def _mine(data: Lessons, size: int, steps: int, seed: int, accelerator: Accelerator) -> Iterator[list[Tensor]]:
-    """This process's batches, on its device; every process draws its own."""
-    for batch in batches(data, size, steps, seed + 7919 * accelerator.process_index):
-        yield [tensor.to(accelerator.device, non_blocking=True) for tensor in batch]

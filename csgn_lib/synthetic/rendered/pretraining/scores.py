@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from csgn_lib.backbones import ClipTower, ResNetTower
+from csgn_lib.synthetic.pretraining.recipe import Questions
 from csgn_lib.synthetic.rendered.attributes import MEASURES
 from csgn_lib.synthetic.rendered.pretraining.labels import IGNORED, OWN, Lessons
 from csgn_lib.synthetic.rendered.pretraining.pairs import HEIGHT, Pictures
-from csgn_lib.synthetic.rendered.pretraining.recipe import Questions
 from csgn_lib.synthetic.rendered.scenes import Scene, draw
 from csgn_lib.synthetic.rendered.words import attribute_prompts
 
@@ -37,7 +37,7 @@ def zero_shot(clip: ClipTower, taught: Lessons, unseen: Lessons) -> dict[str, di
     """Accuracy per attribute on people never seen: zero-shot by sentences, beside always guessing the commonest value
     and a linear reader of the class token that ``taught`` supervises (ridge regression on one-hot values)."""
     (known, _), (tokens, joint) = features(clip, taught.images), features(clip, unseen.images)
-    questions, report = Questions(clip), {}
+    questions, report = Questions(clip, attribute_prompts()), {}
     for i, name in enumerate(questions.names):
         asked, learned = unseen.labels[:, i] != IGNORED, taught.labels[:, i] != IGNORED
         truth, values = unseen.labels[asked, i].astype(int), len(questions.tokens[i])
