@@ -45,9 +45,9 @@ lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
 	  --LabApp.app_settings_dir="$(CURDIR)/csgn_lib/panels/jupyterlab"
 
-first-result: demo  ## run the demo and keep its table and pictures in reports/first-result
+first-result: demo  ## run the demo and keep its table, pictures and times in reports/first-result
 	@mkdir -p reports/first-result
-	@cp reports/demo/results.csv reports/demo/table.txt reports/first-result/
+	@cp reports/demo/results.csv reports/demo/table.txt reports/demo/seconds.json reports/first-result/
 	@for f in people strip-worst; do cp "$$(ls -t reports/runs/*/figures/$$f.png | head -1)" reports/first-result/; done
 
 seeds: $(STAMP)  ## the methods with five seeds in five worlds; writes reports/seeds (times: docs/reproduction.md)
@@ -93,6 +93,8 @@ answers: $(STAMP)  ## run every notebook and write its answer into its first cel
 
 # The PDF contains no date and no identifier, so the same records and LaTeX version give an identical file.
 paper: $(STAMP)  ## make the figures, tables and numbers of reports/paper/paper.tex; its PDF if LaTeX is installed
+	@find reports/seeds reports/ablation -name runs-records.csv | grep -q . || \
+	  echo "no sweep is recorded, so the paper has the first result alone; make seeds and make ablation record sweeps"
 	@$(RUN) -m csgn_lib run 90_paper_figures -p out reports/paper
 	@mkdir -p reports/cache/paper
 	@cd reports/paper && export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 out=../cache/paper && \
@@ -115,8 +117,8 @@ docs: $(STAMP)  ## build the documentation site: build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && \
 	  echo "build/site/index.html (with search: python3 -m http.server --directory build/site)"
 
-tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair)
-	@OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(RUN) -m torch.distributed.run --nproc_per_node 2 -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
+tiny-clip: $(STAMP)  ## train the embedded CLIP and ResNet again (SEED=1: the second pair); rendering is resumable
+	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.pretraining --seed $(or $(SEED),0)
 
 bench-retrieval: $(STAMP)  ## time the evaluation on large galleries; PART=search: one part, into reports/retrieval/PART
 	@$(RUN) -m benchmarks.retrieval $(if $(PART),--only $(PART) --out reports/retrieval/$(PART))
@@ -142,18 +144,15 @@ $(STAMP): pyproject.toml
 	  || { echo "installing packages into $(VENV): about 3 GB, some minutes; log: $(LOG)"; $(call INSTALL,test); }
 	@touch $@
 
-.PHONY: world-check world-sheets bench-world world-rows rendered-clip
+.PHONY: world-check world-sheets bench-world world-rows
 world-check: $(STAMP)  ## check 1,000 rendered people for bare skin, holes, floating and cropped parts: some minutes
-	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.quality --people 1000
+	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.quality --people 1000
 
-world-sheets: $(STAMP)  ## make contact sheets of the rendered world; writes reports/world
-	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.sheets reports/world
+world-sheets: $(STAMP)  ## make contact sheets of the embedded benchmark; writes reports/world
+	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.sheets reports/world
 
 bench-world: $(STAMP)  ## time the rendering; WORLD_PROTOTYPE=/path compares with a prototype
 	@OMP_NUM_THREADS=1 $(RUN) benchmarks/world.py
 
-rendered-clip: $(STAMP)  ## train the rendered world's CLIP and ResNet again (PICTURES=12000, SEED=0); rendering is resumable
-	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.rendered.pretraining --seed $(or $(SEED),0) --pictures $(or $(PICTURES),12000)
-
-world-rows: $(STAMP)  ## simple rows and methods on the rendered world's validation people (DRAWS=5); resumable; writes reports/world
+world-rows: $(STAMP)  ## simple rows and methods on validation people of the embedded benchmark (DRAWS=5); resumable; writes reports/world
 	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.world_rows --draws $(or $(DRAWS),5)

@@ -35,13 +35,12 @@ from benchmarks.training_candidates import Candidate, whole_prompts
 from csgn_lib.batches import ImageSet
 from csgn_lib.records import clear_killed, home, read_record, write_json
 from csgn_lib.runs.machine import core_digest, cores
-from csgn_lib.synthetic.pretraining import render, train_clip
-from csgn_lib.synthetic.pretraining.pairs import render_chunk
+from csgn_lib.synthetic.pretraining import lessons, levels_of, render, train_clip
 from csgn_lib.training import accelerator_for
 
 COMMAND = "python -m benchmarks.training_gpu"
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROUNDS, STEPS, PAIRS, PAIR_STEPS = 3, 4, 4000, 200
+ROUNDS, STEPS, CHUNKS, PAIR_STEPS = 3, 4, 14, 200
 END = "CSGN_BENCH_END"  # the time at which a process that continues another one ends
 Rows = Iterator[Row]
 
@@ -210,9 +209,10 @@ def pretraining() -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         small = timed.is_rehearsed()
-        pairs = render_chunk(0, 8) if small else render(PAIRS, Path(folder), cores())
-        rate = len(pairs.images) / (time.perf_counter() - started)
+        pictures = render(range(1 if small else CHUNKS), Path(folder), cores())
+        rate = len(pictures.images) / (time.perf_counter() - started)
         yield Row(f"embedded world, {cores()} processes: pictures a second", rate)
+        pairs = lessons(pictures, levels_of(pictures))
         count, batch = (2, 4) if small else (PAIR_STEPS, 96)
         started = time.perf_counter()
         with quiet():
@@ -220,8 +220,8 @@ def pretraining() -> Rows:
         timed.finish()
         step = (time.perf_counter() - started) / count
     yield Row("embedded CLIP, batch 96: a step, the first ones included", step, "s")
-    yield Row("embedded CLIP, ten times the pairs and steps: rendering and training, from these",
-              (2_000_000 / rate + 12_000 * step) / 60, "min")  # fmt: skip
+    yield Row("embedded CLIP, ten times the pictures and steps: rendering and training, from these",
+              (240_000 / rate + 28_000 * step) / 60, "min")  # fmt: skip
 
 
 PARTS: dict[str, Part] = {

@@ -1,10 +1,10 @@
-"""Time the rendered world: pictures a second on one core, all included, beside another renderer in the same process.
+"""Measure the rendering speed of the embedded benchmark on one core, in pictures per second.
 
-``python benchmarks/world.py [--rounds 6]`` renders one new person a round (4 outfits, 4 pictures of each at 128 x 64,
-with masks, encoded as PNG). With WORLD_PROTOTYPE=FOLDER, which holds a renderer of the same interface as the first
-prototype (modules body, people, dress, render, scene) and its dependencies installed, rounds of both alternate, so
-that a busy machine slows both alike. The places behind the cameras are made before the clock starts. Times are CPU
-seconds of this process. Writes reports/world/speed.json.
+``python benchmarks/world.py [--rounds 6]`` renders one new person per round: 4 outfits, 4 pictures of each, 128 x 64
+pixels, with masks, encoded as PNG. Backgrounds are rendered before the measurement. With WORLD_PROTOTYPE=FOLDER the
+rounds alternate with those of another renderer, so that other load on the machine slows both equally; the folder holds
+the modules body, people, dress, render and scene with the interface of the first prototype. Times are CPU seconds of
+this process. Writes reports/world/speed.json.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ import torch
 from PIL import Image
 
 from csgn_lib.records import write_json
-from csgn_lib.synthetic.rendered import export
-from csgn_lib.synthetic.rendered.scenes import draw
-from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, wardrobe_of
+from csgn_lib.synthetic import export
+from csgn_lib.synthetic.scenes import draw
+from csgn_lib.synthetic.worlds import World, cameras_of, entries_of, wardrobe_of
 
 PICTURES = 16
 
 
 def ours(device: str = "cpu") -> Callable[[int], None]:
-    """A function that renders one person's pictures, named by a number, on a device."""
-    world = World(people=60)
+    """Return a function that renders the pictures of the person with a given number."""
+    world = World(people=60, size=128)
     cameras, wardrobe = cameras_of(world), wardrobe_of(world, 0)
-    draw([entries_of(world, 29, wardrobe, [camera] * 2)[0].scene for camera in cameras], device=device)  # the places
+    draw([entries_of(world, 29, wardrobe, [camera] * 2)[0].scene for camera in cameras], device=device)  # backgrounds
 
     def one(number: int) -> None:
         scenes = [entry.scene for entry in entries_of(world, number, wardrobe, cameras)]
@@ -50,7 +50,7 @@ def ours(device: str = "cpu") -> Callable[[int], None]:
 
 
 def prototype(folder: str) -> Callable[[int], None]:
-    """The same for the prototype."""
+    """Return the corresponding function of the prototype in a folder."""
     sys.path.insert(0, folder)
     os.chdir(folder)
     import body  # type: ignore[import-not-found]
@@ -75,12 +75,14 @@ def prototype(folder: str) -> Callable[[int], None]:
 
 
 def seconds(work: Callable[[int], None], number: int) -> float:
+    """CPU seconds of a call ``work(number)``."""
     started = time.process_time()
     work(number)
     return time.process_time() - started
 
 
 def main() -> None:
+    """Time all renderers, and write and print the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
     rounds = parser.parse_args().rounds
@@ -93,7 +95,7 @@ def main() -> None:
     for number in range(rounds + 1):
         for name, work in renderers.items():
             taken = seconds(work, number)
-            if number:  # the first round fills caches
+            if number:  # the first round only fills caches
                 times[name].append(taken)
                 print(f"{name}: {PICTURES / taken:.1f} pictures a second")
     result: dict[str, object] = {

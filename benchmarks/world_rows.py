@@ -1,16 +1,16 @@
-"""Is the rendered world informative? Simple rows and trained methods on its validation people, draw by draw.
+"""Score simple baselines and trained methods on the validation people of the embedded benchmark.
 
-``python -m benchmarks.world_rows --draws 5`` renders the training and validation people of each draw at 96 x 48, then
-trains and scores. People and rows are kept in build/world-rows, so that an interrupted call goes on:
+``python -m benchmarks.world_rows --draws 5`` renders the training and validation people of each draw of the world at
+96 x 48 pixels, then trains and scores the rows of the table:
 
-- chance; colour histogram;
-- frozen: the small ResNet and CLIP of the rendered world, without training; LDA on their features, fitted on the
-  training people;
-- identity + triplet on either tower, CSGN and CLIP-ReID, by the demo's recipe;
-- clothes blanked: identity + triplet, on pictures whose clothes and bag are painted gray by the true masks;
-- true attributes: what captions name of a person (levels of measures, hair, skin, beard, sex, age), read without error.
+- chance and colour histogram;
+- frozen: the embedded ResNet and CLIP without training, and LDA on their features, fitted on the training people;
+- identity + triplet on either model, CSGN and CLIP-ReID, with the recipe of the demo;
+- clothes blanked: identity + triplet on pictures whose clothes and bag are gray, according to the true masks;
+- true attributes: the attributes of a person that captions name (levels of measures, hair, skin, beard, sex, age).
 
-Test people are not touched. Writes reports/world/rows.json and rows.md after each draw.
+Pictures and finished rows are kept in build/world-rows, and an interrupted call resumes. Test people are not used.
+Writes reports/world/rows.json and rows.md after each row.
 """
 
 from __future__ import annotations
@@ -33,21 +33,20 @@ from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.records import read_json, write_json, write_text
 from csgn_lib.retrieval import Scores
-from csgn_lib.synthetic.rendered import export
-from csgn_lib.synthetic.rendered.attributes import Levels, measure
-from csgn_lib.synthetic.rendered.body import load_body
-from csgn_lib.synthetic.rendered.garments import draw_outfit
-from csgn_lib.synthetic.rendered.materials import PARTS
-from csgn_lib.synthetic.rendered.scenes import draw
-from csgn_lib.synthetic.rendered.words import attribute_prompts, values
-from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, person_of, split_of, wardrobe_of
+from csgn_lib.synthetic import export
+from csgn_lib.synthetic.attributes import Levels, measure
+from csgn_lib.synthetic.body import load_body
+from csgn_lib.synthetic.garments import draw_outfit
+from csgn_lib.synthetic.materials import PARTS
+from csgn_lib.synthetic.scenes import draw
+from csgn_lib.synthetic.words import OWN, attribute_prompts, values
+from csgn_lib.synthetic.worlds import World, cameras_of, entries_of, person_of, split_of, wardrobe_of
 from csgn_lib.vss import VisualEncoder
 
 SIZE = (96, 48)
 PROTOCOLS = ("cloth_changing", "general")
 BLANKED = [PARTS.index(name) for name in ("upper", "lower", "shoes", "bag", "hat")]
 GRAY = 115
-TOWERS = {"clip_model": "csgn-rendered", "resnet_model": "csgn_rendered_resnet"}
 FROZEN = {"frozen ResNet": ("resnet", "c"), "frozen CLIP": ("identity-triplet", "z12")}  # method, embedding
 METHODS = {
     "identity + triplet, ResNet": ("resnet", "plain"),
@@ -57,14 +56,18 @@ METHODS = {
     "CSGN": ("csgn", "plain"),
     "CLIP-ReID": ("clip-reid", "plain"),
 }  # method, pictures
-OWN = ("stature", "legs", "arms", "head", "neck", "shoulders", "waist", "hips", "girth", "presents_as", "older",
-       "bearded", "skin_tone", "hair_style", "hair_colour")  # fmt: skip
 RECORD = Path(__file__).resolve().parents[1] / "reports/world/rows.json"
 
 
 def render(world: World, root: Path, report: Callable[[str], None]) -> None:
-    """Training and validation people in LTCC's layout, the latter as its test people, below root/plain and, with
-    clothes and bag painted gray, below root/blanked. People who are there already are not rendered again."""
+    """Render training and validation people in LTCC's layout, with the validation people as test people.
+
+    The folder ``plain`` holds the pictures, ``blanked`` the same pictures with gray clothes and bags. Existing people
+    are not rendered again.
+
+    Args:
+        report: function that receives a line of progress per person.
+    """
     cameras, counts = cameras_of(world), world.counts()
     for number in range(counts[0] + counts[1]):
         done = root / "done" / f"{number:04d}"
@@ -86,7 +89,7 @@ def render(world: World, root: Path, report: Callable[[str], None]) -> None:
 
 
 def attribute_features(world: World, frame: pd.DataFrame, levels: Levels) -> NDArray[np.float32]:
-    """Indicators (N, values) of what captions can say of each row's person."""
+    """Indicators (N, values) of the attribute values of each row's person."""
     body = load_body()
     outfit, known = draw_outfit(np.random.default_rng(0)), {}
     for number in {int(Path(path).name.split("_")[0]) for path in frame.path}:
@@ -99,7 +102,16 @@ def attribute_features(world: World, frame: pd.DataFrame, levels: Levels) -> NDA
 
 
 def discriminant(train: torch.Tensor, person: NDArray[np.int64], kept: int = 48) -> Callable[[torch.Tensor], Any]:
-    """LDA with a shrunk within-person covariance (0.05 of its mean variance): a map of (N, D) features."""
+    """Fit LDA with a shrunk within-person covariance (0.05 of its mean variance is added to the diagonal).
+
+    Args:
+        train: (N, D) features.
+        person: (N,) labels.
+        kept: number of dimensions.
+
+    Returns:
+        Function from features (M, D) to (M, kept).
+    """
     train = train.double()
     means = torch.stack([train[torch.from_numpy(person == one)].mean(0) for one in np.unique(person)])
     inside = train - means[torch.from_numpy(np.unique(person, return_inverse=True)[1])]
@@ -114,11 +126,12 @@ def discriminant(train: torch.Tensor, person: NDArray[np.int64], kept: int = 48)
 
 
 def experiment_of(method: str, root: Path, seed: int) -> Experiment:
-    return Experiment.from_parameters(preset=f"demo+{method}", root=str(root), seed=seed, precision="fp32", **TOWERS)
+    """Experiment of a method with the recipe of the demo."""
+    return Experiment.from_parameters(preset=f"demo+{method}", root=str(root), seed=seed)
 
 
 def trained(method: str, root: Path, run_dir: Path, benchmark: Benchmark, seed: int) -> dict[str, Scores]:
-    """The row of a method: its descriptor, plain; scored by every protocol."""
+    """Train a method and score its descriptors under every protocol."""
     run = training.fit(experiment_of(method, root, seed), benchmark, run_dir)
     encoder = training.load_encoder(run).eval()
     found = retrieval.embed_benchmark(encoder, benchmark, SIZE)
@@ -127,7 +140,7 @@ def trained(method: str, root: Path, run_dir: Path, benchmark: Benchmark, seed: 
 
 
 def missing_rows(world: World, root: Path, done: Collection[str]) -> Iterator[tuple[str, dict[str, Scores]]]:
-    """The rows that are not in ``done``, one after another; the slow ones last."""
+    """Compute and yield the rows that are not in ``done``; slow ones come last."""
     plain, blanked = (datasets.load("synthetic", root / kind) for kind in ("plain", "blanked"))
     sides, rng = (plain.query, plain.gallery), np.random.default_rng(world.seed)
 
@@ -154,22 +167,23 @@ def missing_rows(world: World, root: Path, done: Collection[str]) -> Iterator[tu
 
 
 def frozen(experiment: Experiment) -> VisualEncoder:
-    """The towers of an experiment before any training."""
+    """Load the models of an experiment before training."""
     return VisualEncoder(*training.load_towers(experiment), experiment.vss, torch.Generator()).eval()
 
 
 def levels_of(world: World) -> Levels:
-    """The outer fifths of the measures among the training people."""
+    """Limits of the outer fifths of the measures among the training people."""
     body = load_body()
     return Levels.of([measure(body, person_of(world, number)) for number in range(world.counts()[0])])
 
 
 def main() -> None:
+    """Render, train and score every draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--people", type=int, default=250, help="half train, a fifth are validation people")
+    parser.add_argument("--people", type=int, default=400, help="of training, validation and test together")
     parser.add_argument("--setting", default="middle")
-    parser.add_argument("--skip", nargs="*", default=[], help="rows that are not made: frozen CLIP + LDA, CSGN, ...")
+    parser.add_argument("--skip", nargs="*", default=[], help="rows to skip: frozen CLIP + LDA, CSGN, ...")
     parser.add_argument("--folder", type=Path, default=Path("build/world-rows"))
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -187,7 +201,7 @@ def main() -> None:
 
 
 def record(folder: Path, setting: str, people: int, seeds: range) -> None:
-    """Means over draws, beside each draw's values, as JSON and as a table."""
+    """Write the scores of all draws as JSON, and their means as a Markdown table."""
     draws = [read_json(folder / f"{setting}-{people}-{seed}" / "rows.json") for seed in seeds]
     counts = World(people=people, setting=setting).counts()
     write_json(RECORD, {"setting": setting, "people": {"train": counts[0], "validation": counts[1]}, "draws": draws})

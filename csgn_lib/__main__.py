@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from csgn_lib.records import BOOKS, InputError, Run, cache, home, stop_on_sigterm, write_text
+from csgn_lib.records import BOOKS, InputError, Run, cache, home, stop_on_sigterm, write_json, write_text
 
 app = typer.Typer(
     name="csgn",
@@ -257,6 +257,7 @@ def demo(
     folder, table = home() / "reports" / "demo", figures.results_table(results).text
     write_text(folder / "results.csv", results.to_csv(index=False))
     write_text(folder / "table.txt", table + "\n")
+    write_json(folder / "seconds.json", {outcome.step.name: outcome.seconds for outcome in outcomes})
     page = figures.write_page(outcomes, results, folder, "make demo", time.time() - started)
     typer.echo(f"\n{table}\n\nopen {page}")
 
@@ -276,15 +277,15 @@ def world(
     ] = 1.0,
     spread: Annotated[float | None, typer.Option(help="of shapes; default: the setting's")] = None,
     sharing: Annotated[float | None, typer.Option(help="people who share an outfit; default: the setting's")] = None,
+    extras: Annotated[bool, typer.Option(help="also write masks and counterfactual pairs")] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
 ) -> None:
     """Render people in changing clothes as a benchmark with masks and counterfactuals; the same command resumes."""
-    from csgn_lib.synthetic.rendered.export import write_world
-    from csgn_lib.synthetic.rendered.worlds import World
+    from csgn_lib.synthetic import World, write_world
 
-    drawn = World(people, setting, seed, size, images, outfits, cameras_each, colour_identity, spread, sharing)
+    drawn = World(people, setting, seed, size, images, outfits, cameras_each, colour_identity, spread, sharing, extras)
     try:
-        checksum = write_world(drawn, out, workers, lambda line: typer.echo(line, err=True))
+        checksum = write_world(drawn, out, workers)
     except KeyboardInterrupt:
         typer.echo(f"csgn: interrupted; the same command resumes {out}", err=True)
         raise typer.Exit(130) from None
@@ -563,7 +564,9 @@ def _score(made: Run, benchmark: Any) -> None:
     for name, description in described.items():
         typer.echo(f"{name}: {description}")
     for descriptor, found in probes.record_sensitivity(made).items():
-        typer.echo(f"{descriptor}: colour sensitivity {found:.2f}")
+        typer.echo(
+            f"{descriptor}: " + ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items())
+        )
 
 
 def _finish(made: Run) -> None:

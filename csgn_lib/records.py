@@ -16,13 +16,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # fields of a metrics.jsonl record that are not loss terms
 BOOKS = frozenset({"stage", "epoch", "epochs", "rate", "seconds", "images_per_second", "waiting", "memory_mib"})
@@ -91,6 +96,25 @@ def move(source: Path, target: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[bool]:
+    """Hold the lock of a file, after waiting for it; yields False where locks are not available.
+
+    The lock of a process that is killed or fails is released, and the next process has it.
+    """
+    with ExitStack() as held:
+        alone = fcntl is not None
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if alone:
+                opened = held.enter_context(file.open("ab"))
+                fcntl.flock(opened, fcntl.LOCK_EX)
+                held.callback(fcntl.flock, opened, fcntl.LOCK_UN)  # a child forked meanwhile may keep the file open
+        except OSError:  # no locks on this file system, or no write permission, which the work then reports
+            alone = False
+        yield alone
 
 
 @contextmanager

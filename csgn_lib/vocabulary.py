@@ -33,19 +33,20 @@ from csgn_lib.backbones import ClipTower
 from csgn_lib.records import InputError
 
 COLOURS = (
-    "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "beige", "black", "white", "gray",
+    "red", "orange", "yellow", "green", "teal", "blue", "navy", "purple", "pink", "brown", "beige", "black", "white",
+    "gray",
 )  # fmt: skip
-PATTERNS = ("plain", "striped", "checked", "dotted")  # "plain" is left out of the caption
+PATTERNS = ("plain", "striped", "checked", "dotted", "printed")  # "plain" is left out of the caption
 GARMENTS = {
-    "upper": ("shirt", "tee", "sweater", "jacket", "coat", "vest", "blouse", "hoodie"),
+    "upper": ("shirt", "t-shirt", "sweater", "jacket", "coat", "vest", "blouse", "hoodie", "tank top"),
     "dress": ("dress",),
-    "lower": ("trousers", "jeans", "shorts", "skirt", "leggings"),
-    "shoes": ("shoes", "boots", "sandals"),
-    "bag": ("backpack", "handbag"),
+    "lower": ("trousers", "jeans", "shorts", "skirt", "long skirt", "leggings"),
+    "shoes": ("shoes", "boots", "sandals", "sneakers"),
+    "bag": ("backpack", "handbag", "shoulder bag"),
     "hat": ("cap", "hat", "beanie"),
 }
 PATTERNED = ("upper", "dress")
-PLURAL = frozenset(("trousers", "jeans", "shorts", "leggings", "shoes", "boots", "sandals"))
+PLURAL = frozenset(("trousers", "jeans", "shorts", "leggings", "shoes", "boots", "sandals", "sneakers"))
 WEARERS = (
     "person", "man", "woman", "tall slim person", "tall heavy person", "short slim person", "short heavy person",
 )  # fmt: skip
@@ -54,11 +55,16 @@ WEARERS = (
 BODY = {
     "stature": ("very short {}", "short {}", "tall {}", "very tall {}", "{} of average height"),
     "build": ("slim {}", "heavy {}", "{} of medium build", "muscular {}"),
+    "sex": ("woman", "man"),
+    "age": ("younger {}", "older {}"),
     "shoulders": ("{} with narrow shoulders", "{} with wide shoulders"),
+    "waist": ("{} with a narrow waist", "{} with a wide waist"),
     "hips": ("{} with narrow hips", "{} with wide hips"),
     "legs": ("{} with short legs", "{} with long legs"),
+    "arms": ("{} with short arms", "{} with long arms"),
     "limbs": ("{} with thin limbs", "{} with thick limbs", "{} with thin arms", "{} with thick arms"),
     "head": ("{} with a small head", "{} with a large head"),
+    "neck": ("{} with a short neck", "{} with a long neck"),
     "face": ("{} with a round face", "{} with a long face", "{} with a beard", "{} with glasses"),
     "skin": ("{} with pale skin", "{} with light skin", "{} with tan skin", "{} with brown skin", "{} with dark skin"),
     "gait": ("{} with narrow stance", "{} with wide stance", "{} walking upright", "{} walking bent forward"),
@@ -68,11 +74,12 @@ HAIR_COLOURS = ("black", "brown", "blond", "red", "gray", "white")
 HAIR_STYLES = {
     "short": "with short {} hair", "long": "with long {} hair", "curly": "with curly {} hair",
     "ponytail": "with {} hair in a ponytail", "bun": "with {} hair in a bun", "mohawk": "with {} hair in a mohawk",
+    "afro": "with {} hair in an afro",
 }  # fmt: skip
 BALD = "with a bald head"
 OUTFITS = (
-    "a red shirt and blue trousers", "a blue tee and gray shorts", "a black jacket and brown trousers",
-    "a green coat and black trousers", "a white sweater and a red skirt", "an orange vest and green shorts",
+    "a red shirt and blue trousers", "a blue t-shirt and gray shorts", "a black jacket and brown trousers",
+    "a green coat and black trousers", "a white sweater and a red skirt", "an orange hoodie and green shorts",
     "a pink shirt and white trousers", "a yellow dress", "a purple dress",
 )  # fmt: skip
 

@@ -201,6 +201,7 @@ def test_demo_prints_table_and_report_path(capsys, home, monkeypatch):
     table = figures.results_table(pd.read_csv(home / "reports/demo/results.csv")).text
     assert out.rstrip().endswith(f"{table}\n\nopen {home / 'reports/demo/index.html'}")
     assert (home / "reports/demo/index.html").exists()
+    assert json.loads((home / "reports/demo/seconds.json").read_text()) == {"first result": 1.0}
 
 
 @pytest.mark.parametrize(("state", "written", "status"), [("failed", True, 1), ("died", False, 1), ("done", False, 2)])
@@ -301,7 +302,7 @@ def test_dry_run_prints_parameters_and_cost_only(capsys, home, tiny_root):
         "root": "demo: none", "batch_persons": "demo: 16", "beta": "demo: 0.5", "stage2_milestones": "demo: [4]",
     }  # fmt: skip
     assert len({line.index(line[2:].split()[1], 29) for line in lines}) == 1  # aligned
-    assert "pixels of 192 images, 3 x 96 x 48 bytes each" in needs and "at least" in needs
+    assert "pixels of 108 images, 3 x 96 x 48 bytes each" in needs and "at least" in needs
     assert "5 epochs of" in needs and "for the backward pass" in needs and "GFLOP/s, measured" in needs
     assert {path: path.stat().st_mtime_ns for path in [*home.rglob("*"), *tiny_root.rglob("*")]} == before
 

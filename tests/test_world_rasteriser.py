@@ -1,15 +1,15 @@
-"""The rasteriser beside a loop over pixels and triangles."""
+"""The rasteriser compared with a loop over pixels and triangles."""
 
 import math
 
 import pytest
 import torch
 
-from csgn_lib.synthetic.rendered.rasteriser import Triangles, depth_map, rasterise
+from csgn_lib.synthetic.rasteriser import Triangles, depth_map, rasterise
 
 
 def _slow(triangles: Triangles, shape: tuple[int, int, int]) -> dict[tuple[int, int, int], tuple[int, float]]:
-    """{(picture, row, column): (triangle, depth)}, pixel by pixel."""
+    """Slow rasteriser; returns {(picture, row, column): (triangle, depth)}."""
     nearest: dict[tuple[int, int, int], tuple[int, float]] = {}
     for number, face in enumerate(triangles.faces.tolist()):
         (ax, ay), (bx, by), (cx, cy) = (triangles.points[v].double().tolist() for v in face)
@@ -49,7 +49,7 @@ def _random(seed: int, count: int = 40, pictures: int = 2, size: float = 24.0) -
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_fragments_are_those_of_a_loop_over_pixels(seed):
+def test_fragments_agree_with_loop_over_pixels(seed):
     triangles, shape = _random(seed), (2, 20, 17)
     fragments = rasterise(triangles, shape)
     found = {
@@ -67,12 +67,12 @@ def test_interpolation_is_perspective_correct():
     never, both = -torch.ones(3), torch.tensor([True])
     triangles = Triangles(points, depth, torch.tensor([[0, 1, 2]]), torch.zeros(1, dtype=torch.long), never, both)
     fragments = rasterise(triangles, (1, 8, 8))
-    # world points of a plane are linear in the interpolated world coordinates: depth itself must come back
+    # depth is linear in world coordinates, so interpolation must reproduce it
     assert torch.allclose(fragments.interpolate(depth, triangles.faces), fragments.depth, rtol=1e-5)
     assert torch.allclose(fragments.weights.sum(1), torch.ones(len(fragments.pixel)), atol=1e-5)
 
 
-def test_the_shadow_map_holds_the_same_depths_as_the_fragments():
+def test_depth_map_agrees_with_fragments():
     triangles, shape = _random(3), (2, 20, 17)
     fragments = rasterise(triangles, shape)
     depths = depth_map(triangles, shape, 99.0).flatten()
@@ -80,7 +80,7 @@ def test_the_shadow_map_holds_the_same_depths_as_the_fragments():
     assert int((depths < 99).sum()) == len(fragments.pixel)
 
 
-def test_a_closed_mesh_has_no_cracks():
+def test_adjacent_triangles_leave_no_cracks():
     side = 30
     grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), 2).view(-1, 2).float()
     points = grid * 1.3 + torch.rand(side * side, 2, generator=torch.Generator().manual_seed(0)) * 0.6
@@ -94,6 +94,6 @@ def test_a_closed_mesh_has_no_cracks():
     assert covered.view(64, 64)[2:36, 2:36].all()
 
 
-def test_nothing_to_see_gives_no_fragment():
+def test_invisible_triangles_give_no_fragments():
     triangles = _random(4, size=-40.0)
     assert len(rasterise(triangles, (2, 8, 8)).pixel) == 0

@@ -1,4 +1,4 @@
-"""The rows of the rendered world: what is painted over, what is read, and what is written."""
+"""The rows of the embedded benchmark: blanked clothes, true attributes, LDA and the written table."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 from benchmarks import world_rows
 from csgn_lib import datasets
 from csgn_lib.records import read_json, write_json
-from csgn_lib.synthetic.rendered.attributes import MEASURES, Levels
-from csgn_lib.synthetic.rendered.materials import PARTS
-from csgn_lib.synthetic.rendered.scenes import Picture
-from csgn_lib.synthetic.rendered.worlds import World
+from csgn_lib.synthetic.attributes import MEASURES, Levels
+from csgn_lib.synthetic.materials import PARTS
+from csgn_lib.synthetic.scenes import Picture
+from csgn_lib.synthetic.worlds import World
 
 SMALL = World(people=6, size=32, outfits=2, cameras_each=1)
 
 
-def test_people_are_rendered_once_with_clothes_blanked_and_read_as_a_benchmark(tmp_path, monkeypatch):
+def test_people_are_rendered_once_plain_and_with_blanked_clothes(tmp_path, monkeypatch):
     mask = np.arange(32 * 16, dtype=np.uint8).reshape(32, 16) % len(PARTS)
     image = np.full((32, 16, 3), 7, np.uint8)
     monkeypatch.setattr(world_rows, "draw", lambda scenes, size: [Picture(image, mask)] * len(scenes))
@@ -35,7 +35,7 @@ def test_people_are_rendered_once_with_clothes_blanked_and_read_as_a_benchmark(t
     assert (pixels[worn] == world_rows.GRAY).all() and (pixels[~worn] == 7).all()
 
 
-def test_true_attributes_are_indicators_of_the_person_alone():
+def test_true_attributes_are_indicators_independent_of_outfit():
     paths = [f"query/000{person}_{outfit}_c1_00000{outfit}.png" for person in (0, 1, 2) for outfit in (1, 2)]
     levels = Levels(dict.fromkeys(MEASURES, 0.2), dict.fromkeys(MEASURES, 0.8))
     rows = world_rows.attribute_features(SMALL, pd.DataFrame({"path": paths}), levels)
@@ -44,7 +44,7 @@ def test_true_attributes_are_indicators_of_the_person_alone():
     assert (rows.sum(1) >= 5).all() and (rows.sum(1) <= len(world_rows.OWN)).all()
 
 
-def test_the_discriminant_drops_the_direction_in_which_a_person_varies():
+def test_discriminant_suppresses_variation_within_person():
     generator = torch.Generator().manual_seed(0)
     people = np.repeat(np.arange(12), 8)
     own = torch.randn(12, 4, generator=generator)[torch.from_numpy(people)]
@@ -59,7 +59,7 @@ def test_the_discriminant_drops_the_direction_in_which_a_person_varies():
     assert right(features) < 0.7 < 0.95 < right(project(features))
 
 
-def test_rows_are_means_over_the_draws_that_have_them(tmp_path, monkeypatch, capsys):
+def test_table_has_means_over_draws_with_row(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(world_rows, "RECORD", tmp_path / "rows.json")
     for seed, scores in enumerate(((0.1, 0.2), (0.3, 0.4))):
         rows = {"frozen": {protocol: list(scores) for protocol in world_rows.PROTOCOLS}}

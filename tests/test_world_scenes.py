@@ -1,4 +1,4 @@
-"""Counterfactuals change what they say and nothing else; settings; garments; a small number of people looked over."""
+"""Scenes and counterfactuals, settings, outfits, and quality checks on a few people."""
 
 from dataclasses import replace
 
@@ -8,15 +8,15 @@ import torch
 from scipy import ndimage
 
 from csgn_lib.records import InputError
-from csgn_lib.synthetic.rendered import quality
-from csgn_lib.synthetic.rendered.body import load_body
-from csgn_lib.synthetic.rendered.gait import Pose, skinning
-from csgn_lib.synthetic.rendered.garments import COLOUR_FIELDS, draw_outfit
-from csgn_lib.synthetic.rendered.materials import PARTS
-from csgn_lib.synthetic.rendered.people import draw_person, rest_shape
-from csgn_lib.synthetic.rendered.scenes import REACH, draw, luminance
-from csgn_lib.synthetic.rendered.settings import SETTINGS, setting_named
-from csgn_lib.synthetic.rendered.worlds import World, cameras_of, entries_of, person_of, split_of, wardrobe_of
+from csgn_lib.synthetic import quality
+from csgn_lib.synthetic.body import load_body
+from csgn_lib.synthetic.gait import Pose, skinning
+from csgn_lib.synthetic.garments import COLOUR_FIELDS, draw_outfit
+from csgn_lib.synthetic.materials import PARTS
+from csgn_lib.synthetic.people import draw_person, rest_shape
+from csgn_lib.synthetic.scenes import REACH, draw, luminance
+from csgn_lib.synthetic.settings import SETTINGS, setting_named
+from csgn_lib.synthetic.worlds import World, cameras_of, entries_of, person_of, split_of, wardrobe_of
 
 PERSON = [PARTS.index(name) for name in PARTS if name not in ("background", "occluder")]
 CLOTHES = [PARTS.index(name) for name in ("upper", "lower", "shoes", "bag", "hat")]
@@ -50,7 +50,7 @@ def _near(mask, parts, reach):
     )
 
 
-def test_recolouring_changes_clothes_alone_to_the_last_bit(pictures):
+def test_recolouring_changes_only_pixels_of_clothes(pictures):
     before, after = pictures["original"], pictures["recoloured"]
     assert np.array_equal(before.mask, after.mask)
     outside = ~_near(before.mask, CLOTHES, REACH)
@@ -61,43 +61,43 @@ def test_recolouring_changes_clothes_alone_to_the_last_bit(pictures):
 
 
 @pytest.mark.parametrize("kind", ["reclothed", "rebodied", "reposed"])
-def test_other_changes_leave_the_background_but_for_shadows(pictures, kind):
+def test_other_counterfactuals_change_background_only_by_shadows(pictures, kind):
     before, after = pictures["original"], pictures[kind]
     person = _near(before.mask, PERSON, REACH) | _near(after.mask, PERSON, REACH)
     differs = (before.image != after.image).any(2) & ~person
     above_ground = np.arange(96)[:, None] < 40
-    assert not (differs & above_ground).any()  # to the last bit where no shadow falls
+    assert not (differs & above_ground).any()  # bitwise equal where no shadow falls
     assert differs.mean() < 0.25
     assert (before.mask != after.mask).mean() > 0.005
 
 
-def test_gray_is_the_luminance_of_the_same_picture(pictures):
+def test_gray_counterfactual_is_luminance_with_same_mask(pictures):
     assert np.array_equal(pictures["gray"].image, luminance(pictures["original"].image))
     assert np.array_equal(pictures["gray"].mask, pictures["original"].mask)
     assert luminance(np.array([[[255, 0, 0]]], dtype=np.uint8))[0, 0].tolist() == [76, 76, 76]
 
 
-def test_a_picture_is_the_same_alone_and_among_others(pictures):
+def test_picture_does_not_depend_on_batch(pictures):
     alone = _scene().draw(96)
     assert np.array_equal(alone.image, pictures["original"].image)
     assert np.array_equal(alone.mask, pictures["original"].mask)
 
 
-def test_another_body_keeps_its_stature_only_where_crops_show_it():
+def test_rebodied_keeps_stature_only_with_fixed_crops():
     other = person_of(World(people=8, seed=3), 5)
     street = _scene(setting="street")
     assert street.rebodied(other).person.stature == street.person.stature
     assert _scene().rebodied(other).person.stature == other.stature
 
 
-def test_recolouring_changes_every_colour_and_nothing_else():
+def test_recoloured_outfit_differs_in_all_colours_only():
     outfit = draw_outfit(np.random.default_rng(1))
     other = outfit.recoloured(np.random.default_rng(2))
     assert all(getattr(outfit, name) != getattr(other, name) for name in COLOUR_FIELDS)
     assert replace(other, **{name: getattr(outfit, name) for name in COLOUR_FIELDS}) == outfit
 
 
-def test_masks_name_every_part(pictures):
+def test_mask_has_background_skin_and_clothes(pictures):
     assert set(np.unique(pictures["original"].mask)) >= {
         0,
         PARTS.index("skin"),
@@ -106,30 +106,30 @@ def test_masks_name_every_part(pictures):
     }
 
 
-def test_an_unknown_setting_is_refused_with_those_there_are():
+def test_unknown_setting_error_lists_settings():
     with pytest.raises(InputError, match="unknown setting 'hard'; one of middle, calm, street"):
         setting_named("hard")
 
 
-def test_sizes_that_cannot_be_drawn_are_refused():
+def test_invalid_size_is_refused():
     with pytest.raises(InputError, match="33 pixels high"):
         draw([_scene()], 33)
 
 
-def test_the_settings_differ_as_documented():
+def test_settings_differ_as_documented():
     middle, calm, street = (SETTINGS[name] for name in ("middle", "calm", "street"))
     assert middle.any_heading and street.any_heading and not calm.any_heading
     assert street.cameras > middle.cameras and street.occluded > 0 == middle.occluded
     assert calm.spread > middle.spread and calm.stature_sd > middle.stature_sd
 
 
-def test_share_of_colour_identity_is_kept():
+def test_colour_identity_is_share_of_people_with_own_colours():
     people = [draw_person(np.random.default_rng((1, k)), colour_identity=0.25) for k in range(300)]
     shared = sum(p.hair_colour == "dark brown" and p.skin == 0.3 for p in people) / 300
     assert shared == pytest.approx(0.75, abs=0.09)
 
 
-def test_a_hanging_bag_follows_the_hand_and_keeps_upright():
+def test_hanging_bone_follows_hand_and_stays_upright():
     body, person = load_body(), draw_person(np.random.default_rng(5))
     _, joints = rest_shape(body, person)
     bones = skinning(body, joints[None].repeat(2, 1, 1), [person.gait] * 2, [Pose(0.1), Pose(0.6)])
@@ -141,13 +141,13 @@ def test_a_hanging_bag_follows_the_hand_and_keeps_upright():
     assert (hung[0] - hung[1]).norm() > 0.1
 
 
-def test_people_are_clothed_whole_and_in_the_picture():
+def test_few_people_pass_quality_check():
     counts = quality.examine(quality.scenes_of_people("middle", 12, seed=11, each=1), 192)
     assert counts.pictures == 12 and counts.samples > 30_000
     assert counts.passed, counts
 
 
-def test_the_check_sees_bare_skin_holes_and_floating_parts():
+def test_quality_check_fails_above_each_limit():
     good = quality.Counts(10, 100_000, 400, 0, 0, 0)
     assert good.passed
     for bad in ({"bare": 600}, {"holes": 20}, {"floating": 1}, {"cut_off": 1}):
@@ -157,7 +157,7 @@ def test_the_check_sees_bare_skin_holes_and_floating_parts():
     assert quality._floats(two) and not quality._floats(ndimage.binary_dilation(two, np.ones((3, 3)), iterations=4))
 
 
-def test_the_check_counts_skin_that_a_garment_should_cover():
+def test_quality_check_counts_skin_inside_garments():
     scene = quality.scenes_of_people("middle", 6, seed=11, each=1)[0]
     scene = replace(scene, outfit=replace(scene.outfit, upper="sweater", lower="trousers"))
     body = load_body()
@@ -168,7 +168,7 @@ def test_the_check_counts_skin_that_a_garment_should_cover():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_draws_the_same_people():
+def test_gpu_renders_same_people():
     here, there = _scene().draw(96), draw([_scene()], 96, "cuda")[0]
     assert (here.mask != there.mask).mean() < 0.01
     assert np.abs(here.image.astype(int) - there.image).mean() < 1.0

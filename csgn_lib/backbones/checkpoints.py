@@ -232,6 +232,5 @@ def embedded(model: str, checkpoint: str | None, files: dict[str, str], kind: st
         raise InputError(f"{kind}_checkpoint={checkpoint} is for {', '.join(files)}; {model} needs a file or a tag")
     file = TOWERS / f"{files[model]}{checkpoint.removeprefix('embedded')}.safetensors"
     if not file.exists():
-        target = "rendered-clip" if "rendered" in model else "tiny-clip"
-        raise InputError(f"{kind}_checkpoint={checkpoint}: {file.name} is not there; make {target} writes it")
+        raise InputError(f"{kind}_checkpoint={checkpoint}: {file.name} is not there; make tiny-clip writes it")
     return str(file)

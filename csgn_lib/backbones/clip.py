@@ -27,9 +27,8 @@ from csgn_lib.records import InputError
 
 MIN_STRIDE = 8  # pixels: half a patch of ViT-B/16
 Tokenizer = Callable[[Sequence[str]], Tensor]
-CLIP_FILES = {name: name for name in ("csgn-tiny", "csgn-rendered")}  # of the drawn people, of the rendered people
-for name in CLIP_FILES:
-    open_clip.add_model_config(checkpoints.TOWERS / f"{name}.json")
+CLIP_FILES = {"csgn-tiny": "csgn-tiny"}  # model to the name of its weights in TOWERS
+open_clip.add_model_config(checkpoints.TOWERS / "csgn-tiny.json")
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,10 @@ class CompactTokenizer:
         return tokens + [0] * (self.context_length - len(tokens))
 
 
-@lru_cache(maxsize=2)
-def tiny_words(model: str = "csgn-tiny") -> tuple[str, ...]:
-    """Every word that a small CLIP was trained on."""
-    return tuple((checkpoints.TOWERS / f"{CLIP_FILES[model]}.words").read_text(encoding="utf-8").split())
+@lru_cache(maxsize=1)
+def tiny_words() -> tuple[str, ...]:
+    """Every word that the small CLIP was trained on."""
+    return tuple((checkpoints.TOWERS / "csgn-tiny.words").read_text(encoding="utf-8").split())
 
 
 def _attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -303,7 +302,7 @@ def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], s
 def load_tokenizer(model: str) -> Tokenizer:
     """The tokenizer of a CLIP: texts to ids (N, context_length). Raises InputError for a model that is not one."""
     length = _clip_config(model)["text_cfg"].get("context_length", 77)
-    return CompactTokenizer(tiny_words(model), length) if model in CLIP_FILES else open_clip.get_tokenizer(model)
+    return CompactTokenizer(tiny_words(), length) if model in CLIP_FILES else open_clip.get_tokenizer(model)
 
 
 def unreadable_words(tokenizer: Tokenizer, words: Iterable[str]) -> list[str]:

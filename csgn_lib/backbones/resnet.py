@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from csgn_lib.backbones import checkpoints
 from csgn_lib.records import InputError
 
-RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet", "csgn_rendered_resnet": "csgn-rendered-resnet"}
+RESNET_FILES = {"csgn_tiny_resnet": "csgn-tiny-resnet"}
 HEADS = ("fc.", "head.")  # ImageNet's classifier, CLIP's attention pool: not used here
 
 
@@ -62,12 +62,6 @@ def csgn_tiny_resnet(pretrained: bool = False, **kwargs: object) -> ResNet:
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(name, None)
     return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(32, 64, 128, 256), **kwargs)
-
-
-@timm.models.register_model
-def csgn_rendered_resnet(pretrained: bool = False, **kwargs: object) -> ResNet:
-    """The same network under another name: its embedded weights come from people of the rendered world."""
-    return csgn_tiny_resnet(pretrained, **kwargs)
 
 
 def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:

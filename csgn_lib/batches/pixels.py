@@ -12,7 +12,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,15 +22,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from csgn_lib import progress
+from csgn_lib import progress, records
 from csgn_lib.batches.prefetching import Movable
 from csgn_lib.datasets.image_files import open_image, unopened
 from csgn_lib.records import InputError, atomic_path, clear_killed, cores
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, so processes that build at the same time all decode, and nothing is cleared
-    fcntl = None  # type: ignore[assignment]
 
 CACHE_FORMAT = 3  # part of the key: increase it when decoding or the file format changes
 DECODED_AT_ONCE = 256  # images
@@ -105,7 +99,7 @@ def open_images(
     cache = Path(cache_dir) / f"pixels-{size[0]}x{size[1]}-{_short(key)}.npy"
     pixels = _read_cache(cache, key, shape)
     if pixels is None:
-        with _only_builder(cache.parent) as alone:
+        with records.locked(cache.parent / LOCK) as alone:
             pixels = _read_cache(cache, key, shape)  # another process may have built it in the meantime
             if pixels is None:
                 if cache.exists():
@@ -196,25 +190,6 @@ def _cache_header(shape: tuple[int, ...]) -> bytes:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return header.getvalue()
-
-
-@contextmanager
-def _only_builder(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a cache folder, so that one process builds; yields False where locks are not available.
-
-    The lock of a process that is killed or fails is released, and the next process builds.
-    """
-    with ExitStack() as held:
-        alone = fcntl is not None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if alone:
-                file = held.enter_context((folder / LOCK).open("ab"))
-                fcntl.flock(file, fcntl.LOCK_EX)
-                held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # a child forked meanwhile may keep the file open
-        except OSError:  # no locks on this file system, or no write permission, which writing the cache then reports
-            alone = False
-        yield alone
 
 
 def _write_cache(cache: Path, key: bytes, paths: Sequence[Path], size: tuple[int, int]) -> None:

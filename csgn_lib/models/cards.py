@@ -151,7 +151,7 @@ def _cell(value: float, interval: list[float | None]) -> str:
 def _limits(experiment: Experiment) -> str:
     if experiment.benchmark == "synthetic":
         return (
-            "It was trained and scored on drawn people. It knows nothing of photographs, and its scores say nothing "
+            "It was trained and scored on rendered people. It knows nothing of photographs, and its scores say nothing "
             "about them."
         )
     return (
@@ -161,7 +161,7 @@ def _limits(experiment: Experiment) -> str:
 
 
 def _is_free(experiment: Experiment) -> bool:
-    """Whether the weights were trained on drawn images only."""
+    """Whether the weights were trained on rendered images only."""
     starts = [experiment.clip_checkpoint if experiment.vss != "resnet" else None]
     starts += [experiment.resnet_checkpoint if uses_resnet(experiment) else None]
     return experiment.benchmark == "synthetic" and set(starts) <= {None, *EMBEDDED}
@@ -169,7 +169,7 @@ def _is_free(experiment: Experiment) -> bool:
 
 def _license(experiment: Experiment) -> str:
     if _is_free(experiment):
-        return "Apache-2.0: trained on drawn pictures alone."
+        return "Apache-2.0: trained on rendered pictures alone."
     return (
         f"The code is Apache-2.0. These weights are also under the terms of the data (`{experiment.benchmark}`) and "
         "of the weights that training started from: read both before you share or use them."

@@ -16,7 +16,7 @@ from csgn_lib.models.galleries import Gallery
 from csgn_lib.models.opening import Model, open_model
 from csgn_lib.records import InputError, Run, write_text
 from csgn_lib.retrieval import evaluate_words, load_embeddings
-from csgn_lib.synthetic.people import attribute_prompts
+from csgn_lib.synthetic import attribute_prompts
 from csgn_lib.vocabulary_files import read_captions
 
 WORDS = "words.csv"  # in a folder of scores
@@ -98,7 +98,7 @@ def score_captions(
         own = [name for name in table if name == "path" or name not in images]
         images = images.merge(table[own], on="path", how="left")
     features = load_embeddings(Run(Path(scored)), benchmark)["gallery.f"]
-    prompts = {name: texts for name, texts in attribute_prompts().items() if set(name.split("*")) <= set(images)}
+    prompts = {name: texts for name, texts in attribute_prompts().items() if name in images}
     table = evaluate_words(clip, features, images, pd.DataFrame(rows, columns=["caption", "person"]), prompts)
     write_text(Path(scored, WORDS), table.round(6).to_csv(index=False))
     return table

@@ -62,8 +62,8 @@ def evaluate_words(
         image_features: (N, P) joint embeddings f of ``images``.
         images: N rows with ``person`` and, for ``prompts``, the images' true attributes as columns.
         captions: one row per sentence: ``caption`` and its ``person``. All images of that person are matches.
-        prompts: attribute -> value -> sentence; an attribute is a column of ``images``, or columns joined by ``*`` with
-            their values joined alike. All images with that value are matches; values without images are ignored.
+        prompts: attribute -> value -> sentence; an attribute is a column of ``images``. All images with that value are
+            matches; values without images are ignored.
 
     Returns:
         A row for the captions and for each attribute: ``name``, ``queries``, ``rank1`` and ``mean_ap`` in [0, 1],
@@ -76,8 +76,8 @@ def evaluate_words(
     _need(captions, ["caption", "person"], "captions")
     rows = [_row(CAPTIONS, clip, list(captions["caption"]), image_features, captions["person"], images["person"])]
     for name, sentences in (prompts or {}).items():
-        _need(images, name.split("*"), "images")
-        values = images[name.split("*")].astype(str).agg("*".join, axis=1)
+        _need(images, [name], "images")
+        values = images[name].astype(str)
         there = [value for value in sentences if (values == value).any()]
         if there:
             rows.append(_row(name, clip, [sentences[value] for value in there], image_features, there, values))

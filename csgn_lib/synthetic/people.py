@@ -1,249 +1,166 @@
-"""Who is drawn and what they wear: attributes, how they vary, and the words for them.
+"""People: shape, face, hair, skin and gait, drawn from a random generator.
 
-Identity and clothes are drawn independently of each other, so nothing in the world ties a person to
-an outfit. Body measures are continuous, uniform in [0, 1]; words name only their levels, as language
-does. Every draw is a pure function of its seed.
+Identity is independent of clothes. Hair styles depend on sex, but every style occurs in both; skin depends on the
+ancestry mix with noise; only men have beards. No real person is depicted.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
+import torch
 from numpy.random import Generator
+from torch import Tensor
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 39, 40), "orange": (247, 135, 30), "yellow": (240, 215, 60), "green": (44, 140, 60),
-    "cyan": (60, 195, 205), "blue": (45, 85, 200), "purple": (125, 65, 165), "pink": (240, 140, 190),
-    "brown": (125, 80, 45), "black": (32, 32, 36), "white": (238, 238, 234), "gray": (135, 135, 140),
-}  # fmt: skip
-HAIR_COLOURS = {
-    "black": (28, 24, 22), "brown": (105, 65, 35), "blond": (225, 190, 105),
-    "red": (175, 70, 30), "gray": (150, 150, 150), "white": (232, 232, 230),
-}  # fmt: skip
-SKIN_TONES = {
-    "pale": (250, 222, 200), "light": (232, 190, 155), "tan": (200, 150, 105),
-    "brown": (145, 95, 60), "dark": (85, 55, 38),
-}  # fmt: skip
-HAIR_STYLES = ("bald", "short", "long", "curly", "ponytail", "bun", "mohawk")
-UPPERS = ("tee", "shirt", "sweater", "jacket", "coat", "vest", "dress")
-LOWERS = ("trousers", "shorts", "skirt")
-PATTERNS = ("plain", "striped", "checked", "dotted")
-BAGS = ("no bag", "backpack", "handbag")
-HATS = ("no hat", "cap", "hat")
-SHOES = ("shoes", "boots")
+from csgn_lib.synthetic.body import PHENOTYPES, RACES, Body
 
-# A body measure's words, from its lowest level to its highest; None: the middle goes unsaid.
-BODY: dict[str, tuple[str | None, ...]] = {
-    "stature": ("very short", "short", "tall", "very tall"),
-    "build": ("slim", "medium build", "heavy"),
-    "shoulders": ("narrow shoulders", None, "wide shoulders"),
-    "hips": ("narrow hips", None, "wide hips"),
-    "legs": ("short legs", None, "long legs"),
-    "limbs": ("thin limbs", None, "thick limbs"),
-    "head": ("small head", None, "large head"),
-    "stance": ("narrow stance", None, "wide stance"),
-}
-BODY_MEASURES = tuple(BODY)
+SKIN_TONES = ((246, 214, 194), (236, 196, 168), (222, 174, 140), (200, 150, 112), (172, 118, 80), (138, 90, 60),
+              (104, 66, 45), (76, 48, 34))  # fmt: skip
+HAIR_COLOURS = {"black": (24, 20, 19), "dark brown": (50, 34, 25), "brown": (90, 60, 38), "light brown": (130, 94, 60),
+                "blond": (200, 164, 102), "red": (146, 66, 30), "gray": (142, 140, 138),
+                "white": (208, 206, 202)}  # fmt: skip
+HAIR_STYLES = ("bald", "buzz cut", "short hair", "side parting", "bob", "long hair", "bun", "ponytail", "afro")
+EYE_COLOURS = ((70, 45, 30), (90, 60, 40), (70, 95, 120), (85, 100, 70))
+_STYLE_SHARES = {"female": (0.01, 0.02, 0.09, 0.07, 0.2, 0.3, 0.12, 0.14, 0.05),
+                 "male": (0.12, 0.2, 0.32, 0.2, 0.01, 0.05, 0.03, 0.02, 0.05)}  # fmt: skip
+_HAIR_SHARES = (0.2, 0.22, 0.2, 0.14, 0.12, 0.08, 0.04, 0.0)
+_OLD_HAIR_SHARES = (0.06, 0.12, 0.1, 0.07, 0.04, 0.01, 0.36, 0.24)
+
+# Standard deviation of each local morph at spread 1, in the order of the body file.
+MORPH_SPREAD = {
+    "head-scale-vert-incr": 0.35, "head-scale-horiz-incr": 0.4, "head-scale-depth-incr": 0.3, "head-fat-incr": 0.45,
+    "measure-upperarm-length-incr": 0.5, "measure-lowerarm-length-incr": 0.45, "measure-upperleg-height-incr": 0.6,
+    "measure-lowerleg-height-incr": 0.6, "measure-shoulder-dist-incr": 0.6, "measure-hips-circ-incr": 0.55,
+    "measure-waist-circ-incr": 0.5, "measure-neck-height-incr": 0.5, "measure-neck-circ-incr": 0.4,
+    "measure-thigh-circ-incr": 0.4, "measure-calf-circ-incr": 0.4, "measure-upperarm-circ-incr": 0.4,
+    "torso-vshape-incr": 0.5, "torso-scale-vert-incr": 0.4, "torso-scale-depth-incr": 0.35,
+    "buttocks-volume-incr": 0.4, "chin-jaw-drop-incr": 0.4, "chin-height-incr": 0.4, "chin-prominent-incr": 0.45,
+    "chin-width-incr": 0.5, "chin-bones-incr": 0.5, "nose-scale-depth-incr": 0.45, "nose-scale-vert-incr": 0.4,
+    "nose-scale-horiz-incr": 0.45, "nose-hump-incr": 0.5, "nose-point-up": 0.5, "forehead-scale-vert-incr": 0.35,
+    "forehead-trans-forward": 0.35, "mouth-scale-horiz-incr": 0.5, "mouth-lowerlip-volume-incr": 0.5,
+    "mouth-upperlip-volume-incr": 0.5, "eyebrows-trans-up": 0.4, "eyebrows-angle-up": 0.4,
+}  # fmt: skip
+STATURE = {"female": 1.63, "male": 1.76}  # means, metres
+
+
+@dataclass(frozen=True)
+class Gait:
+    """Parameters of a person's walk: factors around 1 and angles in degrees."""
+
+    stride: float  # factor
+    swing: float  # of the arms, factor
+    sway: float  # of the pelvis, factor
+    stance: float  # legs apart
+    toe_out: float
+    arm_down: float
+    elbow: float
+    lean: float  # of the trunk, forward
+    hunch: float  # of the upper back
+    head_pitch: float
 
 
 @dataclass(frozen=True)
 class Person:
-    """What stays when clothes change. Measures are quantiles in [0, 1]; colours and style are names."""
+    """The identity of a person: everything that does not change with clothes."""
 
-    stature: float
-    build: float
-    shoulders: float
-    hips: float
-    legs: float
-    limbs: float
-    head: float
-    stance: float
-    hair_style: str
-    hair_colour: str
-    skin: str
+    phenotypes: tuple[float, ...]  # (11,) PHENOTYPES then RACES
+    morphs: tuple[float, ...]  # aligned with MORPH_SPREAD
+    stature: float  # metres, barefoot
+    female: bool
+    skin: float  # in [0, 1], position in SKIN_TONES
+    hair_colour: str  # key of HAIR_COLOURS
+    hair: tuple[float, float, float]  # sRGB in [0, 255]
+    hair_style: str  # one of HAIR_STYLES
+    beard: float  # 0 none, 1 full
+    eyes: tuple[int, int, int]  # sRGB in [0, 255]
+    gait: Gait
+    seed: int  # of curls, hairline and other details
 
+    def phenotype(self, name: str) -> float:
+        """Value of a phenotype or share of a race."""
+        return self.phenotypes[[*PHENOTYPES, *RACES].index(name)]
 
-@dataclass(frozen=True)
-class Outfit:
-    """What changes. ``second`` is the pattern's other colour, at a quarter of the area, so that the
-    garment's colour stays unambiguous. A dress has no lower garment of its own."""
-
-    upper: str
-    upper_colour: str
-    pattern: str
-    second: str
-    lower: str
-    lower_colour: str
-    shoes: str
-    shoes_colour: str
-    bag: str
-    bag_colour: str
-    hat: str
-    hat_colour: str
+    def scaled(self, stature: float) -> Person:
+        """Return the same person with another stature in metres."""
+        return replace(self, stature=stature)
 
 
-def draw_person(rng: Generator, colour_identity: float = 1.0) -> Person:
-    """One person. ``colour_identity`` in [0, 1] is the chance that hair colour and skin are the person's
-    own; otherwise they are brown and light, as for everyone, and only shape tells people apart."""
-    measures = {name: float(rng.random()) for name in BODY_MEASURES}
-    style = str(rng.choice(HAIR_STYLES))
-    hair, skin = str(rng.choice(list(HAIR_COLOURS))), str(rng.choice(list(SKIN_TONES)))
-    own = rng.random() < colour_identity
-    return Person(**measures, hair_style=style, hair_colour=hair if own else "brown", skin=skin if own else "light")
+def draw_person(rng: Generator, spread: float = 1.0, stature_sd: float = 0.07, colour_identity: float = 1.0) -> Person:
+    """Draw a person.
 
-
-def draw_outfit(rng: Generator) -> Outfit:
-    """One outfit, all parts independent."""
-    names = list(COLOURS)
-    upper_colour, second = (str(name) for name in rng.choice(names, 2, replace=False))
-    colours = [str(name) for name in rng.choice(names, 4)]
-    return Outfit(
-        upper=str(rng.choice(UPPERS)),
-        upper_colour=upper_colour,
-        pattern=str(rng.choice(PATTERNS, p=(0.4, 0.2, 0.2, 0.2))),
-        second=second,
-        lower=str(rng.choice(LOWERS)),
-        lower_colour=colours[0],
-        shoes=str(rng.choice(SHOES)),
-        shoes_colour=colours[1],
-        bag=str(rng.choice(BAGS, p=(0.5, 0.25, 0.25))),
-        bag_colour=colours[2],
-        hat=str(rng.choice(HATS, p=(0.8, 0.1, 0.1))),
-        hat_colour=colours[3],
-    )
-
-
-def recoloured(outfit: Outfit, rng: Generator) -> Outfit:
-    """The same garments in other colours: every colour differs from the one it had."""
-    changes: dict[str, str] = {}
-    for part in ("upper_colour", "lower_colour", "shoes_colour", "bag_colour", "hat_colour", "second"):
-        taken = {getattr(outfit, part), changes.get("upper_colour") if part == "second" else None}
-        changes[part] = str(rng.choice([name for name in COLOURS if name not in taken]))
-    return replace(outfit, **changes)
-
-
-def level(person: Person, measure: str) -> int:
-    """Which of the measure's levels the person falls in; levels are equally likely."""
-    levels = len(BODY[measure])
-    return min(int(getattr(person, measure) * levels), levels - 1)
-
-
-def attributes(person: Person, outfit: Outfit) -> dict[str, str]:
-    """The truth about one image, as a row of attributes.csv: levels for the body, names for the rest."""
-    body = {name: str(level(person, name)) for name in BODY_MEASURES}
-    hair = "none" if person.hair_style == "bald" else person.hair_colour
-    own = body | {"hair_style": person.hair_style, "hair_colour": hair, "skin": person.skin}
-    worn = asdict(outfit) | {"second": "none" if outfit.pattern == "plain" else outfit.second}
-    for part in ("bag", "hat"):
-        if worn[part].startswith("no "):
-            worn[f"{part}_colour"] = "none"
-    if outfit.upper == "dress":
-        worn |= {"lower": "none", "lower_colour": "none"}
-    return own | worn
-
-
-def person_phrases(person: Person) -> list[str]:
-    """What can be said of the person without naming a garment; each phrase follows "with"."""
-    said = [BODY[name][level(person, name)] for name in BODY_MEASURES if name not in ("stature", "build")]
-    hair = f"{person.hair_style} {person.hair_colour} hair"
-    if person.hair_style == "bald":
-        hair = "a bald head"
-    elif person.hair_style in ("ponytail", "bun", "mohawk"):
-        hair = f"{person.hair_colour} hair in a {person.hair_style}"
-    return [*(words for words in said if words), hair, f"{person.skin} skin"]
-
-
-def noun(person: Person) -> str:
-    """Stature and build, as adjectives before the noun."""
-    build = BODY["build"][level(person, "build")]
-    stature = BODY["stature"][level(person, "stature")]
-    return f"{stature} person of medium build" if build == "medium build" else f"{stature} {build} person"
-
-
-def outfit_phrases(outfit: Outfit, colour: bool = True) -> list[str]:
-    """What can be said of the clothes; without colour words if ``colour`` is false."""
-
-    def piece(name: str, tint: str, pattern: str = "") -> str:
-        return _piece(name, tint if colour else "", pattern)
-
-    pieces = [piece(outfit.upper, outfit.upper_colour, "" if outfit.pattern == "plain" else outfit.pattern)]
-    if outfit.upper != "dress":
-        pieces.append(piece(outfit.lower, outfit.lower_colour))
-    pieces.append(piece(outfit.shoes, outfit.shoes_colour))
-    if outfit.bag != "no bag":
-        pieces.append(piece(outfit.bag, outfit.bag_colour))
-    if outfit.hat != "no hat":
-        pieces.append(piece(outfit.hat, outfit.hat_colour))
-    return pieces
-
-
-def _piece(name: str, colour: str = "", pattern: str = "") -> str:
-    said = " ".join(word for word in (colour, pattern, name) if word)
-    if name in ("trousers", "shorts", "shoes", "boots"):
-        return said
-    return f"an {said}" if said[0] in "aeiou" else f"a {said}"
-
-
-def caption(person: Person, outfit: Outfit, rng: Generator, gray: bool = False) -> str:
-    """A sentence that says a random part of the truth, in random order, person or clothes first.
-
-    Each phrase is left out with probability 0.3: a text that always said everything would be a code,
-    not language, and would be memorised.
+    Args:
+        spread: factor on the standard deviations of shape and face.
+        stature_sd: standard deviation of stature in metres. The means are STATURE; values are clipped to 1.40 and 2.00.
+        colour_identity: share of people with their own hair and skin colour; the others have the same colours.
     """
-    own = [words for words in person_phrases(person) if rng.random() > 0.3]
-    worn = [words for words in outfit_phrases(outfit, colour=not gray) if rng.random() > 0.3]
-    rng.shuffle(own)
-    rng.shuffle(worn)
-    who = noun(person) if rng.random() > 0.3 else "person"
-    clothes = " wearing " + _join(worn) if worn else ""
-    body = " with " + _join(own) if own else ""
-    kind = "a grayscale photo of a" if gray else "a photo of a"
-    stop = "." if rng.random() < 0.5 else ""
-    return f"{kind} {who}{body}{clothes}{stop}" if rng.random() < 0.5 else f"{kind} {who}{clothes}{body}{stop}"
+    female = bool(rng.random() < 0.5)
+    sex = "female" if female else "male"
+    phenotypes = _phenotypes(rng, female, spread)
+    morphs = tuple(float(np.clip(rng.normal() * sd * spread, -1, 1)) for sd in MORPH_SPREAD.values())
+    stature = float(np.clip(STATURE[sex] + stature_sd * rng.normal(), 1.40, 2.00))
+    age, african, asian = phenotypes[1], phenotypes[8], phenotypes[9]
+    skin = float(np.clip(rng.normal(0.10 + 0.75 * african**1.3 + 0.10 * asian, 0.13), 0, 1))
+    hair = str(rng.choice(list(HAIR_COLOURS), p=_OLD_HAIR_SHARES if age > 0.85 else _HAIR_SHARES))
+    if skin > 0.6 and age <= 0.85:
+        hair = str(rng.choice(["black", "dark brown"]))
+    style = str(rng.choice(HAIR_STYLES, p=_STYLE_SHARES[sex]))
+    beard = 0.0 if female else float(rng.choice([0.0, 0.0, 0.0, 0.4, 0.75, 0.95]))
+    jitter = rng.uniform(0.85, 1.15)
+    if rng.random() >= colour_identity:
+        hair, skin, jitter = "dark brown", 0.3, 1.0
+    return Person(
+        phenotypes, morphs, stature, female, skin, hair,
+        tuple(float(c * jitter) for c in HAIR_COLOURS[hair]), style, beard,
+        EYE_COLOURS[int(rng.integers(len(EYE_COLOURS)))], _draw_gait(rng), int(rng.integers(1 << 30)),
+    )  # fmt: skip
 
 
-def _join(phrases: list[str]) -> str:
-    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+def _phenotypes(rng: Generator, female: bool, spread: float) -> tuple[float, ...]:
+    def centred(mean: float, width: float) -> float:
+        return float(np.clip(mean + (rng.random() - 0.5) * width * spread, 0, 1))
+
+    gender = float(rng.uniform(0.85, 1) if female else rng.uniform(0, 0.15))
+    age = float(rng.choice([rng.uniform(0.58, 0.72), rng.uniform(0.6, 0.8), rng.uniform(0.8, 1.0)]))
+    values = (gender, age, centred(0.48, 0.75), centred(0.5, 1.0), float(rng.uniform(0.42, 0.58)),
+              float(rng.uniform(0.1, 0.9)), float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.3, 0.7)))  # fmt: skip
+    return (*values, *(float(share) for share in rng.dirichlet([0.5, 0.5, 0.5])))
 
 
-def attribute_prompts() -> dict[str, dict[str, str]]:
-    """Per attribute, one sentence per value: how zero-shot classification asks, and pretraining teaches.
-
-    Keys are columns of attributes.csv, or two of them joined by ``*``, with values joined alike.
-    """
-    prompts: dict[str, dict[str, str]] = {}
-    for name, words in BODY.items():
-        said = {str(i): word for i, word in enumerate(words) if word}
-        if name in ("stature", "build"):
-            prompts[name] = {k: f"a photo of a {w} person" for k, w in said.items()}
-        else:
-            prompts[name] = {k: f"a photo of a person with {w}" for k, w in said.items()}
-    prompts["build"]["1"] = "a photo of a person of medium build"
-    styles = {style: f"{style} hair" for style in HAIR_STYLES} | {"bald": "a bald head"}
-    styles |= {style: f"hair in a {style}" for style in ("ponytail", "bun", "mohawk")}
-    prompts["hair_style"] = {style: f"a photo of a person with {words}" for style, words in styles.items()}
-    prompts["hair_colour"] = {c: f"a photo of a person with {c} hair" for c in HAIR_COLOURS}
-    prompts["skin"] = {tone: f"a photo of a person with {tone} skin" for tone in SKIN_TONES}
-    for part, kinds in (("upper", UPPERS), ("lower", LOWERS), ("shoes", SHOES), ("bag", BAGS[1:]), ("hat", HATS[1:])):
-        prompts[f"{part}*{part}_colour"] = {
-            f"{kind}*{colour}": f"a photo of a person wearing {_piece(kind, colour)}"
-            for kind in kinds
-            for colour in COLOURS
-        }
-    prompts["upper*pattern"] = {
-        f"{kind}*{pattern}": f"a photo of a person wearing {_piece(kind, '', pattern)}"
-        for kind in UPPERS
-        for pattern in PATTERNS[1:]
+def _draw_gait(rng: Generator) -> Gait:
+    ranges = {
+        "stride": (0.65, 1.0),
+        "swing": (0.4, 1.1),
+        "sway": (0.3, 1.5),
+        "stance": (-1, 3.5),
+        "toe_out": (-3, 12),
+        "arm_down": (25, 31),
+        "elbow": (6, 24),
+        "lean": (-2, 5),
+        "hunch": (-3, 9),
+        "head_pitch": (-8, 9),
     }
-    for part, kinds in (("bag", BAGS), ("hat", HATS)):
-        prompts[part] = {
-            kind: f"a photo of a person with {kind if kind[:3] == 'no ' else 'a ' + kind}" for kind in kinds
-        }
-    return prompts
+    return Gait(**{field.name: float(rng.uniform(*ranges[field.name])) for field in fields(Gait)})
 
 
-def world_words() -> tuple[str, ...]:
-    """Every word of captions and attribute prompts, sorted: what the small CLIP gets to read."""
-    texts = [text for prompts in attribute_prompts().values() for text in prompts.values()]
-    texts.append("a grayscale photo of a person , with hair in no an and wearing plain . x")
-    return tuple(sorted({word for text in texts for word in text.split()}))
+def rest_shape(body: Body, person: Person) -> tuple[Tensor, Tensor]:
+    """Compute vertices (V, 3) and joints (J, 3) at rest in metres, scaled to the person's stature."""
+    device = body.template.device
+    phenotypes = torch.tensor([person.phenotypes], device=device)
+    vertices, joints = (value[0] for value in body.rest(phenotypes, torch.tensor([person.morphs], device=device)))
+    skin = vertices[body.faces["body"].flatten(), 2]
+    factor = person.stature / (skin.max() - skin.min())
+    return vertices * factor, joints * factor
+
+
+def linear(colour: tuple[float, ...]) -> tuple[float, ...]:
+    """Convert sRGB in [0, 255] to linear light in [0, 1] with gamma 2.2."""
+    return tuple(float((c / 255) ** 2.2) for c in colour)
+
+
+def skin_colour(person: Person) -> tuple[float, ...]:
+    """Linear RGB of the skin in [0, 1]."""
+    place = person.skin * (len(SKIN_TONES) - 1)
+    low = min(int(place), len(SKIN_TONES) - 2)
+    first, second = linear(SKIN_TONES[low]), linear(SKIN_TONES[low + 1])
+    return tuple(a + (b - a) * (place - low) for a, b in zip(first, second, strict=True))

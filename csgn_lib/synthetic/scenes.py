@@ -1,126 +1,155 @@
-"""Cameras, light and pixels: what neither the person nor the clothes decide.
+"""Scenes: a person, an outfit, a camera and a moment; and counterfactuals with one of them changed.
 
-A picture is drawn at twice its size and averaged down, then seen through its camera. All chance in
-a picture comes from one generator that never looks at person or outfit: the same seed with other
-colours gives the same pose, background, light and noise, to the pixel.
+A counterfactual keeps everything else, including the sensor noise, because each picture has a random stream of its own.
+The methods state which pixels may differ from the original at the same resolution; the tests verify it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from csgn_lib.synthetic.drawing import PARTS, VIEWS, Pose, Shape, figure
-from csgn_lib.synthetic.people import Outfit, Person
+from csgn_lib.records import InputError
+from csgn_lib.synthetic.accessories import carrying_side
+from csgn_lib.synthetic.body import Body, load_body
+from csgn_lib.synthetic.cameras import Camera
+from csgn_lib.synthetic.dressing import Figure, dress
+from csgn_lib.synthetic.gait import Pose
+from csgn_lib.synthetic.garments import Outfit, draw_outfit
+from csgn_lib.synthetic.occluders import draw_occluder
+from csgn_lib.synthetic.people import Person, rest_shape
+from csgn_lib.synthetic.posing import Moment, Shot
+from csgn_lib.synthetic.rendering import Picture, render
+from csgn_lib.synthetic.settings import Setting
 
-HEIGHT, WIDTH, OVERSAMPLING = 96, 48, 2
-CANVAS = (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING)
+REACH = 2  # pixels: largest distance over which blur spreads a change
+BATCH = 16  # pictures rendered at once
 
 
 @dataclass(frozen=True)
-class Camera:
-    """A camera's colour: gains (3,), gamma, contrast, and blur radius in pixels."""
+class Scene:
+    """Everything that determines a picture, except its size."""
 
-    gains: tuple[float, float, float]
-    gamma: float
-    blur: float
+    person: Person
+    outfit: Outfit
+    camera: Camera
+    moment: Moment
+    gray: bool = False
 
+    def draw(self, size: int = 128, device: torch.device | str = "cpu") -> Picture:
+        """Render the scene.
 
-def draw_camera(rng: Generator) -> Camera:
-    """Moderate on purpose: strong light per camera drowns every other cue."""
-    gains = 1 + rng.uniform(-0.08, 0.08, 3)
-    return Camera(tuple(float(g) for g in gains), float(rng.uniform(0.85, 1.2)), float(rng.uniform(0.0, 0.5)))
+        Args:
+            size: height of the picture in pixels, even, at least 32; the width is half of it.
+        """
+        return draw([self], size, device)[0]
 
+    def recoloured(self, seed: int = 0) -> Scene:
+        """Return the scene with other colours of clothes and bag.
 
-def picture(
-    person: Person, outfit: Outfit, camera: Camera, rng: Generator, *, with_mask: bool = False
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """One image (96, 48, 3), RGB uint8, and, if asked, its part mask (96, 48), indices into PARTS."""
-    pose = Pose(
-        view=str(VIEWS[rng.choice(4, p=(0.35, 0.25, 0.2, 0.2))]),
-        step=float(rng.uniform(-1, 1)),
-        dx=float(rng.uniform(-0.03, 0.03)),
-        scale=float(rng.uniform(0.96, 1.04)),
-    )
-    canvas = _background(rng)
-    mask = Image.new("L", CANVAS, 0) if with_mask else None
-    for shape in figure(person, outfit, pose):
-        _paint(canvas, mask, shape)
-    if rng.random() < 0.15:
-        _paint(canvas, mask, _occluder(rng))
-    small = canvas.reduce(OVERSAMPLING)
-    pixels = _seen(small, camera, rng)
-    parts = None if mask is None else np.asarray(mask)[::OVERSAMPLING, ::OVERSAMPLING].copy()
-    return pixels, parts
+        The mask is equal. Only pixels within REACH of clothes or bag differ.
+        """
+        return replace(self, outfit=self.outfit.recoloured(self._rng(77, seed)))
 
+    def reclothed(self, outfit: Outfit | None = None, seed: int = 0) -> Scene:
+        """Return the scene with another outfit, by default a random one. The background differs only in the shadow."""
+        return replace(self, outfit=outfit or draw_outfit(self._rng(78, seed)))
 
-def _background(rng: Generator) -> Image.Image:
-    """Wall above, floor below, a few muted blocks; new for every picture."""
-    wall, floor = _muted(rng, 70, 200), _muted(rng, 60, 170)
-    canvas = Image.new("RGB", CANVAS, wall)
-    draw = ImageDraw.Draw(canvas)
-    width, height = CANVAS
-    horizon = int(height * rng.uniform(0.6, 0.85))
-    for _ in range(int(rng.integers(1, 5))):
-        x, y = rng.integers(-20, width), rng.integers(0, horizon)
-        w, h = rng.integers(10, 50), rng.integers(15, 80)
-        draw.rectangle((x, y, x + w, min(y + h, horizon)), fill=_muted(rng, 50, 220))
-    draw.rectangle((0, horizon, width, height), fill=floor)
-    return canvas
+    def rebodied(self, person: Person) -> Scene:
+        """Return the scene with another person, including gait, in the same outfit, place and moment.
 
+        If crops are relative to stature, the other person is scaled to the stature of this one, to fit into the crop.
+        The background differs only in the person's shadow.
+        """
+        fitting = person if self.moment.crop_fixed else person.scaled(self.person.stature)
+        return replace(self, person=fitting)
 
-def _muted(rng: Generator, low: int, high: int) -> tuple[int, int, int]:
-    """A colour of streets and walls: any brightness between ``low`` and ``high``, little saturation."""
-    level, tint = rng.integers(low, high), rng.integers(-28, 29, 3)
-    return tuple(int(v) for v in np.clip(level + tint, 0, 255))
+    def reposed(self, seed: int = 0) -> Scene:
+        """Return the scene at another phase of the walk. The background differs only in the shadow."""
+        rng = self._rng(79, seed)
+        pose = replace(self.moment.pose, phase=(self.moment.pose.phase + float(rng.uniform(0.15, 0.85))) % 1,
+                       head_turn=self.moment.pose.head_turn * float(rng.uniform(-1, 1)))  # fmt: skip
+        return replace(self, moment=replace(self.moment, pose=pose))
+
+    def grayed(self) -> Scene:
+        """Return the scene in gray: luma (Rec. 601) as three equal channels. The mask is equal."""
+        return replace(self, gray=True)
+
+    def _rng(self, *salt: int) -> Generator:
+        return np.random.default_rng((*self.moment.seed, *salt))
 
 
-def _occluder(rng: Generator) -> Shape:
-    """A post at a side, or something low in front."""
-    fill = _muted(rng, 50, 180)
-    if rng.random() < 0.5:
-        x = float(rng.choice((0.02, 0.4))) + rng.uniform(-0.02, 0.02)
-        box = ((x, 0.1), (x + 0.07, 0.1), (x + 0.07, 1.0), (x, 1.0))
-    else:
-        y = rng.uniform(0.84, 0.92)
-        box = ((0.0, y), (0.5, y), (0.5, 1.0), (0.0, 1.0))
-    return Shape("occluder", np.array(box), fill)
+def draw(scenes: Sequence[Scene], size: int = 128, device: torch.device | str = "cpu") -> list[Picture]:
+    """Render scenes.
+
+    Args:
+        size: height of the pictures in pixels, even, at least 32; the width is half of it.
+
+    Returns:
+        One picture per scene, in order.
+
+    Raises:
+        InputError: the size is odd or too small.
+    """
+    if size < 32 or size % 2:
+        raise InputError(f"pictures {size} pixels high cannot be rendered; the height must be even and at least 32")
+    body = load_body(device=device)
+    pictures: list[Picture] = []
+    for first in range(0, len(scenes), BATCH):
+        group = scenes[first : first + BATCH]
+        figures = [_figure(body, scene.person, scene.outfit) for scene in group]
+        shots = [Shot(figure, scene.camera, scene.moment) for figure, scene in zip(figures, group, strict=True)]
+        pictures += render(body, shots, size)
+    return [replace(p, image=luminance(p.image)) if s.gray else p for p, s in zip(pictures, scenes, strict=True)]
 
 
-def _paint(canvas: Image.Image, mask: Image.Image | None, shape: Shape) -> None:
-    points = [(float(x), float(y)) for x, y in shape.points * CANVAS[1]]
-    ImageDraw.Draw(canvas).polygon(points, fill=shape.fill)
-    if mask is not None:
-        ImageDraw.Draw(mask).polygon(points, fill=PARTS.index(shape.part))
-    if shape.pattern != "plain":
-        area = Image.new("1", CANVAS, 0)
-        ImageDraw.Draw(area).polygon(points, fill=1)
-        canvas.paste(shape.second, mask=ImageChops.logical_and(area, _pattern(shape.pattern)))
+@functools.lru_cache(maxsize=32)
+def _figure(body: Body, person: Person, outfit: Outfit) -> Figure:
+    return dress(body, person, outfit, _rest(body, person))
 
 
-@lru_cache(maxsize=4)
-def _pattern(name: str) -> Image.Image:
-    """Where the second colour goes: about a quarter of the canvas."""
-    y, x = np.mgrid[: CANVAS[1], : CANVAS[0]]
-    on = {
-        "striped": y % 12 < 4,
-        "checked": (y // 6 % 2 == 0) & (x // 6 % 2 == 0),
-        "dotted": (x % 9 - 4) ** 2 + (y % 9 - 4) ** 2 <= 6,
-    }[name]
-    return Image.fromarray(on)
+@functools.lru_cache(maxsize=32)
+def _rest(body: Body, person: Person) -> tuple[torch.Tensor, torch.Tensor]:
+    return rest_shape(body, person)
 
 
-def _seen(image: Image.Image, camera: Camera, rng: Generator) -> NDArray[np.uint8]:
-    """Blur, a gradient of light, the camera's colour, this picture's exposure, and noise."""
-    radius = camera.blur + rng.uniform(0, 0.4)
-    light = np.asarray(image.filter(ImageFilter.BoxBlur(radius)), dtype=np.float32) / 255
-    across = 1 + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :, None]
-    gains = np.array(camera.gains, dtype=np.float32) * np.float32(rng.uniform(0.85, 1.15))
-    light = np.clip(light * across * gains, 0, 1) ** np.float32(camera.gamma)
-    light += rng.standard_normal(light.shape, dtype=np.float32) * np.float32(rng.uniform(0.01, 0.03))
-    return (np.clip(light, 0, 1) * 255 + 0.5).astype(np.uint8)
+def luminance(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Luma (Rec. 601) of images (..., 3) uint8, repeated over the channels."""
+    luma = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    return np.repeat(luma[..., None], 3, axis=-1)
+
+
+def draw_moment(
+    rng: Generator, setting: Setting, camera: Camera, person: Person, outfit: Outfit, seed: tuple[int, ...]
+) -> Moment:
+    """Draw the moment at which a person passes a camera.
+
+    It depends on person and outfit only by the crop relative to stature, the stride in long skirts and the arm with a
+    bag.
+
+    Args:
+        seed: of the sensor noise and of counterfactuals.
+    """
+
+    def around(width: float) -> float:
+        return float(rng.uniform(-width, width))
+
+    carrying = carrying_side(outfit) if outfit.bag == "handbag" else ""
+    pose = Pose(float(rng.random()), around(setting.head_turn), float(rng.uniform(0.4, 1.3)), carrying,
+                1 - 0.9 * min(outfit.longest_skirt, 0.5))  # fmt: skip
+    heading = float(rng.uniform(0, 2 * np.pi))
+    if not setting.any_heading:
+        heading = (int(heading / (np.pi / 2)) * 90 + around(25.0)) * np.pi / 180
+    position = (around(setting.aside), camera.distance * float(rng.uniform(*setting.distance)))
+    size = setting.crop or person.stature * float(rng.uniform(1.47, 1.57))
+    crop = size * (1 + around(setting.crop_jitter))
+    shift = (around(setting.crop_jitter), around(setting.crop_jitter * 0.6))
+    exposure, blur = 1 + around(setting.exposure), float(rng.uniform(0.8, 1.3))
+    occluder = draw_occluder(rng) if rng.random() < setting.occluded else None
+    return Moment(pose, heading, position, crop, shift, exposure, blur, occluder, seed, setting.crop > 0)

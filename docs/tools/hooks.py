@@ -32,17 +32,15 @@ COPIED = {  # a page of the site: the file of the repository that it is
     "records/training.md": "reports/training/bench.md",
     "records/training-gpu.md": "reports/training/gpu/bench.md",
     "records/retrieval.md": "reports/retrieval/bench.md",
-    "records/inside.md": "reports/inside/answers.md",
 }
 RECORDS = {
     "Record: training on a CPU": "records/training.md",
     "Record: training on a GPU": "records/training-gpu.md",
     "Record: evaluation": "records/retrieval.md",
-    "Record: notebooks' answers": "records/inside.md",
 }
 SECTIONS = {  # pages of docs/ that are named nowhere here follow under Guides
-    "Guides": "student lab reviewer using-a-model extending sweeps data troubleshooting responsible-use",
-    "Results": "results ablations performance reproduction",
+    "Guides": "student lab reviewer world using-a-model extending sweeps data troubleshooting responsible-use",
+    "Results": "results performance reproduction",
     "Project": "library contributing changelog",
 }
 LINK = re.compile(

@@ -1,29 +1,27 @@
 """`make results`: README.md and pages of docs/ from their templates, with every number taken from a record.
 
-A template of docs/templates/ is Markdown with Jinja expressions, such as ``{{ difference("seeds", "CSGN",
-"CLIP-ReID") }}``; the functions of `FUNCTIONS` read the committed records below reports/. ``README.md`` is written to
-the top of the repository, every other template to docs/.
+A template of docs/templates/ is Markdown with Jinja expressions, such as ``{{ demo("CSGN") }}``; the functions of
+`FUNCTIONS` read the committed records below reports/. ``README.md`` is written to the top of the repository, every
+other template to docs/.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
-from csgn_lib.records import write_text
-from csgn_lib.runs.demo import PLAN
-from csgn_lib.statistics import clusters_of, spread
+from csgn_lib.records import read_json, write_text
+from csgn_lib.synthetic import World
 
 HOME = Path(__file__).resolve().parents[2]
 TEMPLATES = HOME / "docs" / "templates"
 HARD, GENERAL = "cloth_changing", "general"
-DESCRIPTORS = ("clothing out", "person only")
 
 
 def outputs() -> dict[Path, str]:
@@ -51,60 +49,39 @@ def demo_table(rows: dict[str, str]) -> str:
     return _table(head, [[shown, *(f"{demo(row, *column):.1f}" for column in columns)] for row, shown in rows.items()])
 
 
-def mean(record: str, label: str, protocol: str = HARD) -> str:
-    """mAP of a row over the runs of a sweep, in percent: mean ± s.d. (over worlds where there are several)."""
-    found = values(record, label, protocol)
-    over = spread(found, found.index.get_level_values(_cluster(found)))
-    return f"{over['mean']:.1f} ± {over['sd']:.1f}"
+def demo_difference(row: str, against: str) -> str:
+    """Difference of cloth-changing mAP in ``make first-result``, in points, with its sign."""
+    return _signed(demo(row) - demo(against))
 
 
-def mean_table(record: str, rows: list[str], columns: dict[str, tuple[str, str]]) -> str:
-    """A Markdown table of `mean`: a column is its title, a descriptor (or plain) and a protocol."""
-    body = [[row, *(mean(record, _label(row, *column[:1]), column[1]) for column in columns.values())] for row in rows]
-    return _table(["", *columns], body)
+def demo_time() -> str:
+    """Time of `make demo` on two cores, with the rendering of its benchmark: half the recorded seconds of its notebooks
+    and half the CPU seconds of its pictures, since two processes run at a time."""
+    world, rendering = World(), _json("world/speed.json")["pictures_per_cpu_second"]["rendered world"]
+    pictures = world.people * world.outfits * world.cameras_each * world.images
+    return _about((pictures / rendering + sum(_json("first-result/seconds.json").values())) / 2)
 
 
-def difference(record: str, label: str, against: str, protocol: str = HARD, worlds: int | None = None) -> str:
-    """Mean paired difference of mAP in points, with the 95 % interval of Student's t over worlds."""
-    low, middle, high = difference_values(record, label, against, protocol, worlds)
-    low, middle, high = (round(value, 1) + 0.0 for value in (low, middle, high))  # no minus before zero
-    return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+def world_record() -> dict[str, Any]:
+    """The record of ``make world-rows``: its setting, people and draws."""
+    return _json("world/rows.json")
 
 
-def difference_values(
-    record: str, label: str, against: str, protocol: str = HARD, worlds: int | None = None
-) -> tuple[float, float, float]:
-    """Low end, mean and high end of `difference`."""
-    paired = (values(record, label, protocol) - values(record, against, protocol)).dropna()
-    if worlds is not None:
-        paired = paired[paired.index.get_level_values("world") < worlds]
-    over = spread(paired, paired.index.get_level_values(_cluster(paired)))
-    return over["low"], over["mean"], over["high"]
+def world_table() -> str:
+    """A Markdown table of ``make world-rows``: means over draws in percent, with the range of mAP."""
+    body = []
+    for row in world_record()["draws"][0]["rows"]:
+        scores = [_draws(protocol, row)[:, 0] for protocol in (HARD, GENERAL)]
+        cells = [(f"{part[:, 1].mean():.1f}", _ranged(part[:, 0])) for part in scores]
+        body.append([row, *cells[0], *cells[1]])
+    return _table(["", "rank-1, cloth-changing", "mAP, cloth-changing", "rank-1, general", "mAP, general"], body)
 
 
-def difference_table(rows: dict[str, str], columns: dict[str, tuple[str, str, str, str]]) -> str:
-    """A Markdown table of `difference`: a column is its title, record, descriptor (or plain), baseline and protocol."""
-
-    def cell(row: str, record: str, descriptor: str, against: str, protocol: str) -> str:
-        return difference(record, _label(row, descriptor), against, protocol)
-
-    body = [[shown, *(cell(row, *column) for column in columns.values())] for row, shown in rows.items()]
-    return _table(["", *columns], body)
-
-
-def inside(notebook: str, key: str, **where: Any) -> dict[str, Any]:
-    """The entry of a list in a notebook's recorded results whose values are those of ``where``; a dict as it is."""
-    found = json.loads((HOME / "reports" / "inside" / f"{notebook}-results.json").read_text(encoding="utf-8"))[key]
-    if isinstance(found, dict):
-        return found
-    (one,) = [entry for entry in found if all(entry[name] == value for name, value in where.items())]
-    return one
-
-
-def interval(entry: dict[str, Any], form: str = "{:.2f}", scale: float = 1) -> str:
-    """``value [low, high]`` of an entry."""
-    value, low, high = (form.format(scale * entry[name]) for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+def world_difference(row: str, against: str) -> str:
+    """Mean difference of cloth-changing mAP over the draws of ``make world-rows``, in points, and its range."""
+    found = _draws(HARD, row, against)[..., 0]
+    gaps = found[:, 0] - found[:, 1]
+    return f"{_signed(gaps.mean())} ({_signed(gaps.min())} to {_signed(gaps.max())})"
 
 
 def bench(record: str, what: str) -> float:
@@ -112,24 +89,6 @@ def bench(record: str, what: str) -> float:
     found = _csv(record)
     (value,) = found["value"][found["what"].str.endswith(what)]
     return value
-
-
-def sweep_time(*records: str) -> str:
-    """Time of sweeps on two cores: half the recorded seconds of their runs, since two run at a time."""
-    return _about(sum(_csv(f"{record}/costs-records.csv")["seconds"].sum() for record in records) / 2)
-
-
-def notebook_time(name: str) -> str:
-    """Time of a notebook, from the cost in its first cell."""
-    return _about(_notebook_seconds(name))
-
-
-def demo_time() -> str:
-    """Time of `make demo` on two cores: half the recorded seconds of its notebooks, since two run at a time."""
-    costs = pd.concat([_csv(f"ablation/{name}/costs-records.csv") for name in ("main", "controls")])
-    trained = costs.groupby("row")["seconds"].median()
-    steps = [trained[s.name] if s.notebook == "12_train" else _notebook_seconds(s.notebook) for s in PLAN]
-    return _about(sum(steps) / 2)
 
 
 def notebook_list() -> str:
@@ -142,28 +101,21 @@ def notebook_list() -> str:
     return "\n".join(lines)
 
 
-def values(record: str, label: str, protocol: str = HARD) -> pd.Series:
-    """mAP in percent of every run of a row, by seed and world."""
-    row, descriptor = _split(label)
-    column = f"{descriptor}.protocols.{protocol}.mean_ap"
-    found = _csv(f"{record}/runs-records.csv")[["row", "seed", "world", column]]  # a few of hundreds: much faster
-    found = found[found["row"] == row].set_index(["seed", "world"])
-    if found.empty:
-        raise KeyError(f"reports/{record}/runs-records.csv has no row {row!r}")
-    return 100 * found[column]
+def _draws(protocol: str, *rows: str) -> np.ndarray:
+    """mAP and rank-1 in percent of rows of ``make world-rows``, in the draws that have all: (draws, rows, 2)."""
+    draws = [draw["rows"] for draw in world_record()["draws"]]
+    found = [[draw[row][protocol] for row in rows] for draw in draws if set(rows) <= set(draw)]
+    if not found:
+        raise KeyError(f"reports/world/rows.json has no draw with {', '.join(map(repr, rows))}")
+    return 100 * np.array(found)
 
 
-def _cluster(found: pd.Series) -> str:
-    return clusters_of(found.index.to_frame(index=False))
+def _ranged(values: np.ndarray) -> str:
+    return f"{values.mean():.1f} ({values.min():.1f}–{values.max():.1f})"
 
 
-def _split(label: str) -> tuple[str, str]:
-    row, _, last = label.rpartition(", ")
-    return (row, last) if last in DESCRIPTORS else (label, "plain")
-
-
-def _label(row: str, descriptor: str) -> str:
-    return row if descriptor == "plain" else f"{row}, {descriptor}"
+def _signed(points: float) -> str:
+    return f"{round(points, 1) + 0.0:+.1f}"  # no minus before zero
 
 
 def _about(seconds: float) -> str:
@@ -174,9 +126,8 @@ def _about(seconds: float) -> str:
     return f"{round(seconds / 1800) / 2:g} hours"
 
 
-def _notebook_seconds(name: str) -> float:
-    cells = json.loads((HOME / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return float(re.search(r"^\*Cost:\* (\d+) s", "".join(cells[0]["source"]), re.M)[1])
+def _json(name: str) -> Any:
+    return read_json(HOME / "reports" / name)
 
 
 @cache
@@ -191,8 +142,8 @@ def _table(head: list[str], body: list[list[str]]) -> str:
 
 FUNCTIONS = {
     function.__name__: function
-    for function in (demo, demo_table, mean, mean_table, difference, difference_values, difference_table,
-                     inside, interval, bench, sweep_time, notebook_time, demo_time, notebook_list)
+    for function in (demo_table, demo_difference, demo_time, world_record, world_table, world_difference, bench,
+                     notebook_list)
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ DRAWN = "canvas => canvas.width > 0 && canvas.getBoundingClientRect().height > 1
 def page(lab: Lab, browser: Browser, see: Callable, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """The notebook with its panel, run from the first cell to the last."""
     folder = tmp_path_factory.mktemp("lab")
-    few = synthetic.World(people=(6, 8, 16), wardrobe=(6, 8, 10), images=(1, 2, 3), outfits=3)
+    few = synthetic.World(people=30, outfits=3)
     root = synthetic.ensure(few, folder / "people", processes=1)
     book = json.loads(BOOK.read_text(encoding="utf-8"))
     for cell in book["cells"]:

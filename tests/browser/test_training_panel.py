@@ -16,9 +16,9 @@ SET_UP = """
 from pathlib import Path
 from csgn_lib import panels, synthetic
 from csgn_lib.config import Experiment
-few = synthetic.World(people=(8, 4, 6), wardrobe=(6, 4, 4), images=(4, 2, 2), outfits=3)
+few = synthetic.World(people=16, outfits=2)
 root = synthetic.ensure(few, Path("people").resolve(), processes=1)
-small = {"batch_persons": 4, "stage1_batch": 64, "stage1_epochs": 2, "stage2_epochs": 300, "precision": "fp32"}
+small = {"batch_persons": 4, "stage1_batch": 64, "stage1_epochs": 2, "stage2_epochs": 900, "precision": "fp32"}
 experiment = Experiment.from_parameters(root=str(root), **small)
 """
 CURVES = """() => {

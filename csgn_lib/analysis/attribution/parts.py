@@ -45,7 +45,7 @@ def share_on(maps: Tensor, masks: ArrayLike, groups: Mapping[str, Sequence[int]]
 
     Args:
         maps: (B, H, W) of unit sum; one that is all zero gives 0 everywhere.
-        masks: (B, H, W) integers, the part that each pixel shows, such as from ``Scene.draw(with_mask=True)``.
+        masks: (B, H, W) integers, the part that each pixel shows, such as ``Picture.mask``.
         groups: name -> the parts in it; every part of the masks in exactly one.
 
     Returns:

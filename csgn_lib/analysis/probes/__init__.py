@@ -32,7 +32,6 @@ from csgn_lib.analysis.probes.compared import (
     rows_of,
 )
 from csgn_lib.analysis.probes.descriptions import (
-    attribute_sentences,
     names_its_identity,
     nearest_phrases,
     nearest_words,
@@ -47,7 +46,9 @@ from csgn_lib.analysis.probes.pictures import (
     HUE,
     OTHER_PERSON,
     PICTURE,
+    RECLOTHED,
     RECOLOURED,
+    clothes_sensitivity,
     colour_sensitivity,
     counterfactuals,
     embed_pictures,

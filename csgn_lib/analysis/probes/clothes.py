@@ -231,7 +231,8 @@ def first_answers(
 ) -> pd.DataFrame:
     """The first answer to each query, and how similar its clothes are, compared with all images of other people.
 
-    Similarity of clothes: cosine of colour histograms, as a percentile among the gallery's images of other people.
+    Similarity of clothes: cosine of colour histograms, as a percentile among the images of other people by the answer's
+    camera. A histogram covers the background too, so images of other cameras are not compared.
 
     Args:
         rows: rows of the query frame that the protocol counts.
@@ -244,12 +245,14 @@ def first_answers(
     """
     rankings = Rankings(query_features, gallery_features, benchmark.query, benchmark.gallery, protocol)
     asked, ranked = (unit_rows(side, "colours") for side in colours)
-    whose, made = benchmark.gallery["person"].to_numpy(), []
+    whose, camera = (benchmark.gallery[name].to_numpy() for name in ("person", "camera"))
+    made: list[dict[str, Any]] = []
     for row in rows:
         answer, person = int(rankings.of(row)[0]), int(benchmark.query["person"].iloc[row])
         like, strangers = ranked @ asked[row], whose != person
+        beside = strangers & (camera == camera[answer])
         found = {"row": int(row), "person": person, "right": bool(whose[answer] == person), "answer": answer}
-        found["percentile"] = 100 * float((like[strangers] < like[answer]).mean())
+        found["percentile"] = 100 * float((like[beside] < like[answer]).mean()) if beside.any() else np.nan
         if outfits is not None:
             wears = np.asarray(outfits[1]) == np.asarray(outfits[0])[row]
             found |= {"same_outfit": bool(wears[answer]), "same_outfit_chance": float(wears[strangers].mean())}

@@ -1,4 +1,4 @@
-"""The colour sensitivity of a trained run, recorded with its scores."""
+"""The sensitivity of a trained run to clothes and their colours, recorded with its scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 
 from csgn_lib.analysis.probes.pictures import (
     OTHER_PERSON,
+    RECLOTHED,
     RECOLOURED,
+    clothes_sensitivity,
     colour_sensitivity,
     counterfactuals,
     embed_pictures,
@@ -20,23 +22,26 @@ from csgn_lib.config import Experiment
 from csgn_lib.records import Run, write_json
 from csgn_lib.retrieval import PLAIN, Vocabularies, chosen_descriptors, features_of
 from csgn_lib.statistics.intervals import Interval
-from csgn_lib.synthetic import scenes_of, world_of
+from csgn_lib.synthetic import entries, world_of
 from csgn_lib.training import load_encoder, load_towers
 
+SENSITIVITIES = {"colour_sensitivity": colour_sensitivity, "clothes_sensitivity": clothes_sensitivity}
 
-def record_sensitivity(run: Run, per_person: int = 4, seed: int = 0, **options: Any) -> dict[str, Interval]:
-    """Measure and record the colour sensitivity of a scored run's descriptors on test people of a rendered world.
 
-    See ``colour_sensitivity``. Each is written as ``colour_sensitivity`` (value, low, high) into its descriptor's entry
-    of results.json. Images of other benchmarks cannot be rendered again, so nothing is measured or written for them.
+def record_sensitivity(run: Run, per_person: int = 1, seed: int = 0, **options: Any) -> dict[str, dict[str, Interval]]:
+    """Measure and record how far colours and clothes move a scored run's descriptors, on test people of a world.
+
+    See ``colour_sensitivity`` and ``clothes_sensitivity``. Each is written under its name (value, low, high) into its
+    descriptor's entry of results.json. Images of other benchmarks cannot be rendered again, so nothing is measured or
+    written for them.
 
     Args:
-        per_person: images of each test person; each is rendered again recoloured, and with another person.
-        seed: of the new colours and of the other person.
+        per_person: images of each test person; each is rendered again recoloured, reclothed, and with another person.
+        seed: of the new colours and clothes, and of the other person.
         options: as for ``over_people``.
 
     Returns:
-        {descriptor: interval over people}; empty if the run's images are not of a rendered world.
+        {descriptor: {name: interval over people}}; empty if the run's images are not of a rendered world.
 
     Raises:
         InputError: a run that is not scored.
@@ -45,24 +50,24 @@ def record_sensitivity(run: Run, per_person: int = 4, seed: int = 0, **options: 
     experiment = Experiment.from_parameters(**run.config)
     if (world := world_of(experiment)) is None:
         return {}
-    scenes = evenly([s for s in scenes_of(world) if s.split == "test"], per_person)
-    people = np.array([scene.person_id for scene in scenes])
+    pictures = evenly(entries(world, "test"), per_person)
+    people = np.array([entry.person for entry in pictures])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder, (clip, _) = load_encoder(run).to(device).eval(), load_towers(experiment)
     worded = any(d.vocabulary != PLAIN for d in chosen.values())
     words = Vocabularies(clip, experiment.vocabulary_file) if worded else None
     size = (experiment.image_height, experiment.image_width)
     seen = {
-        change: embed_pictures(lambda images: encoder(images.to(device)), pictures, size)
-        for change, pictures in counterfactuals(scenes, seed, (RECOLOURED, OTHER_PERSON)).items()
+        change: embed_pictures(lambda images: encoder(images.to(device)), images, size)
+        for change, images in counterfactuals(pictures, world.size, seed, (RECOLOURED, RECLOTHED, OTHER_PERSON)).items()
     }
     found = {}
     for name, descriptor in chosen.items():
         read = features_of(descriptor, words)
         moved = movements({change: read(embedded).cpu() for change, embedded in seen.items()})
-        found[name] = colour_sensitivity(moved, people, seed=seed, **options)
+        found[name] = {what: of(moved, people, seed=seed, **options) for what, of in SENSITIVITIES.items()}
     results = run.results
-    for name, interval in found.items():
-        results[name]["colour_sensitivity"] = interval.record()
+    for name, intervals in found.items():
+        results[name] |= {what: interval.record() for what, interval in intervals.items()}
     write_json(run.path("results.json"), results)
     return found

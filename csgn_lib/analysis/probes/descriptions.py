@@ -16,10 +16,9 @@ from csgn_lib import mdg
 from csgn_lib.analysis.probes.subspaces import centred
 from csgn_lib.backbones import ClipTower
 from csgn_lib.statistics.intervals import over_people
-from csgn_lib.synthetic.people import BODY_MEASURES, attribute_prompts
+from csgn_lib.synthetic import attribute_prompts
+from csgn_lib.synthetic.words import OWN
 from csgn_lib.vocabulary import Phrase
-
-_PERSON_ATTRIBUTES = (*BODY_MEASURES, "hair_style", "hair_colour", "skin")
 
 
 def names_its_identity(images: Tensor, texts: Tensor, person: Tensor, similarity: str = "dot") -> NDArray[np.bool_]:
@@ -27,22 +26,9 @@ def names_its_identity(images: Tensor, texts: Tensor, person: Tensor, similarity
     return (mdg.pairwise_similarity(images, texts, similarity).argmax(dim=1) == person).numpy()
 
 
-def attribute_sentences() -> dict[str, dict[str, list[str]]]:
-    """For each attribute of attributes.csv: value -> the sentences that express it."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for names, prompts in attribute_prompts().items():
-        parts = names.split("*")
-        for i, name in enumerate(parts):
-            if len(parts) == 1:
-                found[name] = {}  # an attribute that has its own prompts needs no mean over others
-            for values, sentence in prompts.items():
-                found.setdefault(name, {}).setdefault(values.split("*")[i], []).append(sentence)
-    return found
-
-
 def true_values(attributes: pd.DataFrame, person: ArrayLike) -> dict[str, list[set[str]]]:
     """Attribute -> for each identity 0 .. Y-1 the values of its images (rows of text)."""
-    names = [name for name in attribute_sentences() if name in attributes]
+    names = [name for name in attribute_prompts() if name in attributes]
     grouped = attributes.groupby(np.asarray(person))
     return {name: [set(values) for _, values in grouped[name]] for name in names}
 
@@ -61,15 +47,15 @@ def read_attributes(
         One row per attribute: attribute, about, value, low, high (share right), chance, asked (number tested).
     """
     rows, centre = [], centred(features)
-    for name, sentences in ((name, found) for name, found in attribute_sentences().items() if name in truth):
+    for name, sentences in ((name, found) for name, found in attribute_prompts().items() if name in truth):
         true = torch.tensor([[value in values for value in sentences] for values in truth[name]])
-        said = [F.normalize(clip.text_features(texts).double(), dim=-1).mean(dim=0) for texts in sentences.values()]
-        answer = (F.normalize(centre, dim=-1) @ F.normalize(centred(torch.stack(said)), dim=-1).T).argmax(dim=1)
+        texts = F.normalize(clip.text_features(list(sentences.values())).double(), dim=-1)
+        answer = (F.normalize(centre, dim=-1) @ F.normalize(centred(texts), dim=-1).T).argmax(dim=1)
         asked = true.any(dim=1)
         answer, true = answer[asked], true[asked].double()
         right = true.gather(1, answer[:, None])[:, 0].numpy()
         share = over_people(right, np.arange(len(right)), **options)
-        about = "person" if name in _PERSON_ATTRIBUTES else "clothes"
+        about = "person" if name in OWN else "clothes"
         chance = float(true[:, answer].mean())
         rows.append({"attribute": name, "about": about} | share.record() | {"chance": chance, "asked": len(right)})
     return pd.DataFrame(rows)

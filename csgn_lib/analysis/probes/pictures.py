@@ -1,9 +1,8 @@
-"""Images that differ in one respect, the distance of their features, and the colour sensitivity."""
+"""Images that differ in one respect, the distance of their features, and the sensitivity to colours and clothes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,40 +16,50 @@ from torchvision.transforms.functional import adjust_hue
 from csgn_lib.batches import to_float, to_gray
 from csgn_lib.records import InputError
 from csgn_lib.statistics.intervals import Interval, over_people
-from csgn_lib.synthetic import Scene
+from csgn_lib.synthetic import Entry, Scene, draw
 from csgn_lib.vss import Embeddings, concatenate
 
-PICTURE, RECOLOURED, GRAY, OTHER_PERSON, AGAIN = "picture", "recoloured", "gray", "other person", "drawn again"
+PICTURE, RECOLOURED, RECLOTHED, GRAY = "picture", "other colours", "other clothes", "gray"
+OTHER_PERSON, AGAIN = "other person", "other step"
 HUE, BY_CAMERA = "hue turned", "another's picture"
-CHANGES = (RECOLOURED, HUE, GRAY, OTHER_PERSON, BY_CAMERA, AGAIN)
+CHANGES = (RECOLOURED, RECLOTHED, HUE, GRAY, OTHER_PERSON, BY_CAMERA, AGAIN)
 _SMALLEST_TURN = 1 / 6  # of the hue circle, in either direction: red becomes at least yellow
 
 
 def counterfactuals(
-    scenes: Sequence[Scene], seed: int = 0, changes: Sequence[str] = (RECOLOURED, OTHER_PERSON, AGAIN, GRAY)
+    pictures: Sequence[Entry],
+    size: int,
+    seed: int = 0,
+    changes: Sequence[str] = (RECOLOURED, RECLOTHED, OTHER_PERSON, AGAIN, GRAY),
 ) -> dict[str, Tensor]:
-    """Each scene unchanged, and once for each of ``changes``: name -> (N, 3, 96, 48), RGB, uint8.
+    """Each picture of a world unchanged, and once for each of ``changes``: name -> (N, 3, size, size / 2), RGB, uint8.
 
-    recoloured: other colours of the clothes, all other pixels unchanged. gray: luminance in three channels, float in
-    [0, 1]. other person: another person of the scenes in the same clothes, pose, light and noise. drawn again: the
-    same person, clothes and camera, rendered at another time.
+    other colours: of the clothes and the bag; only their pixels and those beside them differ. other clothes: on the
+    same body in the same pose. other person: another person of the pictures in the same clothes, pose, place and
+    light. other step: the same person and clothes at another step of the same walk. gray: luminance in three channels.
+    See ``Scene`` for what may differ besides.
+
+    Args:
+        size: height of the pictures.
+        seed: of the colours, clothes, steps, and of who is exchanged for whom.
 
     Raises:
-        InputError: scenes of fewer than two people.
+        InputError: pictures of fewer than two people.
     """
-    who = {scene.person_id: scene.person for scene in scenes}
+    who = {entry.person: entry.scene.person for entry in pictures}
     if len(who) < 2:
-        raise InputError(f"counterfactuals need scenes of two people or more, not {len(who)}")
+        raise InputError(f"counterfactuals need pictures of two people or more, not {len(who)}")
     rng = np.random.default_rng((seed, 3))
-    others = [who[int(rng.choice([i for i in who if i != scene.person_id]))] for scene in scenes]
-    picture = _drawn(scenes)
-    made: dict[str, Callable[[], Tensor]] = {
-        RECOLOURED: lambda: _drawn([scene.recoloured(seed) for scene in scenes]),
-        OTHER_PERSON: lambda: _drawn([replace(s, person=other) for s, other in zip(scenes, others, strict=True)]),
-        AGAIN: lambda: _drawn([replace(scene, seed=(*scene.seed, 78, seed)) for scene in scenes]),
-        GRAY: lambda: to_gray(picture),
+    others = [who[int(rng.choice([i for i in who if i != entry.person]))] for entry in pictures]
+    scenes = [entry.scene for entry in pictures]
+    changed: dict[str, Callable[[], list[Scene]]] = {
+        RECOLOURED: lambda: [scene.recoloured(seed) for scene in scenes],
+        RECLOTHED: lambda: [scene.reclothed(seed=seed) for scene in scenes],
+        OTHER_PERSON: lambda: [scene.rebodied(other) for scene, other in zip(scenes, others, strict=True)],
+        AGAIN: lambda: [scene.reposed(seed) for scene in scenes],
+        GRAY: lambda: [scene.grayed() for scene in scenes],
     }
-    return {PICTURE: picture} | {change: made[change]() for change in changes}
+    return {PICTURE: _drawn(scenes, size)} | {change: _drawn(changed[change](), size) for change in changes}
 
 
 def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: int = 0) -> dict[str, Tensor]:
@@ -81,9 +90,9 @@ def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: 
     return {PICTURE: pictures, HUE: torch.stack(turned), GRAY: to_gray(pictures), BY_CAMERA: pictures[others]}
 
 
-def evenly(scenes: Sequence[Scene], per_person: int) -> list[Scene]:
-    """Up to ``per_person`` scenes of each person, evenly spaced, so that outfits and cameras vary."""
-    return [scenes[i] for i in even_rows([scene.person_id for scene in scenes], per_person)]
+def evenly(pictures: Sequence[Entry], per_person: int) -> list[Entry]:
+    """Up to ``per_person`` pictures of each person, evenly spaced, so that outfits and cameras vary."""
+    return [pictures[i] for i in even_rows([entry.person for entry in pictures], per_person)]
 
 
 def even_rows(people: ArrayLike, per_person: int) -> list[int]:
@@ -95,8 +104,9 @@ def even_rows(people: ArrayLike, per_person: int) -> list[int]:
     return [ours[person][int(i)] for person, wanted in places.items() for i in wanted]
 
 
-def _drawn(scenes: Sequence[Scene]) -> Tensor:
-    return torch.from_numpy(np.stack([scene.draw()[0] for scene in scenes])).permute(0, 3, 1, 2).contiguous()
+def _drawn(scenes: Sequence[Scene], size: int) -> Tensor:
+    images = np.stack([picture.image for picture in draw(scenes, size)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 @torch.inference_mode()
@@ -131,6 +141,15 @@ def colour_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -
     ``movements``; options as for ``over_people``.
     """
     return over_people(moved[RECOLOURED], people, moved[OTHER_PERSON], **options)
+
+
+def clothes_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -> Interval:
+    """Movement by exchanging the clothes / movement by exchanging the person in the same clothes [O].
+
+    0: clothes have no influence. 1: they count as much as another body. Clothes hide or change the outline too, so it
+    is above 0 for any model that sees outlines. Options as for ``over_people``.
+    """
+    return over_people(moved[RECLOTHED], people, moved[OTHER_PERSON], **options)
 
 
 def hue_sensitivity(moved: pd.DataFrame, people: ArrayLike, **options: Any) -> Interval:

@@ -18,7 +18,7 @@ from csgn_lib.records import InputError
 OTHER_OUTFIT, OTHER_DESCRIPTION = "all of the outfit", "all of the person"
 CLOTHES_PARTS = ("clothes colour", "pattern", "garment")
 PERSON_PARTS = ("stature", "body shape", "hair style", "hair colour", "skin")
-_SHAPES = ("shoulders", "hips", "legs", "limbs", "head")
+_SHAPES = ("shoulders", "waist", "hips", "legs", "arms", "neck", "head")
 
 
 def one_word_changes(clip: ClipTower, count: int = 200, seed: int = 0) -> pd.DataFrame:

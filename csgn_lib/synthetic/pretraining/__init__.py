@@ -1,54 +1,37 @@
-"""The recipe of the embedded towers: a small CLIP and a small ResNet, from rendered pairs alone.
+"""Training recipe of the embedded models: a small CLIP and a small ResNet, trained on rendered people only.
 
-No real CLIP may be shipped, so the embedded world brings one of its own, trained on pictures and
-captions of people who are not in the benchmark. ``make tiny-clip`` runs this recipe; what it wrote is
-committed under ``csgn_lib/backbones/weights``.
+The package contains no public CLIP weights, so the embedded benchmark has a CLIP of its own. It is trained on pictures
+and captions of people who occur in no benchmark: people and cameras are drawn from seeds that no world can have. Unlike
+the training data of a public CLIP, they are drawn from the distributions of the benchmark. ``make tiny-clip`` runs the
+recipe; the resulting weights are committed under ``csgn_lib/backbones/weights``.
 
-The small CLIP first learns to see, then to speak of what it sees. Contrastive training alone learned
-colours and hardly any shape: colours tell the pairs of a batch apart, and while neither side tells two
-shapes apart, neither gives the other a reason to. So the first half asks about attributes only, "a photo
-of a person with long legs" against "with short legs", in three ways: through linear classifiers on the
-ViT; through prototypes in the joint space, one for each value, that image *and* sentence are to find, so
-that the text side has a place for each word before the image side has earned it; and directly, sentence
-against image. In the second half the contrastive loss joins, and the three fall to zero: the last steps
-are plain CLIP. Classifiers and prototypes are thrown away. The weight matrices of the transformers learn
-by Muon (Jordan et al., 2024), which learns several times as fast here as Adam does.
+In the first half of its training, the small CLIP learns attributes only, by four kinds of losses: linear readers of the
+ViT's class token predict attribute values, continuous measures and colours; images, and sentences, are classified by
+prototypes in the joint space, one for each value; and images are classified by the sentences themselves. In the second
+half the contrastive loss is added, and the other losses decrease to zero, so that the last steps are those of a plain
+CLIP. Readers and prototypes are discarded. The ResNet learns attributes without text, like a ResNet-50 pretrained on
+ImageNet.
 """
 
-from csgn_lib.synthetic.pretraining.pairs import IGNORED, SIZE, Pairs, batches, label_row, render, render_chunk
-from csgn_lib.synthetic.pretraining.recipe import (
-    Classifiers,
-    Progress,
-    Prototypes,
-    Questions,
-    attribute_loss,
-    attribute_weight,
-    contrastive,
-    save_half,
-    train_clip,
-    train_resnet,
-)
-from csgn_lib.synthetic.pretraining.scores import colour_sensitivity, image_features, score, zero_shot
+from csgn_lib.synthetic.pretraining.labels import Lessons, batches, lessons, levels_of
+from csgn_lib.synthetic.pretraining.losses import save_half
+from csgn_lib.synthetic.pretraining.pairs import CHUNK, UNSEEN, Pictures, render, scenes_of
+from csgn_lib.synthetic.pretraining.recipe import train_clip, train_resnet
+from csgn_lib.synthetic.pretraining.scores import moves, readable, zero_shot
 
 __all__ = [
-    "Classifiers",
-    "IGNORED",
-    "Pairs",
-    "Progress",
-    "Prototypes",
-    "Questions",
-    "SIZE",
-    "attribute_loss",
-    "attribute_weight",
+    "CHUNK",
+    "Lessons",
+    "Pictures",
+    "UNSEEN",
     "batches",
-    "colour_sensitivity",
-    "contrastive",
-    "image_features",
-    "label_row",
+    "lessons",
+    "levels_of",
+    "moves",
+    "readable",
     "render",
-    "render_chunk",
     "save_half",
-    "score",
+    "scenes_of",
     "train_clip",
     "train_resnet",
     "zero_shot",

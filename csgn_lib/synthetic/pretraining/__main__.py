@@ -1,39 +1,64 @@
-"""``python -m csgn_lib.synthetic.pretraining``: render, train both towers, score, write (``make tiny-clip``)."""
+"""Command line of the recipe, ``python -m csgn_lib.synthetic.pretraining`` (``make tiny-clip``)."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import typer
 
-from csgn_lib.backbones import TOWERS
-from csgn_lib.synthetic.pretraining import render, save_half, score, train_clip, train_resnet
+from csgn_lib.backbones import TOWERS, load_clip, load_resnet
+from csgn_lib.records import write_json
+from csgn_lib.synthetic.pretraining import (
+    CHUNK,
+    UNSEEN,
+    lessons,
+    levels_of,
+    moves,
+    readable,
+    render,
+    save_half,
+    train_clip,
+    train_resnet,
+    zero_shot,
+)
+from csgn_lib.synthetic.pretraining.pairs import HEIGHT, WIDTH
+from csgn_lib.synthetic.pretraining.recipe import CLIP, RESNET
 from csgn_lib.training import accelerator_for
+
+report = functools.partial(print, flush=True)
 
 
 def main(
-    pairs: int = 200_000, clip_steps: int = 1200, resnet_steps: int = 800, batch: int = 96, seed: int = 0,
-    folder: Path = Path("build/pairs"), out: Path = TOWERS, processes: int = 2,
+    pictures: int = 24_000, clip_steps: int = 2800, resnet_steps: int = 3600, batch: int = 96, seed: int = 0,
+    unseen: int = 900, moved: int = 64, folder: Path = Path("build/pretraining"), out: Path = TOWERS,
+    processes: int = 2,
 ) -> None:  # fmt: skip
-    """Render, train both towers, score them on people never seen, and write them to ``out``.
+    """Render pictures, train both models, score them on unseen people, and write weights, log and scores to ``out``.
 
-    ``batch`` is per process: start it with ``accelerate launch`` to use several, or a GPU. Another ``seed`` draws
-    other pairs, and its files are named after it: 1 makes ``embedded-1``.
+    All seeds use the same pictures; the seed determines initial weights, captions and their order. It is part of the
+    file names: seed 1 makes the checkpoint ``embedded-1``. Existing pictures are not rendered again.
     """
     accelerator = accelerator_for("bf16")
-    with accelerator.main_process_first():
-        data = render(pairs, folder, processes, seed)
-    suffix = f"-{seed}" if seed else ""
+    data = render(range(-(-pictures // CHUNK)), folder, processes)
+    levels = levels_of(data)
+    taught, suffix = lessons(data, levels, seed), f"-{seed}" if seed else ""
     log = out / f"csgn-tiny{suffix}.log.jsonl"
-    if accelerator.is_main_process:
-        log.unlink(missing_ok=True)
-    clip = train_clip(data, clip_steps, batch, seed, log, accelerator)
-    if accelerator.is_main_process:
-        save_half(clip.model, out / f"csgn-tiny{suffix}.safetensors")
-    resnet = train_resnet(data, resnet_steps, batch, seed, log, accelerator)
-    if accelerator.is_main_process:
-        save_half(resnet.model, out / f"csgn-tiny-resnet{suffix}.safetensors")
-        score(out, suffix)
+    files = {kind: out / f"csgn-tiny{kind}{suffix}.safetensors" for kind in ("-resnet", "")}
+    strangers = render(range(UNSEEN, UNSEEN - (-unseen // CHUNK)), folder, processes)
+    asked, scores = lessons(strangers, levels), out / f"csgn-tiny{suffix}.scores.json"
+    log.unlink(missing_ok=True)
+    save_half(train_resnet(taught, resnet_steps, batch, seed, log, accelerator).model, files["-resnet"])
+    found = {"taught_pictures": len(taught.images), "unseen_pictures": len(asked.images)}
+    found["resnet"] = readable(load_resnet(RESNET, str(files["-resnet"])).eval(), taught, asked)
+    write_json(scores, found)
+    save_half(train_clip(taught, clip_steps, batch, seed, log, accelerator).model, files[""])
+    clip = load_clip(CLIP, str(files[""]), (HEIGHT, WIDTH)).eval()
+    found |= {"zero_shot": zero_shot(clip, taught, asked), "moves": moves(clip, strangers, moved)}
+    write_json(scores, found)
+    for name, row in found["zero_shot"].items():
+        report(f"{name:14s} " + "  ".join(f"{kind} {value:.3f}" for kind, value in row.items() if kind != "pictures"))
+    report(found["moves"])
 
 
 if __name__ == "__main__":

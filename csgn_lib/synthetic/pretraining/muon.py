@@ -1,6 +1,6 @@
-"""Muon (Jordan et al., 2024) with float32 iterations.
+"""Muon (Jordan et al., 2024) with iterations in float32.
 
-torch's orthogonalises in bfloat16, which takes 18 times as long as float32 on a processor without instructions for it.
+torch.optim.Muon orthogonalizes in bfloat16, which takes 18 times as long on a CPU without bfloat16 instructions.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-_A, _B, _C = 3.4445, -4.7750, 2.0315  # of the quintic iteration, as in Jordan's code and torch's
-STEPS = 5
+_A, _B, _C = 3.4445, -4.7750, 2.0315  # coefficients of the quintic iteration, as in Jordan's code and in torch
+STEPS = 5  # Newton-Schulz iterations
 
 
 class Muon(torch.optim.Optimizer):
-    """torch.optim.Muon with its defaults: Nesterov momentum, rate x sqrt(max(1, rows / columns)). Matrices only."""
+    """Muon like torch.optim.Muon by default: Nesterov momentum, rate x sqrt(max(1, rows / columns)). Matrices only."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step down the gradients that are there."""
+        """Update the matrices that have a gradient."""
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
             for matrix in group["params"]:
@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """About U V^T of (R, C) = U S V^T, by Newton-Schulz iterations; singular values end between 0.7 and 1.2."""
+    """Approximate U V^T of (R, C) = U S V^T by Newton-Schulz iterations, with singular values from 0.7 to 1.2."""
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     wide = wide / wide.norm().clamp_min(1e-7)
     for _ in range(STEPS):

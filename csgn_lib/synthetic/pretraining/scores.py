@@ -1,8 +1,8 @@
-"""What a trained small CLIP knows: zero-shot answers about people never seen, and what moves its features."""
+"""Scores of the trained models on unseen people: zero-shot accuracy, linear readers, and effects of counterfactuals."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,70 +10,133 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csgn_lib.backbones import TOWERS, ClipTower, load_clip
-from csgn_lib.batches import to_gray
-from csgn_lib.records import write_json
-from csgn_lib.synthetic import people, scenes
-from csgn_lib.synthetic.pretraining.pairs import IGNORED, PRETRAINING_SEED, SIZE, Pairs, render_chunk
-from csgn_lib.synthetic.pretraining.recipe import Questions
+from csgn_lib.backbones import ClipTower, ResNetTower
+from csgn_lib.synthetic.attributes import MEASURES
+from csgn_lib.synthetic.pretraining.labels import IGNORED, OWN, Lessons
+from csgn_lib.synthetic.pretraining.losses import Questions
+from csgn_lib.synthetic.pretraining.pairs import HEIGHT, Pictures
+from csgn_lib.synthetic.scenes import Scene, draw
+from csgn_lib.synthetic.words import attribute_prompts
 
-
-def score(out: Path = TOWERS, suffix: str = "") -> None:
-    """Score the files as written: zero-shot accuracy and what moves the features; to csgn-tiny.scores.json."""
-    clip = load_clip("csgn-tiny", str(out / f"csgn-tiny{suffix}.safetensors"), SIZE)
-    unseen = render_chunk(10**8, 2400)
-    report = {"images": len(unseen.images), "zero_shot": zero_shot(clip, unseen), "moves": colour_sensitivity(clip)}
-    write_json(out / f"csgn-tiny{suffix}.scores.json", report)
-    for name, value in report["zero_shot"].items():
-        print(f"{name:22s} {value['accuracy']:.3f}  (majority {value['majority']:.3f})")
-    print(report["moves"])
+OWN_NUMBERS = (*MEASURES, *OWN)  # targets of the person; the remaining targets are colours of clothes
+SUPERVISED_RIDGE = 10.0  # penalty of the linear readers, for features of unit variance
 
 
 @torch.inference_mode()
-def zero_shot(clip: ClipTower, pairs: Pairs) -> dict[str, dict[str, float]]:
-    """Accuracy per attribute on people never seen, beside what always guessing the commonest value gives."""
-    features = image_features(clip, pairs.images)
-    report = {}
-    questions = Questions(clip)
+def features(clip: ClipTower, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Compute class tokens z12 (N, W) and unit joint features (N, P) of uint8 images (N, H, W, 3)."""
+    parts = []
+    for rows in np.array_split(np.arange(len(images)), max(1, len(images) // 256)):
+        seen = clip.visual_features(torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 255)
+        parts.append((seen.z12, F.normalize(seen.zp, dim=-1)))
+    return torch.cat([z12 for z12, _ in parts]), torch.cat([zp for _, zp in parts])
+
+
+@torch.inference_mode()
+def zero_shot(clip: ClipTower, taught: Lessons, unseen: Lessons) -> dict[str, dict[str, float]]:
+    """Accuracy per attribute on unseen people.
+
+    Args:
+        taught: training pictures, on which the linear readers are fitted.
+        unseen: pictures of other people.
+
+    Returns:
+        For each attribute ``zero_shot`` (most similar sentence), ``supervised`` (ridge regression of one-hot values on
+        the class token), ``majority`` (always the most frequent value) and the number of ``pictures``.
+    """
+    (known, _), (tokens, joint) = features(clip, taught.images), features(clip, unseen.images)
+    questions, report = Questions(clip), {}
     for i, name in enumerate(questions.names):
-        known = pairs.labels[:, i] != IGNORED
-        answer = (features[known] @ questions.features(clip, [i])[0].t()).argmax(dim=1).numpy()
-        truth = pairs.labels[known, i]
-        majority = np.bincount(truth).max() / len(truth)
-        report[name] = {"accuracy": round(float((answer == truth).mean()), 4), "majority": round(float(majority), 4)}
+        asked, learned = unseen.labels[:, i] != IGNORED, taught.labels[:, i] != IGNORED
+        truth, values = unseen.labels[asked, i].astype(int), len(questions.tokens[i])
+        if not len(truth):
+            continue
+        answer = (joint[asked] @ questions.features(clip, [i])[0].t()).argmax(dim=1).numpy()
+        read = _read(
+            known[learned], torch.from_numpy(taught.labels[learned, i].astype(np.int64)), values, tokens[asked]
+        )
+        scores = {"zero_shot": (answer == truth).mean(), "supervised": (read.numpy() == truth).mean(),
+                  "majority": np.bincount(truth).max() / len(truth)}  # fmt: skip
+        report[name] = {kind: round(float(share), 4) for kind, share in scores.items()} | {"pictures": len(truth)}
     return report
 
 
-@torch.inference_mode()
-def image_features(clip: ClipTower, images: NDArray[np.uint8], gray: bool = False) -> Tensor:
-    """Unit joint features (N, P) of uint8 images (N, H, W, 3)."""
-    parts = []
-    for rows in np.array_split(np.arange(len(images)), max(1, len(images) // 256)):
-        batch = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 255
-        parts.append(F.normalize(clip.visual_features(to_gray(batch) if gray else batch).zp, dim=-1))
-    return torch.cat(parts)
+def _read(known: Tensor, labels: Tensor, values: int, asked: Tensor) -> Tensor:
+    """Predict values (M,) for features (M, W) by ridge regression on features (N, W) with labels (N,)."""
+    targets = F.one_hot(labels, values).double()
+    return (_ridge(known, targets - targets.mean(0), asked) + targets.mean(0)).argmax(1)
+
+
+def _ridge(known: Tensor, targets: Tensor, asked: Tensor) -> Tensor:
+    """Predict targets (M, T) for features (M, W) by ridge regression of zero-mean targets (N, T) on features (N, W)."""
+    mean, deviation = known.mean(0), known.std(0).clamp_min(1e-6)
+    rows = ((known - mean) / deviation).double()
+    penalty = SUPERVISED_RIDGE * torch.eye(rows.shape[1]).double()
+    return ((asked - mean) / deviation).double() @ torch.linalg.solve(rows.T @ rows + penalty, rows.T @ targets)
 
 
 @torch.inference_mode()
-def colour_sensitivity(clip: ClipTower, people_count: int = 300) -> dict[str, float]:
-    """Mean cosine distance that one change makes: clothes' colours only, gray only, the person only,
-    noise only (the same scene drawn again), and one colour word in a sentence against one body word."""
-    rng = np.random.default_rng((PRETRAINING_SEED, 999_983))
-    shots: dict[str, list[NDArray[np.uint8]]] = {"plain": [], "recoloured": [], "person": [], "again": []}
-    for _ in range(people_count):
-        person, other, outfit = people.draw_person(rng), people.draw_person(rng), people.draw_outfit(rng)
-        camera, seed = scenes.draw_camera(rng), int(rng.integers(1 << 31))
-        changed = people.recoloured(outfit, rng)
-        for name, who, wears, s in (("plain", person, outfit, seed), ("recoloured", person, changed, seed),
-                                    ("person", other, outfit, seed), ("again", person, outfit, seed + 1)):  # fmt: skip
-            shots[name].append(scenes.picture(who, wears, camera, np.random.default_rng(s))[0])
-    features = {name: image_features(clip, np.stack(images)) for name, images in shots.items()}
-    features["gray"] = image_features(clip, np.stack(shots["plain"]), gray=True)
-    moved = {
-        f"image_{n}": 1 - float((features["plain"] * f).sum(1).mean()) for n, f in features.items() if n != "plain"
-    }
-    sentences = ("a photo of a tall person wearing a red coat.", "a photo of a tall person wearing a blue coat.",
-                 "a photo of a very short person wearing a red coat.")  # fmt: skip
-    text = F.normalize(clip.text_features(sentences), dim=-1)
+def readable(resnet: ResNetTower, taught: Lessons, unseen: Lessons) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores on unseen people of linear readers of the ResNet's pooled feature, fitted on the training people.
+
+    Args:
+        taught: training pictures.
+        unseen: pictures of other people.
+
+    Returns:
+        ``names``: accuracy and share of the most frequent value per attribute; ``numbers``: correlation r with the
+        true value of each of OWN_NUMBERS.
+    """
+    known, asked = (pooled(resnet, data.images) for data in (taught, unseen))
+    names = {}
+    for i, name in enumerate(attribute_prompts()):
+        learned, there = taught.labels[:, i] != IGNORED, unseen.labels[:, i] != IGNORED
+        truth = unseen.labels[there, i].astype(int)
+        if len(truth):
+            labels = torch.from_numpy(taught.labels[learned, i].astype(np.int64))
+            read = _read(known[learned], labels, int(taught.labels[:, i].max()) + 1, asked[there]).numpy()
+            names[name] = {"accuracy": float((read == truth).mean()),
+                           "majority": float(np.bincount(truth).max() / len(truth))}  # fmt: skip
+    mean = torch.from_numpy(taught.targets.mean(0)).double()
+    numbers = _ridge(known, torch.from_numpy(taught.targets).double() - mean, asked).numpy()
+    r = [float(np.corrcoef(numbers[:, i], unseen.targets[:, i])[0, 1]) for i in range(len(OWN_NUMBERS))]
+    return {"names": {n: {k: round(v, 4) for k, v in row.items()} for n, row in names.items()},
+            "numbers": {n: {"r": round(v, 4)} for n, v in zip(OWN_NUMBERS, r, strict=True)}}  # fmt: skip
+
+
+@torch.inference_mode()
+def pooled(resnet: ResNetTower, images: NDArray[np.uint8]) -> Tensor:
+    """Compute pooled features (N, C) of uint8 images (N, H, W, 3)."""
+    parts = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
+    return torch.cat([resnet(torch.from_numpy(images[r]).permute(0, 3, 1, 2).float() / 255).pooled for r in parts])
+
+
+def moves(clip: ClipTower, pictures: Pictures, count: int) -> dict[str, float]:
+    """Mean cosine distance of joint features between scenes and their counterfactuals, and between similar sentences.
+
+    Args:
+        count: number of scenes, evenly spaced in ``pictures``.
+
+    Returns:
+        Distances for other colours of clothes, other clothes, another body, another step, gray pictures, one other
+        colour word and one other body word; and the ratio of other clothes to another body.
+    """
+    places = np.linspace(0, len(pictures.scenes) - 1, count).round().astype(int)
+    scenes = [pictures.scenes[place] for place in places]
+    others = [scenes[(i + 1) % count].person for i in range(count)]
+    changed: dict[str, Sequence[Scene]] = {
+        "as it is": scenes, "recoloured": [s.recoloured() for s in scenes],
+        "reclothed": [s.reclothed() for s in scenes],
+        "rebodied": [s.rebodied(p) for s, p in zip(scenes, others, strict=True)],
+        "reposed": [s.reposed() for s in scenes], "gray": [s.grayed() for s in scenes],
+    }  # fmt: skip
+    seen = {name: features(clip, np.stack([p.image for p in draw(of, HEIGHT)]))[1] for name, of in changed.items()}
+    plain = seen.pop("as it is")
+    moved = {f"image_{name}": 1 - float((plain * f).sum(1).mean()) for name, f in seen.items()}
+    moved["clothes_over_body"] = moved["image_reclothed"] / moved["image_rebodied"]
+    with torch.inference_mode():
+        said = ("a photo of a tall person wearing a red coat.", "a photo of a tall person wearing a blue coat.",
+                "a photo of a short person wearing a red coat.")  # fmt: skip
+        text = F.normalize(clip.text_features(said), dim=-1)
     moved |= {"text_colour_word": 1 - float(text[0] @ text[1]), "text_body_word": 1 - float(text[0] @ text[2])}
     return {name: round(value, 4) for name, value in moved.items()}
