@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from csgn_lib import records
 from csgn_lib.batches import (
     Augmentation,
     IdentitySampler,
@@ -91,7 +92,7 @@ def wait_for(file: Path) -> None:
     raise AssertionError(f"{file} never came")
 
 
-needs_fork = pytest.mark.skipif(pixels.fcntl is None, reason="needs fork, and locks")
+needs_fork = pytest.mark.skipif(records.fcntl is None, reason="needs fork, and locks")
 
 
 # --- ahead --------------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def test_concurrent_builders_leave_one_intact_cache(folder, monkeypatch, locks):
     frame, root = folder
     both, results, decode = threading.Barrier(2), [], pixels._decode
     if not locks:
-        monkeypatch.setattr(pixels, "fcntl", None)  # as on Windows
+        monkeypatch.setattr(records, "fcntl", None)  # as on Windows
 
     def together(*arguments):
         results.append("decoded")

@@ -302,7 +302,7 @@ def test_dry_run_prints_parameters_and_cost_only(capsys, home, tiny_root):
         "root": "demo: none", "batch_persons": "demo: 16", "beta": "demo: 0.5", "stage2_milestones": "demo: [4]",
     }  # fmt: skip
     assert len({line.index(line[2:].split()[1], 29) for line in lines}) == 1  # aligned
-    assert "pixels of 108 images, 3 x 96 x 48 bytes each" in needs and "at least" in needs
+    assert "pixels of 168 images, 3 x 96 x 48 bytes each" in needs and "at least" in needs
     assert "5 epochs of" in needs and "for the backward pass" in needs and "GFLOP/s, measured" in needs
     assert {path: path.stat().st_mtime_ns for path in [*home.rglob("*"), *tiny_root.rglob("*")]} == before
 

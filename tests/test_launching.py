@@ -51,7 +51,8 @@ from csgn_lib.config import Experiment
 
 given = json.loads(sys.argv[1])
 data = datasets.load("synthetic", given["root"])
-first = data.train.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
+eight = data.train[data.train.person < 8]
+first = eight.groupby(["person", "clothes"]).head(1).reset_index(drop=True)
 people = datasets.Benchmark(data.name, data.root, first, data.query, data.gallery)
 experiment = Experiment.from_parameters(**given["experiment"])
 arguments = (experiment, people, given["run"])
@@ -184,7 +185,7 @@ def test_csgn_train_prints_locks_and_stops(capsys, home, tiny_root):
         said = "\n".join(before)
         assert said.startswith(Experiment.from_parameters(**given).table() + "\n\nneeds at least, in all:\n")
         assert (
-            "trained parameters x 16 bytes" in said and "pixels of 192 images" in said and "measured just now" in said
+            "trained parameters x 16 bytes" in said and "pixels of 168 images" in said and "measured just now" in said
         )
         assert first.startswith("stage 1  epoch 1/60  ")
 

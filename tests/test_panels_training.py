@@ -226,7 +226,7 @@ class TestParameters:
     def test_estimate_equals_dry_run(self, tiny_root):
         panel = panels.ParameterPanel(Experiment.from_parameters(root=str(tiny_root), **SMALL))
         panel.estimate.click()
-        assert "needs at least, in all" in panel.needs.value and "pixels of 192 images" in panel.needs.value
+        assert "needs at least, in all" in panel.needs.value and "pixels of 168 images" in panel.needs.value
         panel.widgets["vss"].value = "resnet"
         panel.start.click()
         assert "set hsf=none" in panel.needs.value and panel.start.disabled

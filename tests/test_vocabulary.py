@@ -107,8 +107,10 @@ def test_full_tokenizer_accepts_all_captions(clip: ClipTower) -> None:
 def test_embedded_vocabulary_covers_every_factor() -> None:
     known = ENGLISH.understood_by(load_clip("csgn-tiny", None, (96, 48)))
     assert {p.factor for p in known.clothing} == set(vocabulary.GARMENTS)
-    assert {p.factor for p in known.person} == {"stature", "build", "shoulders", "hips", "legs", "limbs", "head",
-                                                "skin", "gait", "hair style", "hair colour"}  # fmt: skip
+    assert {p.factor for p in known.person} == {
+        "stature", "build", "sex", "age", "shoulders", "waist", "hips", "legs", "arms", "head", "neck", "face", "skin",
+        "hair style", "hair colour",
+    }  # fmt: skip
     assert min(len(p.captions) for p in known.clothing) >= 5  # still means, not single captions
     assert min(len(p.captions) for p in known.person) >= 5
 

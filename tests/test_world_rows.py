@@ -68,5 +68,5 @@ def test_table_has_means_over_draws_with_row(tmp_path, monkeypatch, capsys):
     world_rows.record(tmp_path, "middle", 20, range(2))
     table = (tmp_path / "rows.md").read_text()
     assert "| frozen | 20.0 / 30.0 (10.0 to 30.0) |" in table and "| CSGN | 50.0 / 60.0 |" in table
-    assert "10 training and 4 validation people, 2 draw(s)" in table
+    assert "12 training and 3 validation people, 2 draw(s)" in table
     assert len(read_json(tmp_path / "rows.json")["draws"]) == 2

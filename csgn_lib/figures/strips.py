@@ -32,6 +32,8 @@ def rank_strips(
 ) -> Figure:
     """Queries, one a row, each with its first ``top`` gallery images in the order of the ranking.
 
+    All images have the size of a column, at the median aspect ratio of the images.
+
     A correct match has a solid green frame and a tick, a wrong one a dashed red frame and a cross, so that the figure
     is readable without colour. The label of a correct match states whether its clothes are the same or changed.
 
@@ -51,13 +53,16 @@ def rank_strips(
         InputError: an image that cannot be read, or a missing column.
     """
     cells = [_cells(query, ranked, Path(root), top, hide_faces, answers) for query, ranked in rows]
-    head, foot, tall = (0.2 if titles else 0.06), 0.2, 1.1  # inches: title, label, image
+    columns, gap = [1, 0.15, *[1] * top], 0.14
+    wide = 0.99 * TEXT_WIDTH * len(columns) / (len(columns) + gap * (len(columns) - 1)) / sum(columns)
+    shape = np.median([image.shape[0] / image.shape[1] for strip in cells for image, *_ in strip])
+    head, foot, tall = (0.2 if titles else 0.06), 0.2, wide * shape  # inches: title, label, image
     total = len(rows) * (head + foot + tall)
     # a layout engine, even one that is switched off later, would draw every image twice
     with styled(), plt.rc_context({"figure.constrained_layout.use": False}):
         figure = plt.figure(figsize=(TEXT_WIDTH, total))
         grid = figure.add_gridspec(
-            len(rows), top + 2, width_ratios=[1, 0.15, *[1] * top], wspace=0.14, hspace=(head + foot) / tall,
+            len(rows), top + 2, width_ratios=columns, wspace=gap, hspace=(head + foot) / tall,
             left=0.005, right=0.995, top=1 - head / total, bottom=foot / total,
         )  # fmt: skip
         for row, strip in enumerate(cells):
