@@ -197,7 +197,7 @@ def main() -> None:
             rows[name] = {protocol: [score.mean_ap, score.rank1] for protocol, score in scores.items()}
             write_json(file, {"queries": world.counts()[1] * world.outfits * world.cameras_each, "rows": rows})
             print(f"world {seed}: {name}: {rows[name]}", flush=True)
-            record(given.folder, given.setting, given.people, range(seed + 1))
+        record(given.folder, given.setting, given.people, range(seed + 1))
 
 
 def record(folder: Path, setting: str, people: int, seeds: range) -> None:

@@ -16,6 +16,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from csgn_lib.backbones import TOWERS
 from csgn_lib.records import read_json, write_text
 from csgn_lib.synthetic import World
 
@@ -57,9 +58,21 @@ def demo_difference(row: str, against: str) -> str:
 def demo_time() -> str:
     """Time of `make demo` on two cores, with the rendering of its benchmark: half the recorded seconds of its notebooks
     and half the CPU seconds of its pictures, since two processes run at a time."""
-    world, rendering = World(), _json("world/speed.json")["pictures_per_cpu_second"]["rendered world"]
+    world = World()
     pictures = world.people * world.outfits * world.cameras_each * world.images
-    return _about((pictures / rendering + sum(_json("first-result/seconds.json").values())) / 2)
+    return _about((_rendering_seconds(pictures) + sum(_json("first-result/seconds.json").values())) / 2)
+
+
+def pretraining_time() -> str:
+    """Time of `make tiny-clip` on two cores: both render, one trains."""
+    log = (TOWERS / "csgn-tiny.log.jsonl").read_text(encoding="utf-8").splitlines()
+    towers = {record["tower"]: record["seconds"] for record in map(json.loads, log)}  # the last step of each
+    pictures = read_json(TOWERS / "csgn-tiny.scores.json")["taught_pictures"]
+    return _about(_rendering_seconds(pictures) / 2 + sum(towers.values()))
+
+
+def _rendering_seconds(pictures: int) -> float:
+    return pictures / _json("world/speed.json")["pictures_per_cpu_second"]["rendered world"]
 
 
 def world_record() -> dict[str, Any]:
@@ -142,8 +155,8 @@ def _table(head: list[str], body: list[list[str]]) -> str:
 
 FUNCTIONS = {
     function.__name__: function
-    for function in (demo_table, demo_difference, demo_time, world_record, world_table, world_difference, bench,
-                     notebook_list)
+    for function in (demo_table, demo_difference, demo_time, pretraining_time, world_record, world_table,
+                     world_difference, bench, notebook_list)
 }  # fmt: skip
 
 if __name__ == "__main__":
