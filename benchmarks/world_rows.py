@@ -10,7 +10,7 @@
 - true attributes: the attributes of a person that captions name (levels of measures, hair, skin, beard, sex, age).
 
 Pictures and finished rows are kept in build/world-rows, and an interrupted call resumes. Test people are not used.
-Writes reports/world/rows.json and rows.md after each row.
+Writes reports/world/rows.json and rows.md after each draw.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from csgn_lib.synthetic.attributes import Levels, measure, person_attributes
 from csgn_lib.synthetic.body import load_body
 from csgn_lib.synthetic.datasheet import datasheet
 from csgn_lib.synthetic.materials import PARTS
-from csgn_lib.synthetic.scenes import Scene, draw
+from csgn_lib.synthetic.scenes import KINDS, Scene, draw
 from csgn_lib.synthetic.words import photo_caption, values
 from csgn_lib.synthetic.worlds import (
     SPLITS,
@@ -46,7 +46,6 @@ from csgn_lib.synthetic.worlds import (
     wardrobe_of,
 )
 
-KINDS = ("recoloured", "reclothed", "rebodied", "reposed", "gray")
 PACKAGES = ("torch", "numpy", "pillow", "csgn-workbench")
 PALETTE = (0, 0, 0, 255, 200, 160, 120, 60, 20, 60, 120, 230, 230, 180, 40, 200, 40, 160, 40, 200, 120, 230, 60, 60,
            150, 150, 150)  # fmt: skip
@@ -80,7 +79,7 @@ def write_world(world: World, out: str | Path, workers: int | None = None) -> st
     """
     world, root = world.checked(), Path(out)
     if not finished(world, root):
-        claim(world, root)
+        _claim(world, root)
         with records.locked(root / _LOCK):
             if not finished(world, root):  # another process may have finished it
                 _render(world, root, workers)
@@ -118,7 +117,7 @@ def finished(world: World, root: Path) -> bool:
     return (root / "manifest.json").exists()
 
 
-def claim(world: World, root: Path) -> None:
+def _claim(world: World, root: Path) -> None:
     """Reserve a folder for a world by writing ``world.json``.
 
     Raises:
@@ -200,10 +199,8 @@ def counterfactuals(world: World, entry: Entry) -> list[tuple[str, Scene, int]]:
         return []
     first = world.counts()[0] + world.counts()[1]
     other = first + (entry.person - first + 1) % world.counts()[2]
-    scene = entry.scene
-    return [("recoloured", scene.recoloured(), entry.person), ("reclothed", scene.reclothed(), entry.person),
-            ("rebodied", scene.rebodied(person_of(world, other)), other), ("reposed", scene.reposed(), entry.person),
-            ("gray", scene.grayed(), entry.person)]  # fmt: skip
+    changed = entry.scene.counterfactuals(person_of(world, other))
+    return [(kind, scene, other if kind == "rebodied" else entry.person) for kind, scene in changed.items()]
 
 
 def _counterfactual_paths(entry: Entry, kind: str) -> tuple[str, str]:

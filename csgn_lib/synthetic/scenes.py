@@ -30,6 +30,7 @@ from csgn_lib.synthetic.settings import Setting
 
 REACH = 2  # pixels: largest distance over which blur spreads a change
 BATCH = 16  # pictures rendered at once
+KINDS = ("recoloured", "reclothed", "rebodied", "reposed", "gray")  # of counterfactuals
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,17 @@ class Scene:
     def grayed(self) -> Scene:
         """Return the scene in gray: luma (Rec. 601) as three equal channels. The mask is equal."""
         return replace(self, gray=True)
+
+    def counterfactuals(self, other: Person, seed: int = 0) -> dict[str, Scene]:
+        """The scene with one change, for each of KINDS; ``rebodied`` shows ``other``."""
+        changed = (
+            self.recoloured(seed),
+            self.reclothed(seed=seed),
+            self.rebodied(other),
+            self.reposed(seed),
+            self.grayed(),
+        )
+        return dict(zip(KINDS, changed, strict=True))
 
     def _rng(self, *salt: int) -> Generator:
         return np.random.default_rng((*self.moment.seed, *salt))

@@ -23,6 +23,9 @@ PICTURE, RECOLOURED, RECLOTHED, GRAY = "picture", "other colours", "other clothe
 OTHER_PERSON, AGAIN = "other person", "other step"
 HUE, BY_CAMERA = "hue turned", "another's picture"
 CHANGES = (RECOLOURED, RECLOTHED, HUE, GRAY, OTHER_PERSON, BY_CAMERA, AGAIN)
+_KIND = {
+    RECOLOURED: "recoloured", RECLOTHED: "reclothed", OTHER_PERSON: "rebodied", AGAIN: "reposed", GRAY: "gray",
+}  # fmt: skip
 _SMALLEST_TURN = 1 / 6  # of the hue circle, in either direction: red becomes at least yellow
 
 
@@ -41,7 +44,7 @@ def counterfactuals(
 
     Args:
         size: height of the pictures.
-        seed: of the colours, clothes, steps, and of who is exchanged for whom.
+        seed: of the new colours, clothes and steps, and of the choice of the other person.
 
     Raises:
         InputError: pictures of fewer than two people.
@@ -52,14 +55,9 @@ def counterfactuals(
     rng = np.random.default_rng((seed, 3))
     others = [who[int(rng.choice([i for i in who if i != entry.person]))] for entry in pictures]
     scenes = [entry.scene for entry in pictures]
-    changed: dict[str, Callable[[], list[Scene]]] = {
-        RECOLOURED: lambda: [scene.recoloured(seed) for scene in scenes],
-        RECLOTHED: lambda: [scene.reclothed(seed=seed) for scene in scenes],
-        OTHER_PERSON: lambda: [scene.rebodied(other) for scene, other in zip(scenes, others, strict=True)],
-        AGAIN: lambda: [scene.reposed(seed) for scene in scenes],
-        GRAY: lambda: [scene.grayed() for scene in scenes],
-    }
-    return {PICTURE: _drawn(scenes, size)} | {change: _drawn(changed[change](), size) for change in changes}
+    changed = [scene.counterfactuals(other, seed) for scene, other in zip(scenes, others, strict=True)]
+    kinds = {change: [one[_KIND[change]] for one in changed] for change in changes}
+    return {PICTURE: _drawn(scenes, size)} | {change: _drawn(made, size) for change, made in kinds.items()}
 
 
 def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: int = 0) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,7 +13,7 @@ from csgn_lib.synthetic.attributes import MEASURES
 from csgn_lib.synthetic.pretraining.labels import IGNORED, OWN, Lessons
 from csgn_lib.synthetic.pretraining.losses import Questions
 from csgn_lib.synthetic.pretraining.pairs import HEIGHT, Pictures
-from csgn_lib.synthetic.scenes import Scene, draw
+from csgn_lib.synthetic.scenes import KINDS, draw
 from csgn_lib.synthetic.words import attribute_prompts
 
 OWN_NUMBERS = (*MEASURES, *OWN)  # targets of the person; the remaining targets are colours of clothes
@@ -123,13 +121,8 @@ def moves(clip: ClipTower, pictures: Pictures, count: int) -> dict[str, float]:
     """
     places = np.linspace(0, len(pictures.scenes) - 1, count).round().astype(int)
     scenes = [pictures.scenes[place] for place in places]
-    others = [scenes[(i + 1) % count].person for i in range(count)]
-    changed: dict[str, Sequence[Scene]] = {
-        "as it is": scenes, "recoloured": [s.recoloured() for s in scenes],
-        "reclothed": [s.reclothed() for s in scenes],
-        "rebodied": [s.rebodied(p) for s, p in zip(scenes, others, strict=True)],
-        "reposed": [s.reposed() for s in scenes], "gray": [s.grayed() for s in scenes],
-    }  # fmt: skip
+    changes = [scene.counterfactuals(scenes[(i + 1) % count].person) for i, scene in enumerate(scenes)]
+    changed = {"as it is": scenes} | {kind: [change[kind] for change in changes] for kind in KINDS}
     seen = {name: features(clip, np.stack([p.image for p in draw(of, HEIGHT)]))[1] for name, of in changed.items()}
     plain = seen.pop("as it is")
     moved = {f"image_{name}": 1 - float((plain * f).sum(1).mean()) for name, f in seen.items()}
