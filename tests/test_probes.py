@@ -17,6 +17,7 @@ from torch import Tensor
 
 from csgn_lib import retrieval, training, vocabulary
 from csgn_lib.analysis import probes
+from csgn_lib.analysis.probes import colour
 from csgn_lib.backbones import ClipTower, CompactTokenizer, tiny_words
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
@@ -213,6 +214,25 @@ def test_recorded_sensitivity_equals_that_of_descriptors(
     recorded = {name: {what: entry.pop(what) for what in found[name]} for name, entry in after.items()}
     assert recorded == {name: {w: interval.record() for w, interval in own.items()} for name, own in found.items()}
     assert after == before  # the scores stay as they were
+
+
+def test_rendered_counterfactuals_are_kept_and_a_damaged_file_is_rendered_again(
+    tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(colour, "cache", lambda: tmp_path)
+    shown = probes.evenly(entries(tiny_world, "test"), 1)
+    first = colour._rendered(tiny_world, shown, 0)
+    (file,) = tmp_path.iterdir()
+    kept = file.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(colour, "counterfactuals", None)  # it is not called
+        again = colour._rendered(tiny_world, shown, 0)
+    file.unlink()  # ``again`` maps the old one
+    file.write_bytes(kept[:-1])
+    mended = colour._rendered(tiny_world, shown, 0)
+    assert file.read_bytes() == kept and first.keys() == again.keys() == mended.keys()
+    assert all(torch.equal(first[name], again[name]) and torch.equal(first[name], mended[name]) for name in first)
+    assert not torch.equal(colour._rendered(tiny_world, shown, 1)[probes.RECOLOURED], first[probes.RECOLOURED])
 
 
 @pytest.mark.parametrize("config", [{"benchmark": "ltcc"}, {"root": "elsewhere"}])

@@ -164,9 +164,8 @@ class TrainingState:
 
 def _first_nonfinite(tensors: dict[str, Tensor]) -> str | None:
     """The name of the first tensor that holds NaN or infinity; synchronises once."""
-    values = {name: value for name, value in tensors.items() if value.is_floating_point()}
-    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
-    return next((name for name, good in zip(values, finite, strict=True) if not good), None)
+    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    return next((name for name, good in zip(tensors, finite, strict=True) if not good), None)
 
 
 def optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:

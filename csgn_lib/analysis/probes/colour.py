@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from csgn_lib.analysis.probes.pictures import (
     OTHER_PERSON,
@@ -19,12 +24,15 @@ from csgn_lib.analysis.probes.pictures import (
     movements,
 )
 from csgn_lib.config import Experiment
-from csgn_lib.records import Run, write_json
+from csgn_lib.records import Run, cache, write_json
 from csgn_lib.retrieval import PLAIN, Vocabularies, chosen_descriptors, features_of
 from csgn_lib.statistics.intervals import Interval
-from csgn_lib.synthetic import entries, world_of
+from csgn_lib.synthetic import Entry, World, entries, world_of
+from csgn_lib.synthetic.export import versions
 from csgn_lib.training import load_encoder, load_towers
+from csgn_lib.training.steps import save_tensors
 
+CHANGED = (RECOLOURED, RECLOTHED, OTHER_PERSON)
 SENSITIVITIES = {"colour_sensitivity": colour_sensitivity, "clothes_sensitivity": clothes_sensitivity}
 
 
@@ -59,7 +67,7 @@ def record_sensitivity(run: Run, per_person: int = 1, seed: int = 0, **options: 
     size = (experiment.image_height, experiment.image_width)
     seen = {
         change: embed_pictures(lambda images: encoder(images.to(device)), images, size)
-        for change, images in counterfactuals(pictures, world.size, seed, (RECOLOURED, RECLOTHED, OTHER_PERSON)).items()
+        for change, images in _rendered(world, pictures, seed).items()
     }
     found = {}
     for name, descriptor in chosen.items():
@@ -71,3 +79,15 @@ def record_sensitivity(run: Run, per_person: int = 1, seed: int = 0, **options: 
         results[name] |= {what: interval.record() for what, interval in intervals.items()}
     write_json(run.path("results.json"), results)
     return found
+
+
+def _rendered(world: World, pictures: list[Entry], seed: int) -> dict[str, Tensor]:
+    """The counterfactuals of a world's pictures; they are kept in the cache, because all runs on a world need them."""
+    key = json.dumps([world.description(), versions(), [entry.path for entry in pictures], seed])
+    file = cache() / f"counterfactuals-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    try:
+        return load_file(file)
+    except (FileNotFoundError, SafetensorError):  # none yet, or a damaged file
+        made = counterfactuals(pictures, world.size, seed, CHANGED)
+        save_tensors(made, file)
+        return made
