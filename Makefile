@@ -58,7 +58,7 @@ TABLES = $(RUN) -m csgn_lib run 41_ablation_tables -p grid reports/ablation/$(1)
 	  -p baseline '$(3)' -p descriptors '$(or $(4),$(ALL))'
 SWEEP = $(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/ablation/$(1)/grid.yaml -p out reports/ablation/$(1) && \
 	  $(call TABLES,$(1),$(1),$(2))
-ALL := ["plain", "clothing out", "person only"]
+ALL := ["plain", "clothing removed", "person only"]
 , := ,
 
 ablation: ablation-clips $(STAMP)  ## contribution of each part, and controls; resumable; writes reports/ablation
@@ -67,13 +67,13 @@ ablation: ablation-clips $(STAMP)  ## contribution of each part, and controls; r
 
 ablation-variants: $(STAMP)  ## other variants of each part, three runs each; resumable
 	@$(call SWEEP,variants,CSGN)
-	@$(call TABLES,variants,variants/over-words,CSGN$(,) clothing out,["clothing out"])
+	@$(call TABLES,variants,variants/over-words,CSGN$(,) clothing removed,["clothing removed"])
 
 ablation-clips: $(STAMP)  ## three methods, three seeds in three worlds, with each of the two small CLIPs; resumable
 	@$(call SWEEP,clips/first,identity + triplet)
 	@$(call SWEEP,clips/second,identity + triplet)
 	@for clip in first second; do $(call TABLES,clips/$$clip,clips/$$clip/over-clip-reid,CLIP-ReID) && \
-	  $(call TABLES,clips/$$clip,clips/$$clip/over-words,identity + triplet$(,) clothing out) || exit 1; done
+	  $(call TABLES,clips/$$clip,clips/$$clip/over-words,identity + triplet$(,) clothing removed) || exit 1; done
 
 # Analysis of three trained models in one world: figures, their data and the notebooks' answers.
 INSIDE := {"identity + triplet": "reports/runs/inside-identity-triplet", "CLIP-ReID": "reports/runs/inside-clip-reid", "CSGN": "reports/runs/inside-csgn"}

@@ -268,7 +268,7 @@ for _name, _attribute, _meaning in (
 
 for _name, _meaning in (
     ("plain", "the parts of [z12; f; c] that there are [C]"),
-    ("clothing out", "f without clothing directions, joined by the rest [O]"),
+    ("clothing removed", "f without clothing directions, joined by the rest [O]"),
     ("person only", "f along person directions alone, joined by the rest [O]"),
 ):
     built_in("descriptor", _name, "csgn_lib.retrieval.descriptors:Descriptor", _meaning)

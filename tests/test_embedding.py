@@ -56,8 +56,8 @@ def test_flip_averaging_is_mirror_invariant(frozen, tiny_benchmark):
 def test_text_subspace_descriptors_project_f_only(random_clip):
     words = retrieval.Vocabularies(random_clip)
     embeddings = Embeddings(None, torch.randn(3, 128), torch.randn(3, 128), torch.randn(3, 5))
-    out = retrieval.features_of(retrieval.Descriptor(("f", "c"), retrieval.CLOTHING_OUT, 4), words)(embeddings)
-    basis = vocabulary.subspace(words.features[retrieval.CLOTHING_OUT], 4)
+    out = retrieval.features_of(retrieval.Descriptor(("f", "c"), retrieval.CLOTHING_REMOVED, 4), words)(embeddings)
+    basis = vocabulary.subspace(words.features[retrieval.CLOTHING_REMOVED], 4)
     assert (out[:, :128] @ basis).abs().max() < 1e-5
     torch.testing.assert_close(out[:, 128:], torch.nn.functional.normalize(embeddings.c))
     with pytest.raises(InputError, match="needs text subspaces; pass words"):
@@ -67,14 +67,14 @@ def test_text_subspace_descriptors_project_f_only(random_clip):
 def test_choose_takes_best_on_validation_people(frozen, random_clip, tiny_benchmark):
     words = retrieval.Vocabularies(random_clip)
     validation = retrieval.embed_benchmark(frozen, tiny_benchmark.validation, SIZE)
-    chosen, reached = retrieval.choose(validation, words, retrieval.CLOTHING_OUT, [("f",)], 16)
+    chosen, reached = retrieval.choose(validation, words, retrieval.CLOTHING_REMOVED, [("f",)], 16)
 
     def score(rank):
-        features = retrieval.features_of(retrieval.Descriptor(("f",), retrieval.CLOTHING_OUT, rank), words)
+        features = retrieval.features_of(retrieval.Descriptor(("f",), retrieval.CLOTHING_REMOVED, rank), words)
         return validation.scores(features, ["cloth_changing"])["cloth_changing"].mean_ap
 
-    assert reached == max(score(rank) for rank in words.ranks(retrieval.CLOTHING_OUT)) == score(chosen.rank)
-    untuned, nothing = retrieval.choose(None, words, retrieval.CLOTHING_OUT, [("f",)], 16)
+    assert reached == max(score(rank) for rank in words.ranks(retrieval.CLOTHING_REMOVED)) == score(chosen.rank)
+    untuned, nothing = retrieval.choose(None, words, retrieval.CLOTHING_REMOVED, [("f",)], 16)
     assert (untuned.rank, nothing) == (16, None)
 
 
@@ -91,7 +91,7 @@ def scored(tiny_benchmark, tmp_path_factory):
 def test_score_run_writes_all_records(tiny_benchmark, scored):
     run, scores = scored
     recorded = json.loads(run.path("results.json").read_text())
-    assert set(recorded) == {retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY}
+    assert set(recorded) == {retrieval.PLAIN, retrieval.CLOTHING_REMOVED, retrieval.PERSON_ONLY}
     hard = recorded["plain"]["protocols"]["cloth_changing"]
     assert hard["mean_ap"] == scores["plain"]["cloth_changing"].mean_ap and hard["counted"] > 0
     assert recorded["plain"]["descriptor"] == "[z12; f; c]" and recorded["plain"]["validation_mean_ap"] is None
@@ -156,7 +156,7 @@ def test_missing_text_encoder_leaves_plain_descriptor(tiny_benchmark, scored, tm
     assert list(found) == ["plain"]
     assert found["plain"]["general"].mean_ap == pytest.approx(scored[1]["plain"]["general"].mean_ap)
     left_out = json.loads((tmp_path / "out" / "evaluated.json").read_text())["left_out"]
-    assert set(left_out) == {retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY} and "ViT.pt" in left_out["person only"]
+    assert set(left_out) == {retrieval.CLOTHING_REMOVED, retrieval.PERSON_ONLY} and "ViT.pt" in left_out["person only"]
 
 
 def test_csgn_evaluate_prints_every_protocol(capsys, tiny_benchmark, scored, tmp_path):

@@ -58,10 +58,10 @@ def workbench(tmp_path_factory, worker_id) -> Path:
 def _the_sweep_records_both_sensitivities(run: Run) -> None:
     written = pd.read_csv(run.path("colours-records.csv"))
     made = pd.read_csv(run.path("runs-records.csv"))
-    assert len(written) == 3 * len(made)  # plain, clothing out, person only
+    assert len(written) == 3 * len(made)  # plain, clothing removed, person only
     for cell in made.to_dict("records"):
         own = written[(written.row == cell["row"]) & (written.seed == cell["seed"])].set_index("descriptor")
-        for name in ("plain", "clothing out", "person only"):
+        for name in ("plain", "clothing removed", "person only"):
             assert own.value[name] == pytest.approx(cell[f"{name}.colour_sensitivity.value"], rel=1e-5)
             assert own.low[name] < own.value[name] < own.high[name]
             assert cell[f"{name}.clothes_sensitivity.value"] > 0

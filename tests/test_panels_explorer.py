@@ -39,7 +39,7 @@ def source(random_clip, tiny_benchmark) -> Source:
     found = retrieval.embed_benchmark(encoder, tiny_benchmark, SIZE)
     chosen = {
         "plain": retrieval.Descriptor(("z12", "f")),
-        "clothing out": retrieval.Descriptor(("f",), "clothing out", 8),
+        "clothing removed": retrieval.Descriptor(("f",), "clothing removed", 8),
         "person only": retrieval.Descriptor(("f",), "person only", 4),
     }
     return Source(
@@ -92,10 +92,10 @@ def test_ranks_equal_loop_and_library(explorer, source):
 
 def test_text_subspace_changes_both_sides_text_only_query(explorer, source):
     words, row = source.words, 3
-    basis = vocabulary.subspace(words.features["clothing out"], 5)
+    basis = vocabulary.subspace(words.features["clothing removed"], 5)
     f, g = source.query.f[row], source.gallery.f
     out = [vocabulary.remove(x, basis) for x in (f[None], g)]
-    answer = explorer.ranks("first", RULE, row, Look("clothing out", 5))
+    answer = explorer.ranks("first", RULE, row, Look("clothing removed", 5))
     _check(answer, _naive(source, row, out[0][0], out[1]))
     said, neutral = (F.normalize(source.clip.text_features([t])[0], dim=0) for t in (RED, "a photo of a person"))
     direction = (said - neutral) / (said - neutral).norm()
@@ -112,7 +112,7 @@ def test_text_subspace_changes_both_sides_text_only_query(explorer, source):
     assert np.isnan(alone.ap) and alone.first_hit == 0 and not alone.top(20).right.any()
 
 
-@pytest.mark.parametrize("kind", ["clothing out", "person only"])
+@pytest.mark.parametrize("kind", ["clothing removed", "person only"])
 @pytest.mark.parametrize("parts", [("f",), ("z12", "f")])
 def test_gallery_features_are_cached_for_all_ranks(source, kind, parts, monkeypatch):
     chosen = source.descriptors | {kind: retrieval.Descriptor(parts, kind, 4)}
@@ -185,7 +185,7 @@ def test_gallery_image_as_query_excludes_itself(explorer, source):
 
 
 def test_ranking_shows_previous_ranks(explorer):
-    before, after = explorer.ranks("first", RULE, 0), explorer.ranks("first", RULE, 0, Look("clothing out", 8))
+    before, after = explorer.ranks("first", RULE, 0), explorer.ranks("first", RULE, 0, Look("clothing removed", 8))
     for row in after.top(10, before).itertuples():
         assert before.rows[row.was - 1] == row.row
         assert row.changed == ("changed" if row.right else "")  # cloth-changing leaves no match in the same clothes
@@ -296,8 +296,8 @@ def _run(folder, source, **files) -> Run:
     write_json(run.path("config.json"), config)
     save_file(parts, run.path("embeddings.safetensors"))
     write_json(run.path("benchmark.json"), source.benchmark.record())
-    compared = {"parts": ["f"], "vocabulary": "clothing out", "rank": 12}
-    write_json(run.path("results.json"), {"clothing out": {"compared": compared}})
+    compared = {"parts": ["f"], "vocabulary": "clothing removed", "rank": 12}
+    write_json(run.path("results.json"), {"clothing removed": {"compared": compared}})
     for name, content in files.items():
         path = run.path(name.replace("__", "."))
         path.unlink() if content is None else path.write_bytes(content)
@@ -307,7 +307,7 @@ def _run(folder, source, **files) -> Run:
 def test_scored_run_is_opened_with_its_descriptors(tmp_path, source):
     found = panels.open_source(_run(tmp_path / "run", source).dir)
     torch.testing.assert_close(found.gallery.f, source.gallery.f)
-    assert found.descriptors["clothing out"].rank == 12 and found.note == ""
+    assert found.descriptors["clothing removed"].rank == 12 and found.note == ""
     with pytest.raises(InputError, match=r"model\.safetensors"):
         _ = found.encoder  # weights are asked for only here
 
@@ -346,12 +346,12 @@ def test_a_run_is_opened_on_another_benchmark_by_embedding_it(tmp_path, source, 
     few = replace(source.benchmark, gallery=source.benchmark.gallery[:5].reset_index(drop=True))
     found = panels.open_source(run.dir, few)
     torch.testing.assert_close(found.gallery.f, source.gallery.f[:5], atol=1e-5, rtol=1e-4)
-    assert found.benchmark is few and found.descriptors["clothing out"].rank == 12
+    assert found.benchmark is few and found.descriptors["clothing removed"].rank == 12
 
 
 def test_run_of_older_version_is_opened_with_note(tmp_path, source):
     found = panels.open_source(_run(tmp_path / "run", source, results__json=b'{"plain": {}}').dir)
-    assert "does not describe the descriptors" in found.note and "clothing out" in found.descriptors
+    assert "does not describe the descriptors" in found.note and "clothing removed" in found.descriptors
 
 
 def test_missing_benchmark_is_named(tmp_path, source):
@@ -403,7 +403,12 @@ class TestPanel:
         wanted = everything[7][0].split()[0]
         panel.search.value = wanted[3:-4]
         assert [text.split()[0] for text, _ in panel.query.options] == [wanted]
-        panel.vocabulary.value, panel.hue.value, panel.text.value, panel.use.value = "clothing out", 90, RED, "added"
+        panel.vocabulary.value, panel.hue.value, panel.text.value, panel.use.value = (
+            "clothing removed",
+            90,
+            RED,
+            "added",
+        )
         assert panel.strip.value != first
         panel.reset.click()
         assert (panel.search.value, panel.hue.value, panel.use.value) == ("", 0, "not used")
@@ -453,7 +458,8 @@ class TestPanel:
     def test_every_control_changes_strip(self, panel):
         seen = [panel.strip.value]
         for change in (
-            {"vocabulary": "clothing out"}, {"rank": 20}, {"paint": "gray"}, {"hue": 90}, {"text": RED, "use": "added"},
+            {"vocabulary": "clothing removed"}, {"rank": 20}, {"paint": "gray"}, {"hue": 90},
+            {"text": RED, "use": "added"},
             {"weight": 2.0}, {"use": "subtracted"}, {"use": "alone"}, {"model": "second", "vocabulary": "plain"},
         ):  # fmt: skip
             for name, value in change.items():
@@ -526,7 +532,7 @@ class TestPanel:
 
     def test_figure_is_saved_under_free_name(self, panel, tmp_path):
         assert panel.file.value == "explore-first-1"
-        panel.vocabulary.value = "clothing out"
+        panel.vocabulary.value = "clothing removed"
         panel.save.click()
         first = tmp_path / "figures" / "explore-first-1.pdf"
         assert first.exists() and "saved in" in panel.says.value and panel.file.value == "explore-first-2"
@@ -565,7 +571,7 @@ def test_tracklets_are_shown_by_first_frame(random_clip, source, tmp_path):
 def test_maps_are_clothing_coordinates_and_rest(source):
     for rank in (0, 5):
         side = panels.sides(source, rank)
-        basis = vocabulary.subspace(source.words.features["clothing out"], rank or 8)
+        basis = vocabulary.subspace(source.words.features["clothing removed"], rank or 8)
         gallery, query = (F.normalize(part.f, dim=1) for part in (source.gallery, source.query))
         wanted = (torch.cat([gallery, query]) - gallery.mean(0)) @ basis
         np.testing.assert_allclose(side["clothes"], wanted.numpy(), atol=1e-5)

@@ -27,11 +27,11 @@ from csgn_lib.records import InputError, Run, write_json
 HOME = Path(__file__).resolve().parents[1]
 ROWS = {"identity + triplet": 30.0, "50 % & more_text": 25.0, "CSGN": 40.0}
 SEEDS = dict.fromkeys(yaml.safe_load((HOME / "reports/seeds/grid.yaml").read_text(encoding="utf-8"))["rows"], 30.0)
-RAISED = {"plain": 0, "clothing out": 0.1}
+RAISED = {"plain": 0, "clothing removed": 0.1}
 
 
 def _queries(worlds=(0, 1, 2), people=8, seed=0, rows=ROWS, raised=RAISED):
-    """Two queries a person, AP in [0, 1]; ``clothing out`` is 0.1 higher, ``general`` 0.2."""
+    """Two queries a person, AP in [0, 1]; ``clothing removed`` is 0.1 higher, ``general`` 0.2."""
     generator = np.random.default_rng(seed)
     parts = []
     for row, level in rows.items():
@@ -76,13 +76,13 @@ def _sweep(folder, tested=True, colours=True, origins=False, rows=ROWS, raised=R
 
 def test_numbers_are_latex_commands(tmp_path):
     frame = pd.DataFrame({
-        "name": ["CSGN, clothing out cloth_changing mAP", "beta 0.25 gain", "best row", "unknown"],
+        "name": ["CSGN, clothing removed cloth_changing mAP", "beta 0.25 gain", "best row", "unknown"],
         "value": [61.06, -7.05, "50 % & more_text", np.nan],
         "format": [".1f", "+.1f", None, ".1f"],
     })  # fmt: skip
     assert number_macros(frame, tmp_path / "numbers") == tmp_path / "numbers"
     assert (tmp_path / "numbers.tex").read_text().splitlines()[1:] == [
-        r"\newcommand{\csgnCsgnClothingOutClothChangingMap}{\ensuremath{61.1}}",
+        r"\newcommand{\csgnCsgnClothingRemovedClothChangingMap}{\ensuremath{61.1}}",
         r"\newcommand{\csgnBetaZeroTwoFiveGain}{\ensuremath{-7.0}}",
         r"\newcommand{\csgnBestRow}{50 \% \& more\_text}",
         r"\newcommand{\csgnUnknown}{--}",
@@ -142,7 +142,7 @@ def test_latex_float_escapes_caption(tmp_path):
 
 def test_means_and_differences_equal_loops(tmp_path):
     folder = _sweep(tmp_path / "s")
-    found = runs.load_sweep_records(folder, ["no such row", "identity + triplet"], ["plain", "clothing out"])
+    found = runs.load_sweep_records(folder, ["no such row", "identity + triplet"], ["plain", "clothing removed"])
     queries = _queries()
     assert found.baseline == "identity + triplet" and len(found.means) == 3 * 2 * 2
     for part in found.differences.itertuples():
@@ -159,7 +159,9 @@ def test_means_and_differences_equal_loops(tmp_path):
 
 def test_no_tests_without_scores_per_query(tmp_path):
     folders = [_sweep(tmp_path / "tested"), _sweep(tmp_path / "untested", tested=False)]
-    tested, untested = (runs.load_sweep_records(folder, descriptors=["plain", "clothing out"]) for folder in folders)
+    tested, untested = (
+        runs.load_sweep_records(folder, descriptors=["plain", "clothing removed"]) for folder in folders
+    )
     keys = ["label", "protocol", "runs", "clusters", "mean", "sd", "low", "high"]
     left, right = (s.differences[keys].sort_values(keys[:2], ignore_index=True) for s in (tested, untested))
     pd.testing.assert_frame_equal(left, right, check_dtype=False)
@@ -198,7 +200,7 @@ FIRST = HOME / "reports/ablation/clips/first"
 @pytest.mark.skipif(not (FIRST / "paired-records.csv").exists(), reason="make ablation-clips has not recorded it")
 def test_committed_records_agree_with_notebook_41():
     """The control: another path through the same queries gives the same differences and p values."""
-    asked = ["identity + triplet"], ["plain", "clothing out", "person only"]
+    asked = ["identity + triplet"], ["plain", "clothing removed", "person only"]
     found = runs.load_sweep_records(FIRST, *asked)
     theirs = pd.read_csv(found.path / "paired-records.csv").rename(columns={"row": "label"})
     both = found.differences.merge(theirs, on=["label", "protocol"], suffixes=("", "_41"))
@@ -292,9 +294,9 @@ def test_all_recorded_figures_and_tables_are_made(paper):
 
 def test_numbers_equal_records(paper):
     named = dict(re.findall(r"\\newcommand\{\\(\w+)\}\{(.*)\}", paper[1]["numbers.tex"].decode()))
-    queries = _queries().query("row == 'CSGN' and descriptor == 'clothing out' and protocol == 'cloth_changing'")
-    assert named["csgnMainCsgnClothingOutClothChangingMap"] == rf"\ensuremath{{{100 * queries.ap.mean():.1f}}}"
-    assert named["csgnMainHighestRow"] == "CSGN, clothing out" and named["csgnSeedsBeyondNoise"] == "--"
+    queries = _queries().query("row == 'CSGN' and descriptor == 'clothing removed' and protocol == 'cloth_changing'")
+    assert named["csgnMainCsgnClothingRemovedClothChangingMap"] == rf"\ensuremath{{{100 * queries.ap.mean():.1f}}}"
+    assert named["csgnMainHighestRow"] == "CSGN, clothing removed" and named["csgnSeedsBeyondNoise"] == "--"
 
 
 def test_without_sweeps_first_result_is_the_only_table(tmp_path, monkeypatch):

@@ -192,7 +192,7 @@ def test_registry_is_the_only_list_of_variants():
             assert callable(entry.code) and entry.meaning, (kind, name)
             assert set(entry.parameters) <= set(Experiment.model_fields)
     assert tuple(registry.entries("benchmark", ())) == datasets.NAMES
-    assert registry.names("descriptor") == (retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY)
+    assert registry.names("descriptor") == (retrieval.PLAIN, retrieval.CLOTHING_REMOVED, retrieval.PERSON_ONLY)
     extended = with_plugins(str(PLUGINS / "forms.py"))
     assert extended.model_fields["hsf"].annotation.__args__ == (*registry.names("hsf"), "strict")
     with pytest.raises(InputError, match="parameter hsf = 'strict'"):

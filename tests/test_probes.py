@@ -191,7 +191,7 @@ def test_recorded_sensitivity_equals_that_of_descriptors(
     words = retrieval.Vocabularies(clip).features
     with torch.no_grad():
         seen = {name: encoder(images / 255) for name, images in shots.items()}
-    assert set(found) == set(before) == {retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY}
+    assert set(found) == set(before) == {retrieval.PLAIN, retrieval.CLOTHING_REMOVED, retrieval.PERSON_ONLY}
     for name, said in before.items():
         compared, far = said["compared"], dict.fromkeys((probes.RECOLOURED, probes.RECLOTHED, probes.OTHER_PERSON), 0.0)
         basis = None if name == retrieval.PLAIN else vocabulary.subspace(words[name], compared["rank"])

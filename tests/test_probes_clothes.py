@@ -322,12 +322,14 @@ def test_an_embedded_row_has_every_compared_feature(tiny_benchmark: Benchmark) -
     found = probes.embed_row(row, tiny_benchmark)
     embeddings: Embeddings = found.test.query
     parts, reported = found.parts(embeddings), found.reported(embeddings)
-    assert list(reported) == [probes.CLOTHING_PART, retrieval.PLAIN, retrieval.CLOTHING_OUT, retrieval.PERSON_ONLY]
+    assert list(reported) == [probes.CLOTHING_PART, retrieval.PLAIN, retrieval.CLOTHING_REMOVED, retrieval.PERSON_ONLY]
     assert set(parts) == {
-        probes.CLOTHING_PART, probes.JOINT, f"{probes.JOINT}, clothing out", f"{probes.JOINT}, person only",
+        probes.CLOTHING_PART, probes.JOINT, f"{probes.JOINT}, clothing removed", f"{probes.JOINT}, person only",
         "ViT output z12",
         probes.WHOLE,
     }  # fmt: skip
-    assert torch.allclose(parts[probes.CLOTHING_PART] + parts[f"{probes.JOINT}, clothing out"], embeddings.f, atol=1e-5)
+    assert torch.allclose(
+        parts[probes.CLOTHING_PART] + parts[f"{probes.JOINT}, clothing removed"], embeddings.f, atol=1e-5
+    )
     kept = torch.linalg.matrix_rank(parts[f"{probes.JOINT}, person only"].double(), rtol=1e-5)
     assert kept <= found.descriptors["person only"].rank

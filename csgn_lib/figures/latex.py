@@ -58,8 +58,8 @@ def latex_table(
 def macro_name(words: str, prefix: str = "csgn") -> str:
     r"""The name of the LaTeX command for ``words``: letters only, each word capitalized, digits spelled out.
 
-    >>> macro_name("CSGN, clothing out: cloth_changing mAP, 2 worlds")
-    'csgnCsgnClothingOutClothChangingMapTwoWorlds'
+    >>> macro_name("CSGN, clothing removed: cloth_changing mAP, 2 worlds")
+    'csgnCsgnClothingRemovedClothChangingMapTwoWorlds'
 
     Raises InputError if no letter or digit is left.
     """

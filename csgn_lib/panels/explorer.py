@@ -1,4 +1,4 @@
-"""Rankings of a query under changes: gray, another hue, clothing directions removed, a text added. No widgets.
+"""Rankings of a query under changes: gray, another hue, clothing removed, a text added. No widgets.
 
 A `Look` describes the change. Only the query's image or feature changes; the exception is a vocabulary (clothing
 directions removed, or person directions alone), which is applied to query and gallery.
@@ -30,7 +30,7 @@ from csgn_lib.panels.looks import ADDED, ALL, DIRECTIONS, RIGHT, Answer, Filter,
 from csgn_lib.panels.sources import NO_JOINT, Source, open_source
 from csgn_lib.panels.thumbnails import Thumbnails, lettered
 from csgn_lib.records import InputError
-from csgn_lib.retrieval import CLOTHING_OUT, PERSON_ONLY, PLAIN, Descriptor, evaluate, features_of
+from csgn_lib.retrieval import CLOTHING_REMOVED, PERSON_ONLY, PLAIN, Descriptor, evaluate, features_of
 from csgn_lib.retrieval.features import by_tracklet, unit_rows
 from csgn_lib.retrieval.scores import per_query
 from csgn_lib.vocabulary import coordinates
@@ -38,7 +38,10 @@ from csgn_lib.vss import Embeddings
 
 KEPT = 4  # cached gallery features (one per descriptor), and cached answers
 COLUMNS = 48  # text directions for which gallery coordinates are computed together
-LEAST = {CLOTHING_OUT: 1e-2, PERSON_ONLY: 1e-4}  # share of |f|^2 that must remain for a cosine to be accurate to 1e-5
+LEAST = {
+    CLOTHING_REMOVED: 1e-2,
+    PERSON_ONLY: 1e-4,
+}  # share of |f|^2 that must remain for a cosine to be accurate to 1e-5
 
 
 class Explorer:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import adjust_hue
 from csgn_lib.batches import to_gray
 from csgn_lib.datasets.protocols import UNKNOWN
 from csgn_lib.records import InputError
-from csgn_lib.retrieval import CLOTHING_OUT, PERSON_ONLY, PLAIN
+from csgn_lib.retrieval import CLOTHING_REMOVED, PERSON_ONLY, PLAIN
 
 AS_IT_IS, GRAY, MIRRORED = "as it is", "gray", "mirrored"
 PICTURES = (AS_IT_IS, GRAY, MIRRORED)
@@ -24,8 +24,8 @@ TEXT_USES = (UNUSED, ALONE, ADDED, TAKEN_OUT)
 ALL, RIGHT, WRONG = "all", "right", "wrong"
 TYPICAL, HARDEST, EASIEST, BY_NAME = "typical first", "hardest first", "easiest first", "by name"
 ORDERS = (TYPICAL, HARDEST, EASIEST, BY_NAME)
-FEATURES = {PLAIN: "all", CLOTHING_OUT: "clothing removed", PERSON_ONLY: "person words only"}
-DIRECTIONS = {CLOTHING_OUT: "{} clothing directions removed", PERSON_ONLY: "{} person directions only"}
+FEATURES = {PLAIN: "all", CLOTHING_REMOVED: "clothing removed", PERSON_ONLY: "person only"}
+DIRECTIONS = {CLOTHING_REMOVED: "{} clothing directions removed", PERSON_ONLY: "{} person directions only"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Look:
     """A change to a query.
 
     Attributes:
-        vocabulary: plain, "clothing out" or "person only", with ``rank`` directions (0: as the run was reported); or
-            the name of a plugin's descriptor.
+        vocabulary: plain, "clothing removed" or "person only", with ``rank`` directions (0: as the run was reported);
+            or the name of a plugin's descriptor.
         picture: as it is, gray, or mirrored (a control: neither person nor colours change).
         hue: rotation in degrees, -180 to 180.
         text: used alone (gallery ranked by its cosine to the text), or its direction added to or subtracted from f of

@@ -27,7 +27,7 @@ from csgn_lib.panels.looks import Answer
 from csgn_lib.panels.sources import Source
 from csgn_lib.panels.thumbnails import Thumbnails, data_url
 from csgn_lib.records import InputError
-from csgn_lib.retrieval import CLOTHING_OUT, features_of
+from csgn_lib.retrieval import CLOTHING_REMOVED, features_of
 from csgn_lib.vocabulary import coordinates
 
 LARGEST = 3000  # largest number of images for t-SNE; more are placed by their first two principal components
@@ -59,8 +59,8 @@ def sides(source: Source, rank: int = 0) -> dict[str, NDArray[np.float32]]:
         InputError: a model without a joint embedding.
     """
     words = source.words
-    chosen = replace(source.descriptors[CLOTHING_OUT], rank=rank or source.descriptors[CLOTHING_OUT].rank)
-    basis, read = words.basis(CLOTHING_OUT, chosen.rank), features_of(chosen, words)
+    chosen = replace(source.descriptors[CLOTHING_REMOVED], rank=rank or source.descriptors[CLOTHING_REMOVED].rank)
+    basis, read = words.basis(CLOTHING_REMOVED, chosen.rank), features_of(chosen, words)
     gallery, query = (F.normalize(side.f, dim=1) for side in (source.gallery, source.query))
     clothes = coordinates(torch.cat([gallery, query]) - gallery.mean(dim=0), basis)
     identity = torch.cat([read(source.gallery), read(source.query)])

@@ -17,7 +17,7 @@ from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.records import InputError, Run
 from csgn_lib.retrieval import (
-    CLOTHING_OUT,
+    CLOTHING_REMOVED,
     PERSON_ONLY,
     PLAIN,
     Descriptor,
@@ -180,6 +180,6 @@ def _defaults(embedded: Embeddings, experiment: Experiment) -> dict[str, Descrip
     chosen = {PLAIN: Descriptor(own)}
     if "f" in own:
         rest = tuple(name for name in own if name != "z12")
-        chosen[CLOTHING_OUT] = Descriptor(rest, CLOTHING_OUT, experiment.clothing_rank)
+        chosen[CLOTHING_REMOVED] = Descriptor(rest, CLOTHING_REMOVED, experiment.clothing_rank)
         chosen[PERSON_ONLY] = Descriptor(rest, PERSON_ONLY, experiment.person_rank)
     return chosen

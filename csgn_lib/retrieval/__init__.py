@@ -21,7 +21,7 @@ from csgn_lib.retrieval.verification import Verification, verify
 _MODELS = {  # these import torch and the networks, which takes seconds and is not needed to score features
     "embedding": ("Embedded", "embed", "embed_benchmark"),
     "descriptors": (
-        "CLOTHING_OUT", "Descriptor", "PERSON_ONLY", "PLAIN", "Vocabularies", "choose", "chosen_descriptors",
+        "CLOTHING_REMOVED", "Descriptor", "PERSON_ONLY", "PLAIN", "Vocabularies", "choose", "chosen_descriptors",
         "descriptors_for", "features_of",
     ),
     "recording": ("model_digest", "score_model", "score_run"),

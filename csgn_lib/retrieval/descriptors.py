@@ -24,14 +24,14 @@ from csgn_lib.vss import Embeddings, VisualEncoder
 
 CLOTHING_RANKS = (4, 8, 12, 16, 24, 32, 48, 64)
 PERSON_RANKS = (4, 6, 8, 12, 16, 24)
-PLAIN, CLOTHING_OUT, PERSON_ONLY = "plain", "clothing out", "person only"
+PLAIN, CLOTHING_REMOVED, PERSON_ONLY = "plain", "clothing removed", "person only"
 
 
 @dataclass(frozen=True)
 class Descriptor:
     """A descriptor for comparison at test. parts: of z11, z12, f, c; None: those of z12, f, c that the model has.
-    vocabulary: plain, "clothing out" or "person only", applied to f with ``rank`` directions; or the name of a plugin's
-    descriptor, whose ``form`` maps Embeddings to (B, width)."""
+    vocabulary: plain, "clothing removed" or "person only", applied to f with ``rank`` directions; or the name of a
+    plugin's descriptor, whose ``form`` maps Embeddings to (B, width)."""
 
     parts: tuple[str, ...] = ()
     vocabulary: str = PLAIN
@@ -45,7 +45,7 @@ class Descriptor:
     def __str__(self) -> str:
         if self.form is not None:
             return f"[{self.vocabulary}]"
-        joint = {PLAIN: "f", CLOTHING_OUT: f"f without {self.rank} clothing directions"}
+        joint = {PLAIN: "f", CLOTHING_REMOVED: f"f without {self.rank} clothing directions"}
         joint[PERSON_ONLY] = f"{self.rank} person directions of f"
         return "[" + "; ".join(joint[self.vocabulary] if part == "f" else part for part in self.parts) + "]"
 
@@ -60,14 +60,14 @@ class Vocabularies:
     def __init__(self, clip: ClipTower, file: str | None = None) -> None:
         self.phrases = vocabulary_for(clip, file)
         self.features = {
-            CLOTHING_OUT: vocabulary.phrase_features(clip, self.phrases.clothing),
+            CLOTHING_REMOVED: vocabulary.phrase_features(clip, self.phrases.clothing),
             PERSON_ONLY: vocabulary.phrase_features(clip, self.phrases.person),
         }
         self._bases: dict[str, Tensor] = {}
 
     def ranks(self, kind: str) -> list[int]:
         """Candidate ranks: the usual ones up to the rank that the phrases span, or for few phrases that rank."""
-        usual, spanned = CLOTHING_RANKS if kind == CLOTHING_OUT else PERSON_RANKS, min(self.features[kind].shape)
+        usual, spanned = CLOTHING_RANKS if kind == CLOTHING_REMOVED else PERSON_RANKS, min(self.features[kind].shape)
         return [rank for rank in usual if rank < spanned] or [self.basis(kind).shape[1]]
 
     def basis(self, kind: str, rank: int | None = None) -> Tensor:
@@ -82,7 +82,7 @@ class Vocabularies:
     def map(self, kind: str, rank: int) -> Callable[[Tensor], Tensor]:
         """The projection of f (B, P) of a kind and rank."""
         basis = self.basis(kind, rank)
-        return partial(vocabulary.remove if kind == CLOTHING_OUT else vocabulary.keep, basis=basis)
+        return partial(vocabulary.remove if kind == CLOTHING_REMOVED else vocabulary.keep, basis=basis)
 
 
 def features_of(descriptor: Descriptor, words: Vocabularies | None = None) -> Callable[[Embeddings], Tensor]:
@@ -128,8 +128,8 @@ def descriptors_for(
 ) -> tuple[dict[str, Descriptor], Vocabularies | None, dict[str, float | None]]:
     """The descriptors that a model is reported with, by name, and the validation mAP that chose them.
 
-    plain: those of [z12; f; c] that the model has [C]. clothing out, person only: text subspaces applied to f,
-    concatenated with c if there is one [O]; ``clothing out`` also keeps z12 if that is better on validation people.
+    plain: those of [z12; f; c] that the model has [C]. clothing removed, person only: text subspaces applied to f,
+    concatenated with c if there is one [O]; ``clothing removed`` also keeps z12 if that is better on validation people.
     The vocabulary, and the ranks if there are no validation people, are the experiment's.
     """
     own = tuple(name for name in ("z12", "f", "c") if name in encoder.widths)
@@ -139,7 +139,7 @@ def descriptors_for(
     words, reached = Vocabularies(clip, experiment.vocabulary_file), {}
     without_z12 = tuple(name for name in own if name != "z12")
     for kind, parts, rank in (
-        (CLOTHING_OUT, [without_z12, own], experiment.clothing_rank),
+        (CLOTHING_REMOVED, [without_z12, own], experiment.clothing_rank),
         (PERSON_ONLY, [without_z12], experiment.person_rank),
     ):
         chosen[kind], reached[kind] = choose(validation, words, kind, parts, rank)

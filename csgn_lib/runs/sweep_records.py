@@ -34,8 +34,9 @@ _DIFFERENCES = [*_KEYS, *"runs clusters people mean sd low high holm_runs holm_p
 class SweepRecords:
     """The records of a sweep, and their statistics for one metric.
 
-    A label is a row and, unless it is plain, its descriptor: ``CSGN, clothing out``. Statistics are in percent, their
-    intervals 95 % of Student's t. Runs of one world are one cluster where there are several worlds, else each seed is.
+    A label is a row and, unless it is plain, its descriptor: ``CSGN, clothing removed``. Statistics are in percent,
+    their intervals 95 % of Student's t. Runs of one world are one cluster where there are several worlds, else each
+    seed is.
 
     Attributes:
         path: the folder or the grid that was read.
@@ -185,7 +186,7 @@ def load_sweep_records(
         source: a grid's YAML file, whose runs are all done; or a folder of records (`write_sweep_records`). A relative
             path is looked for in the working folder and in the workbench's; a sweep's folder is found by its name.
         baselines: candidates; the first one that is recorded is subtracted, else the first label.
-        descriptors: of plain, clothing out, person only.
+        descriptors: of plain, clothing removed, person only.
         protocols: names of protocols; empty: the benchmark's first one, and *general* if it is recorded.
         metric: mean_ap, rank1 or minp.
 

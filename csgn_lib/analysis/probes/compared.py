@@ -14,7 +14,7 @@ from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.records import InputError, Run
 from csgn_lib.retrieval import (
-    CLOTHING_OUT,
+    CLOTHING_REMOVED,
     PERSON_ONLY,
     PLAIN,
     Descriptor,
@@ -66,23 +66,23 @@ class Compared:
     @property
     def clothing_rank(self) -> int:
         """Dimension of the clothing subspace: the rank that the reported descriptor removes."""
-        return self.descriptors[CLOTHING_OUT].rank
+        return self.descriptors[CLOTHING_REMOVED].rank
 
     def reported(self, embeddings: Embeddings) -> dict[str, Tensor]:
-        """The clothing part of f, and the reported descriptors (plain, clothing out, person only): (B, D) each."""
+        """The clothing part of f, and the reported descriptors (plain, clothing removed, person only): (B, D) each."""
         own = {name: features_of(descriptor, self.words)(embeddings) for name, descriptor in self.descriptors.items()}
         return {CLOTHING_PART: self._clothing(embeddings)} | own
 
     def parts(self, embeddings: Embeddings) -> dict[str, Tensor]:
         """The clothing part of f, f, f with words removed or kept, the other branches, the descriptor: (B, D) each."""
         found = {CLOTHING_PART: self._clothing(embeddings), JOINT: embeddings.f}
-        for kind in (CLOTHING_OUT, PERSON_ONLY):
+        for kind in (CLOTHING_REMOVED, PERSON_ONLY):
             found[f"{JOINT}, {kind}"] = self.words.map(kind, self.descriptors[kind].rank)(embeddings.f)
         found |= {_BRANCHES[name]: value for name, value in embeddings.parts().items() if name in _BRANCHES}
         return found | {WHOLE: features_of(self.descriptors[PLAIN])(embeddings)}
 
     def _clothing(self, embeddings: Embeddings) -> Tensor:
-        return vocabulary.keep(embeddings.f, self.words.basis(CLOTHING_OUT, self.clothing_rank))
+        return vocabulary.keep(embeddings.f, self.words.basis(CLOTHING_REMOVED, self.clothing_rank))
 
 
 def rows_of(
