@@ -144,7 +144,7 @@ $(STAMP): pyproject.toml
 	  || { echo "installing packages into $(VENV): about 3 GB, some minutes; log: $(LOG)"; $(call INSTALL,test); }
 	@touch $@
 
-.PHONY: world-check world-sheets bench-world world-rows
+.PHONY: world-check world-sheets bench-world world-rows text-study
 world-check: $(STAMP)  ## check 1,000 rendered people for bare skin, holes, floating and cropped parts: some minutes
 	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.quality --people 1000
 
@@ -156,3 +156,6 @@ bench-world: $(STAMP)  ## time the rendering; WORLD_PROTOTYPE=/path compares wit
 
 world-rows: $(STAMP)  ## simple rows and methods on validation people of the embedded benchmark (DRAWS=5); resumable; writes reports/world
 	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.world_rows --draws $(or $(DRAWS),5)
+
+text-study: $(STAMP)  ## what the text loss adds under other conditions, on validation people; resumable; writes reports/text-study
+	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.text_study --draws $(or $(DRAWS),3)
