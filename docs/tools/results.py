@@ -18,11 +18,14 @@ import pandas as pd
 
 from csgn_lib.backbones import TOWERS
 from csgn_lib.records import read_json, write_text
+from csgn_lib.statistics import clusters_of, spread
 from csgn_lib.synthetic import World
 
 HOME = Path(__file__).resolve().parents[2]
 TEMPLATES = HOME / "docs" / "templates"
 HARD, GENERAL = "cloth_changing", "general"
+DESCRIPTORS = ("clothing removed", "person only")
+SENSITIVITIES = ("colour_sensitivity", "clothes_sensitivity")
 
 
 def outputs() -> dict[Path, str]:
@@ -97,6 +100,122 @@ def world_difference(row: str, against: str) -> str:
     return f"{_signed(gaps.mean())} ({_signed(gaps.min())} to {_signed(gaps.max())})"
 
 
+def recorded(name: str) -> bool:
+    """Whether reports/ has this file or folder of records."""
+    return (HOME / "reports" / name).exists()
+
+
+def mean_table(record: str, rows: dict[str, str], columns: dict[str, tuple[str, str]]) -> str:
+    """A Markdown table of a sweep: mean ± s.d. over draws, or over runs of a single draw.
+
+    Args:
+        record: folder of a sweep below reports/.
+        rows: recorded name to the name that is shown.
+        columns: title to a descriptor and a measure: a protocol's mAP in percent, or a sensitivity.
+    """
+    body = []
+    for row, shown in rows.items():
+        cells = []
+        for descriptor, measure in columns.values():
+            over, digits = _over_draws(values(record, _label(row, descriptor), measure)), _digits(measure)
+            cells.append(f"{over['mean']:.{digits}f} ± {over['sd']:.{digits}f}")
+        body.append([shown, *cells])
+    return _table(["", *columns], body)
+
+
+def difference(record: str, label: str, against: str, measure: str = HARD) -> str:
+    """Mean paired difference of two rows of a sweep, with the 95 % interval of Student's t over draws."""
+    over, digits = _difference(record, label, against, measure), _digits(measure)
+    low, mean, high = (f"{round(over[name], digits) + 0.0:+.{digits}f}" for name in ("low", "mean", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def verdict(record: str, comparisons: list[tuple[str, str]], measure: str = HARD, lower: bool = False) -> str:
+    """*held* if all differences have the wanted sign and intervals without 0; *not held* if one has the other sign so.
+
+    Otherwise *undecided*. ``lower``: the wanted difference is negative.
+    """
+    signs = []
+    for label, against in comparisons:
+        over = _difference(record, label, against, measure)
+        sign = int(over["low"] > 0) - int(over["high"] < 0)
+        signs.append(-sign if lower else sign)
+    return "held" if min(signs) > 0 else "not held" if min(signs) < 0 else "undecided"
+
+
+def difference_table(rows: dict[str, tuple[str, str]], columns: dict[str, tuple[str, str]]) -> str:
+    """A Markdown table of ``difference``: what is shown to two labels; a column is its title, record and measure."""
+    body = [
+        [shown, *(difference(record, *labels, measure) for record, measure in columns.values())]
+        for shown, labels in rows.items()
+    ]
+    return _table(["", *columns], body)
+
+
+def values(record: str, label: str, measure: str = HARD) -> pd.Series:
+    """A measure of every run of a row, by seed and draw (world).
+
+    Args:
+        label: a row, or a row and a descriptor: ``CSGN, person only``.
+        measure: a protocol (its mAP in percent) or a name of SENSITIVITIES.
+    """
+    row, _, last = label.rpartition(", ")
+    row, descriptor = (row, last) if last in DESCRIPTORS else (label, "plain")
+    of_runs = measure in SENSITIVITIES
+    column = f"{descriptor}.{measure}.value" if of_runs else f"{descriptor}.protocols.{measure}.mean_ap"
+    found = _csv(f"{record}/runs-records.csv")
+    found = found[found["row"] == row].set_index(["seed", "world"])[column]
+    if found.empty:
+        raise KeyError(f"reports/{record}/runs-records.csv has no row {row!r}")
+    return found if of_runs else 100 * found
+
+
+def runs_of(record: str) -> dict[str, int]:
+    """Numbers of runs, rows and draws of a sweep."""
+    found = _csv(f"{record}/runs-records.csv")
+    return {"runs": len(found), "rows": found["row"].nunique(), "draws": found["world"].nunique()}
+
+
+def text_study(condition: str, protocol: str = HARD) -> str:
+    """What the text loss adds under a condition of ``make text-study``, in points of mAP, with its 95 % interval."""
+    found = _csv("text-study/differences.csv").set_index(["condition", "protocol"]).loc[(condition, protocol)]
+    return f"{_signed(found['mean'])} [{_signed(found['low'])}, {_signed(found['high'])}]"
+
+
+def text_study_table() -> str:
+    """A Markdown table of ``make text-study``: both rows' mean mAP in percent, and the paired difference."""
+    base, text = "identity + triplet", "CLIP-ReID"
+    means = _csv("text-study/rows.csv").groupby(["protocol", "row", "condition"])["mean_ap"].mean()[HARD]
+    body = []
+    for name in dict.fromkeys(_csv("text-study/differences.csv")["condition"]):
+        unchanged = name if name in means[base] else "the preset"  # the baseline has no text loss to change
+        scores = [f"{100 * means[base][unchanged]:.1f}", f"{100 * means[text][name]:.1f}"]
+        body.append([name, *scores, text_study(name), text_study(name, GENERAL)])
+    return _table(["", base, text, "difference", "difference, general"], body)
+
+
+def sweep_time(*records: str) -> str:
+    """Time of sweeps on two cores: half the recorded seconds of their runs, since two run at a time."""
+    return _about(sum(_csv(f"{record}/costs-records.csv")["seconds"].sum() for record in records) / 2)
+
+
+def _difference(record: str, label: str, against: str, measure: str) -> pd.Series:
+    return _over_draws((values(record, label, measure) - values(record, against, measure)).dropna())
+
+
+def _over_draws(found: pd.Series) -> pd.Series:
+    unit = clusters_of(found.index.to_frame(index=False))
+    return spread(found, found.index.get_level_values(unit))
+
+
+def _label(row: str, descriptor: str) -> str:
+    return row if descriptor == "plain" else f"{row}, {descriptor}"
+
+
+def _digits(measure: str) -> int:
+    return 2 if measure in SENSITIVITIES else 1
+
+
 def bench(record: str, what: str) -> float:
     """The value of the one line of a benchmark whose name ends so."""
     found = _csv(record)
@@ -156,7 +275,8 @@ def _table(head: list[str], body: list[list[str]]) -> str:
 FUNCTIONS = {
     function.__name__: function
     for function in (demo_table, demo_difference, demo_time, pretraining_time, world_record, world_table,
-                     world_difference, bench, notebook_list)
+                     world_difference, recorded, mean_table, difference, difference_table, verdict, runs_of, text_study,
+                     text_study_table, sweep_time, bench, notebook_list)
 }  # fmt: skip
 
 if __name__ == "__main__":
