@@ -35,7 +35,8 @@ from benchmarks.training_candidates import Candidate, whole_prompts
 from csgn_lib.batches import ImageSet
 from csgn_lib.records import clear_killed, home, read_record, write_json
 from csgn_lib.runs.machine import core_digest, cores
-from csgn_lib.synthetic.pretraining import lessons, levels_of, render, train_clip
+from csgn_lib.synthetic.pretraining import labelled, levels_of, render, train_clip
+from csgn_lib.synthetic.pretraining.recipe import BATCH, CLIP_STEPS, PICTURES
 from csgn_lib.training import accelerator_for
 
 COMMAND = "python -m benchmarks.training_gpu"
@@ -212,16 +213,16 @@ def pretraining() -> Rows:
         pictures = render(range(1 if small else CHUNKS), Path(folder), cores())
         rate = len(pictures.images) / (time.perf_counter() - started)
         yield Row(f"embedded world, {cores()} processes: pictures a second", rate)
-        pairs = lessons(pictures, levels_of(pictures))
-        count, batch = (2, 4) if small else (PAIR_STEPS, 96)
+        pairs = labelled(pictures, levels_of(pictures))
+        count, batch = (2, 4) if small else (PAIR_STEPS, BATCH)
         started = time.perf_counter()
         with quiet():
             train_clip(pairs, count, batch, 0, Path(folder) / "log.jsonl", accelerator_for("bf16"))
         timed.finish()
         step = (time.perf_counter() - started) / count
-    yield Row("embedded CLIP, batch 96: a step, the first ones included", step, "s")
+    yield Row(f"embedded CLIP, batch {BATCH}: a step, the first ones included", step, "s")
     yield Row("embedded CLIP, ten times the pictures and steps: rendering and training, from these",
-              (240_000 / rate + 28_000 * step) / 60, "min")  # fmt: skip
+              10 * (PICTURES / rate + CLIP_STEPS * step) / 60, "min")  # fmt: skip
 
 
 PARTS: dict[str, Part] = {

@@ -34,7 +34,8 @@ from csgn_lib.training import accelerator_for, build_learner, load_towers
 from csgn_lib.training.cuda_graphs import WARM, CudaGraphStep
 from csgn_lib.training.distributed import BatchShard
 from csgn_lib.training.encoders import without_data
-from csgn_lib.training.estimate import count_flops, matrix_rate, saved_bytes
+from csgn_lib.training.estimate import count_flops, saved_bytes
+from csgn_lib.training.precision import usable_precision
 from csgn_lib.training.stage1 import prompts_optimizer, prompts_step, stage1_batches
 from csgn_lib.training.stage2 import encoder_step
 from csgn_lib.training.steps import LossMeter, Stage2Targets
@@ -326,6 +327,5 @@ def copy_rate(device: torch.device) -> float:
 
 
 def has_bf16() -> bool:
-    """Whether bfloat16 products are faster than float32 products on this CPU."""
-    device = accelerator_for("fp32").device
-    return matrix_rate(device, torch.bfloat16) > 1.2 * matrix_rate(device, torch.float32)
+    """Whether this machine's device computes bfloat16 products itself."""
+    return usable_precision("bf16", accelerator_for("fp32").device) == "bf16"

@@ -390,8 +390,8 @@ EVA_LARGE = LARGE | {"clip_model": "EVA02-L-14", "clip_checkpoint": "merged2b_s4
 VIT_LARGE = LARGE | {"clip_model": "ViT-L-14-quickgelu", "clip_checkpoint": "openai"}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Chosen on validation people of draws that no record uses. Towers of a hundredth of the size and a few hundred steps
-    # need higher learning rates and no erasing; the identity loss has full weight on the ViT too.
+    # Chosen on validation people of draws that no record uses. Towers of a hundredth of the size and a few hundred
+    # steps need higher learning rates and no erasing; the identity loss has full weight on the ViT too.
     "demo": {
         "clip_model": "csgn-tiny", "clip_checkpoint": "embedded",
         "resnet_model": "csgn_tiny_resnet", "resnet_checkpoint": "embedded",

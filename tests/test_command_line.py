@@ -214,8 +214,8 @@ def test_incomplete_demo_writes_no_report(capsys, home, monkeypatch, state, writ
 
 
 def test_train_records_final_state(capsys, home, monkeypatch):
-    from csgn_lib import __main__ as command_line
     from csgn_lib import synthetic, training
+    from csgn_lib.commands import running
 
     def fit(experiment, benchmark, folder, report, cache_dir):
         assert (experiment.seed, experiment.beta, benchmark) == (3, 0.25, "people")
@@ -229,8 +229,8 @@ def test_train_records_final_state(capsys, home, monkeypatch):
 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
-    monkeypatch.setattr(command_line, "_score", lambda made, benchmark: print("mAP 50 %"))
-    monkeypatch.setattr(command_line, "_announce", lambda experiment, benchmark, images: print("what it needs"))
+    monkeypatch.setattr(running, "_score", lambda made, benchmark: print("mAP 50 %"))
+    monkeypatch.setattr(running, "_announce", lambda experiment, benchmark, images: print("what it needs"))
     status, out, _ = call(capsys, "train", "--seed", "3", "--set", "beta=0.25", "--run-dir", str(home / "run"))
     assert status == 0
     epoch = "stage 2  epoch 1/2  1.5 s  rate 0.1  id_f 3.14"
@@ -256,11 +256,11 @@ def test_train_records_final_state(capsys, home, monkeypatch):
 
 
 def test_full_disk_is_one_error_line(capsys, home, monkeypatch):
-    from csgn_lib import __main__ as command_line
+    from csgn_lib.commands import running
 
     monkeypatch.setattr(synthetic, "benchmark_for", lambda experiment: "people")
 
-    monkeypatch.setattr(command_line, "_announce", lambda experiment, benchmark, images: None)
+    monkeypatch.setattr(running, "_announce", lambda experiment, benchmark, images: None)
 
     def full(*given, **named):
         raise OSError(28, "No space left on device")

@@ -15,7 +15,7 @@ from csgn_lib import CORE
 HOME = Path(__file__).resolve().parents[1]
 LIBRARY = HOME / "csgn_lib"
 # Each package imports only from packages before it. The core decides a run's result; the workbench is built on it.
-WORKBENCH = "analysis runs figures models panels __main__".split()
+WORKBENCH = "analysis runs figures models panels commands __main__".split()
 ORDER = [*CORE, *WORKBENCH]
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))

@@ -46,7 +46,7 @@ def _queries(worlds=(0, 1, 2), people=8, seed=0, rows=ROWS, raised=RAISED):
     return pd.concat(parts, ignore_index=True)
 
 
-def _sweep(folder, tested=True, colours=True, origins=False, rows=ROWS, raised=RAISED):
+def _sweep(folder, tested=True, sensitivities=True, origins=False, rows=ROWS, raised=RAISED):
     """A sweep's committed records, as 40_ablation_sweep writes them."""
     folder.mkdir(parents=True)
     queries = _queries(rows=rows, raised=raised)
@@ -59,15 +59,15 @@ def _sweep(folder, tested=True, colours=True, origins=False, rows=ROWS, raised=R
             run=[f"12_train-0000000{i}-s0" for i in range(len(wide))], key="00000001", config="c0ffee000000",
             library="12345678", commit="0" * 40, dirty=False, data="dada",
         )  # fmt: skip
+    if sensitivities:
+        kinds = [f"{d}.{kind}_sensitivity.value" for d in raised for kind in ("colour", "clothes")]
+        wide = wide.assign(**dict.fromkeys(kinds, 0.5))
     wide.to_csv(folder / "runs-records.csv", index=False)
     if tested:
         text = gzip.compress(queries.to_csv(index=False).encode(), mtime=0)
         (folder / "per-query.csv.gz").write_bytes(text)
         costs = pd.DataFrame({"row": list(rows), "encoder_parameters": 1e6, "seconds": range(60, 60 + len(rows))})
         costs.assign(memory_mib=1024).to_csv(folder / "costs-records.csv", index=False)
-    if colours:
-        found = of_runs[["row", "seed", "world", "descriptor"]].drop_duplicates()
-        found.assign(value=0.5, low=0.4, high=0.6).to_csv(folder / "colours-records.csv", index=False)
     return folder
 
 
@@ -154,7 +154,8 @@ def test_means_and_differences_equal_loops(tmp_path):
         assert part.mean == pytest.approx(np.mean(gaps)) and part.sd == pytest.approx(np.std(gaps, ddof=1))
         assert part.low < part.mean < part.high and part.p == 1.0 and part.holm_people < 1
     assert found.least_p == 1.0  # five comparisons, three worlds: 5 * 2 / 8
-    assert found.colours["mean"].eq(0.5).all() and found.costs.seconds.tolist() == [60, 61, 62]
+    assert found.sensitivities["mean"].eq(0.5).all() and len(found.sensitivities) == 3 * 2 * 2
+    assert found.costs.seconds.tolist() == [60, 61, 62]
 
 
 def test_no_tests_without_scores_per_query(tmp_path):
@@ -250,7 +251,11 @@ def paper(tmp_path_factory):
     home = tmp_path_factory.mktemp("paper")
     (home / "notebooks").symlink_to(HOME / "notebooks")
     _sweep(home / "reports/ablation/main", origins=True)
-    _sweep(home / "reports/seeds", tested=False, colours=False, rows=SEEDS, raised=RAISED | {"person only": 0.2})
+    _sweep(home / "reports/seeds", tested=False, rows=SEEDS, raised=RAISED | {"person only": 0.2})
+    shutil.copy(HOME / "reports/seeds/hypotheses.yaml", home / "reports/seeds")
+    conditions = pd.DataFrame({"condition": ["the preset", "60 people"], "mean": [1.0, 2.0], "low": 0.5, "high": 3.0})
+    (home / "reports/text-study").mkdir()
+    conditions.assign(protocol="general").to_csv(home / "reports/text-study/differences.csv", index=False)
     shutil.copytree(HOME / "reports/first-result", home / "reports/first-result")
     found = []
     with pytest.MonkeyPatch.context() as patch:
@@ -274,8 +279,9 @@ def test_same_records_give_identical_files(paper):
 def test_all_recorded_figures_and_tables_are_made(paper):
     kinds = {name.removesuffix(".pdf") for name in paper[1] if name.endswith(".pdf")}
     assert kinds == {
-        *(f"main-{kind}" for kind in ("forest", "runs", "protocols", "colour", "cost")),
-        *(f"seeds-{kind}" for kind in ("forest", "runs", "protocols")),
+        *(f"main-{kind}" for kind in ("forest", "runs", "protocols", "sensitivities", "cost")),
+        *(f"seeds-{kind}" for kind in ("forest", "runs", "protocols", "sensitivities")),
+        "text-study",
     }
     for figure in kinds:
         assert {f"{figure}.{suffix}" for suffix in ("png", "csv", "json")} <= set(paper[1])
@@ -285,7 +291,8 @@ def test_all_recorded_figures_and_tables_are_made(paper):
         "main-means-general",
         "main-differences-cloth-changing",
         "main-costs",
-        "main-colours",
+        "main-colour-sensitivity",
+        "main-clothes-sensitivity",
         "first-result",
     ):
         assert rb"\toprule" in paper[1][f"{table}.tex"] and f"{table}.csv" in paper[1]
@@ -320,7 +327,7 @@ def test_committed_document_uses_defined_macros_only(paper):
     assert asked and asked <= defined, asked - defined
     for wanted in re.findall(r"\\of\{#2\}\{(\w+)\}", text):  # of every sweep's section
         assert f"csgnSeeds{wanted}" in defined, wanted
-    body = re.sub(r"%.*|\\[a-z]+\{[^}]*\}|95\\,\\%", "", text.partition(r"\begin{document}")[2])
+    body = re.sub(r"%.*|#\d|\\[a-z]+\{[^}]*\}|95\\,\\%", "", text.partition(r"\begin{document}")[2])
     assert set(re.findall(r"\d+", body.replace("CVIU 259, 2025, 104406", ""))) == set()
 
 
@@ -461,11 +468,11 @@ def test_explain_traces_paper_figure_to_runs(paper, monkeypatch):
     found = runs.explain(home / "reports/paper/main-forest")
     listed = [link for link in found.links if link.name == "run"]
     assert len(listed) == 9 and all(link.state == "found" and "library 12345678" in link.said for link in listed)
-    assert [link.name for link in found.links if link.name == "read"] == ["read"] * 4 and not found.broken
+    assert [link.name for link in found.links if link.name == "read"] == ["read"] * 3 and not found.broken
     assert "drawn in" not in {link.name for link in found.missing}
     untold = runs.explain(home / "reports/paper/seeds-forest").missing
     assert [link.said for link in untold if link.name == "runs"] == [
-        "reports/seeds/runs-records.csv lists 24, without their folders: older than that column"
+        "reports/seeds/runs-records.csv lists 30, without their folders: older than that column"
     ]
 
 

@@ -19,7 +19,7 @@ from csgn_lib.synthetic import words
 from csgn_lib.synthetic.attributes import MEASURES, Levels
 from csgn_lib.synthetic.garments import COLOURS, draw_outfit
 from csgn_lib.synthetic.people import draw_person
-from csgn_lib.synthetic.pretraining import Lessons, Pictures, batches, lessons, losses, pairs, recipe, scores
+from csgn_lib.synthetic.pretraining import LabelledPictures, Pictures, batches, labelled, losses, pairs, recipe, scores
 from csgn_lib.synthetic.pretraining.labels import COLOURED, IGNORED, TARGETS
 from csgn_lib.synthetic.pretraining.muon import Muon
 from csgn_lib.synthetic.scenes import Picture
@@ -30,20 +30,20 @@ PROMPTS = words.attribute_prompts()
 
 
 @pytest.fixture(scope="module")
-def taught() -> Lessons:
+def train() -> LabelledPictures:
     """Two blocks of people and outfits with noise as pictures; nothing is rendered."""
     scenes, rng = pairs.scenes_of(7)[:24], np.random.default_rng(0)
     measured = {id(scene.person): rng.random(len(MEASURES), dtype=np.float32) for scene in scenes}
     images = rng.integers(0, 256, (24, 96, 48, 3), dtype=np.uint8)
-    return lessons(Pictures(images, scenes, np.stack([measured[id(scene.person)] for scene in scenes])), LEVELS)
+    return labelled(Pictures(images, scenes, np.stack([measured[id(scene.person)] for scene in scenes])), LEVELS)
 
 
 def test_captions_use_small_clip_vocabulary_and_gray_captions_name_no_clothing_colour():
     rng, tokenizer = np.random.default_rng(0), CompactTokenizer(words.world_words(), 64)
     for _ in range(80):
         person, outfit = draw_person(rng, 1.0, 0.07, 1.0), draw_outfit(rng)
-        told = (rng, person, outfit, {name: rng.random() for name in MEASURES}, LEVELS)
-        colour, gray = words.photo_caption(*told), words.photo_caption(*told, gray=True)
+        described = (rng, person, outfit, {name: rng.random() for name in MEASURES}, LEVELS)
+        colour, gray = words.photo_caption(*described), words.photo_caption(*described, gray=True)
         assert colour.startswith("a photo of a") and gray.startswith("a grayscale photo of a")
         tokenizer([colour, gray])  # raises for unknown words and for texts that are too long
         worn = re.sub(r" with .*", "", gray.partition(" wearing ")[2])
@@ -95,13 +95,13 @@ def test_interrupted_rendering_resumes(tmp_path, monkeypatch):
         pairs.render((), tmp_path)
 
 
-def test_batch_has_one_picture_per_person_and_outfit_and_gray_pictures_have_no_colour_targets(taught):
+def test_batch_has_one_picture_per_person_and_outfit_and_gray_pictures_have_no_colour_targets(train):
     names = list(PROMPTS)
     unseen = [names.index(name) for name in words.UNSEEN_IN_GRAY]
     for gray in (0.0, 1.0):
-        images, tokens, labels, targets = next(batches(taught, 8, 1, seed=0, gray_share=gray))
+        images, tokens, labels, targets = next(batches(train, 8, 1, seed=0, gray_share=gray))
         assert images.shape == (8, 3, 96, 48) and 0 <= images.min() and images.max() <= 1
-        written = taught.gray if gray else taught.colour
+        written = train.gray if gray else train.colour
         rows = [int(np.flatnonzero((written == row).all(1))[0]) for row in tokens.numpy()]
         assert [row // pairs.IMAGES % 4 for row in rows] == [0, 1, 2, 3] * 2
         assert bool((labels[:, unseen] == IGNORED).all()) == bool(gray)
@@ -110,25 +110,25 @@ def test_batch_has_one_picture_per_person_and_outfit_and_gray_pictures_have_no_c
         assert torch.equal(images[:, 0], images[:, 1]) == bool(gray)
 
 
-def test_both_models_train_reproducibly_and_log_all_losses(taught, tmp_path, accelerator):
+def test_both_models_train_reproducibly_and_log_all_losses(train, tmp_path, accelerator):
     log = tmp_path / "log.jsonl"
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.setattr(losses, "EVERY", 2)
-        clip = recipe.train_clip(taught, 4, 8, 0, log, accelerator)
-        resnet = recipe.train_resnet(taught, 2, 8, 0, log, accelerator)
+        clip = recipe.train_clip(train, 4, 8, 0, log, accelerator)
+        resnet = recipe.train_resnet(train, 2, 8, 0, log, accelerator)
     assert not clip.training and not resnet.training
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {"classifiers", "measures", "prototypes", "sentences", "questions"} <= set(lines[0])
     assert "contrastive" in lines[1] and lines[-1]["tower"] == "resnet"
     with torch.random.fork_rng():
-        again = recipe.train_clip(taught, 4, 8, 0, log, accelerator)
+        again = recipe.train_clip(train, 4, 8, 0, log, accelerator)
         torch.manual_seed(0)
         start = load_clip("csgn-tiny", None, (pairs.HEIGHT, pairs.WIDTH)).state_dict()
     for name, value in clip.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
         assert torch.isfinite(value).all() and not torch.equal(value, start[name]), name
-    report = scores.zero_shot(clip, taught, taught)
-    read = scores.readable(resnet, taught, taught)
+    report = scores.zero_shot(clip, train, train)
+    read = scores.readable(resnet, train, train)
     assert set(read["names"]) <= set(PROMPTS) and set(read["numbers"]) == set(scores.OWN_NUMBERS)
     assert set(report) <= set(PROMPTS) and all(0 <= row["zero_shot"] <= 1 for row in report.values())
 
@@ -218,7 +218,7 @@ def test_attribute_weight_is_constant_then_decreases_to_zero():
 def test_questions_encode_sentences_of_chosen_attributes(random_clip):
     chosen = [list(PROMPTS).index("stature"), list(PROMPTS).index("hat")]
     with torch.no_grad():
-        asked = losses.Questions(random_clip).features(random_clip, chosen)
+        asked = losses.AttributeSentences(random_clip).features(random_clip, chosen)
         for features, name in zip(asked, ("stature", "hat"), strict=True):
             texts = list(PROMPTS[name].values())
             expected = F.normalize(random_clip.text_features(texts), dim=-1)
@@ -233,8 +233,8 @@ def test_progress_logs_mean_losses_of_every_n_steps(accelerator, tmp_path, capsy
     progress = losses.Progress(tmp_path / "log", "clip", accelerator)
     for step, value in enumerate((1.0, 3.0, 10.0, 20.0, 7.0)):
         progress.add(step, loss=torch.tensor(value))
-    told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [(line["step"], line["loss"]) for line in told] == [(2, 2.0), (4, 15.0)]
+    described = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in described] == [(2, 2.0), (4, 15.0)]
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 

@@ -1,4 +1,4 @@
-"""`load_sweep_records`: a sweep's scores, scores per query, costs and colour sensitivity, with their statistics.
+"""`load_sweep_records`: a sweep's scores, sensitivities, scores per query and costs, with their statistics.
 
 They are read from the run folders of a grid, or from CSV files of `write_sweep_records`.
 """
@@ -6,23 +6,24 @@ They are read from the run folders of a grid, or from CSV files of `write_sweep_
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from csgn_lib.records import InputError, Run, atomic_path
+from csgn_lib.records import InputError, Run, atomic_path, did_you_mean
 from csgn_lib.runs.explain import RECORD, origin
 from csgn_lib.runs.folders import locate
 from csgn_lib.runs.grids import read_grid
 from csgn_lib.runs.sweeps import digest, frame_of, planned_cells
 from csgn_lib.statistics.paired import against, clusters_of, cost, queries, smallest_p, spread
 
-QUERIES, COSTS, COLOURS = "per-query.csv.gz", "costs-records.csv", "colours-records.csv"
+QUERIES, COSTS = "per-query.csv.gz", "costs-records.csv"
+SENSITIVITIES = ("colour_sensitivity", "clothes_sensitivity")
 PLAIN = "plain"
 METRICS = {"rank1": "rank-1", "mean_ap": "mAP", "minp": "mINP"}
 _COST = ["encoder_parameters", "seconds", "memory_mib"]
@@ -41,9 +42,9 @@ class SweepRecords:
     Attributes:
         path: the folder or the grid that was read.
         runs: one row per run: ``row, seed, world``, its origin, its scores
-            (``<descriptor>.protocols.<name>.<metric>``).
+            (``<descriptor>.protocols.<name>.<metric>``) and sensitivities (``<descriptor>.<name>.value``).
         queries: one row per run and query (`statistics.queries`); empty if not recorded.
-        cost_records, colour_records: one row per run (and descriptor); empty if not recorded.
+        cost_records: one row per run; empty if not recorded.
         sources: the files that were read.
         baseline: the label that is subtracted.
         descriptors, protocols, metric: selection for the statistics.
@@ -53,7 +54,6 @@ class SweepRecords:
     runs: pd.DataFrame
     queries: pd.DataFrame
     cost_records: pd.DataFrame
-    colour_records: pd.DataFrame
     sources: tuple[Path, ...] = ()
     baseline: str = ""
     descriptors: tuple[str, ...] = (PLAIN,)
@@ -63,20 +63,11 @@ class SweepRecords:
     @cached_property
     def values(self) -> pd.DataFrame:
         """One line a run, descriptor and protocol: ``label, row, descriptor, protocol, seed, world, value``."""
-        parts = []
-        for descriptor in self.descriptors:
-            for protocol in self.protocols:
-                column = f"{descriptor}.protocols.{protocol}.{self.metric}"
-                if column in self.runs:
-                    part = self.runs[["row", "seed", "world"]].assign(descriptor=descriptor, protocol=protocol)
-                    parts.append(part.assign(value=100 * self.runs[column]).dropna(subset="value"))
-        if not parts:
+        columns = {name: f"protocols.{name}.{self.metric}" for name in self.protocols}
+        values = self._values("protocol", columns)
+        if values.empty:
             raise InputError(f"{self.path} records no {self.metric}; give another metric, or run the sweep again")
-        values = pd.concat(parts, ignore_index=True)
-        order = {row: place for place, row in enumerate(dict.fromkeys(self.runs["row"]))}
-        values = values.sort_values("row", kind="stable", key=lambda row: row.map(order), ignore_index=True)
-        values.insert(0, "label", _label(values))
-        return values
+        return values.assign(value=100 * values["value"])
 
     @cached_property
     def unit(self) -> str:
@@ -122,12 +113,43 @@ class SweepRecords:
         return self.cost_records.groupby("row", sort=False)[_COST].median().reindex(rows).reset_index()
 
     @cached_property
-    def colours(self) -> pd.DataFrame:
-        """Colour sensitivity, one line a label: as `means`, without a protocol; empty if not recorded."""
-        if self.colour_records.empty:
-            return pd.DataFrame(columns=[*_KEYS[:3], "runs", "clusters", "mean", "sd", "low", "high"])
-        found = self.colour_records.assign(label=_label(self.colour_records))
-        return self._spread(found[found["label"].isin(self.values["label"])], _KEYS[:3])
+    def sensitivities(self) -> pd.DataFrame:
+        """Sensitivity to colours and clothes: as `means`, with ``kind`` for the protocol; empty if not recorded."""
+        if (values := self._moved).empty:
+            return pd.DataFrame(columns=[*_KEYS[:3], "kind", "runs", "clusters", "mean", "sd", "low", "high"])
+        return self._spread(values, [*_KEYS[:3], "kind"])
+
+    def measured(self, label: str, measure: str) -> pd.Series:
+        """A measure of each run of a label, by seed and world: a protocol's score in percent, or a sensitivity.
+
+        Raises:
+            InputError: it is not recorded, or not selected.
+        """
+        names = {"protocol": "measure", "kind": "measure"}
+        lines = pd.concat([frame.rename(columns=names) for frame in (self.values, self._moved)])
+        found = lines[(lines["label"] == label) & (lines["measure"] == measure)]
+        if found.empty:
+            known = list(dict.fromkeys(lines["label"]))
+            cure = did_you_mean(label, known, f"recorded are: {', '.join(known)}")
+            raise InputError(f"{self.path} has no {measure} of {label!r}; {cure}")
+        return found.set_index(["seed", "world"])["value"]
+
+    def difference(self, label: str, against: str, measure: str) -> pd.Series:
+        """`statistics.spread` of the difference of two labels in a measure, paired by seed and world."""
+        paired = (self.measured(label, measure) - self.measured(against, measure)).dropna()
+        return spread(paired, paired.index.get_level_values(self.unit))
+
+    def verdict(self, hypothesis: Mapping[str, Any]) -> str:
+        """``held``, ``not held`` or ``undecided``, by the 95 % intervals of `difference`, which are not corrected.
+
+        Args:
+            hypothesis: ``pairs`` of labels, ``measure``, and ``wanted``: a higher or lower first label. It is held if
+                every difference has the wanted sign and an interval without 0, not held if one has the other sign so.
+        """
+        sign = -1 if hypothesis["wanted"] == "lower" else 1
+        found = [self.difference(*pair, hypothesis["measure"]) for pair in hypothesis["pairs"]]
+        sides = [sign * (int(over["low"] > 0) - int(over["high"] < 0)) for over in found]
+        return "held" if min(sides) > 0 else "not held" if min(sides) < 0 else "undecided"
 
     @property
     def least_p(self) -> float:
@@ -156,6 +178,28 @@ class SweepRecords:
         wide = means.pivot(index="label", columns=["protocol", "metric"], values="text")
         wide = wide.reindex(index=list(dict.fromkeys(self.values["label"])), columns=pd.MultiIndex.from_tuples(columns))
         return wide.fillna("–").rename_axis(index=None, columns=[None, None])
+
+    @cached_property
+    def _moved(self) -> pd.DataFrame:
+        return self._values("kind", {name: f"{name}.value" for name in SENSITIVITIES})
+
+    def _values(self, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
+        """Columns of the runs as lines: ``label, row, descriptor, <name>, seed, world, value``; rows in their order."""
+        parts = [
+            self.runs[["row", "seed", "world"]].assign(
+                descriptor=descriptor, **{name: key}, value=self.runs[f"{descriptor}.{column}"]
+            )
+            for descriptor in self.descriptors
+            for key, column in columns.items()
+            if f"{descriptor}.{column}" in self.runs
+        ]
+        if not parts:
+            return pd.DataFrame()
+        values = pd.concat(parts, ignore_index=True).dropna(subset="value")
+        order = {row: place for place, row in enumerate(dict.fromkeys(self.runs["row"]))}
+        values = values.sort_values("row", kind="stable", key=lambda row: row.map(order), ignore_index=True)
+        values.insert(0, "label", _label(values))
+        return values
 
     def _untested(self) -> pd.DataFrame:
         keys = ["protocol", "seed", "world"]
@@ -219,9 +263,7 @@ def write_sweep_records(records: SweepRecords, folder: str | Path) -> list[Path]
     if not kept.empty:
         first = records.protocols[:1] or tuple(dict.fromkeys(kept["protocol"]))[:1]
         kept = kept[kept["protocol"].isin([*first, "general", "same_clothes"])]
-    files = {
-        RECORD: records.runs, QUERIES: kept, COSTS: records.cost_records, COLOURS: records.colour_records,
-    }  # fmt: skip
+    files = {RECORD: records.runs, QUERIES: kept, COSTS: records.cost_records}
     written = []
     for name, frame in files.items():
         if not frame.empty:
@@ -253,13 +295,7 @@ def collect_records(frame: pd.DataFrame, grid: str | Path) -> SweepRecords:
     scored = [(run, label) for run, label in pairs if run.path("per_query.csv").exists()]
     per_query = pd.concat([queries(run, **label) for run, label in scored]) if scored else pd.DataFrame()
     costs = pd.DataFrame([label | cost(run) for run, label in pairs])
-    colours = [
-        label | {"descriptor": descriptor} | scores["colour_sensitivity"]
-        for run, label in pairs
-        for descriptor, scores in (run.results if run.path("results.json").exists() else {}).items()
-        if isinstance(scores, dict) and "colour_sensitivity" in scores
-    ]
-    return SweepRecords(Path(grid), runs, per_query, costs, pd.DataFrame(colours))
+    return SweepRecords(Path(grid), runs, per_query, costs)
 
 
 def records_folder(grid: str | Path) -> Path:
@@ -272,7 +308,7 @@ def _of_grid(path: Path) -> SweepRecords:
 
 
 def _of_folder(folder: Path) -> SweepRecords:
-    paths = [folder / name for name in (RECORD, QUERIES, COSTS, COLOURS)]
+    paths = [folder / name for name in (RECORD, QUERIES, COSTS)]
     frames = [_read(path) if path.is_file() or path.name == RECORD else pd.DataFrame() for path in paths]
     return SweepRecords(folder, *frames, sources=tuple(path for path in paths if path.is_file()))
 

@@ -108,17 +108,17 @@ def photo_caption(
         levels: outer fifths of the measures among the training people.
         gray: describe a gray picture: "a grayscale photo of ..." without colours of clothes.
     """
-    said = caption(rng, person, outfit, measures, levels)
+    text = caption(rng, person, outfit, measures, levels)
     if gray:
-        said = _without_colours(said)
+        text = _without_colours(text)
     if rng.random() < 1 / 3:
-        said = said.replace(" woman", " person", 1).replace(" man", " person", 1)
-    return f"a {'grayscale ' if gray else ''}photo of {said}"
+        text = text.replace(" woman", " person", 1).replace(" man", " person", 1)
+    return f"a {'grayscale ' if gray else ''}photo of {text}"
 
 
-def _without_colours(said: str) -> str:
+def _without_colours(text: str) -> str:
     """Remove colour words from the clothes after "wearing"; colours of hair and skin are kept."""
-    before, wearing, worn = said.partition(" wearing ")
+    before, wearing, worn = text.partition(" wearing ")
     worn, with_, own = worn.partition(" with ")
     names = "|".join(sorted(COLOURS, key=len, reverse=True))
     worn = re.sub(rf"\ban? (?:{names}) ", "a ", worn)

@@ -15,17 +15,17 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+import yaml
 
 from csgn_lib.backbones import TOWERS
 from csgn_lib.records import read_json, write_text
-from csgn_lib.statistics import clusters_of, spread
+from csgn_lib.runs.sweep_records import SENSITIVITIES, SweepRecords, load_sweep_records
+from csgn_lib.statistics import spread
 from csgn_lib.synthetic import World
 
 HOME = Path(__file__).resolve().parents[2]
 TEMPLATES = HOME / "docs" / "templates"
 HARD, GENERAL = "cloth_changing", "general"
-DESCRIPTORS = ("clothing removed", "person only")
-SENSITIVITIES = ("colour_sensitivity", "clothes_sensitivity")
 
 
 def outputs() -> dict[Path, str]:
@@ -117,7 +117,7 @@ def mean_table(record: str, rows: dict[str, str], columns: dict[str, tuple[str, 
     for row, shown in rows.items():
         cells = []
         for descriptor, measure in columns.values():
-            over, digits = _over_draws(values(record, _label(row, descriptor), measure)), _digits(measure)
+            over, digits = _mean(record, _label(row, descriptor), measure), _digits(measure)
             cells.append(f"{over['mean']:.{digits}f} ± {over['sd']:.{digits}f}")
         body.append([shown, *cells])
     return _table(["", *columns], body)
@@ -125,22 +125,14 @@ def mean_table(record: str, rows: dict[str, str], columns: dict[str, tuple[str, 
 
 def difference(record: str, label: str, against: str, measure: str = HARD) -> str:
     """Mean paired difference of two rows of a sweep, with the 95 % interval of Student's t over draws."""
-    over, digits = _difference(record, label, against, measure), _digits(measure)
+    over, digits = _sweep(record).difference(label, against, measure), _digits(measure)
     low, mean, high = (f"{round(over[name], digits) + 0.0:+.{digits}f}" for name in ("low", "mean", "high"))
     return f"{mean} [{low}, {high}]"
 
 
-def verdict(record: str, comparisons: list[tuple[str, str]], measure: str = HARD, lower: bool = False) -> str:
-    """*held* if all differences have the wanted sign and intervals without 0; *not held* if one has the other sign so.
-
-    Otherwise *undecided*. ``lower``: the wanted difference is negative.
-    """
-    signs = []
-    for label, against in comparisons:
-        over = _difference(record, label, against, measure)
-        sign = int(over["low"] > 0) - int(over["high"] < 0)
-        signs.append(-sign if lower else sign)
-    return "held" if min(signs) > 0 else "not held" if min(signs) < 0 else "undecided"
+def verdict(name: str) -> str:
+    """``held``, ``not held`` or ``undecided``: a hypothesis of reports/seeds/hypotheses.yaml."""
+    return _sweep("seeds").verdict(yaml.safe_load((HOME / "reports/seeds/hypotheses.yaml").read_text())[name])
 
 
 def difference_table(rows: dict[str, tuple[str, str]], columns: dict[str, tuple[str, str]]) -> str:
@@ -150,24 +142,6 @@ def difference_table(rows: dict[str, tuple[str, str]], columns: dict[str, tuple[
         for shown, labels in rows.items()
     ]
     return _table(["", *columns], body)
-
-
-def values(record: str, label: str, measure: str = HARD) -> pd.Series:
-    """A measure of every run of a row, by seed and draw (world).
-
-    Args:
-        label: a row, or a row and a descriptor: ``CSGN, person only``.
-        measure: a protocol (its mAP in percent) or a name of SENSITIVITIES.
-    """
-    row, _, last = label.rpartition(", ")
-    row, descriptor = (row, last) if last in DESCRIPTORS else (label, "plain")
-    of_runs = measure in SENSITIVITIES
-    column = f"{descriptor}.{measure}.value" if of_runs else f"{descriptor}.protocols.{measure}.mean_ap"
-    found = _csv(f"{record}/runs-records.csv")
-    found = found[found["row"] == row].set_index(["seed", "world"])[column]
-    if found.empty:
-        raise KeyError(f"reports/{record}/runs-records.csv has no row {row!r}")
-    return found if of_runs else 100 * found
 
 
 def runs_of(record: str) -> dict[str, int]:
@@ -199,13 +173,14 @@ def sweep_time(*records: str) -> str:
     return _about(sum(_csv(f"{record}/costs-records.csv")["seconds"].sum() for record in records) / 2)
 
 
-def _difference(record: str, label: str, against: str, measure: str) -> pd.Series:
-    return _over_draws((values(record, label, measure) - values(record, against, measure)).dropna())
+@cache
+def _sweep(record: str) -> SweepRecords:
+    return load_sweep_records(HOME / "reports" / record, descriptors=["plain", "clothing removed", "person only"])
 
 
-def _over_draws(found: pd.Series) -> pd.Series:
-    unit = clusters_of(found.index.to_frame(index=False))
-    return spread(found, found.index.get_level_values(unit))
+def _mean(record: str, label: str, measure: str) -> pd.Series:
+    found = _sweep(record).measured(label, measure)
+    return spread(found, found.index.get_level_values(_sweep(record).unit))
 
 
 def _label(row: str, descriptor: str) -> str:

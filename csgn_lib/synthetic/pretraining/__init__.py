@@ -13,7 +13,7 @@ CLIP. Readers and prototypes are discarded. The ResNet learns attributes without
 ImageNet.
 """
 
-from csgn_lib.synthetic.pretraining.labels import Lessons, batches, lessons, levels_of
+from csgn_lib.synthetic.pretraining.labels import LabelledPictures, batches, labelled, levels_of
 from csgn_lib.synthetic.pretraining.losses import save_half
 from csgn_lib.synthetic.pretraining.pairs import CHUNK, UNSEEN, Pictures, render, scenes_of
 from csgn_lib.synthetic.pretraining.recipe import train_clip, train_resnet
@@ -21,11 +21,11 @@ from csgn_lib.synthetic.pretraining.scores import moves, readable, zero_shot
 
 __all__ = [
     "CHUNK",
-    "Lessons",
+    "LabelledPictures",
     "Pictures",
     "UNSEEN",
     "batches",
-    "lessons",
+    "labelled",
     "levels_of",
     "moves",
     "readable",

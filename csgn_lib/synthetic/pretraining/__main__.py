@@ -12,7 +12,7 @@ from csgn_lib.records import write_json
 from csgn_lib.synthetic.pretraining import (
     CHUNK,
     UNSEEN,
-    lessons,
+    labelled,
     levels_of,
     moves,
     readable,
@@ -23,15 +23,15 @@ from csgn_lib.synthetic.pretraining import (
     zero_shot,
 )
 from csgn_lib.synthetic.pretraining.pairs import HEIGHT, WIDTH
-from csgn_lib.synthetic.pretraining.recipe import CLIP, RESNET
+from csgn_lib.synthetic.pretraining.recipe import BATCH, CLIP, CLIP_STEPS, PICTURES, RESNET, RESNET_STEPS
 from csgn_lib.training import accelerator_for
 
 report = functools.partial(print, flush=True)
 
 
 def main(
-    pictures: int = 24_000, clip_steps: int = 2800, resnet_steps: int = 3600, batch: int = 96, seed: int = 0,
-    unseen: int = 900, moved: int = 64, folder: Path = Path("build/pretraining"), out: Path = TOWERS,
+    pictures: int = PICTURES, clip_steps: int = CLIP_STEPS, resnet_steps: int = RESNET_STEPS, batch: int = BATCH,
+    seed: int = 0, unseen: int = 900, moved: int = 64, folder: Path = Path("build/pretraining"), out: Path = TOWERS,
     processes: int = 2,
 ) -> None:  # fmt: skip
     """Render pictures, train both models, score them on unseen people, and write weights, log and scores to ``out``.
@@ -42,19 +42,19 @@ def main(
     accelerator = accelerator_for("bf16")
     data = render(range(-(-pictures // CHUNK)), folder, processes)
     levels = levels_of(data)
-    taught, suffix = lessons(data, levels, seed), f"-{seed}" if seed else ""
+    known, suffix = labelled(data, levels, seed), f"-{seed}" if seed else ""
     log = out / f"csgn-tiny{suffix}.log.jsonl"
     files = {kind: out / f"csgn-tiny{kind}{suffix}.safetensors" for kind in ("-resnet", "")}
     strangers = render(range(UNSEEN, UNSEEN - (-unseen // CHUNK)), folder, processes)
-    asked, scores = lessons(strangers, levels), out / f"csgn-tiny{suffix}.scores.json"
+    others, scores = labelled(strangers, levels), out / f"csgn-tiny{suffix}.scores.json"
     log.unlink(missing_ok=True)
-    save_half(train_resnet(taught, resnet_steps, batch, seed, log, accelerator).model, files["-resnet"])
-    found = {"taught_pictures": len(taught.images), "unseen_pictures": len(asked.images)}
-    found["resnet"] = readable(load_resnet(RESNET, str(files["-resnet"])).eval(), taught, asked)
+    save_half(train_resnet(known, resnet_steps, batch, seed, log, accelerator).model, files["-resnet"])
+    found = {"taught_pictures": len(known.images), "unseen_pictures": len(others.images)}
+    found["resnet"] = readable(load_resnet(RESNET, str(files["-resnet"])).eval(), known, others)
     write_json(scores, found)
-    save_half(train_clip(taught, clip_steps, batch, seed, log, accelerator).model, files[""])
+    save_half(train_clip(known, clip_steps, batch, seed, log, accelerator).model, files[""])
     clip = load_clip(CLIP, str(files[""]), (HEIGHT, WIDTH)).eval()
-    found |= {"zero_shot": zero_shot(clip, taught, asked), "moves": moves(clip, strangers, moved)}
+    found |= {"zero_shot": zero_shot(clip, known, others), "moves": moves(clip, strangers, moved)}
     write_json(scores, found)
     for name, row in found["zero_shot"].items():
         report(f"{name:14s} " + "  ".join(f"{kind} {value:.3f}" for kind, value in row.items() if kind != "pictures"))

@@ -27,7 +27,7 @@ COLOURED = TARGETS - WORN - len(OWN)  # targets from here on are colours, except
 
 
 @dataclass(frozen=True)
-class Lessons:
+class LabelledPictures:
     """Pictures with their training targets. ``colour`` and ``gray`` are token ids of two captions of each picture."""
 
     images: NDArray[np.uint8]  # (N, 96, 48, 3) RGB
@@ -42,7 +42,7 @@ def levels_of(pictures: Pictures) -> Levels:
     return Levels.of([dict(zip(MEASURES, row, strict=True)) for row in pictures.measures])
 
 
-def lessons(pictures: Pictures, levels: Levels, seed: int = 0) -> Lessons:
+def labelled(pictures: Pictures, levels: Levels, seed: int = 0) -> LabelledPictures:
     """Compute the training targets of pictures.
 
     Args:
@@ -50,18 +50,18 @@ def lessons(pictures: Pictures, levels: Levels, seed: int = 0) -> Lessons:
         seed: of the order and the omissions of captions.
     """
     tokenizer, rng = CompactTokenizer(world_words(), 64), np.random.default_rng((PRETRAINING_SEED, 3, seed))
-    prompts = {name: {value: i for i, value in enumerate(said)} for name, said in attribute_prompts().items()}
+    prompts = {name: {value: i for i, value in enumerate(sentences)} for name, sentences in attribute_prompts().items()}
     colour, gray, labels = [], [], []
     for scene, row in zip(pictures.scenes, pictures.measures, strict=True):
         measures = dict(zip(MEASURES, map(float, row), strict=True))
-        told = (rng, scene.person, scene.outfit, measures, levels)
-        colour.append(photo_caption(*told))
-        gray.append(photo_caption(*told, gray=True))
+        described = (rng, scene.person, scene.outfit, measures, levels)
+        colour.append(photo_caption(*described))
+        gray.append(photo_caption(*described, gray=True))
         true = values(scene.person, scene.outfit, measures, levels)
         labels.append([prompts[name].get(true[name], IGNORED) for name in prompts])
     tokens = [tokenizer(texts).numpy().astype(np.uint8) for texts in (colour, gray)]
     targets = np.array([_numbers(s, m) for s, m in zip(pictures.scenes, pictures.measures, strict=True)], np.float32)
-    return Lessons(pictures.images, *tokens, np.array(labels, dtype=np.int16), targets)
+    return LabelledPictures(pictures.images, *tokens, np.array(labels, dtype=np.int16), targets)
 
 
 def _numbers(scene: Scene, measures: NDArray[np.float32]) -> list[float]:
@@ -73,7 +73,7 @@ def _numbers(scene: Scene, measures: NDArray[np.float32]) -> list[float]:
 
 
 def batches(
-    data: Lessons, size: int, steps: int, seed: int, gray_share: float = 0.15
+    data: LabelledPictures, size: int, steps: int, seed: int, gray_share: float = 0.15
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Yield augmented batches. Of each block in a batch there is one picture per person and outfit.
 

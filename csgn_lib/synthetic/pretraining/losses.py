@@ -24,7 +24,7 @@ SCALE = 20.0  # inverse temperature of classification by sentences
 SEEING, SPEECH_ENDS = 0.5, 0.95  # shares of CLIP's steps: contrastive loss starts, other losses end
 
 
-class Questions:
+class AttributeSentences:
     """Token ids of the attribute sentences, one tensor (values, L) per attribute."""
 
     def __init__(self, clip: ClipTower) -> None:
@@ -99,11 +99,11 @@ class Prototypes(nn.Module):
             sentences: unit features (values, P) per chosen attribute.
             chosen: indices of attributes.
         """
-        told = [
+        losses = [
             F.cross_entropy(self(features)[i], torch.arange(len(features), device=features.device))
             for i, features in zip(chosen, sentences, strict=True)
         ]
-        return torch.stack(told).mean()
+        return torch.stack(losses).mean()
 
 
 def attribute_weight(progress: float) -> float:

@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from csgn_lib.backbones import ClipTower, ResNetTower, load_clip, load_resnet
-from csgn_lib.synthetic.pretraining.labels import TARGETS, Lessons, batches
+from csgn_lib.synthetic.pretraining.labels import TARGETS, LabelledPictures, batches
 from csgn_lib.synthetic.pretraining.losses import (
     SCALE,
     SEEING,
+    AttributeSentences,
     Descent,
     Progress,
     Prototypes,
-    Questions,
     attribute_loss,
     attribute_weight,
     contrastive,
@@ -30,7 +30,8 @@ from csgn_lib.synthetic.pretraining.pairs import HEIGHT, WIDTH
 from csgn_lib.synthetic.words import attribute_prompts
 
 CLIP, RESNET = "csgn-tiny", "csgn_tiny_resnet"
-ASKED = 9  # attributes whose sentences are encoded in a step
+PICTURES, CLIP_STEPS, RESNET_STEPS, BATCH = 24_000, 2800, 3600, 96
+ATTRIBUTES_PER_STEP = 9  # attributes whose sentences are encoded in a step
 
 
 class Readers(nn.Module):
@@ -54,7 +55,9 @@ class Readers(nn.Module):
         return {"classifiers": attribute_loss(logits, labels), "measures": (numbers - targets)[seen].square().mean()}
 
 
-def train_clip(data: Lessons, steps: int, batch: int, seed: int, log: Path, accelerator: Accelerator) -> ClipTower:
+def train_clip(
+    data: LabelledPictures, steps: int, batch: int, seed: int, log: Path, accelerator: Accelerator
+) -> ClipTower:
     """Train the small CLIP from scratch.
 
     Args:
@@ -68,7 +71,7 @@ def train_clip(data: Lessons, steps: int, batch: int, seed: int, log: Path, acce
     clip = load_clip(CLIP, None, (HEIGHT, WIDTH))
     place_patches(clip.visual)
     clip.to(accelerator.device)
-    questions, rng = Questions(clip), np.random.default_rng(seed + 1)
+    sentences, rng = AttributeSentences(clip), np.random.default_rng(seed + 1)
     readers = Readers(clip.width).to(accelerator.device)
     prototypes = Prototypes(clip.embed_dim).to(accelerator.device)
     descent = Descent(nn.ModuleList([clip, readers, prototypes]), 3e-3, steps, accelerator)
@@ -77,12 +80,12 @@ def train_clip(data: Lessons, steps: int, batch: int, seed: int, log: Path, acce
         process_batches(partial(batches, data, batch, steps), seed + 2, accelerator)
     ):
         speaks, weight = step >= SEEING * steps, attribute_weight(step / steps)
-        chosen = sorted(rng.choice(len(questions.names), ASKED, replace=False).tolist())
+        chosen = sorted(rng.choice(len(sentences.names), ATTRIBUTES_PER_STEP, replace=False).tolist())
         with accelerator.autocast():
             seen = clip.visual_features(images)
             image = F.normalize(seen.zp.float(), dim=-1)
             text = clip.token_features(tokens) if speaks else None
-            asked = questions.features(clip, chosen) if weight else []
+            features = sentences.features(clip, chosen) if weight else []
         terms = {}
         if speaks:
             scale = clip.logit_scale.exp().clamp(max=100)
@@ -90,15 +93,17 @@ def train_clip(data: Lessons, steps: int, batch: int, seed: int, log: Path, acce
         if weight:
             terms |= readers.loss(seen.z12, labels, targets)
             terms["prototypes"] = attribute_loss(prototypes(image), labels)
-            terms["sentences"] = prototypes.sentence_loss(asked, chosen)
-            terms["questions"] = attribute_loss([SCALE * image @ features.t() for features in asked], labels[:, chosen])
+            terms["sentences"] = prototypes.sentence_loss(features, chosen)
+            terms["questions"] = attribute_loss([SCALE * image @ one.t() for one in features], labels[:, chosen])
         weights = {"contrastive": 1.0, "sentences": weight / 2}
         descent.step(sum(weights.get(name, weight) * term for name, term in terms.items()))
         progress.add(step, **terms)
     return clip.eval()
 
 
-def train_resnet(data: Lessons, steps: int, batch: int, seed: int, log: Path, accelerator: Accelerator) -> ResNetTower:
+def train_resnet(
+    data: LabelledPictures, steps: int, batch: int, seed: int, log: Path, accelerator: Accelerator
+) -> ResNetTower:
     """Train the small ResNet to predict the attributes and measures of the same people, without text.
 
     VSS thus receives a network pretrained by classification, like a ResNet-50 pretrained on ImageNet.
