@@ -324,6 +324,11 @@ def test_committed_document_uses_defined_macros_only(paper):
     asked = set(re.findall(r"\\(csgn\w+)", text.replace("csname csgn", "")))
     for sweep, name in re.findall(r"\\(?:of|interval)\{(\w+)\}\{(\w+)\}", text):
         asked |= {f"csgn{sweep}{name}"}
+    asked |= {f"csgnSeeds{row}ClothChangingGain" for row in re.findall(r"\\gain\{(\w+)\}", text)}
+    asked |= {
+        f"csgnSeeds{a}Over{b}{what}"
+        for a, b, what in re.findall(r"\\pair\{(\w+)\}\{(\w+)\}\{(\w+)\}", text.replace("\n", ""))
+    }
     assert asked and asked <= defined, asked - defined
     for wanted in re.findall(r"\\of\{#2\}\{(\w+)\}", text):  # of every sweep's section
         assert f"csgnSeeds{wanted}" in defined, wanted

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from csgn_lib.records import InputError
+
 HOME = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HOME / "docs" / "tools"))
 
@@ -64,6 +66,7 @@ def records(tmp_path, monkeypatch):
     """A folder that stands for reports/: call it with a file's name and its content."""
     monkeypatch.setattr(results, "HOME", tmp_path)
     results._csv.cache_clear()
+    results._sweep.cache_clear()
 
     def write(name: str, content: object) -> None:
         path = tmp_path / "reports" / name
@@ -72,6 +75,7 @@ def records(tmp_path, monkeypatch):
 
     yield write
     results._csv.cache_clear()
+    results._sweep.cache_clear()
 
 
 def test_world_table_and_difference_by_hand(records):
@@ -95,6 +99,60 @@ def test_demo_difference_and_time_by_hand(records):
     records("world/speed.json", {"pictures_per_cpu_second": {"rendered world": 20}})
     assert results.demo_time() == "5 minutes"  # (100 + 180 + 6400 pictures / 20) / 2 = 300 seconds
     assert [results._about(seconds) for seconds in (290, 2187, 7269)] == ["5 minutes", "35 minutes", "2 hours"]
+
+
+SEEDS = """row,seed,world,plain.protocols.cloth_changing.mean_ap,plain.colour_sensitivity.value
+a,0,0,0.10,0.50
+a,1,1,0.20,0.60
+b,0,0,0.11,0.30
+b,1,1,0.22,0.41
+"""
+
+
+def test_sweep_tables_differences_and_verdicts_by_hand(records):
+    records("seeds/runs-records.csv", SEEDS)
+    table = results.mean_table(
+        "seeds", {"a": "A", "b": "B"}, {"mAP": ("plain", "cloth_changing"), "colour": ("plain", "colour_sensitivity")}
+    ).splitlines()
+    assert table[2:] == ["| A | 15.0 ± 7.1 | 0.55 ± 0.07 |", "| B | 16.5 ± 7.8 | 0.35 ± 0.08 |"]
+    # differences 1 and 2 points: mean 1.5, s.d. 0.7071, t of one degree of freedom 12.706
+    assert results.difference("seeds", "b", "a") == "+1.5 [-4.9, +7.9]"
+    assert results.difference("seeds", "b", "a", "colour_sensitivity") == "-0.20 [-0.26, -0.13]"
+    line = results.difference_table({"b minus a": ("b", "a")}, {"mAP": ("seeds", "cloth_changing")}).splitlines()[-1]
+    assert line == "| b minus a | +1.5 [-4.9, +7.9] |" and results.runs_of("seeds") == {
+        "runs": 4,
+        "rows": 2,
+        "draws": 2,
+    }
+    hypotheses = {
+        name: {"pairs": pairs, "measure": measure, "wanted": wanted}
+        for name, pairs, measure, wanted in (
+            ("held", [["b", "a"]], "colour_sensitivity", "lower"),
+            ("not held", [["b", "a"]], "colour_sensitivity", "higher"),
+            ("undecided", [["b", "a"]], "cloth_changing", "higher"),
+            ("not held too", [["a", "b"], ["b", "a"]], "colour_sensitivity", "lower"),
+        )
+    }
+    records("seeds/hypotheses.yaml", hypotheses)  # JSON is YAML
+    assert [results.verdict(name) for name in hypotheses] == ["held", "not held", "undecided", "not held"]
+    with pytest.raises(InputError, match="no cloth_changing of 'c'"):
+        results.difference("seeds", "c", "a")
+
+
+def test_text_study_table_by_hand(records):
+    rows = [("the preset", "identity + triplet", 0.1), ("the preset", "CLIP-ReID", 0.15), ("weight", "CLIP-ReID", 0.2)]
+    lines = [f"{c},{r},{d},{p},{v},0" for c, r, v in rows for d in (0, 1) for p in (results.HARD, results.GENERAL)]
+    records("text-study/rows.csv", "condition,row,draw,protocol,mean_ap,rank1\n" + "\n".join(lines))
+    gains = [
+        f"{c},{p},{m},{m - 1},{m + 1}"
+        for c, m in (("the preset", 5), ("weight", 10))
+        for p in (results.HARD, "general")
+    ]
+    records("text-study/differences.csv", "condition,protocol,mean,low,high\n" + "\n".join(gains))
+    assert results.text_study_table().splitlines()[2:] == [
+        "| the preset | 10.0 | 15.0 | +5.0 [+4.0, +6.0] | +5.0 [+4.0, +6.0] |",
+        "| weight | 10.0 | 20.0 | +10.0 [+9.0, +11.0] | +10.0 [+9.0, +11.0] |",
+    ]
 
 
 def test_missing_line_is_an_error():
