@@ -43,8 +43,8 @@ def ours(device: str = "cpu") -> Callable[[int], None]:
         scenes = [entry.scene for entry in entries_of(world, number, wardrobe, cameras)]
         assert len(scenes) == PICTURES
         for picture in draw(scenes, world.size, device):
-            export._png(picture.image)
-            export._mask_png(picture.mask)
+            export.png(picture.image)
+            export.mask_png(picture.mask)
 
     return one
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from csgn_lib import datasets, retrieval, training
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
+from csgn_lib.progress import track
 from csgn_lib.records import read_json, write_json, write_text
 from csgn_lib.retrieval import Scores
 from csgn_lib.synthetic import export
@@ -59,29 +60,24 @@ METHODS = {
 RECORD = Path(__file__).resolve().parents[1] / "reports/world/rows.json"
 
 
-def render(world: World, root: Path, report: Callable[[str], None]) -> None:
+def render(world: World, root: Path) -> None:
     """Render training and validation people in LTCC's layout, with the validation people as test people.
 
     The folder ``plain`` holds the pictures, ``blanked`` the same pictures with gray clothes and bags. Existing people
     are not rendered again.
-
-    Args:
-        report: function that receives a line of progress per person.
     """
     cameras, counts = cameras_of(world), world.counts()
-    for number in range(counts[0] + counts[1]):
-        done = root / "done" / f"{number:04d}"
-        if done.exists():
-            continue
+    done = {number: root / "done" / f"{number:04d}" for number in range(counts[0] + counts[1])}
+    waiting = [number for number, file in done.items() if not file.exists()]
+    for number in track(waiting, what="rendering people"):
         split = split_of(world, number)
         entries = entries_of(world, number, wardrobe_of(world, split), cameras)
         for entry, picture in zip(entries, draw([e.scene for e in entries], world.size), strict=True):
             path = entry.path.removeprefix("validation/")
             blanked = np.where(np.isin(picture.mask, BLANKED)[..., None], GRAY, picture.image).astype(np.uint8)
-            export._write(root / "plain" / path, export._png(picture.image))
-            export._write(root / "blanked" / path, export._png(blanked))
-        write_text(done, "")
-        report(f"world {world.seed}: {number + 1}/{counts[0] + counts[1]} people")
+            export.write_file(root / "plain" / path, export.png(picture.image))
+            export.write_file(root / "blanked" / path, export.png(blanked))
+        write_text(done[number], "")
     for kind in ("plain", "blanked"):
         for name, people in (("train", range(counts[0])), ("test", range(counts[0], counts[0] + counts[1]))):
             write_text(root / kind / "info" / f"cloth-change_id_{name}.txt", "".join(f"{n}\n" for n in people))
@@ -190,7 +186,7 @@ def main() -> None:
     for seed in range(given.draws):
         world = World(people=given.people, setting=given.setting, seed=seed, size=SIZE[0]).checked()
         root = given.folder / f"{given.setting}-{given.people}-{seed}"
-        render(world, root, lambda line: print(line, flush=True))
+        render(world, root)
         file = root / "rows.json"
         rows = read_json(file)["rows"] if file.exists() else {}
         for name, scores in missing_rows(world, root, [*rows, *given.skip]):

@@ -158,7 +158,7 @@ def test_full_disk_raises_disk_error_and_leaves_no_files(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(export.os, "replace", full)
         with pytest.raises(DiskError, match="No space left on device.*make room"):
-            export._write(tmp_path / "w" / "a.png", b"data")
+            export.write_file(tmp_path / "w" / "a.png", b"data")
     assert not list(tmp_path.rglob("*.p*"))
 
 

@@ -24,7 +24,7 @@ def test_people_are_rendered_once_plain_and_with_blanked_clothes(tmp_path, monke
     image = np.full((32, 16, 3), 7, np.uint8)
     monkeypatch.setattr(world_rows, "draw", lambda scenes, size: [Picture(image, mask)] * len(scenes))
     for _ in range(2):
-        world_rows.render(SMALL, tmp_path, lambda line: None)
+        world_rows.render(SMALL, tmp_path)
         monkeypatch.setattr(world_rows, "draw", lambda *_: pytest.fail("rendered again"))
     plain, blanked = (datasets.load("synthetic", tmp_path / kind) for kind in ("plain", "blanked"))
     train, validation, _ = SMALL.counts()

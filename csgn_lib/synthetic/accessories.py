@@ -13,7 +13,7 @@ from csgn_lib.synthetic.garments import UPPERS, Outfit
 from csgn_lib.synthetic.hair import hat_edge
 from csgn_lib.synthetic.materials import MATERIALS
 from csgn_lib.synthetic.outlines import Cloth
-from csgn_lib.synthetic.surfaces import Piece, grid_faces, rounded_box, sphere
+from csgn_lib.synthetic.surfaces import Piece, bone_weights, closed, grid_faces, rounded_box, sphere
 
 BAG, HAT = MATERIALS.index("bag"), MATERIALS.index("hat")
 OFF_BODY = 3.0  # added to the template's y or z, so that garment patterns do not apply
@@ -53,12 +53,7 @@ def _brim(cloth: Cloth, skin: Tensor) -> Piece:
     ahead = (points[:, 1] - front[1]).clamp(max=0).abs()
     points[:, 2] -= ahead * 0.25 + (unit[:, 0] ** 2) * 0.012
     crown = cloth.weights[cloth.template[:, 2].argmax()]
-    return _solid(points, unit + skin.new_tensor([0, 0, OFF_BODY]), faces, HAT, crown.expand(len(points), -1))
-
-
-def _solid(points: Tensor, template: Tensor, faces: Tensor, material: int, weights: Tensor) -> Piece:
-    none = torch.full_like(points[:, 0], -1.0)
-    return Piece(points, template, none, weights, faces, material, none)
+    return closed(points, unit + skin.new_tensor([0, 0, OFF_BODY]), faces, HAT, crown.expand(len(points), -1))
 
 
 def bag_pieces(body: Body, cloth: Cloth, base: Tensor, joints: Tensor, outfit: Outfit) -> list[Piece]:
@@ -76,13 +71,6 @@ def bag_pieces(body: Body, cloth: Cloth, base: Tensor, joints: Tensor, outfit: O
     return _handbag(body, joints, outfit) if outfit.bag == "handbag" else []
 
 
-def _bone_weights(body: Body, count: int, shares: dict[str, float], device: torch.device) -> Tensor:
-    row = torch.zeros(len(body.bones) + 2, device=device)
-    for bone, share in shares.items():
-        row[body.bone(bone) if bone in body.bones else len(body.bones) + (bone == "hang.R")] = share
-    return row.expand(count, -1)
-
-
 def _thickness(outfit: Outfit) -> float:
     """Approximate distance of the upper garment from the body, in metres."""
     return UPPERS[outfit.upper].thickness + UPPERS[outfit.upper].loose * outfit.upper_loose
@@ -96,8 +84,8 @@ def _backpack(body: Body, cloth: Cloth, base: Tensor, outfit: Outfit) -> Piece:
     bulge = torch.where(unit[:, 2] < 0, 1.12, 1.0) * torch.where(unit[:, 1] > 0, 1.0, 0.9)
     points = points * torch.stack([bulge.clamp(max=1.06), bulge, torch.ones_like(bulge)], 1)
     centre = back.mean(0) + base.new_tensor([0.0, size[1] * 0.9 + _thickness(outfit) * 0.7, 0.0])
-    weights = _bone_weights(body, len(points), {"spine02": 0.5, "spine01": 0.5}, base.device)
-    return _solid(centre + points, unit * 0.15 + base.new_tensor([0, OFF_BODY, 0]), faces, BAG, weights)
+    weights = bone_weights(body, len(points), {"spine02": 0.5, "spine01": 0.5}, base.device)
+    return closed(centre + points, unit * 0.15 + base.new_tensor([0, OFF_BODY, 0]), faces, BAG, weights)
 
 
 def _shoulder_bag(body: Body, cloth: Cloth, base: Tensor, outfit: Outfit) -> Piece:
@@ -108,8 +96,8 @@ def _shoulder_bag(body: Body, cloth: Cloth, base: Tensor, outfit: Outfit) -> Pie
     outermost = (hip[:, 0] * sign).max() * sign
     points, faces, unit = rounded_box((0.042, 0.12, 0.09), base.device)
     centre = torch.stack([outermost + sign * (0.030 + _thickness(outfit)), hip[:, 1].mean(), hip[:, 2].mean()])
-    weights = _bone_weights(body, len(points), {"root": 0.6, "spine05": 0.4}, base.device)
-    return _solid(centre + points, unit * 0.15 + base.new_tensor([0, OFF_BODY, 0]), faces, BAG, weights)
+    weights = bone_weights(body, len(points), {"root": 0.6, "spine05": 0.4}, base.device)
+    return closed(centre + points, unit * 0.15 + base.new_tensor([0, OFF_BODY, 0]), faces, BAG, weights)
 
 
 def _handbag(body: Body, joints: Tensor, outfit: Outfit) -> list[Piece]:
@@ -119,11 +107,11 @@ def _handbag(body: Body, joints: Tensor, outfit: Outfit) -> list[Piece]:
     points, faces, unit = rounded_box((0.045, 0.135, 0.10), joints.device)
     points = points * torch.stack([1.15 - 0.25 * unit[:, 2], 1.05 - 0.1 * unit[:, 2], torch.ones_like(unit[:, 2])], 1)
     drop = joints.new_tensor([0.0, 0.0, 0.20])
-    weights = _bone_weights(body, len(points), {f"hang.{side}": 1.0}, joints.device)
-    box = _solid(hand - drop + points, unit * 0.15 + joints.new_tensor([0, OFF_BODY, 0]), faces, BAG, weights)
+    weights = bone_weights(body, len(points), {f"hang.{side}": 1.0}, joints.device)
+    box = closed(hand - drop + points, unit * 0.15 + joints.new_tensor([0, OFF_BODY, 0]), faces, BAG, weights)
     ring, ring_faces = _arc(joints.device)
-    weights = _bone_weights(body, len(ring), {f"hang.{side}": 1.0}, joints.device)
-    handle = _solid(hand - drop + joints.new_tensor([0, 0, 0.09]) + ring, ring * 0 + OFF_BODY, ring_faces, BAG, weights)
+    weights = bone_weights(body, len(ring), {f"hang.{side}": 1.0}, joints.device)
+    handle = closed(hand - drop + joints.new_tensor([0, 0, 0.09]) + ring, ring * 0 + OFF_BODY, ring_faces, BAG, weights)
     return [box, handle]
 
 

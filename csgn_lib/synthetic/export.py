@@ -176,9 +176,9 @@ def _render_person(world: World, root: Path, number: int) -> Rendered:
     with _one_thread():
         pictures, measures = draw(scenes, world.size), measure(load_body(), person_of(world, number))
     for (image, mask), picture in zip(names, pictures, strict=True):
-        files[image] = _write(root / image, _png(picture.image))
+        files[image] = write_file(root / image, png(picture.image))
         if world.extras:
-            files[mask] = _write(root / mask, _mask_png(picture.mask))
+            files[mask] = write_file(root / mask, mask_png(picture.mask))
     return Rendered(files, measures)
 
 
@@ -208,13 +208,14 @@ def _counterfactual_paths(entry: Entry, kind: str) -> tuple[str, str]:
     return f"counterfactuals/{kind}/{name}", f"masks/counterfactuals/{kind}/{name}"
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Encode an image (H, W, 3) as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
 
 
-def _mask_png(mask: NDArray[np.uint8]) -> bytes:
+def mask_png(mask: NDArray[np.uint8]) -> bytes:
     """Encode a mask as a palette PNG whose values are indices into PARTS."""
     picture = Image.frombytes("P", (mask.shape[1], mask.shape[0]), mask.tobytes())
     picture.putpalette(PALETTE)
@@ -223,7 +224,7 @@ def _mask_png(mask: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes) -> str:
+def write_file(path: Path, data: bytes) -> str:
     """Write a file atomically and return its sha256.
 
     Files are not flushed to disk one by one: the checksums in ``rendered.jsonl`` detect incomplete ones.
@@ -247,7 +248,7 @@ def _finish(world: World, root: Path, done: Mapping[int, Rendered]) -> None:
         pairs = {kind: sum(path.startswith(f"counterfactuals/{kind}/") for path in files) for kind in KINDS}
         texts["datasheet.md"] = datasheet(world, pairs)
     for name, text in texts.items():
-        files[name] = _write(root / name, text.encode())
+        files[name] = write_file(root / name, text.encode())
     files["world.json"] = _digest(root / "world.json")
     files = dict(sorted(files.items()))
     checksum = hashlib.sha256("".join(f"{sha}  {path}\n" for path, sha in files.items()).encode()).hexdigest()

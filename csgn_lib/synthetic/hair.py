@@ -12,7 +12,7 @@ from csgn_lib.synthetic.garments import UPPERS, Outfit
 from csgn_lib.synthetic.materials import MATERIALS
 from csgn_lib.synthetic.outlines import Cloth
 from csgn_lib.synthetic.people import Person
-from csgn_lib.synthetic.surfaces import Piece, grid_faces, interpolate, noise, sphere
+from csgn_lib.synthetic.surfaces import Piece, bone_weights, closed, grid_faces, interpolate, noise, sphere
 
 HAIR = MATERIALS.index("hair")
 # Hairline: heights on the template at depths y, from the forehead to the nape, metres.
@@ -145,15 +145,8 @@ def _curtain(
     if outfit.hat != "no hat":
         cut = torch.maximum(cut, texture[:, 2] - 0.745)
     falling = (levels * 0.8).clamp(0, 0.75)[:, None].expand(ROWS, COLUMNS).flatten()
-    weights = _weights(body, len(points), {"head": 1 - falling, "spine01": falling})
+    weights = bone_weights(body, len(points), {"head": 1 - falling, "spine01": falling}, points.device)
     return Piece(points, texture, torch.full_like(cut, -1.0), weights, faces, HAIR, cut)
-
-
-def _weights(body: Body, count: int, shares: dict[str, Tensor]) -> Tensor:
-    weights = torch.zeros(count, len(body.bones) + 2, device=body.template.device)
-    for bone, share in shares.items():
-        weights[:, body.bone(bone)] = share
-    return weights
 
 
 def _landmarks(cloth: Cloth, skin: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +164,7 @@ def _bun(body: Body, cloth: Cloth, skin: Tensor, person: Person) -> Piece:
     )
     lumps = 1 + 0.08 * noise(unit, person.seed % 967, 5)[:, None]
     points = centre + unit * lumps * skin.new_tensor([0.042, 0.040, 0.036])
-    return _solid(body, points, unit * 0.04 + skin.new_tensor([0, 0.1, 0.75]), faces)
+    return _lump(body, points, unit * 0.04 + skin.new_tensor([0, 0.1, 0.75]), faces)
 
 
 def _ponytail(body: Body, cloth: Cloth, skin: Tensor, person: Person) -> Piece:
@@ -183,9 +176,9 @@ def _ponytail(body: Body, cloth: Cloth, skin: Tensor, person: Person) -> Piece:
     points = torch.stack([unit[:, 0] * radius * 1.1, unit[:, 1] * radius + 0.055 * torch.sin(along * 2.2),
                           0.03 - along * length], 1)  # fmt: skip
     points = back + skin.new_tensor([0, 0.012, 0.035]) + points
-    return _solid(body, points, unit * 0.05 + skin.new_tensor([0, 0.1, 0.7]), faces)
+    return _lump(body, points, unit * 0.05 + skin.new_tensor([0, 0.1, 0.7]), faces)
 
 
-def _solid(body: Body, points: Tensor, template: Tensor, faces: Tensor) -> Piece:
-    ones = torch.ones(len(points), device=points.device)
-    return Piece(points, template, -ones, _weights(body, len(points), {"head": ones}), faces, HAIR, -ones, False)
+def _lump(body: Body, points: Tensor, template: Tensor, faces: Tensor) -> Piece:
+    weights = bone_weights(body, len(points), {"head": 1.0}, points.device)
+    return closed(points, template, faces, HAIR, weights, two_sided=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from csgn_lib.synthetic.accessories import carrying_side
 from csgn_lib.synthetic.faces import paint_eyes, paint_skin
-from csgn_lib.synthetic.garments import COLOURS, LOWERS, OUTER, PATTERNS, UPPERS, Outfit
+from csgn_lib.synthetic.garments import COLOURS, LOWERS, OPEN_FRONT, OUTER, PATTERNS, UPPERS, Outfit
 from csgn_lib.synthetic.materials import MATERIALS
 from csgn_lib.synthetic.people import Person, linear, skin_colour
 from csgn_lib.synthetic.surfaces import noise
@@ -195,7 +195,7 @@ _SHARES = {"striped": _striped, "checked": _checked, "dotted": _dotted, "block":
 def _details(surface: Surface, wearers: Wearers, look: Look, rows: Tensor) -> None:
     """Open fronts, zips, buttons, collars, ribbed cuffs and hems, pockets and knit."""
     uppers = [outfit.upper for outfit in wearers.outfits]
-    fronts = [f"{o.upper}{' open' if o.open and o.upper in ('jacket', 'coat') else ''}" for o in wearers.outfits]
+    fronts = [f"{o.upper}{' open' if o.open and o.upper in OPEN_FRONT else ''}" for o in wearers.outfits]
 
     def place(kinds: Sequence[str], names: Sequence[str] = uppers) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         chosen = _among(names, kinds, surface, rows)

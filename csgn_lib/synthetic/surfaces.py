@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from csgn_lib.synthetic.body import Body
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,22 @@ class Piece:
     material: int  # index into MATERIALS
     cut: Tensor  # (n,) the surface ends where this interpolates to 0 or more
     two_sided: bool = True
+
+
+def closed(
+    points: Tensor, template: Tensor, faces: Tensor, material: int, weights: Tensor, two_sided: bool = True
+) -> Piece:
+    """Make a piece without a cut, which is not part of an arm."""
+    none = torch.full_like(points[:, 0], -1.0)
+    return Piece(points, template, none, weights, faces, material, none, two_sided)
+
+
+def bone_weights(body: Body, count: int, shares: Mapping[str, float | Tensor], device: torch.device) -> Tensor:
+    """Skinning weights (count, J + 2) from the share of each bone, or of gait.HANG: a number, or (count,)."""
+    weights = torch.zeros(count, len(body.bones) + 2, device=device)
+    for bone, share in shares.items():
+        weights[:, body.bone(bone) if bone in body.bones else len(body.bones) + (bone == "hang.R")] = share
+    return weights
 
 
 def normals(vertices: Tensor, faces: Tensor) -> Tensor:
