@@ -13,7 +13,7 @@ fixed since stage 1. eps is the label smoothing, H the cross entropy averaged ov
     logit        L = H(q, (1 - beta) p^r + beta p^g)                                  [O]
     consistent   L = convex + lc (KL(p^r || p^g) + KL(p^g || p^r)) / 2                [O]
     orthogonal   L = convex + lo |Q_g^T f|^2 / |f|^2                                  [O]
-    none         no term: identity and triplet losses alone
+    none         no text loss; identity and triplet losses alone
 
 convex with beta = 0 is exactly CLIP-ReID's L_i2tce [C]. ``logit`` mixes probabilities, not raw logits: with dot
 products a mixture of logits equals ``text``, (1 - beta) f.t^r + beta f.t^g.
@@ -72,7 +72,7 @@ class HsfBatch:
 
 
 def convex(batch: HsfBatch, *, beta: float, label_smoothing: float) -> dict[str, Tensor]:
-    """(1 - beta) H(q, p^r) + beta H(q, p^g) [A, form O]. A description with weight 0 is not used."""
+    """(1 - beta) H(q, p^r) + beta H(q, p^g) [A, form O]. A term with weight 0 is left out."""
     terms = {}
     if beta < 1:
         terms["text_rgb"] = (1 - beta) * cross_entropy(batch.log_p_rgb, batch.targets, label_smoothing)
@@ -101,14 +101,14 @@ def mixed_probabilities(batch: HsfBatch, *, beta: float, label_smoothing: float)
 
 
 def consistent(batch: HsfBatch, *, beta: float, label_smoothing: float, consistency_weight: float) -> dict[str, Tensor]:
-    """``convex``, and lc (KL(p^r || p^g) + KL(p^g || p^r)) / 2 [O]."""
+    """``convex``, plus lc (KL(p^r || p^g) + KL(p^g || p^r)) / 2 [O]."""
     terms = convex(batch, beta=beta, label_smoothing=label_smoothing)
     divergence = symmetric_divergence(batch.log_p_rgb, batch.log_p_gray).mean()
     return terms | {"consistency": consistency_weight * divergence}
 
 
 def orthogonal(batch: HsfBatch, *, beta: float, label_smoothing: float, orthogonal_weight: float) -> dict[str, Tensor]:
-    """``convex``, and lo |Q_g^T f|^2 / |f|^2 [O]. Raises InputError without a colour basis."""
+    """``convex``, plus lo |Q_g^T f|^2 / |f|^2 [O]. Raises InputError without a colour basis."""
     if batch.colour_basis is None:
         raise InputError("hsf=orthogonal needs colour_basis; make it once after stage 1 with colour_subspace")
     terms = convex(batch, beta=beta, label_smoothing=label_smoothing)
@@ -116,7 +116,7 @@ def orthogonal(batch: HsfBatch, *, beta: float, label_smoothing: float, orthogon
 
 
 def no_text(batch: HsfBatch) -> dict[str, Tensor]:
-    """No term: identity and triplet losses alone."""
+    """No text loss; identity and triplet losses alone."""
     return {}
 
 

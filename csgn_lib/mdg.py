@@ -113,8 +113,8 @@ class PromptBank(nn.Module):
         tokens: M, learned tokens per identity and set [C: 4].
         variant: an ``mdg`` form of the registry, or its name. With ``gray=False`` (second_rgb) both sets use the RGB
             template: a control with two prompts and no grayscale.
-        modality: how the second prompt says gray [O]. word: "grayscale"; same: not at all; token: one learned token,
-            shared by all identities, in the word's place.
+        modality: how the second prompt differs from the first [O]. word: by the word "grayscale"; same: not at all;
+            token: by one learned token in place of that word, shared by all identities.
         generator: CPU generator of the initial tokens; the RGB set is drawn first, so it is the same for every form.
 
     Raises:
@@ -155,7 +155,7 @@ class PromptBank(nn.Module):
         )
 
     def forward(self, persons: Tensor | BatchIdentities) -> TextFeatures:
-        """Identities (B,) int64, repeats allowed, to TextFeatures of B rows; each identity is encoded once.
+        """Identities (B,) int64 to TextFeatures of B rows. Identities may repeat; each is encoded once.
 
         Raises:
             InputError: a person below 0 or not below N.
@@ -177,7 +177,7 @@ class PromptBank(nn.Module):
         return TextFeatures(rgb[row], gray[row])
 
     def _read(self, prompts: Tensor) -> Tensor:
-        """Prompts (2, Y, L, E) to features (2, Y, D), both sets in one pass: the number of kernels decides on a GPU."""
+        """Prompts (2, Y, L, E) to features (2, Y, D), both sets in one pass: fewer kernels are faster on a GPU."""
         clip = self._clip[0]
         if self.states is None:
             ends = self.ends[:, None].expand(prompts.shape[:2])
@@ -212,7 +212,7 @@ def supervised_contrastive(
     """Supervised-contrastive loss of each anchor: (n,) [C].
 
     l_i = -1/|P(i)| sum_{j in P(i)} log softmax_j s(a_i, b_j), where P(i) are the references with i's label, an anchor's
-    own text included. An anchor without a positive gives 0.
+    own text included. The loss of an anchor without a positive is 0.
 
     Args:
         anchors, references: (n, D), (m, D).
@@ -243,8 +243,8 @@ class MdgBatch:
         text: B rows, the descriptions of each image's identity.
         identities: the identities of the B images.
         similarity: dot [C] or cosine [P].
-        bank: descriptions (N, D) of all identities, for p^m over all of them; None: over those of the batch, so that
-            not every prompt has to be encoded at every step.
+        bank: descriptions (N, D) of all identities, over which p^m is then computed; None: p^m is computed over the
+            identities of the batch, so that a step need not encode every prompt.
     """
 
     v_rgb: Tensor
@@ -268,7 +268,7 @@ def separate(batch: MdgBatch) -> dict[str, Tensor]:
 
 
 def cross(batch: MdgBatch, *, mdg_cross_weight: float) -> dict[str, Tensor]:
-    """``separate``, and lx times images of one modality against texts of the other [O]."""
+    """``separate``, plus lx times the same losses between images of one modality and texts of the other [O]."""
     terms = separate(batch)
     to_gray = zip(("i2t_rgb_to_gray", "t2i_gray_to_rgb"), batch.contrast(batch.v_rgb, batch.text.gray), strict=True)
     to_rgb = zip(("i2t_gray_to_rgb", "t2i_rgb_to_gray"), batch.contrast(batch.v_gray, batch.text.rgb), strict=True)
@@ -276,7 +276,7 @@ def cross(batch: MdgBatch, *, mdg_cross_weight: float) -> dict[str, Tensor]:
 
 
 def mutual(batch: MdgBatch, *, mdg_mutual_weight: float) -> dict[str, Tensor]:
-    """``separate``, and lm L_mut [A, form O]."""
+    """``separate``, plus lm L_mut [A, form O]."""
     terms = separate(batch)
     bank = batch.bank or _one_row_each(batch.text, batch.identities)
     log_r = pairwise_similarity(batch.v_rgb, bank.rgb, batch.similarity).log_softmax(dim=1)

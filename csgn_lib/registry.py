@@ -79,10 +79,10 @@ class Entry:
             hints = typing.get_type_hints(target, include_extras=True)
         except (NameError, TypeError) as error:
             raise InputError(f"{self}: its annotations cannot be read ({error}); import the names they use") from None
-        found = inspect.signature(target).parameters.items()
+        signature = inspect.signature(target)
         return {
             name: parameter.replace(annotation=hints.get(name, parameter.empty))
-            for name, parameter in found
+            for name, parameter in signature.parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY
         }
 
@@ -202,16 +202,16 @@ def entries(kind: str, plugins: Sequence[Plugin] | None = None) -> dict[str, Ent
     """
     if kind in LAZY:
         importlib.import_module(LAZY[kind])
-    found = {name: entry for (its, name), entry in _BUILT_IN.items() if its == kind}
+    by_name = {name: entry for (its, name), entry in _BUILT_IN.items() if its == kind}
     for plugin in reversed(LOADED.values()) if plugins is None else plugins:
         for (its, name), entry in plugin.entries.items():
-            if its == kind and name in found and plugins is not None:
+            if its == kind and name in by_name and plugins is not None:
                 raise InputError(
-                    f"{entry} is registered twice, also by {found[name].plugin or 'the library'}; rename one"
+                    f"{entry} is registered twice, also by {by_name[name].plugin or 'the library'}; rename one"
                 )
             if its == kind:
-                found.setdefault(name, entry)
-    return found
+                by_name.setdefault(name, entry)
+    return by_name
 
 
 def names(kind: str, plugins: Sequence[Plugin] = ()) -> tuple[str, ...]:

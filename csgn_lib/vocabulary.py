@@ -1,16 +1,17 @@
 """Clothing and person phrases in plain English, and the subspaces that their text features span [O].
 
 Learned prompts describe everything that distinguishes identities in the training images, including clothes. A fixed
-vocabulary separates the two: the directions along which "a red striped shirt" and "a blue coat" differ are clothing,
-those of "tall" and "with long hair" are the person. Removing the first from an embedding, or keeping only the second,
-needs no labels, no training and no second network. For J phrases, each with its captions:
+vocabulary separates the two: the text features of "a red striped shirt" and "a blue coat" differ along clothing
+directions, those of "tall" and "with long hair" along person directions. Removing clothing directions from an
+embedding, or keeping only person directions, needs no labels, no training and no second network.
+For J phrases, each with its captions:
 
     w_j       = mean over captions of T(caption) / |T(caption)|                                          (D,)
     w~_j      = w_j / |w_j| - mean_j (w_j / |w_j|)
     Q         = top K left singular vectors of [w~_1 .. w~_J]:  Q_c of clothing phrases, Q_p of person phrases
     keep(f)   = Q Q^T f          remove(f) = f - Q Q^T f          energy(f) = |Q^T f|^2 / |f|^2
 
-Each phrase is a mean over the *other* factor (clothing phrases over wearers, person phrases over outfits), so that the
+The feature w_j of a clothing phrase is a mean over wearers, that of a person phrase a mean over outfits, so that the
 other factor averages out. The mean over all phrases is subtracted before the decomposition: it encodes "a photo of a
 person wearing", is common to both factors, and would otherwise be the first direction of each.
 
@@ -101,7 +102,7 @@ class Vocabulary:
     person: tuple[Phrase, ...]
 
     def understood_by(self, clip: ClipTower) -> Vocabulary:
-        """The captions whose words the tower's tokenizer accepts; a phrase without a caption left is dropped.
+        """The vocabulary without captions that have a word the tower's tokenizer rejects, and without emptied phrases.
 
         A full CLIP accepts all English. The embedded one rejects words that it was not trained on, which would add
         noise to the subspaces.
@@ -123,8 +124,8 @@ def clothing_phrases(
         worn = patterns if factor in PATTERNED else ("plain",)
         for name, colour, pattern in product(names, colours, worn):
             piece = " ".join(word for word in (colour, pattern, name) if word != "plain")
-            said = piece if name in PLURAL else _article(piece)
-            captions = tuple(f"a photo of a {wearer} wearing {said}" for wearer in wearers)
+            noun = piece if name in PLURAL else _article(piece)
+            captions = tuple(f"a photo of a {wearer} wearing {noun}" for wearer in wearers)
             phrases.append(Phrase(piece, factor, captions))
     return tuple(phrases)
 

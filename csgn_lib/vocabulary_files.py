@@ -126,22 +126,23 @@ def read_captions(file: str | Path) -> dict[str, list[str]]:
     if path.suffix.lower() == ".csv":
         rows: Iterable[Any] = _csv_rows(path)
     else:
-        held = read_json(path, "give captions as JSON or CSV")
-        rows = [{"path": name, "captions": said} for name, said in held.items()] if isinstance(held, dict) else held
+        rows = read_json(path, "give captions as JSON or CSV")
+        if isinstance(rows, dict):
+            rows = [{"path": name, "captions": sentences} for name, sentences in rows.items()]
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path} holds no captions; give a JSON object of path to sentences, a JSON list, or a CSV")
-    found: dict[str, list[str]] = {}
+    captions: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=1):
-        image, said = (_first(row, names) for names in (PATHS, SENTENCES))
-        said = [said] if isinstance(said, str) else said
-        good = isinstance(said, list) and said and all(isinstance(text, str) and text.strip() for text in said)
-        if not isinstance(image, str) or not image or not good:
+        image, sentences = (_first(row, names) for names in (PATHS, SENTENCES))
+        sentences = [sentences] if isinstance(sentences, str) else sentences
+        good = isinstance(sentences, list) and all(isinstance(text, str) and text.strip() for text in sentences)
+        if not isinstance(image, str) or not image or not sentences or not good:
             raise InputError(
                 f"{path}: entry {number} ({str(row)[:80]}) has no path and sentences; name them {PATHS[0]} and "
                 f"{SENTENCES[0]}, one sentence or a list of them"
             )
-        found.setdefault(image, []).extend(said)
-    return found
+        captions.setdefault(image, []).extend(sentences)
+    return captions
 
 
 def count_words(words: Vocabulary, captions: Mapping[str, list[str]]) -> pd.DataFrame:
@@ -195,15 +196,15 @@ def _phrases(path: Path, about: str, factors: Any, caption: str, other: str, oth
     """The phrases of a side, each with one caption for each of ``others``."""
     if not isinstance(factors, dict):
         raise InputError(f"{path}: {about} = {str(factors)[:60]!r}; write factors, each with a list of phrases")
-    found = [(str(factor), text) for factor, texts in factors.items() for text in _texts(path, str(factor), texts)]
-    texts = [text for _, text in found]
+    listed = [(str(factor), text) for factor, texts in factors.items() for text in _texts(path, str(factor), texts)]
+    texts = [text for _, text in listed]
     if twice := [text for text, count in Counter(texts).items() if count > 1]:
         raise InputError(f"{path}: {about} has {twice[0]!r} twice; keep one")
-    if len(found) < 2:
-        raise InputError(f"{path}: {about} has {len(found)} phrases; a subspace needs two or more")
+    if len(listed) < 2:
+        raise InputError(f"{path}: {about} has {len(listed)} phrases; a subspace needs two or more")
     return tuple(
         Phrase(text, factor, tuple(caption.format(**{about: text, other: one}) for one in others))
-        for factor, text in found
+        for factor, text in listed
     )
 
 

@@ -4,7 +4,7 @@ Parallel branches [A+P]: the ViT gives z11, z12 and zp, the ResNet gives c. How 
 variant ("form") is a possible reading [O]:
 
     steer             f = zp + gamma A c,  gamma = 0 at the start, so that training begins exactly at CLIP-ReID
-    concat            f = zp; the branches meet only in the descriptor
+    concat            f = zp; the branches are joined only in the descriptor
     cross_attention   f = zp + gamma A mean(attention(ViT tokens -> ResNet map)),  gamma = 0 at the start
     two_vits          f = zp + gamma A c, where c is zp of a second ViT: the control for the ResNet
     none              f = zp, the ViT alone: CLIP-ReID's encoder [C]
@@ -104,7 +104,7 @@ class Branches:
 
 
 class Unjoined(nn.Module):
-    """f = zp: the branches, if there are two, meet in the descriptor only [C, O]."""
+    """f = zp. A second branch, if there is one, is joined in the descriptor only [C, O]."""
 
     def __init__(self, widths: Mapping[str, int], generator: torch.Generator) -> None:
         super().__init__()
@@ -191,8 +191,9 @@ class VisualEncoder(nn.Module):
             self.join = form(self.widths, generator)
 
     def compile_blocks(self) -> None:
-        """Compile the repeated blocks of the towers, each kind once; compiling all of it takes several times as
-        long and gains little more."""
+        """Compile the repeated blocks of the towers, each kind once.
+
+        Compiling the whole encoder takes several times as long and is hardly faster at run time."""
         # the default of 8 is fewer than the kinds of block
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         for block in _repeated(self):

@@ -240,7 +240,7 @@ class TestDashboard:
             os.utime(run.path("status.json"), (1e9 + len(name) + epochs + world,) * 2)
         panel = panels.TrainingDashboard([tmp_path / "old", tmp_path / "other"], folder=tmp_path)
         assert panel.benchmark.options == ("synthetic, world 0", "synthetic, world 1")
-        assert [run.dir.name for run in panel.chosen] == ["old"] and "another benchmark" in panel.said.value
+        assert [run.dir.name for run in panel.chosen] == ["old"] and "another benchmark" in panel.message.value
         labels = [label for label, _ in panel.runs.options]
         assert set(labels[:2]) == {"old", "new"} and labels[2:] == ["bare (no curves)"]
         panel.benchmark.value = "synthetic, world 1"
@@ -359,7 +359,8 @@ def test_training_starts_stops_continues_and_outlives_panel(tiny_root, tmp_path,
     first = panels.TrainingDashboard([run])
     assert panels.read(run).state in ("queued", "running") and not first.stop.disabled
     panel.start.click()  # a second time: refused while it runs
-    assert "was started" not in panel.said.value and ("is running" in panel.said.value or "queued" in panel.said.value)
+    message = panel.message.value
+    assert "was started" not in message and ("is running" in message or "queued" in message)
     _until(lambda: any(record["stage"] == 2 for record in panels.read(run).records))
     del first
     second = panels.TrainingDashboard()  # as after a new kernel: it knows nothing but the folder
@@ -367,7 +368,7 @@ def test_training_starts_stops_continues_and_outlives_panel(tiny_root, tmp_path,
     assert "image/svg+xml" in second.curves.value and "▶ running" in second.table.value
     assert panels.read(run).memory_mib > 50 and panels.read(run).seconds_left > 0
     second.stop.click()
-    assert "was asked to stop" in second.said.value
+    assert "was asked to stop" in second.message.value
     _until(lambda: panels.read(run).state == "interrupted")
     second.refresh()
     assert "it was stopped; it can continue" in second.table.value
@@ -426,6 +427,6 @@ def test_panel_reports_why_it_stopped(tmp_path, monkeypatch):
         monkeypatch.setattr(panel, "refresh", lambda: json.loads("{"))
         panel.follow()
         await asyncio.sleep(0.1)
-        return panel.said.value
+        return panel.message.value
 
     assert "stopped following" in asyncio.run(look())

@@ -383,11 +383,11 @@ def test_explain_traces_figure_to_sources(saved):
     here, gone = [link for link in found.links if link.name == "run"]
     assert (
         here.state == gone.state == "found"
-        and "folder is not on this machine" in gone.said
-        and "dadadadadada" in gone.said
+        and "folder is not on this machine" in gone.detail
+        and "dadadadadada" in gone.detail
     )
     config = hashlib.sha256(b'{\n  "name": "12_train-00000001-s0"\n}\n').hexdigest()[:12]
-    assert f"key 00000001, config {config}" in here.said
+    assert f"key 00000001, config {config}" in here.detail
     assert not found.broken and [link.name for link in found.missing] == ["drawn in"]  # it was drawn by a test
     assert all(
         runs.explain(asked).figure.name == "plot" for asked in (saved, f"{saved}.png", "x/plot", "reports/x/plot")
@@ -411,7 +411,7 @@ def test_missing_links_fail_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("CSGN_RUN_DIR")
     found = runs.explain(base)
     assert not found.missing
-    assert [link.name for link in found.links if link.said.startswith("demo-1-s0")] == ["run"]
+    assert [link.name for link in found.links if link.detail.startswith("demo-1-s0")] == ["run"]
     for missing, status in ((False, 0), (True, 1)):
         if missing:
             run.path("benchmark.json").unlink()
@@ -472,11 +472,11 @@ def test_explain_traces_paper_figure_to_runs(paper, monkeypatch):
     monkeypatch.setenv("CSGN_HOME", str(home))
     found = runs.explain(home / "reports/paper/main-forest")
     listed = [link for link in found.links if link.name == "run"]
-    assert len(listed) == 9 and all(link.state == "found" and "library 12345678" in link.said for link in listed)
+    assert len(listed) == 9 and all(link.state == "found" and "library 12345678" in link.detail for link in listed)
     assert [link.name for link in found.links if link.name == "read"] == ["read"] * 3 and not found.broken
     assert "drawn in" not in {link.name for link in found.missing}
     untold = runs.explain(home / "reports/paper/seeds-forest").missing
-    assert [link.said for link in untold if link.name == "runs"] == [
+    assert [link.detail for link in untold if link.name == "runs"] == [
         "reports/seeds/runs-records.csv lists 30, without their folders: older than that column"
     ]
 

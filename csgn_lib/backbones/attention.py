@@ -49,7 +49,7 @@ def attention_weights(visual: Vit) -> Iterator[list[Tensor]]:
     Raises:
         InputError: blocks whose attention is neither torch's nor timm's, and cannot be read.
     """
-    found: list[Tensor] = []
+    weights: list[Tensor] = []
     attentions = [block.attn for block in _blocks(visual)]
     own = all(isinstance(attention, nn.MultiheadAttention) for attention in attentions)
     if not own and not all(hasattr(a, "fused_attn") and hasattr(a, "attn_drop") for a in attentions):
@@ -58,22 +58,22 @@ def attention_weights(visual: Vit) -> Iterator[list[Tensor]]:
     with ExitStack() as stack:
         for attention in attentions:
             if own:
-                handles = _read_torch(attention, found)
+                handles = _read_torch(attention, weights)
             else:
                 stack.callback(setattr, attention, "fused_attn", attention.fused_attn)
                 attention.fused_attn = False  # the fused kernel does not return the weights
-                handles = [attention.attn_drop.register_forward_pre_hook(lambda _, given: found.append(given[0]))]
+                handles = [attention.attn_drop.register_forward_pre_hook(lambda _, given: weights.append(given[0]))]
             for handle in handles:
                 stack.callback(handle.remove)
-        yield found
+        yield weights
 
 
-def _read_torch(attention: nn.MultiheadAttention, found: list[Tensor]) -> list[Any]:
+def _read_torch(attention: nn.MultiheadAttention, weights: list[Tensor]) -> list[Any]:
     def ask(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return given, named | {"need_weights": True, "average_attn_weights": False}
 
-    def keep(module: nn.Module, given: tuple[Any, ...], made: tuple[Tensor, Tensor]) -> None:
-        found.append(made[1])
+    def keep(module: nn.Module, given: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        weights.append(output[1])
 
     return [attention.register_forward_pre_hook(ask, with_kwargs=True), attention.register_forward_hook(keep)]
 

@@ -207,8 +207,8 @@ def kept_file(repository: str, names: tuple[str, ...], url: str | None, url_fold
     if not repository:
         file = url_folder / url.rpartition("/")[2] if url else None
         return file if file is not None and file.is_file() else None
-    found = (huggingface_hub.try_to_load_from_cache(repository, name) for name in names)
-    return next((Path(file) for file in found if isinstance(file, str)), None)
+    cached = (huggingface_hub.try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(file) for file in cached if isinstance(file, str)), None)
 
 
 def announce(what: str, model: nn.Module, repository: str | None, url: str | None, url_folder: Path) -> None:

@@ -36,12 +36,13 @@ class IdentitySampler:
         starts = np.unique(person[order], return_index=True)[1]
         self.rows = np.split(order, starts[1:])  # an identity's rows of the frame
         self.persons, self.images, self.seed, self.two_outfits = batch_persons, batch_images, seed, two_outfits
-        found = len(self.rows) if len(person) else 0
-        if found < 2:
-            raise InputError(f"the frame has {found} identities; training compares people, and needs at least 2")
-        if found < batch_persons:
+        identities = len(self.rows) if len(person) else 0
+        if identities < 2:
+            raise InputError(f"the frame has {identities} identities; training compares people, and needs at least 2")
+        if identities < batch_persons:
             raise InputError(
-                f"batch_persons={batch_persons}, but the frame has {found} identities; set it to {found} or less"
+                f"batch_persons={batch_persons}, but the frame has {identities} identities; "
+                f"set it to {identities} or less"
             )
         if two_outfits and (self.clothes < 0).all():
             raise InputError("sampler=clothes needs clothes labels and this benchmark has none; set sampler=identity")

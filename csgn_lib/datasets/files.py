@@ -35,10 +35,10 @@ def list_files(root: Path, folder: str, depth: int = 0) -> list[str]:
     top = root / folder
     if not os.path.isdir(top):
         raise InputError(f"{top} is not a folder; expected the images of this split there")
-    found = sorted(_at_depth(str(top), folder, depth))
-    if not found:
+    files = sorted(_at_depth(str(top), folder, depth))
+    if not files:
         raise InputError(f"{top} holds no image; is the download complete?")
-    return found
+    return files
 
 
 def _at_depth(directory: str, relative: str, depth: int) -> Iterator[str]:

@@ -93,8 +93,8 @@ def failure(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # Pillow's message holds an address in memory
         return "not an image of a known format"
     if isinstance(error, Image.DecompressionBombError):  # Pillow's decompression-bomb error, or the limit above
-        found, most = (int(number) / 1e6 for number in re.findall(r"\d+", str(error))[:2])
-        return f"{found:.0f} megapixels, more than {most:.0f}; make it smaller"
+        megapixels, limit = (int(number) / 1e6 for number in re.findall(r"\d+", str(error))[:2])
+        return f"{megapixels:.0f} megapixels, more than {limit:.0f}; make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: " + re.sub(r"\d+", "..", str(error))  # omit byte positions, which differ by file

@@ -62,15 +62,16 @@ def shares(query: pd.DataFrame, gallery: pd.DataFrame) -> pd.DataFrame:
 
     ``camera`` and ``clothes`` are "same", "different" or "unknown" (a label of -1 on either side).
     """
-    asked, found = pairs(query, gallery)
+    query_rows, gallery_rows = pairs(query, gallery)
     columns = {}
     for column in ("camera", "clothes"):
-        a, b = query[column].to_numpy()[asked], gallery[column].to_numpy()[found]
+        a, b = query[column].to_numpy()[query_rows], gallery[column].to_numpy()[gallery_rows]
         text = np.where(a == b, "same", "different").astype(object)
         text[(a == UNKNOWN) | (b == UNKNOWN)] = "unknown"
         columns[column] = text
     table = pd.DataFrame(columns).value_counts(sort=False).rename("pairs").reset_index()
-    return table.assign(share=table["pairs"] / max(len(asked), 1)).sort_values(["camera", "clothes"], ignore_index=True)
+    table["share"] = table["pairs"] / max(len(query_rows), 1)
+    return table.sort_values(["camera", "clothes"], ignore_index=True)
 
 
 def camera_rule(table: pd.DataFrame) -> dict[str, float]:
@@ -107,14 +108,14 @@ def camera_pairs(query: pd.DataFrame, gallery: pd.DataFrame) -> pd.DataFrame:
 
     ``same_clothes`` is the share of the pairs in one outfit. Pairs with an unknown label are ignored.
     """
-    asked, found = pairs(query, gallery)
+    query_rows, gallery_rows = pairs(query, gallery)
     table = pd.DataFrame(
         {
-            "person": query["person"].to_numpy()[asked],
-            "query_camera": query["camera"].to_numpy()[asked],
-            "gallery_camera": gallery["camera"].to_numpy()[found],
-            "query_clothes": query["clothes"].to_numpy()[asked],
-            "gallery_clothes": gallery["clothes"].to_numpy()[found],
+            "person": query["person"].to_numpy()[query_rows],
+            "query_camera": query["camera"].to_numpy()[query_rows],
+            "gallery_camera": gallery["camera"].to_numpy()[gallery_rows],
+            "query_clothes": query["clothes"].to_numpy()[query_rows],
+            "gallery_clothes": gallery["clothes"].to_numpy()[gallery_rows],
         }
     )
     table = table[(table.drop(columns="person") != UNKNOWN).all(axis=1)]
@@ -171,21 +172,21 @@ def protocol_table(benchmark: Benchmark) -> pd.DataFrame:
 
 def _protocol_row(protocol: Protocol, query: pd.DataFrame, gallery: pd.DataFrame) -> dict[str, object]:
     rows, ranked = protocol.query_rows(query), protocol.gallery_rows(gallery)[0]
-    asked, found = pairs(query.iloc[rows], gallery.iloc[ranked])
-    asked, found = rows[asked], ranked[found]
-    good = ~protocol.is_junk(query, gallery, asked, found)
-    asked, found = asked[good], found[good]
-    matches = np.bincount(asked, minlength=len(query))
+    query_rows, gallery_rows = pairs(query.iloc[rows], gallery.iloc[ranked])
+    query_rows, gallery_rows = rows[query_rows], ranked[gallery_rows]
+    good = ~protocol.is_junk(query, gallery, query_rows, gallery_rows)
+    query_rows, gallery_rows = query_rows[good], gallery_rows[good]
+    matches, pairs_left = np.bincount(query_rows, minlength=len(query)), len(query_rows)
     counted = int((matches > 0).sum())
-    row: dict[str, object] = {"protocol": protocol.name, "asked": len(rows), "counted": counted, "matches": len(asked)}
+    row: dict[str, object] = {"protocol": protocol.name, "asked": len(rows), "counted": counted, "matches": pairs_left}
     row["per_query"] = float(np.median(matches[matches > 0])) if counted else float("nan")
     same = {}
     for column in ("clothes", "camera"):
-        a, b = query[column].to_numpy()[asked], gallery[column].to_numpy()[found]
+        a, b = query[column].to_numpy()[query_rows], gallery[column].to_numpy()[gallery_rows]
         known = (a != UNKNOWN) & (b != UNKNOWN)
         same[column] = (a == b) & known
         row[f"same_{column}"] = float(same[column][known].mean()) if known.any() else float("nan")
-    alone = len(np.unique(asked[same["clothes"]]))
+    alone = len(np.unique(query_rows[same["clothes"]]))
     row["clothes_alone"] = alone / counted if counted and row["same_clothes"] == row["same_clothes"] else float("nan")
     return row
 

@@ -45,8 +45,8 @@ def latex_table(
     target = Path(target)
     absent = [name for name in ("row", "column", "mean") if name not in frame]
     if absent or frame.empty:
-        said = f"lacks the column {', '.join(absent)}" if absent else "has no line"
-        raise InputError(f"the frame of table {target.name!r} {said}; give row, column and mean of every cell")
+        fault = f"lacks the column {', '.join(absent)}" if absent else "has no line"
+        raise InputError(f"the frame of table {target.name!r} {fault}; give row, column and mean of every cell")
     columns = [name for name in ("group", "column") if name in frame]
     if len(twice := frame[frame.duplicated(["row", *columns])]):
         raise InputError(
@@ -65,10 +65,10 @@ def macro_name(words: str, prefix: str = "csgn") -> str:
     """
     plain = unicodedata.normalize("NFKD", str(words)).encode("ascii", "ignore").decode()
     spelled = re.sub(r"\d", lambda digit: f" {_DIGITS[int(digit[0])]} ", plain)
-    found = [word.capitalize() for word in re.findall(r"[A-Za-z]+", spelled)]
-    if not found:
+    parts = [word.capitalize() for word in re.findall(r"[A-Za-z]+", spelled)]
+    if not parts:
         raise InputError(f"the name {words!r} of a number holds no letter and no digit; give it a word")
-    return prefix + "".join(found)
+    return prefix + "".join(parts)
 
 
 def number_macros(frame: pd.DataFrame, target: str | Path) -> Path:
@@ -113,12 +113,12 @@ def latex_float(kind: Literal["figure", "table"], name: str, caption: str) -> st
         name: the file from the document's own folder, without a suffix; ``\ref{<name>}`` refers to it.
         caption: plain text, which is escaped.
     """
-    said = rf"\caption{{{_escaped(caption)}}}\label{{{name}}}"
+    heading = rf"\caption{{{_escaped(caption)}}}\label{{{name}}}"
     fitted = r"\ifdim\wd2>\linewidth\resizebox{\linewidth}{!}{\usebox2}\else\usebox2\fi"
     if kind == "figure":
-        lines = [rf"\includegraphics[width=\linewidth,height=0.85\textheight,keepaspectratio]{{{name}.pdf}}", said]
+        lines = [rf"\includegraphics[width=\linewidth,height=0.85\textheight,keepaspectratio]{{{name}.pdf}}", heading]
     else:  # captions of tables are above the table
-        lines = [said, r"\medskip", rf"\sbox2{{\input{{{name}.tex}}}}{fitted}"]
+        lines = [heading, r"\medskip", rf"\sbox2{{\input{{{name}.tex}}}}{fitted}"]
     return "\n".join([rf"\begin{{{kind}}}[htbp]\centering", *lines, rf"\end{{{kind}}}"]) + "\n"
 
 
@@ -152,9 +152,9 @@ def _tabular(frame: pd.DataFrame, spread: str, note: str) -> str:
     for cell in frame.to_dict("records"):
         place = (cell["group"], cell["column"])
         cells[cell["row"], *place] = _cell(cell, spread, best.get(place) == cell["row"])
-    told = {"sd": "mean and s.d.", "interval": "mean and its interval"}.get(spread, "mean")
+    content = {"sd": "mean and s.d.", "interval": "mean and its interval"}.get(spread, "mean")
     lines = [
-        f"% {told}; *: differs from the baseline, corrected p < {ALPHA}; bold: better than every other row, likewise"
+        f"% {content}; *: differs from the baseline, corrected p < {ALPHA}; bold: better than every other row, likewise"
     ]
     lines += [f"% {line}" for line in note.splitlines()]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule", *_headings([group for group, _ in columns])]

@@ -78,8 +78,8 @@ def _lead(results: pd.DataFrame) -> str:
 def _note(results: pd.DataFrame) -> str:
     if not {"low", "high"} <= set(results):
         return ""
-    said = "Small numbers: 95&thinsp;% interval of the mAP over people, for these trained models."
-    return f'<p class="soft"><small>{said}</small></p>'
+    note = "Small numbers: 95&thinsp;% interval of the mAP over people, for these trained models."
+    return f'<p class="soft"><small>{note}</small></p>'
 
 
 def _chart(results: pd.DataFrame) -> str:

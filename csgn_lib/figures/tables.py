@@ -55,12 +55,12 @@ def results_table(frame: pd.DataFrame, descriptions: Mapping[str, str] | None = 
 
 def _entries(frame: pd.DataFrame, intervals: bool) -> list[tuple[str, list[str]]]:
     """(row, its cells of text, protocol after protocol)."""
-    found = {(record["row"], record["protocol"]): record for record in frame.to_dict("records")}
+    records = {(record["row"], record["protocol"]): record for record in frame.to_dict("records")}
     rows = []
     for row in frame["row"].unique():
         cells: list[str] = []
         for protocol in frame["protocol"].unique():
-            record = found.get((row, protocol))
+            record = records.get((row, protocol))
             cells += _values(record, intervals) if record else ["–"] * len(_HEADS)
         rows.append((str(row), cells))
     return rows

@@ -59,10 +59,10 @@ def _protocols(run: Run) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        found = read_json(path)[REPORTED]["protocols"]
-        for scores in found.values():
+        protocols = read_json(path)[REPORTED]["protocols"]
+        for scores in protocols.values():
             scores["counted"], scores["dropped"], *(scores[f"{metric}_interval"] for metric in METRICS)
-        return found
+        return protocols
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not the record of a scored run ({error!r}); remove it, or score again") from None
 

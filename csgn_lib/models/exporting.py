@@ -52,13 +52,13 @@ def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error}); name another folder with --out") from error
     with staging as name:
-        made = _fill(model, Path(name))
+        differences, missing = _fill(model, Path(name))
         out.mkdir(exist_ok=True)
         for path in sorted(Path(name).iterdir()):
             if path.is_dir():  # plugins
                 shutil.rmtree(out / path.name, ignore_errors=True)
             os.replace(path, out / path.name)
-    return Exported(out, *made)
+    return Exported(out, differences, missing)
 
 
 def _fill(model: Model, folder: Path) -> tuple[dict[str, float], list[str]]:

@@ -98,14 +98,14 @@ def list_images(folder: str | Path) -> list[str]:
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder; give the one that holds the images")
     files = sorted(walk(folder))
-    found = [file for file in files if file.lower().endswith(SUFFIXES)]
-    if not found:
+    images = [file for file in files if file.lower().endswith(SUFFIXES)]
+    if not images:
         raise InputError(f"{folder} holds no image at any depth; a name must end in {', '.join(SUFFIXES)}")
-    if len(found) < len(files):
-        kinds = Counter(Path(file).suffix.lower() or "no suffix" for file in set(files) - set(found))
+    if len(images) < len(files):
+        kinds = Counter(Path(file).suffix.lower() or "no suffix" for file in set(files) - set(images))
         names = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
         warnings.warn(f"{folder}: skipped files that are not {', '.join(SUFFIXES)}: {names}", stacklevel=2)
-    return found
+    return images
 
 
 def embed_folder(
@@ -205,12 +205,12 @@ def _embed(model: Model, folders: list[str], before: Gallery | None, batch_size:
 
 def _all_images(folders: list[str]) -> list[str]:
     """Every image of the folders with its folder's name; once if one folder contains another."""
-    found = {}
+    paths = {}
     for folder in folders:
         for name in list_images(folder):
             path = Path(folder, name).as_posix()
-            found.setdefault(os.path.abspath(path), path)
-    return list(found.values())
+            paths.setdefault(os.path.abspath(path), path)
+    return list(paths.values())
 
 
 def _file(path: str, held: File | None) -> File:

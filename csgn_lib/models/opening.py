@@ -103,11 +103,11 @@ def describe(
     if not paths:
         raise InputError(f"no images to embed below {root}")
     unknown = dict.fromkeys(("person", "camera", "clothes"), -1)
-    made = np.empty((len(paths), model.width), dtype=np.float32)
+    features = np.empty((len(paths), model.width), dtype=np.float32)
     batches = iterate(pd.DataFrame({"path": list(paths)} | unknown), root, model.size, batch_size)
     for batch in track(batches, len(paths), "embedding images", size=lambda batch: len(batch.index)):
-        made[batch.index.numpy()] = model.encoder(batch.images.to(model.device)).descriptor().cpu().numpy()
-    return made
+        features[batch.index.numpy()] = model.encoder(batch.images.to(model.device)).descriptor().cpu().numpy()
+    return features
 
 
 def _experiment(run: Run) -> Experiment:

@@ -55,9 +55,9 @@ def export_program(model: Model, path: str | Path) -> float:
     program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     with atomic_path(path) as temporary:
         torch.export.save(program, temporary, extra_files={"about.json": json.dumps(about(model))})
-        found = difference(module, torch.export.load(temporary).module(), model.size)
-        _accept(found, path)
-    return found
+        deviation = difference(module, torch.export.load(temporary).module(), model.size)
+        _accept(deviation, path)
+    return deviation
 
 
 def missing_packages() -> list[str]:
@@ -89,9 +89,9 @@ def export_onnx(model: Model, path: str | Path) -> float:
             external_data=False,
             verbose=False,
         )
-        found = difference(module, _onnx_function(temporary), model.size)
-        _accept(found, path)
-    return found
+        deviation = difference(module, _onnx_function(temporary), model.size)
+        _accept(deviation, path)
+    return deviation
 
 
 @torch.no_grad()
@@ -137,9 +137,9 @@ def _onnx_function(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _accept(found: float, path: str | Path) -> None:
-    if not found <= TOLERANCE:
+def _accept(deviation: float, path: str | Path) -> None:
+    if not deviation <= TOLERANCE:
         raise InputError(
-            f"{path} would differ from the encoder by {found:.1e}, more than {TOLERANCE:.0e}: it is not written; "
+            f"{path} would differ from the encoder by {deviation:.1e}, more than {TOLERANCE:.0e}: it is not written; "
             f"use the library instead, or another version than torch {torch.__version__}"
         )

@@ -59,8 +59,8 @@ def search(
     """
     refuse_other_model(model, gallery)
     queries = query_paths(images)
-    found = gallery.nearest(describe(model, ".", queries), k)
-    return _answers(queries, found.rows, np.maximum(found.distances, 0), gallery, threshold)
+    nearest = gallery.nearest(describe(model, ".", queries), k)
+    return _answers(queries, nearest.rows, np.maximum(nearest.distances, 0), gallery, threshold)
 
 
 def search_words(
@@ -123,21 +123,21 @@ def recorded_threshold(model: Model, fpir: float = 0.1, file: str | Path | None 
     cure = f"measure it: csgn evaluate {model.run.dir} BENCHMARK ROOT, then --threshold FOLDER/{VERIFICATION}"
     if not path.is_file():
         raise InputError(f"{path} does not exist, so no threshold is known for this model; {cure}")
-    found = read_json(path, cure)
-    if not isinstance(found, dict) or not isinstance(found.get("protocols"), dict):
+    thresholds = read_json(path, cure)
+    if not isinstance(thresholds, dict) or not isinstance(thresholds.get("protocols"), dict):
         raise InputError(f"{path} is no record of thresholds; {cure}")
-    if found.get("model") != model.digest:
+    if thresholds.get("model") != model.digest:
         raise InputError(f"{path} is of another model, whose distances mean something else; {cure}")
     data = path.with_name("benchmark.json")
-    if data.exists() and read_json(data).get("manifest") != found.get("manifest"):
+    if data.exists() and read_json(data).get("manifest") != thresholds.get("manifest"):
         raise InputError(f"{path} was measured on other data than {data} describes; {cure}")
-    if not found["protocols"]:
-        raise InputError(f"{path} holds no threshold ({found.get('why', 'no protocol')}); {cure}")
-    protocol, record = next(iter(found["protocols"].items()))
+    if not thresholds["protocols"]:
+        raise InputError(f"{path} holds no threshold ({thresholds.get('why', 'no protocol')}); {cure}")
+    protocol, record = next(iter(thresholds["protocols"].items()))
     source = (
-        f"at most {fpir:.3g} of searches for absent people are answered, measured on {found['benchmark']}, {protocol}, "
-        f"{record['counts']['non_mated']} searches in {record['counts']['gallery']} images; other photographs, and "
-        "larger galleries, need their own"
+        f"at most {fpir:.3g} of searches for absent people are answered, measured on {thresholds['benchmark']}, "
+        f"{protocol}, {record['counts']['non_mated']} searches in {record['counts']['gallery']} images; "
+        "other photographs, and larger galleries, need their own"
     )
     return Threshold(suggested_threshold(record, fpir), source)
 

@@ -85,12 +85,13 @@ def score_captions(
         InputError: no caption of a gallery image; a model without joint embedding or text encoder; a word that the
             tokenizer does not know.
     """
-    said, images = read_captions(captions), benchmark.gallery
-    rows = [(text, row.person) for row in images.itertuples() for text in said.get(row.path, ())]
+    sentences, images = read_captions(captions), benchmark.gallery
+    rows = [(text, row.person) for row in images.itertuples() for text in sentences.get(row.path, ())]
     if not rows:
         raise InputError(
             f"{captions} has no sentence for a gallery image of {benchmark.name}: its first path is "
-            f"{next(iter(said))}, the benchmark's {images['path'].iloc[0]}; write paths relative to {benchmark.root}"
+            f"{next(iter(sentences))}, the benchmark's {images['path'].iloc[0]}; "
+            f"write paths relative to {benchmark.root}"
         )
     clip = open_words(open_model(model_dir, "cpu")).clip
     if Path(captions).suffix.lower() == ".csv":

@@ -28,8 +28,8 @@ def board_frame(folder: str | Path | None = None) -> pd.DataFrame:
     ``again`` is the command that continues a run that ended before it was done.
     """
     root, rows = Path(folder) if folder else runs.runs_folder(), []
-    found = runs.table(root)
-    for name, seconds in reversed(list(zip(found["run"], found.get("seconds", []), strict=True))):
+    table = runs.table(root)
+    for name, seconds in reversed(list(zip(table["run"], table.get("seconds", []), strict=True))):
         seen = read(Run(root / name))
         rows.append({
             "run": name, "kind": Path(seen.status.get("notebook", "train")).stem, "state": seen.state, "at": seen.where,

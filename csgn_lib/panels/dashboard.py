@@ -128,13 +128,13 @@ class TrainingDashboard:
         self.resume = ipywidgets.Button(description="Continue", icon="play", disabled=True)
         self.again = ipywidgets.Button(description="Update now", icon="refresh")
         self.following = ipywidgets.ToggleButton(description="Follow", icon="eye", value=False)
-        self.said, self.table, self.curves = ipywidgets.HTML(layout={"min_height": "28px"}), View(), View()
+        self.message, self.table, self.curves = ipywidgets.HTML(layout={"min_height": "28px"}), View(), View()
         self.stop.on_click(lambda button: self._act(button, runs.stop))
         self.resume.on_click(lambda button: self._act(button, _resume))
         self.again.on_click(lambda button: self.refresh())
         self.following.observe(lambda change: self.follow() if change["new"] else self.close(), "value")
         buttons = ipywidgets.VBox(
-            [ipywidgets.HBox([self.stop, self.resume]), ipywidgets.HBox([self.following, self.again]), self.said]
+            [ipywidgets.HBox([self.stop, self.resume]), ipywidgets.HBox([self.following, self.again]), self.message]
         )
         hint = ipywidgets.HTML("<small>Select several runs with Ctrl or Shift and a click.</small>")
         top = ipywidgets.HBox([ipywidgets.VBox([self.benchmark, self.runs, hint]), buttons])
@@ -161,7 +161,7 @@ class TrainingDashboard:
         shown = [folder.name for folder in folders if self._known[folder.name][1] == self.benchmark.value]
         self.runs.value = shown
         left = len(folders) - len(shown)
-        self.said.value = f"{left} run(s) of another benchmark are left out: choose it to see them." if left else ""
+        self.message.value = f"{left} run(s) of another benchmark are left out: choose it to see them." if left else ""
         self.refresh()
 
     def refresh(self) -> None:
@@ -197,7 +197,7 @@ class TrainingDashboard:
             try:
                 self.refresh()
             except Exception as error:  # an error of a task is not displayed
-                self.said.value = alert(f"the panel stopped following: {error!r}")
+                self.message.value = alert(f"the panel stopped following: {error!r}")
                 self.following.value = False
                 return
             await asyncio.sleep(self.every)
@@ -205,15 +205,15 @@ class TrainingDashboard:
     def _act(self, button: ipywidgets.Button, action: Callable[[Run], str]) -> None:
         self.refresh()  # the run may have ended in the meantime
         if button.disabled:
-            self.said.value = alert("no chosen run can be stopped or continued now")
+            self.message.value = alert("no chosen run can be stopped or continued now")
             return
         run = Run(self._known[self._targets[button.description]][0])
         try:
-            self.said.value = html.escape(action(run))
+            self.message.value = html.escape(action(run))
         except InputError as error:
-            self.said.value = alert(str(error))
+            self.message.value = alert(str(error))
         except OSError as error:  # the process has just ended
-            self.said.value = alert(f"{run.dir.name}: {error}")
+            self.message.value = alert(f"{run.dir.name}: {error}")
         self.refresh()
 
     def _offer_to(self, button: ipywidgets.Button, names: list[str]) -> None:

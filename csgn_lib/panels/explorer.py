@@ -94,22 +94,22 @@ class Explorer:
             source = self.source(name)
             sides = (features_of(source.descriptors[PLAIN])(side) for side in (source.query, source.gallery))
             data = source.benchmark
-            found = evaluate(*sides, data.query, data.gallery, data.protocol(protocol)).per_query
-            self._scores[name, protocol] = found[found["valid"]].sort_values(["ap", "row"], ignore_index=True)
+            scores = evaluate(*sides, data.query, data.gallery, data.protocol(protocol)).per_query
+            self._scores[name, protocol] = scores[scores["valid"]].sort_values(["ap", "row"], ignore_index=True)
         return self._scores[name, protocol]
 
     def queries(self, name: str, protocol: str, where: Filter = Filter()) -> pd.DataFrame:  # noqa: B008
         """The counted queries that pass a filter, in its order; columns as ``Scores.per_query``."""
-        found = self.scored(name, protocol)
-        keep = found["ap"].between(where.ap[0] - 1e-9, where.ap[1] + 1e-9)
+        scores = self.scored(name, protocol)
+        keep = scores["ap"].between(where.ap[0] - 1e-9, where.ap[1] + 1e-9)
         for column, wanted in (("camera", where.camera), ("clothes", where.clothes)):
             if wanted:
-                keep &= found[column].map(self.source(name).benchmark.names(column)) == wanted
+                keep &= scores[column].map(self.source(name).benchmark.names(column)) == wanted
         if where.first != ALL:
-            keep &= (found["first_hit"] == 1) == (where.first == RIGHT)
+            keep &= (scores["first_hit"] == 1) == (where.first == RIGHT)
         if where.contains.strip():
-            keep &= found["path"].str.contains(where.contains.strip(), case=False, regex=False)
-        return where.ordered(found[keep])
+            keep &= scores["path"].str.contains(where.contains.strip(), case=False, regex=False)
+        return where.ordered(scores[keep])
 
     def ranks(self, name: str, protocol: str, row: int, look: Look = Look(), draw: int = 0) -> Answer:  # noqa: B008
         """The ranking of one query under a protocol.
@@ -139,10 +139,10 @@ class Explorer:
         if rule.aggregate == "tracklet" and not look.repaints:
             rows = np.flatnonzero(frame["tracklet"] == frame["tracklet"].iloc[row])
         if look.repaints:
-            asked = self._embed(source, self.thumbnails(name).image(frame["path"].iloc[row], blocked=False), look)
+            embeddings = self._embed(source, self.thumbnails(name).image(frame["path"].iloc[row], blocked=False), look)
         else:
-            asked = _rows(source.query, rows)
-        feature = self._asked(source, asked, look)
+            embeddings = _rows(source.query, rows)
+        feature = self._query_feature(source, embeddings, look)
         if rule.aggregate == "tracklet":
             feature = by_tracklet(feature, frame.iloc[rows], "query")[0]
         return self._ranked(source, rule, row, np.asarray(feature)[0], look, draw)
@@ -169,7 +169,7 @@ class Explorer:
             embedded = self._embed(source, picture, look)
         if query["person"] == source.benchmark.distractor:
             query["person"] = UNKNOWN
-        similarity, rows = self._similar(source, look, None, np.asarray(self._asked(source, embedded, look)[0]))
+        similarity, rows = self._similar(source, look, None, np.asarray(self._query_feature(source, embedded, look)[0]))
         order = np.argsort(-similarity, kind="stable")
         order = order[rows[order] != (-1 if row is None or look.text_alone else row)]
         return Answer(query, rows[order], similarity[order], np.nan, 0, gallery)
@@ -254,18 +254,18 @@ class Explorer:
         with torch.inference_mode():
             return source.encoder(changed(pixels_of(picture, source.size), look)[None])
 
-    def _asked(self, source: Source, asked: Embeddings, look: Look) -> Tensor:
+    def _query_feature(self, source: Source, embeddings: Embeddings, look: Look) -> Tensor:
         """Query features (B, D) as they are compared: f with the text added or subtracted, or replaced by it."""
         read = self._read(source, self._descriptor(source, look))
         if look.text_alone:
-            asked = replace(asked, f=source.text(look.text.strip())[None])
+            embeddings = replace(embeddings, f=source.text(look.text.strip())[None])
         elif look.says:
-            if asked.f is None:
+            if embeddings.f is None:
                 raise InputError(NO_JOINT.format(source.name))
             sign = 1 if look.use == ADDED else -1
             direction = source.direction(look.text.strip())
-            asked = replace(asked, f=F.normalize(asked.f, dim=1) + sign * look.weight * direction)
-        return read(asked)
+            embeddings = replace(embeddings, f=F.normalize(embeddings.f, dim=1) + sign * look.weight * direction)
+        return read(embeddings)
 
     def _similar(
         self, source: Source, look: Look, rule: Protocol | None, feature: NDArray
@@ -276,17 +276,17 @@ class Explorer:
         length of f' changes, and the gallery's features need not be computed again.
         """
         descriptor, tracklets = self._descriptor(source, look), rule is not None and rule.aggregate == "tracklet"
-        asked = _unit(feature)
+        query = _unit(feature)
         left = None if tracklets or descriptor.vocabulary not in DIRECTIONS else self._left(source, descriptor)
         if left is None:
             unit, rows = self._gallery(source, descriptor, tracklets)
-            return unit @ asked, rows
+            return unit @ query, rows
         unit, rows = self._gallery(source, replace(descriptor, vocabulary=PLAIN, rank=0), tracklets)
         widths = [source.gallery.parts()[name].shape[1] for name in descriptor.parts]
         place = descriptor.parts.index("f")
-        here, beside = slice(sum(widths[:place]), sum(widths[: place + 1])), asked.copy()
+        here, beside = slice(sum(widths[:place]), sum(widths[: place + 1])), query.copy()
         beside[here] = 0
-        return unit @ beside + unit[:, here] @ asked[here] / left, rows
+        return unit @ beside + unit[:, here] @ query[here] / left, rows
 
     def _left(self, source: Source, descriptor: Descriptor) -> NDArray[np.float32] | None:
         """Length (N,) of each projected f, f of length 1; None if one is too short for an accurate cosine."""
@@ -323,11 +323,11 @@ class Explorer:
         person = query["person"].iloc[row]
         same = np.flatnonzero((gallery["person"].to_numpy()[ranked] == person) & (person != UNKNOWN))
         junk = rule.is_junk(query, gallery, np.full(len(same), row), ranked[same])
-        found = per_query(np.zeros(len(same), np.int64), same + 1, junk, 1, rule.ap).iloc[0]
+        scores = per_query(np.zeros(len(same), np.int64), same + 1, junk, 1, rule.ap).iloc[0]
         keep = np.ones(len(ranked), dtype=bool)
         keep[same[junk]] = False
-        hit = int(found["first_hit"])
-        return Answer(query.iloc[row], ranked[keep], similarity[keep], float(found["ap"]), hit, gallery)
+        hit = int(scores["first_hit"])
+        return Answer(query.iloc[row], ranked[keep], similarity[keep], float(scores["ap"]), hit, gallery)
 
 
 def _rows(embedded: Embeddings, rows: Sequence[int]) -> Embeddings:

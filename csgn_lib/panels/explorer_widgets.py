@@ -123,10 +123,10 @@ class ExplorerPanel(Controls):
     def _fill(self, name: str) -> None:
         """Set the choices of a model's benchmark; a selection that is still valid is kept."""
         source, protocols = self.explorer.source(name), self.explorer.protocols(name)
-        found = self.explorer.scored(name, self.protocol.value if self.protocol.value in protocols else protocols[0])
-        known = found[found["clothes"] != -1].drop_duplicates("clothes").sort_values(["person", "clothes"])
+        scores = self.explorer.scored(name, self.protocol.value if self.protocol.value in protocols else protocols[0])
+        known = scores[scores["clothes"] != -1].drop_duplicates("clothes").sort_values(["person", "clothes"])
         people, cams, outfits = (source.benchmark.names(column) for column in ("person", "camera", "clothes"))
-        cameras = [(cams[n], cams[n]) for n in sorted(found["camera"].unique()) if n != -1]
+        cameras = [(cams[n], cams[n]) for n in sorted(scores["camera"].unique()) if n != -1]
         clothes = [
             (f"person {people[q.person]}, outfit {outfits[q.clothes]}", outfits[q.clothes]) for q in known.itertuples()
         ]
@@ -144,8 +144,8 @@ class ExplorerPanel(Controls):
 
     def _list(self) -> None:
         with self._telling():
-            found = self.explorer.queries(self.model.value, self.protocol.value, self.filter())
-            shown, before = found.head(LISTED), self.query.value
+            queries = self.explorer.queries(self.model.value, self.protocol.value, self.filter())
+            shown, before = queries.head(LISTED), self.query.value
             options = [
                 (f"{q.path}  AP {q.ap:.2f}, first match at rank {q.first_hit}", (int(q.row), int(q.draw)))
                 for q in shown.itertuples()
@@ -155,8 +155,8 @@ class ExplorerPanel(Controls):
                 self.query.options = options
                 self.query.value = before if before in values else next(iter(values), None)
             total = len(self.explorer.scored(self.model.value, self.protocol.value))
-            more = f"; the first {LISTED} are listed" if len(found) > LISTED else ""
-            self.listed.value = f"{len(found):,} of {total:,} queries{more}"
+            more = f"; the first {LISTED} are listed" if len(queries) > LISTED else ""
+            self.listed.value = f"{len(queries):,} of {total:,} queries{more}"
             if not options:
                 raise InputError("no query passes these filters; widen them, or press Reset")
             self.draw()
@@ -226,11 +226,11 @@ class ExplorerPanel(Controls):
         look, thumbnails = self.look(), self.explorer.thumbnails(name)
 
         def pictures(blocked: bool) -> dict[str, Image.Image]:
-            found = {path: thumbnails.image(path, blocked) for path in paths}
+            images = {path: thumbnails.image(path, blocked) for path in paths}
             if look.text_alone:
-                return found
+                return images
             query = self.picture or thumbnails.image(answer.query["path"], blocked)
-            return {QUERY: painted(query, look)} | found
+            return {QUERY: painted(query, look)} | images
 
         if height == SMALL:
             paths = []
@@ -260,19 +260,19 @@ class ExplorerPanel(Controls):
     def _enlarge(self, name: str, choice: str) -> None:
         """Show the query, or an answer beside it, large."""
         answer, top = self._shown[name]
-        found = top.head(0) if choice == QUERY else top[top["row"] == int(choice)]
-        if choice != QUERY and found.empty:
+        entry = top.head(0) if choice == QUERY else top[top["row"] == int(choice)]
+        if choice != QUERY and entry.empty:
             raise InputError("this image is no longer in the ranking; click another one")
-        images, _ = self._images(name, answer, found["path"], ENLARGED)
-        cells = strip_cells(answer, found, self.explorer.thumbnails(name), images, self.look().text_alone)
-        row = answer.query if found.empty else found.iloc[0]
+        images, _ = self._images(name, answer, entry["path"], ENLARGED)
+        cells = strip_cells(answer, entry, self.explorer.thumbnails(name), images, self.look().text_alone)
+        row = answer.query if entry.empty else entry.iloc[0]
         facts = [f"file: {html.escape(row['path'])}"]
         for column, what in (("person", "person"), ("camera", "camera"), ("clothes", "outfit")):
             if (number := row[column]) != -1:
                 label = self.explorer.source(name).benchmark.names(column).get(number, str(number))
                 facts.append(f"{what}: {html.escape(label)}")
-        self._enlarged = None if found.empty else int(row["row"])
-        self.enlarged.value = enlarged_html(cells, "<br>".join(facts), searchable=not found.empty)
+        self._enlarged = None if entry.empty else int(row["row"])
+        self.enlarged.value = enlarged_html(cells, "<br>".join(facts), searchable=not entry.empty)
 
     def _take(self) -> None:
         if not self.upload.value:

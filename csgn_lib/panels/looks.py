@@ -147,14 +147,14 @@ class Answer:
         (clothes), and ``was``, each one's rank in another answer (0: none)."""
         rows = self.rows[:count]
         columns = ["path", "person", "camera", "clothes", "person_label"]
-        found = self.gallery.iloc[rows][columns].reset_index(drop=True)
-        right = (found["person"] == self.query["person"]) & (self.query["person"] != UNKNOWN)
-        known = right & (found["clothes"] != UNKNOWN) & (self.query["clothes"] != UNKNOWN)
-        changed = np.where(known, np.where(found["clothes"] == self.query["clothes"], "same", "changed"), "")
+        table = self.gallery.iloc[rows][columns].reset_index(drop=True)
+        right = (table["person"] == self.query["person"]) & (self.query["person"] != UNKNOWN)
+        known = right & (table["clothes"] != UNKNOWN) & (self.query["clothes"] != UNKNOWN)
+        changed = np.where(known, np.where(table["clothes"] == self.query["clothes"], "same", "changed"), "")
         places = np.zeros(len(self.gallery), dtype=np.int64)
         if before is not None:
             places[before.rows] = np.arange(1, len(before.rows) + 1)
-        return found.assign(
+        return table.assign(
             rank=np.arange(1, len(rows) + 1), row=rows, similarity=self.similarity[:count], right=right,
             changed=changed, was=places[rows],
         )  # fmt: skip

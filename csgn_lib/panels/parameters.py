@@ -57,11 +57,11 @@ class Field:
 
 def fields(model: type[Experiment] = Experiment) -> list[Field]:
     """All fields of the experiment, in order."""
-    found, group = [], "Data"
+    listed, group = [], "Data"
     for name, schema in model.model_json_schema()["properties"].items():
         group = _GROUPS.get(name, group)
-        found.append(_field(name, schema, group))
-    return found
+        listed.append(_field(name, schema, group))
+    return listed
 
 
 def _field(name: str, schema: dict[str, Any], group: str) -> Field:
@@ -165,7 +165,7 @@ class ParameterPanel:
         self.estimate = ipywidgets.Button(
             description="Estimate time and memory", icon="clock-o", layout={"width": "max-content"}
         )
-        self.difference, self.needs, self.said, self.line = (alike(ipywidgets.HTML) for _ in range(4))
+        self.difference, self.needs, self.message, self.line = (alike(ipywidgets.HTML) for _ in range(4))
         self.widget = self._laid_out(alike, narrow)
         for chooser in (self.setting, self.method):
             chooser.observe(lambda change: self._preset_chosen(), "value")
@@ -260,7 +260,7 @@ class ParameterPanel:
 
     def _say(self, wrong: dict[str, str]) -> None:
         self.start.disabled = self.estimate.disabled = self.experiment is None
-        self.needs.value = self.said.value = ""
+        self.needs.value = self.message.value = ""
         if self.experiment is None:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())
             self.difference.value, self.line.value = alert(f"These values cannot be trained: {reasons}"), ""
@@ -296,9 +296,9 @@ class ParameterPanel:
         try:
             run = background.start(self.experiment)
         except InputError as error:
-            self.said.value = alert(str(error))
+            self.message.value = alert(str(error))
             return
-        self.said.value = f"✔ {html.escape(run.dir.name)} was started in a separate process."
+        self.message.value = f"✔ {html.escape(run.dir.name)} was started in a separate process."
         if self.started is not None:
             self.started(run)
 
@@ -310,4 +310,4 @@ class ParameterPanel:
             parts.setdefault(field.group, []).append(row)
         tabs = ipywidgets.Tab([alike(ipywidgets.VBox, rows) for rows in parts.values()], titles=list(parts))
         top, bottom = ipywidgets.HBox([self.setting, self.method]), ipywidgets.HBox([self.estimate, self.start])
-        return ipywidgets.VBox([top, tabs, bottom, self.said, self.difference, self.needs, self.line])
+        return ipywidgets.VBox([top, tabs, bottom, self.message, self.difference, self.needs, self.line])

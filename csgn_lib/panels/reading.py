@@ -208,8 +208,8 @@ def _scores(results: dict[str, Any], remarks: list[str]) -> tuple[float | None, 
     """mAP of the plain descriptor under the headline protocol, that protocol, and the validation people's mAP."""
     plain = results.get("plain")
     try:
-        name, found = next(iter(plain["protocols"].items()))  # type: ignore[index]
-        return float(found["mean_ap"]), str(name), plain.get("validation_mean_ap")  # type: ignore[union-attr]
+        name, scores = next(iter(plain["protocols"].items()))  # type: ignore[index]
+        return float(scores["mean_ap"]), str(name), plain.get("validation_mean_ap")  # type: ignore[union-attr]
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
         if plain is not None:
             remarks.append("its results.json has no mAP where this version looks: an older version's")
@@ -220,8 +220,8 @@ def _console(run: Run) -> list[str]:
     """The last line that its process printed before it exited without reporting a result."""
     with suppress(OSError):
         lines = run.path(background.CONSOLE).read_text(encoding="utf-8", errors="replace").split("\n")
-        said = [line for line in lines if line.strip() and not line.startswith("$ ")]
-        return said[-1:]
+        printed = [line for line in lines if line.strip() and not line.startswith("$ ")]
+        return printed[-1:]
     return []
 
 

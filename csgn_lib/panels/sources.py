@@ -105,9 +105,9 @@ def frozen_clip(experiment: Experiment, benchmark: Benchmark | None = None, name
     clip = _frozen_tower(experiment)
     encoder = VisualEncoder(clip, None, "none", torch.Generator()).eval()
     size = (experiment.image_height, experiment.image_width)
-    found = embed_benchmark(encoder, benchmark, size)
-    chosen = _defaults(found.gallery, experiment)
-    return Source(name, benchmark, size, found.query, found.gallery, chosen, lambda: encoder, lambda: clip,
+    embedded = embed_benchmark(encoder, benchmark, size)
+    chosen = _defaults(embedded.gallery, experiment)
+    return Source(name, benchmark, size, embedded.query, embedded.gallery, chosen, lambda: encoder, lambda: clip,
                   vocabulary_file=experiment.vocabulary_file)  # fmt: skip
 
 

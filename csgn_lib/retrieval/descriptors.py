@@ -155,7 +155,7 @@ def chosen_descriptors(run: Run) -> dict[str, Descriptor]:
     if not path.exists():
         raise InputError(f"{path} does not exist; score the run first (12_train does, and csgn train)")
     try:
-        compared = {name: found["compared"] for name, found in run.results.items()}
+        compared = {name: scores["compared"] for name, scores in run.results.items()}
         trained = run.path("config.json").exists()  # the folder of an evaluation has no experiment
         forms = Experiment.from_parameters(**run.config).added("descriptor") if trained else {}
         return {

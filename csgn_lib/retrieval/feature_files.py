@@ -182,35 +182,35 @@ def _read(file: Path, values: tuple[str, ...], lists: tuple[str, ...]) -> dict[s
     if file.suffix.lower() not in readers:
         raise InputError(f"{file} is of an unknown kind; give a file that ends in {', '.join(SUFFIXES)}")
     try:
-        found = readers[file.suffix.lower()](file, values, lists)
+        arrays = readers[file.suffix.lower()](file, values, lists)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, EOFError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read ({error}); write it again as docs/using-a-model.md says") from None
-    if absent := [name for name in values if found.get(name) is None]:
+    if absent := [name for name in values if arrays.get(name) is None]:
         raise InputError(f"{file} has no array {absent[0]!r}; name the array of numbers so")
-    return {name: found.get(name) for name in (*values, *lists)}
+    return {name: arrays.get(name) for name in (*values, *lists)}
 
 
 def _read_npy(file: Path, values: tuple[str, ...], lists: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {values[0]: np.load(file, mmap_mode="r", allow_pickle=False)}
+    arrays: dict[str, Any] = {values[0]: np.load(file, mmap_mode="r", allow_pickle=False)}
     for name in lists:
         text = file.with_suffix(".txt" if name == "paths" else f".{name.removesuffix('_paths')}.txt")
-        found[name] = text.read_text(encoding="utf-8").splitlines() if text.is_file() else None
-    return found
+        arrays[name] = text.read_text(encoding="utf-8").splitlines() if text.is_file() else None
+    return arrays
 
 
 def _read_npz(file: Path, values: tuple[str, ...], lists: tuple[str, ...]) -> dict[str, Any]:
     with np.load(file, allow_pickle=False) as opened:
-        found = {name: opened[name] for name in (*values, *lists) if name in opened}
-    return {name: _texts(array, file) if name in lists else array for name, array in found.items()}
+        arrays = {name: opened[name] for name in (*values, *lists) if name in opened}
+    return {name: _texts(array, file) if name in lists else array for name, array in arrays.items()}
 
 
 def _read_safetensors(file: Path, values: tuple[str, ...], lists: tuple[str, ...]) -> dict[str, Any]:
     with safe_open(file, framework="numpy") as opened:
         header = opened.metadata() or {}
-        found: dict[str, Any] = {name: opened.get_tensor(name) for name in values if name in opened.keys()}
-    return found | {name: _texts(json.loads(header[name]), file) for name in lists if name in header}
+        arrays: dict[str, Any] = {name: opened.get_tensor(name) for name in values if name in opened.keys()}
+    return arrays | {name: _texts(json.loads(header[name]), file) for name in lists if name in header}
 
 
 def _read_hdf5(file: Path, values: tuple[str, ...], lists: tuple[str, ...]) -> dict[str, Any]:
@@ -219,12 +219,12 @@ def _read_hdf5(file: Path, values: tuple[str, ...], lists: tuple[str, ...]) -> d
     except ImportError:
         raise InputError(H5PY_MISSING) from None
     with h5py.File(file) as opened:
-        found = {name: opened[name][()] for name in values if name in opened}
-        return found | {name: _texts(opened[name].asstr()[()], file) for name in lists if name in opened}
+        arrays = {name: opened[name][()] for name in values if name in opened}
+        return arrays | {name: _texts(opened[name].asstr()[()], file) for name in lists if name in opened}
 
 
-def _texts(found: Any, file: Path) -> list[str]:
-    texts = [text.decode() if isinstance(text, bytes) else text for text in np.asarray(found).ravel().tolist()]
+def _texts(array: Any, file: Path) -> list[str]:
+    texts = [text.decode() if isinstance(text, bytes) else text for text in np.asarray(array).ravel().tolist()]
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"the paths of {file} are no text; write each image's path as a string")
     return texts

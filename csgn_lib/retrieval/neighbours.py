@@ -38,10 +38,10 @@ class Neighbours:
     def blocks(self, gallery: int, rows: int = 256) -> Iterator[NDArray[np.float32]]:
         """Distances (B, G) for ``evaluate_distances``: rows that were not found are last, in gallery order."""
         for start in range(0, len(self.rows), rows):
-            found = self.rows[start : start + rows]
-            block = np.full((len(found), gallery), BEYOND, dtype=np.float32)
-            query, place = np.nonzero(found >= 0)
-            block[query, found[query, place]] = self.distances[start : start + rows][query, place]
+            neighbours = self.rows[start : start + rows]
+            block = np.full((len(neighbours), gallery), BEYOND, dtype=np.float32)
+            query, place = np.nonzero(neighbours >= 0)
+            block[query, neighbours[query, place]] = self.distances[start : start + rows][query, place]
             yield block
 
 
@@ -142,11 +142,11 @@ def expand_queries(
     if alpha < 0:
         raise InputError(f"alpha = {alpha}: 0 for plain averages, larger to trust near images more")
     query, gallery = unit_rows(query_features, "query_features"), unit_rows(gallery_features, "gallery_features")
-    found = search(query, gallery, k, threads=threads)
-    weight = np.clip(1 - found.distances, 0, 1) ** np.float32(alpha)
+    neighbours = search(query, gallery, k, threads=threads)
+    weight = np.clip(1 - neighbours.distances, 0, 1) ** np.float32(alpha)
     expanded = query.copy()
     for place in range(k):
-        expanded += weight[:, place, None] * gallery[found.rows[:, place]]
+        expanded += weight[:, place, None] * gallery[neighbours.rows[:, place]]
     return unit_rows(expanded, "expanded queries")
 
 

@@ -135,8 +135,8 @@ def write_verification(folder: Path, query: Any, gallery: Any, benchmark: Benchm
     """
     about = {"model": digest, "benchmark": benchmark.name, "manifest": benchmark.manifest()}
     try:
-        found = verify(query, gallery, benchmark.query, benchmark.gallery, benchmark.protocols)
-        write_json(folder / VERIFICATION, about | {"protocols": {name: v.record() for name, v in found.items()}})
+        results = verify(query, gallery, benchmark.query, benchmark.gallery, benchmark.protocols)
+        write_json(folder / VERIFICATION, about | {"protocols": {name: v.record() for name, v in results.items()}})
     except InputError as error:
         write_json(folder / VERIFICATION, about | {"protocols": {}, "why": str(error)})
 

@@ -103,10 +103,10 @@ def score_distances(
     benchmark: Benchmark, file: str | Path, *, in_order: bool = False, trapezoid: bool = False
 ) -> Scored:
     """Score a file of distances (Q, G), smaller is closer, under every protocol. Raises as ``score_features``."""
-    found = read_distances(file, benchmark, in_order)
+    distances = read_distances(file, benchmark, in_order)
     protocols = protocols_of(benchmark, trapezoid)
-    scores = evaluate_all_distances(found.blocks(), benchmark.query, benchmark.gallery, protocols)
-    return Scored(benchmark, scores, {}, [_source(found)])
+    scores = evaluate_all_distances(distances.blocks(), benchmark.query, benchmark.gallery, protocols)
+    return Scored(benchmark, scores, {}, [_source(distances)])
 
 
 def protocols_of(benchmark: Benchmark, trapezoid: bool = False) -> list[Protocol]:
@@ -168,15 +168,15 @@ def report(folder: str | Path, benchmark: str) -> str:
     """A folder's results.json as text: each protocol with its description, metrics in percent with 95 % intervals over
     people, and the number of counted queries; then the rates of verification.json, if it exists."""
     lines, results = [], Run(Path(folder)).results
-    for descriptor, found in results.items():
-        lines.append(f"{descriptor}: {found['descriptor']}")
-        for name, scores in found["protocols"].items():
+    for descriptor, record in results.items():
+        lines.append(f"{descriptor}: {record['descriptor']}")
+        for name, scores in record["protocols"].items():
             metrics = [f"{TITLES[m]} {_percent(scores[m], *scores[f'{m}_interval'])}" for m in METRICS]
             counted = f"{scores['counted']} queries counted, {scores['dropped']} dropped"
             lines += [f"  {name}: {_protocol(name, benchmark).description}", f"    {'  '.join(metrics)}  ({counted})"]
     if Path(folder, VERIFICATION).exists():
-        for name, found in read_json(Path(folder, VERIFICATION))["protocols"].items():
-            lines += [f"  {name}, thresholds:", *(f"    {_rate(rate)}" for rate in found["rates"])]
+        for name, record in read_json(Path(folder, VERIFICATION))["protocols"].items():
+            lines += [f"  {name}, thresholds:", *(f"    {_rate(rate)}" for rate in record["rates"])]
     return "\n".join(lines)
 
 
@@ -231,5 +231,5 @@ def _refuse_other_data(folder: Path, other: Path) -> None:
         )
 
 
-def _source(found: Any) -> dict[str, str]:
-    return {"file": found.file.name, "sha256": found.digest, "rows": found.note}
+def _source(data: Any) -> dict[str, str]:
+    return {"file": data.file.name, "sha256": data.digest, "rows": data.note}

@@ -43,9 +43,9 @@ def error_curves(protocols: dict[str, Any]) -> pd.DataFrame:
         FNIR. Shares in [0, 1].
     """
     frames = []
-    for protocol, found in protocols.items():
+    for protocol, record in protocols.items():
         for curve, (alarms, rate) in CURVES.items():
-            points = pd.DataFrame(found[curve])
+            points = pd.DataFrame(record[curve])
             misses = 1 - points[rate] if rate == "tar" else points[rate]
             columns = {"threshold": points["threshold"], "false_alarms": points[alarms], "misses": misses}
             frames.append(pd.DataFrame({"protocol": protocol, "curve": curve} | columns))

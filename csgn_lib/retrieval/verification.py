@@ -188,52 +188,52 @@ def _measure(
         block[row, column] = 2 + 2 * STEP  # in a separate bin, which is not counted
         block /= STEP
         for line, who in zip(block, person[start:], strict=False):
-            found = np.bincount(line.astype(np.intp), minlength=BINS + 3)
-            found[BINS - 1] += found[BINS]  # 2 plus rounding
+            counts = np.bincount(line.astype(np.intp), minlength=BINS + 3)
+            counts[BINS - 1] += counts[BINS]  # 2 plus rounding
             with lock:
-                impostors[:] += found[:BINS]
-                of_people[who] += found[:BINS].reshape(-1, COARSE).sum(axis=1)
+                impostors[:] += counts[:BINS]
+                of_people[who] += counts[:BINS].reshape(-1, COARSE).sum(axis=1)
 
     each_product(-query_unit, gallery_unit, count, threads)
     return _Distances(rows[0], pairs, distance, other, impostors, person, of_people, len(gallery_unit))
 
 
 def _rates(
-    protocol: Protocol, found: _Distances, query: pd.DataFrame, gallery: pd.DataFrame, resamples: int, seed: int
+    protocol: Protocol, measured: _Distances, query: pd.DataFrame, gallery: pd.DataFrame, resamples: int, seed: int
 ) -> Verification:
-    columns = _known(protocol.gallery_rows(gallery)[0], gallery)[found.pairs.gallery]
-    kept = ~protocol.is_junk(query, gallery, found.rows[found.pairs.query], columns)
-    queries, distance = found.pairs.query[kept], found.distance[kept]
-    nearest = np.full(len(found.person), np.inf, np.float32)
+    columns = _known(protocol.gallery_rows(gallery)[0], gallery)[measured.pairs.gallery]
+    kept = ~protocol.is_junk(query, gallery, measured.rows[measured.pairs.query], columns)
+    queries, distance = measured.pairs.query[kept], measured.distance[kept]
+    nearest = np.full(len(measured.person), np.inf, np.float32)
     np.minimum.at(nearest, queries, distance)
-    counts = {"genuine": len(distance), "impostor": int(found.impostors.sum())}
+    counts = {"genuine": len(distance), "impostor": int(measured.impostors.sum())}
     if not all(counts.values()):
         raise InputError(f"{protocol.name}: {counts['genuine']} genuine and {counts['impostor']} impostor pairs")
-    times = people_drawn(len(found.of_people), seed, resamples, f"{protocol.name} asks for")
-    pairs, pair_rates = _pair_rates(found, found.person[queries], distance, times)
-    searches, search_rates = _search_rates(found.nearest_other, nearest, found.person, times)
+    times = people_drawn(len(measured.of_people), seed, resamples, f"{protocol.name} asks for")
+    pairs, pair_rates = _pair_rates(measured, measured.person[queries], distance, times)
+    searches, search_rates = _search_rates(measured.nearest_other, nearest, measured.person, times)
     rates = pd.DataFrame(pair_rates + search_rates, columns=list(COLUMNS))
     counts |= {"mated": int(np.isfinite(nearest).sum()), "non_mated": len(nearest), "people": times.shape[1]}
-    return Verification(protocol, rates, pairs, searches, counts | {"gallery": found.gallery})
+    return Verification(protocol, rates, pairs, searches, counts | {"gallery": measured.gallery})
 
 
 def _pair_rates(
-    found: _Distances, person: NDArray[np.int64], distance: NDArray[np.float32], times: NDArray[np.int64]
+    measured: _Distances, person: NDArray[np.int64], distance: NDArray[np.float32], times: NDArray[np.int64]
 ) -> tuple[pd.DataFrame, list[tuple[Any, ...]]]:
     """The ROC curve, and TAR at each FAR and the EER with their intervals."""
     bins = np.minimum((distance / STEP).astype(np.int64), BINS - 1)
     genuine = np.bincount(bins, minlength=BINS)
-    far, tar = _share(found.impostors[None]), _share(genuine[None])
-    drawn = _drawn_pair_rates(found.of_people, person, bins // COARSE, times)
+    far, tar = _share(measured.impostors[None]), _share(genuine[None])
+    drawn = _drawn_pair_rates(measured.of_people, person, bins // COARSE, times)
     rows = []
     for place, level in enumerate((*FAR_LEVELS, None)):
         value, at = (part[0] for part in (_tar_at(far, tar, level) if level else _eer(far, tar)))
-        value = value if level is None or level * found.impostors.sum() >= 1 else np.nan
+        value = value if level is None or level * measured.impostors.sum() >= 1 else np.nan
         low, high = _interval(drawn[place]) if not np.isnan(value) else (np.nan, np.nan)
         threshold = (at + 1) * STEP if not np.isnan(value) else np.nan
         rows.append(("tar" if level else "eer", "far" if level else "", level or np.nan, value, low, high, threshold))
     shown = np.unique(
-        np.searchsorted(far[0], np.geomspace(1 / max(found.impostors.sum(), 2), 1, CURVE)).clip(0, BINS - 1)
+        np.searchsorted(far[0], np.geomspace(1 / max(measured.impostors.sum(), 2), 1, CURVE)).clip(0, BINS - 1)
     )
     return pd.DataFrame({"threshold": (shown + 1) * STEP, "far": far[0][shown], "tar": tar[0][shown]}), rows
 

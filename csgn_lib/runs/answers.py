@@ -33,10 +33,10 @@ def answer(run: Run) -> str:
     if state != "done":
         raise InputError(f"{run.dir} is {state}, not done: it has no answer")
     executed = run.path("executed.ipynb")
-    said = _said(cells(executed))
-    if not said:
+    text = _answer_text(cells(executed))
+    if not text:
         raise InputError(f"{executed} shows no Markdown that begins with {ANSWER}; let its last cell display one")
-    return said.removeprefix(ANSWER).strip()
+    return text.removeprefix(ANSWER).strip()
 
 
 def keep_answer(run: Run, notebook: Path, command: str) -> str:
@@ -46,7 +46,7 @@ def keep_answer(run: Run, notebook: Path, command: str) -> str:
 
     Returns the answer. Raises what `answer` raises.
     """
-    status, found = run.status, answer(run)
+    status, result = run.status, answer(run)
     where = read_json(run.path("environment.json"))
     parts = [f"{status['seconds']:.0f} s", f"{where['cores']} cores of {where['cpu']}", where["gpu"]]
     if status.get("memory_mib"):
@@ -54,11 +54,11 @@ def keep_answer(run: Run, notebook: Path, command: str) -> str:
     document = read_json(notebook)
     head = "".join(document["cells"][0]["source"]).partition(LAST)[0].rstrip()
     _keep_picture(run, notebook, head)
-    listed = "\n".join(f"- {line.removeprefix('- ')}" for line in found.splitlines() if line)
+    listed = "\n".join(f"- {line.removeprefix('- ')}" for line in result.splitlines() if line)
     text = "\n\n".join([head, f"{LAST} (`{command}`)", listed, f"{COST} {', '.join(filter(None, parts))}."])
     document["cells"][0]["source"] = text.splitlines(keepends=True)
     write_text(notebook, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return found
+    return result
 
 
 def _keep_picture(run: Run, notebook: Path, head: str) -> None:
@@ -78,14 +78,14 @@ def answered(document: dict[str, Any]) -> None:
     if first["cell_type"] != "markdown" or LAST not in head:
         return
     head = PICTURE.sub("", head.partition(LAST)[0]).rstrip()
-    first["source"] = "\n\n".join(filter(None, [head, _said(document["cells"])])).splitlines(keepends=True)
+    first["source"] = "\n\n".join(filter(None, [head, _answer_text(document["cells"])])).splitlines(keepends=True)
 
 
-def _said(executed: Sequence[dict[str, Any]]) -> str:
+def _answer_text(executed: Sequence[dict[str, Any]]) -> str:
     """The last output of these cells that begins with ANSWER, without line breaks inside sentences; "" if none."""
     outputs = (output for cell in executed for output in cell.get("outputs", []))
-    said = [text for text in map(_markdown, outputs) if text.startswith(ANSWER)]
-    lead, *items = (" ".join(part.split()) for part in re.split(r"\n+(?=- )", said[-1] if said else ""))
+    answers = [text for text in map(_markdown, outputs) if text.startswith(ANSWER)]
+    lead, *items = (" ".join(part.split()) for part in re.split(r"\n+(?=- )", answers[-1] if answers else ""))
     return "\n\n".join(filter(None, [lead, "\n".join(items)]))
 
 
@@ -104,14 +104,14 @@ def collect(folder: str | Path, runs: Sequence[Run]) -> Path:
     Raises:
         InputError: a run that is not done or has no answer; then nothing is copied.
     """
-    folder, found = Path(folder), [(run.status["notebook"], answer(run), run) for run in runs]
+    folder, answers = Path(folder), [(run.status["notebook"], answer(run), run) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
-    for notebook, _, run in found:
+    for notebook, _, run in answers:
         pictures = (file for file in sorted(run.path("figures").glob("*.*")) if file.suffix != ".pdf")
         files = [*pictures, run.path("results.json")]
         for file in (file for file in files if file.exists()):
             with atomic_path(folder / f"{Path(notebook).stem}-{file.name}") as temporary:
                 shutil.copyfile(file, temporary)
-    lines = [f"**{Path(notebook).stem}.** {said}" for notebook, said, _ in found]
+    lines = [f"**{Path(notebook).stem}.** {text}" for notebook, text, _ in answers]
     write_text(folder / "answers.md", "\n\n".join(lines) + "\n")
     return folder / "answers.md"

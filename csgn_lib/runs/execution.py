@@ -189,11 +189,11 @@ def _listen(messages: IO[str], job: _Job) -> None:
     for line in messages:
         with suppress(json.JSONDecodeError):
             message = json.loads(line)
-            said = message.pop("said", "")
+            text = message.pop("text", "")
             job.heard.update(message)
             if job.echo:
                 with suppress(OSError):  # the reader may have closed the stream
-                    job.echo.write(said)
+                    job.echo.write(text)
                     job.echo.flush()
 
 
@@ -286,8 +286,8 @@ def _publish(job: _Job, state: str, fields: Mapping[str, Any]) -> None:
         return
     answered(document)
     document["metadata"]["csgn"] = {"state": state, **fields}
-    told = {"exception": state != "done", "input_path": job.notebook.name, "output_path": "executed.ipynb"}
-    document["metadata"].get("papermill", {}).update(told)
+    outcome = {"exception": state != "done", "input_path": job.notebook.name, "output_path": "executed.ipynb"}
+    document["metadata"].get("papermill", {}).update(outcome)
     if state != "done":
         where = f" in In [{fields['cell']}]" if fields.get("cell") else ""
         text = f"**This run is not complete: {state}{where}.** {fields.get('error', '')}\n\nAgain: `{job.command}`"

@@ -31,10 +31,10 @@ def variables() -> dict[str, str]:
 def groups(gpus: Sequence[int | str], gpus_per_cell: int) -> list[str]:
     """The GPUs in groups of ``gpus_per_cell``, one for each cell at a time. Raises InputError for too few GPUs."""
     size = max(1, gpus_per_cell)
-    made = [",".join(map(str, gpus[i : i + size])) for i in range(0, len(gpus) - size + 1, size)]
-    if not made:
+    joined = [",".join(map(str, gpus[i : i + size])) for i in range(0, len(gpus) - size + 1, size)]
+    if not joined:
         raise InputError(f"{size} GPUs for each cell, and there are {len(gpus)}; lower gpus_per_cell, or name more")
-    return made
+    return joined
 
 
 def named(

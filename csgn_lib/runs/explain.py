@@ -23,7 +23,7 @@ class Link:
     """One link of the chain. ``state``: `found`, `missing` (not recorded, or not here), `broken` (changed)."""
 
     name: str
-    said: str
+    detail: str
     state: str = "found"
 
 
@@ -47,7 +47,7 @@ class Explanation:
     def __str__(self) -> str:
         marks = {"found": "", "missing": "MISSING: ", "broken": "BROKEN: "}
         width = max(len(link.name) for link in self.links)
-        lines = [f"{link.name.ljust(width)}  {marks[link.state]}{link.said}" for link in self.links]
+        lines = [f"{link.name.ljust(width)}  {marks[link.state]}{link.detail}" for link in self.links]
         links = f"{len(self.links)} link{'s' * (len(self.links) != 1)}"
         return "\n".join([*lines, f"{links}, {len(self.missing)} missing, {len(self.broken)} broken"])
 
@@ -68,11 +68,11 @@ def explain(figure: str | Path) -> Explanation:
     Raises:
         InputError: no figure or several have this name; its ``.json`` is missing, damaged, or no record of a figure.
     """
-    base = _found(figure)
+    base = _base(figure)
     record = _record(base)
-    links = [*_itself(base, record), *_made(base, record), *_sources(record), *_runs(base, record)]
-    runs = {link.said for link in links if link.name == "run"}  # the run that drew the figure may be one of them
-    once = dict.fromkeys(link for link in links if link.name != "drawn in" or link.said not in runs)
+    links = [*_itself(base, record), *_drawing(base, record), *_sources(record), *_runs(base, record)]
+    runs = {link.detail for link in links if link.name == "run"}  # the run that drew the figure may be one of them
+    once = dict.fromkeys(link for link in links if link.name != "drawn in" or link.detail not in runs)
     return Explanation(base, tuple(once))
 
 
@@ -87,13 +87,12 @@ def origin(run: Run) -> dict[str, Any]:
     status, where, data = (_read(run, name) for name in ("status.json", "environment.json", "benchmark.json"))
     git = where.get("git") or {}
     config = run.path("config.json")
-    found = {
+    return {
         "run": Path(run.dir).name, "key": status.get("key"),
         "config": sha256(config)[:_SHOWN] if config.exists() else None,
         "library": where.get("library"), "commit": git.get("commit"), "dirty": git.get("dirty"),
         "data": data.get("manifest"),
     }  # fmt: skip
-    return found
 
 
 def within(path: Path) -> str:
@@ -102,15 +101,15 @@ def within(path: Path) -> str:
     return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else resolved.name
 
 
-def _found(figure: str | Path) -> Path:
-    asked = Path(figure)
-    asked = asked.with_suffix("") if asked.suffix in SUFFIXES else asked
-    for base in (asked, home() / asked):
+def _base(figure: str | Path) -> Path:
+    path = Path(figure)
+    path = path.with_suffix("") if path.suffix in SUFFIXES else path
+    for base in (path, home() / path):
         if base.parent != Path(".") and any(Path(f"{base}{suffix}").is_file() for suffix in SUFFIXES):
             return base
     reports = home() / "reports"
     named = [path.with_suffix("") for path in sorted(reports.rglob("*.png"))]
-    named = [base for base in named if base.parts[-len(asked.parts) :] == asked.parts]
+    named = [base for base in named if base.parts[-len(path.parts) :] == path.parts]
     if len(named) == 1:
         return named[0]
     if not named:
@@ -140,7 +139,7 @@ def _itself(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
     yield _file("numbers", Path(f"{base}.csv"), record.get("csv_sha256"))
 
 
-def _made(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
+def _drawing(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
     if record.get("command"):
         yield Link("command", str(record["command"]))
     else:
@@ -148,7 +147,7 @@ def _made(base: Path, record: Mapping[str, Any]) -> Iterator[Link]:
     name = record.get("made_in") or (base.parent.parent.name if base.parent.name == "figures" else "")
     own = base.parent.parent if base.parent.name == "figures" else home() / "reports" / "runs" / str(name)
     if name and own.name == name and (own / "status.json").is_file():
-        yield Link("drawn in", _told(origin(Run(own))))
+        yield Link("drawn in", _identity(origin(Run(own))))
     elif name:
         yield _absent("drawn in", f"{name}: the folder is not on this machine")
     else:
@@ -195,18 +194,18 @@ def _run(kept: Mapping[str, Any]) -> Link:
     known = {part: kept[part] for part in ORIGIN if kept.get(part) is not None}
     if not folder.path("status.json").is_file():
         lacking = [part for part in ORIGIN if part not in known]
-        told = f"{_told(known)}; its folder is not on this machine" + (
+        detail = f"{_identity(known)}; its folder is not on this machine" + (
             f", nor its {', '.join(lacking)}" if lacking else ""
         )
-        return Link("run", told, "missing" if lacking else "found")
+        return Link("run", detail, "missing" if lacking else "found")
     here = origin(folder)
     changed = [part for part, value in known.items() if str(here[part]) != str(value)]
     if changed:
-        return Link("run", f"{name}: another {', '.join(changed)} here than recorded ({_told(known)})", "broken")
-    return Link("run", _told(here), "found" if all(here[part] is not None for part in ORIGIN) else "missing")
+        return Link("run", f"{name}: another {', '.join(changed)} here than recorded ({_identity(known)})", "broken")
+    return Link("run", _identity(here), "found" if all(here[part] is not None for part in ORIGIN) else "missing")
 
 
-def _told(known: Mapping[str, Any]) -> str:
+def _identity(known: Mapping[str, Any]) -> str:
     git = (
         str(known["commit"])[:_SHOWN] + (" with changes" if known.get("dirty") else "") if known.get("commit") else "?"
     )
@@ -225,13 +224,13 @@ def _file(name: str, path: Path, recorded: object) -> Link:
     return Link(name, f"{within(path)}, SHA-256 {now}, as recorded")
 
 
-def _absent(name: str, said: str) -> Link:
-    return Link(name, said, "missing")
+def _absent(name: str, detail: str) -> Link:
+    return Link(name, detail, "missing")
 
 
 def _read(run: Run, name: str) -> dict[str, Any]:
     path = run.path(name)
-    found = read_json(path) if path.exists() else {}
-    if not isinstance(found, dict):
+    record = read_json(path) if path.exists() else {}
+    if not isinstance(record, dict):
         raise InputError(f"{path} is no record of a run; remove the run and repeat it")
-    return found
+    return record

@@ -282,10 +282,10 @@ def _row(run: Run) -> dict[str, Any]:
         started = float(status.get("started", status["time"]))
         now = state(run)
         end = time.time() if now == "running" else status.get("heartbeat", status["time"])
-        found = {"state": now, "at": _position(run), "seconds": round(end - started, 1), "_started": started}
-        found |= {"memory_mib": status.get("memory_mib"), "error": status.get("error")}
+        current = {"state": now, "at": _position(run), "seconds": round(end - started, 1), "_started": started}
+        current |= {"memory_mib": status.get("memory_mib"), "error": status.get("error")}
         config = run.config if run.path("config.json").exists() else status.get("parameters", {})
-        return row | found | config | (flat(run.results) if run.path("results.json").exists() else {})
+        return row | current | config | (flat(run.results) if run.path("results.json").exists() else {})
     except InputError as error:
         return row | {"error": str(error)}
     except (KeyError, TypeError, ValueError) as error:

@@ -65,15 +65,15 @@ def read_grid(path: str | Path) -> Grid:
     if not rows:
         raise InputError(f"{path}: rows is empty, so the grid has no cell; add a row, or remove rows")
     notebook = notebooks.find(spec.get("notebook", "12_train"))
-    made, known = Grid(path, notebook, [], [], gpus), notebooks.declared(notebook)
+    grid, known = Grid(path, notebook, [], [], gpus), notebooks.declared(notebook)
     for name, own in rows.items():
         own = _mapping(path, f"row {name!r}", own or {})
         _refuse_twice(path, name, {**every, **own}, {**values[0], **draws[0]})
         for value, draw in itertools.product(values, draws):
-            made.names.append(_name(str(name), value) or notebook.stem)
-            made.cells.append(_for_notebook({**every, **own, **value, **draw}, known))
-    check(made)
-    return made
+            grid.names.append(_name(str(name), value) or notebook.stem)
+            grid.cells.append(_for_notebook({**every, **own, **value, **draw}, known))
+    check(grid)
+    return grid
 
 
 def check(grid: Grid) -> list[dict[str, Any]]:

@@ -75,14 +75,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class _Said:
+class _Output:
     """A stream that sends the output of the cells to the parent process."""
 
     def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
         self.tell = tell
 
     def write(self, text: str) -> None:
-        self.tell({"said": text})
+        self.tell({"text": text})
 
     def flush(self) -> None:
         """Every message is flushed already."""
@@ -104,7 +104,7 @@ def _outcome(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dic
         papermill.execute_notebook(
             _unformatted(job["notebook"]), _unformatted(job["output"]), parameters=job["parameters"],
             kernel_name="python3", language="python", progress_bar=False, start_timeout=300,
-            kernel_manager_class=ThisPython, on_cell_start=started, stdout_file=_Said(tell),
+            kernel_manager_class=ThisPython, on_cell_start=started, stdout_file=_Output(tell),
         )  # fmt: skip
         return {"outcome": "done"}
     except PapermillExecutionError as error:

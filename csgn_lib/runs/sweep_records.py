@@ -93,16 +93,16 @@ class SweepRecords:
         for protocol in dict.fromkeys(self.values["protocol"]):
             part = labelled[labelled["protocol"] == protocol]
             if not part.empty:
-                found = against(part, self.baseline, self.metric, self.unit).rename(columns={"row": "label"})
-                found[["mean", "sd", "low", "high"]] *= 100
-                parts.append(found.assign(protocol=protocol, p=found[["holm_runs", "holm_people"]].max(axis=1)))
+                gains = against(part, self.baseline, self.metric, self.unit).rename(columns={"row": "label"})
+                gains[["mean", "sd", "low", "high"]] *= 100
+                parts.append(gains.assign(protocol=protocol, p=gains[["holm_runs", "holm_people"]].max(axis=1)))
         if not parts:
             raise InputError(f"{self.path}: the scores per query are of other protocols than the runs; run it again")
         known = self.values[["label", "row", "descriptor"]].drop_duplicates()
         order = {label: place for place, label in enumerate(known["label"])}
-        found = pd.concat(parts, ignore_index=True).merge(known, on="label", how="left")
-        found = found.sort_values("label", kind="stable", key=lambda label: label.map(order), ignore_index=True)
-        return found[_DIFFERENCES]
+        gains = pd.concat(parts, ignore_index=True).merge(known, on="label", how="left")
+        gains = gains.sort_values("label", kind="stable", key=lambda label: label.map(order), ignore_index=True)
+        return gains[_DIFFERENCES]
 
     @cached_property
     def costs(self) -> pd.DataFrame:
@@ -208,8 +208,8 @@ class SweepRecords:
         if others.empty:
             return pd.DataFrame(columns=_DIFFERENCES)
         gains = others["value"].to_numpy() - base.reindex(others.set_index(keys).index).to_numpy()
-        found = self._spread(others.assign(value=gains), _KEYS)
-        return found.assign(**dict.fromkeys(["people", "holm_runs", "holm_people", "p"], np.nan))
+        differences = self._spread(others.assign(value=gains), _KEYS)
+        return differences.assign(**dict.fromkeys(["people", "holm_runs", "holm_people", "p"], np.nan))
 
     def _spread(self, values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         """`statistics.spread` of ``value`` for each combination of the keys."""
@@ -283,15 +283,15 @@ def collect_records(frame: pd.DataFrame, grid: str | Path) -> SweepRecords:
     if (wrong := frame["state"] != "done").any():
         raise InputError(f"{int(wrong.sum())} of {len(frame)} runs of {grid} are not done; run csgn sweep {grid} first")
     folders = [Run(Path(path)) for path in frame["run"]]
-    found = frame.assign(row=frame["row"] if "row" in frame else "all")
+    table = frame.assign(row=frame["row"] if "row" in frame else "all")
     configs = [run.config for run in folders]
     for draw in ("seed", "world"):
-        if draw not in found:
-            found[draw] = [config.get(draw) or 0 for config in configs]
-    labels = found[["row", "seed", "world"]].to_dict("records")
+        if draw not in table:
+            table[draw] = [config.get(draw) or 0 for config in configs]
+    labels = table[["row", "seed", "world"]].to_dict("records")
     pairs = list(zip(folders, labels, strict=True))
-    origins = pd.DataFrame([origin(run) for run in folders], index=found.index)
-    runs = origins.join(found.drop(columns=["run", *origins.columns.intersection(found.columns)]))
+    origins = pd.DataFrame([origin(run) for run in folders], index=table.index)
+    runs = origins.join(table.drop(columns=["run", *origins.columns.intersection(table.columns)]))
     scored = [(run, label) for run, label in pairs if run.path("per_query.csv").exists()]
     per_query = pd.concat([queries(run, **label) for run, label in scored]) if scored else pd.DataFrame()
     costs = pd.DataFrame([label | cost(run) for run, label in pairs])

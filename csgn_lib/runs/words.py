@@ -19,10 +19,10 @@ from csgn_lib.runs import folders
 
 def listing(folder: str | Path | None = None) -> list[str]:
     """All runs as a text table, the newest last: state, last epoch or cell, seconds, peak MiB, error."""
-    found = folders.table(folder)
-    if found.empty:
+    table = folders.table(folder)
+    if table.empty:
         return [f"no runs under {folder or folders.runs_folder()}"]
-    shown = found[["run", "state", "at", "seconds", "memory_mib", "error"]].rename(columns={"memory_mib": "MiB"})
+    shown = table[["run", "state", "at", "seconds", "memory_mib", "error"]].rename(columns={"memory_mib": "MiB"})
     shown["MiB"] = ["" if pd.isna(peak) else f"{peak:.0f}" for peak in shown["MiB"]]
     shown["error"] = ["" if pd.isna(error) else one_line(error) for error in shown["error"]]
     return shown.astype(object).fillna("").to_string(index=False, max_colwidth=80).splitlines()
@@ -106,5 +106,5 @@ def _section(row: pd.Series, given: Mapping[str, Any]) -> list[str]:
         "folder": f"`{run.dir}`",
         "again": f"`{status['command']}`" if status.get("command") else "",
     }
-    said = [f"- {fact}: {text}" for fact, text in facts.items() if text]
-    return [f"## {title or run.dir.name}: {row['state']}", "", *said]
+    lines = [f"- {fact}: {text}" for fact, text in facts.items() if text]
+    return [f"## {title or run.dir.name}: {row['state']}", "", *lines]

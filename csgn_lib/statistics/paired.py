@@ -48,14 +48,14 @@ def spread(values: ArrayLike, clusters: ArrayLike | None = None, *, level: float
         {'runs': 3.0, 'clusters': 2.0, 'mean': 2.0, 'sd': 1.41, 'low': -10.71, 'high': 14.71}
     """
     _check_level(level)
-    found = np.asarray(values, dtype=float).ravel()
-    runs = np.count_nonzero(~np.isnan(found))
+    sample = np.asarray(values, dtype=float).ravel()
+    runs = np.count_nonzero(~np.isnan(sample))
     if clusters is not None:
-        found = pd.Series(found).groupby(np.asarray(clusters), sort=False).mean().to_numpy()
-    found = found[~np.isnan(found)]
-    n = len(found)
-    mean = found.mean() if n else np.nan
-    sd = found.std(ddof=1) if n > 1 else np.nan
+        sample = pd.Series(sample).groupby(np.asarray(clusters), sort=False).mean().to_numpy()
+    sample = sample[~np.isnan(sample)]
+    n = len(sample)
+    mean = sample.mean() if n else np.nan
+    sd = sample.std(ddof=1) if n > 1 else np.nan
     half = stdtrit(n - 1, (1 + level) / 2) * sd / np.sqrt(n) if n > 1 else np.nan
     return pd.Series({"runs": runs, "clusters": n, "mean": mean, "sd": sd, "low": mean - half, "high": mean + half})
 
@@ -70,9 +70,9 @@ def queries(run: Run, **labels: Any) -> pd.DataFrame:
     path = run.path("per_query.csv")
     if not path.exists():
         raise InputError(f"{path} does not exist; score the run first (12_train does, and csgn train)")
-    found = pd.read_csv(path)
-    found = found[found["valid"]].rename(columns={"row": "query"})
-    kept = found[["descriptor", "protocol", "query", "draw", "person", "ap", "first_hit"]].reset_index(drop=True)
+    scores = pd.read_csv(path)
+    scores = scores[scores["valid"]].rename(columns={"row": "query"})
+    kept = scores[["descriptor", "protocol", "query", "draw", "person", "ap", "first_hit"]].reset_index(drop=True)
     return pd.concat([pd.DataFrame(labels, index=kept.index), kept], axis=1)
 
 
@@ -183,9 +183,9 @@ def against(
         raise InputError(f"no row is named {baseline!r}; there are: {', '.join(map(str, names))}")
     base = frame[frame["row"] == baseline]
     others = [name for name in names if name != baseline]
-    found = [paired(base, frame[frame["row"] == name], metric, clusters=clusters, **options) for name in others]
+    comparisons = [paired(base, frame[frame["row"] == name], metric, clusters=clusters, **options) for name in others]
     columns = "runs clusters people mean sd low high p_runs p_people".split()
-    table = pd.DataFrame(found, columns=columns).reset_index(drop=True)
+    table = pd.DataFrame(comparisons, columns=columns).reset_index(drop=True)
     table = table.astype(dict.fromkeys(["runs", "clusters", "people"], int))
     table.insert(0, "row", pd.Series(others, dtype=object))
     return table.assign(holm_runs=holm(table["p_runs"]), holm_people=holm(table["p_people"]))

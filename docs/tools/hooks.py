@@ -41,7 +41,7 @@ RECORDS = {
 SECTIONS = {  # pages of docs/ that are named nowhere here follow under Guides
     "Guides": "student lab reviewer world using-a-model extending sweeps data troubleshooting responsible-use",
     "Results": "results performance reproduction",
-    "Project": "library contributing changelog",
+    "Project": "library method contributing changelog",
 }
 LINK = re.compile(
     r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#]| \")|(?<=<img src=\")([^\"]+)(?=\")"

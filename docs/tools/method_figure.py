@@ -91,14 +91,16 @@ def stage2(axes: Axes) -> None:
     arrow(axes, (74.2, 54), (80, 72.8))
     axes.text(75.2, 64.5, "$c$", ha="center", size=12, color=INK)
     axes.text(85.5, 85, "VSS: the ResNet feature $c$ steers $z_p$", ha="center", size=9.5, color=MUTED)
-    box(axes, 93, 54, 15, 15, "identity +\ntriplet losses\non $z_{12}$, $f$, $c$", LOSS)
-    arrow(axes, (90.5, 72.8), (92, 61.7))
+    box(axes, 93, 53.5, 15.5, 17, "identity losses:\n$z_{12}$, $f$, $c$\ntriplet losses:\n$z_{11}$, $z_{12}$, $f$, $c$", LOSS, 9.5)
+    arrow(axes, (90.5, 72.8), (92, 62.2))
     box(axes, 86, 28, 29, 15, "HSF:   $L_{HSF}$ =\n$(1-\\beta)\\,CE(f, t^r) + \\beta\\,CE(f, t^g)$", LOSS, 10.5)
     arrow(axes, (83, 72.8), (81.6, 35.8))
     box(axes, 60, 28, 12.5, 15, "$t^r$, $t^g$ of all\nidentities,\nfrom stage 1", FEATURE)
     arrow(axes, (66.4, 28), (71.3, 28))
-    text = "At test time: images only. Descriptor = [$z_{12}$; $f$; $c$]  ($z_{12}$: the ViT's class token)"
-    axes.text(54, 13, text, size=10.5, color=INK, va="center")
+    text = "At test time: images only. Descriptor = [$z_{12}$; $f$; $c$]"
+    axes.text(54, 14, text, size=10.5, color=INK, va="center")
+    text = "$z_{11}$, $z_{12}$: the ViT's class tokens after its last two blocks"
+    axes.text(54, 9, text, size=9.5, color=MUTED, va="center")
 
 
 def legend(axes: Axes) -> None:

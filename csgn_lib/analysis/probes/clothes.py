@@ -184,7 +184,7 @@ def similarities(
     camera = np.asarray(camera)
     if len(np.unique(clothes)) == len(np.unique(person)):
         raise InputError("no person has two outfits, so images of a person in other clothes cannot be compared")
-    far, made = len(np.unique(camera)) > 1, []
+    far, tables = len(np.unique(camera)) > 1, []
     for start in range(0, len(rows), block):
         here = np.arange(start, min(start + block, len(rows)))[:, None]
         cosine, same = rows[here[:, 0]] @ rows.T, person[here] == person
@@ -196,8 +196,8 @@ def similarities(
             kinds |= {OTHERS: ~same & ~shared, SAME_OUTFIT: ~same & shared}
         counted = {kind: mask & apart for kind, mask in kinds.items()}
         with np.errstate(invalid="ignore"):
-            made.append(pd.DataFrame({kind: (cosine * m).sum(axis=1) / m.sum(axis=1) for kind, m in counted.items()}))
-    return pd.concat(made, ignore_index=True)
+            tables.append(pd.DataFrame({kind: (cosine * m).sum(axis=1) / m.sum(axis=1) for kind, m in counted.items()}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def clothes_share(similar: pd.DataFrame, person: ArrayLike, **options: Any) -> Interval:
@@ -244,20 +244,20 @@ def first_answers(
         the share of other people's images that are in the query's outfit.
     """
     rankings = Rankings(query_features, gallery_features, benchmark.query, benchmark.gallery, protocol)
-    asked, ranked = (unit_rows(side, "colours") for side in colours)
+    query_colours, gallery_colours = (unit_rows(side, "colours") for side in colours)
     whose, camera = (benchmark.gallery[name].to_numpy() for name in ("person", "camera"))
-    made: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for row in rows:
         answer, person = int(rankings.of(row)[0]), int(benchmark.query["person"].iloc[row])
-        like, strangers = ranked @ asked[row], whose != person
+        like, strangers = gallery_colours @ query_colours[row], whose != person
         beside = strangers & (camera == camera[answer])
-        found = {"row": int(row), "person": person, "right": bool(whose[answer] == person), "answer": answer}
-        found["percentile"] = 100 * float((like[beside] < like[answer]).mean()) if beside.any() else np.nan
+        record = {"row": int(row), "person": person, "right": bool(whose[answer] == person), "answer": answer}
+        record["percentile"] = 100 * float((like[beside] < like[answer]).mean()) if beside.any() else np.nan
         if outfits is not None:
             wears = np.asarray(outfits[1]) == np.asarray(outfits[0])[row]
-            found |= {"same_outfit": bool(wears[answer]), "same_outfit_chance": float(wears[strangers].mean())}
-        made.append(found)
-    return pd.DataFrame(made)
+            record |= {"same_outfit": bool(wears[answer]), "same_outfit_chance": float(wears[strangers].mean())}
+        records.append(record)
+    return pd.DataFrame(records)
 
 
 def _labels(rows: NDArray[Any], person: ArrayLike, clothes: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

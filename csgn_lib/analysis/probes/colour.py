@@ -69,16 +69,16 @@ def record_sensitivity(run: Run, per_person: int = 1, seed: int = 0, **options: 
         change: embed_pictures(lambda images: encoder(images.to(device)), images, size)
         for change, images in _rendered(world, pictures, seed).items()
     }
-    found = {}
+    sensitivity = {}
     for name, descriptor in chosen.items():
         read = features_of(descriptor, words)
         moved = movements({change: read(embedded).cpu() for change, embedded in seen.items()})
-        found[name] = {what: of(moved, people, seed=seed, **options) for what, of in SENSITIVITIES.items()}
+        sensitivity[name] = {what: of(moved, people, seed=seed, **options) for what, of in SENSITIVITIES.items()}
     results = run.results
-    for name, intervals in found.items():
+    for name, intervals in sensitivity.items():
         results[name] |= {what: interval.record() for what, interval in intervals.items()}
     write_json(run.path("results.json"), results)
-    return found
+    return sensitivity
 
 
 def _rendered(world: World, pictures: list[Entry], seed: int) -> dict[str, Tensor]:
@@ -88,6 +88,6 @@ def _rendered(world: World, pictures: list[Entry], seed: int) -> dict[str, Tenso
     try:
         return load_file(file)
     except (FileNotFoundError, SafetensorError):  # none yet, or a damaged file
-        made = counterfactuals(pictures, world.size, seed, CHANGED)
-        save_tensors(made, file)
-        return made
+        rendered = counterfactuals(pictures, world.size, seed, CHANGED)
+        save_tensors(rendered, file)
+        return rendered

@@ -75,11 +75,11 @@ class Compared:
 
     def parts(self, embeddings: Embeddings) -> dict[str, Tensor]:
         """The clothing part of f, f, f with words removed or kept, the other branches, the descriptor: (B, D) each."""
-        found = {CLOTHING_PART: self._clothing(embeddings), JOINT: embeddings.f}
+        features = {CLOTHING_PART: self._clothing(embeddings), JOINT: embeddings.f}
         for kind in (CLOTHING_REMOVED, PERSON_ONLY):
-            found[f"{JOINT}, {kind}"] = self.words.map(kind, self.descriptors[kind].rank)(embeddings.f)
-        found |= {_BRANCHES[name]: value for name, value in embeddings.parts().items() if name in _BRANCHES}
-        return found | {WHOLE: features_of(self.descriptors[PLAIN])(embeddings)}
+            features[f"{JOINT}, {kind}"] = self.words.map(kind, self.descriptors[kind].rank)(embeddings.f)
+        features |= {_BRANCHES[name]: value for name, value in embeddings.parts().items() if name in _BRANCHES}
+        return features | {WHOLE: features_of(self.descriptors[PLAIN])(embeddings)}
 
     def _clothing(self, embeddings: Embeddings) -> Tensor:
         return vocabulary.keep(embeddings.f, self.words.basis(CLOTHING_REMOVED, self.clothing_rank))

@@ -47,12 +47,12 @@ def read_attributes(
         One row per attribute: attribute, about, value, low, high (share right), chance, asked (number tested).
     """
     rows, centre = [], centred(features)
-    for name, sentences in ((name, found) for name, found in attribute_prompts().items() if name in truth):
+    for name, sentences in ((name, prompts) for name, prompts in attribute_prompts().items() if name in truth):
         true = torch.tensor([[value in values for value in sentences] for values in truth[name]])
         texts = F.normalize(clip.text_features(list(sentences.values())).double(), dim=-1)
         answer = (F.normalize(centre, dim=-1) @ F.normalize(centred(texts), dim=-1).T).argmax(dim=1)
-        asked = true.any(dim=1)
-        answer, true = answer[asked], true[asked].double()
+        tested = true.any(dim=1)
+        answer, true = answer[tested], true[tested].double()
         right = true.gather(1, answer[:, None])[:, 0].numpy()
         share = over_people(right, np.arange(len(right)), **options)
         about = "person" if name in OWN else "clothes"
@@ -61,19 +61,22 @@ def read_attributes(
     return pd.DataFrame(rows)
 
 
-def nearest_phrases(features: Tensor, phrases: Tensor, said: Sequence[Phrase], top: int = 3) -> list[list[str]]:
-    """The phrases (M, P) nearest to each feature (Y, P), both centred, the nearest first: Y lists of texts.
+def nearest_phrases(
+    features: Tensor, phrase_features: Tensor, phrases: Sequence[Phrase], top: int = 3
+) -> list[list[str]]:
+    """The texts of the phrases nearest to each feature (Y, P), nearest first: Y lists.
 
+    ``phrase_features`` (M, P) are those of ``phrases``; both sides are centred.
     Only the best phrase of each factor, so that "tall" and "very tall" do not both appear; ``top`` factors.
     """
-    cosines = F.normalize(centred(features), dim=-1) @ F.normalize(centred(phrases), dim=-1).T
-    found = []
+    cosines = F.normalize(centred(features), dim=-1) @ F.normalize(centred(phrase_features), dim=-1).T
+    nearest = []
     for row in cosines:
         best: dict[str, str] = {}
         for i in row.argsort(descending=True).tolist():
-            best.setdefault(said[i].factor, said[i].text)  # insertion keeps the order of the cosines
-        found.append(list(best.values())[:top])
-    return found
+            best.setdefault(phrases[i].factor, phrases[i].text)  # insertion keeps the order of the cosines
+        nearest.append(list(best.values())[:top])
+    return nearest
 
 
 def nearest_words(

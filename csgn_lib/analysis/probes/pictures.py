@@ -57,7 +57,7 @@ def counterfactuals(
     scenes = [entry.scene for entry in pictures]
     changed = [scene.counterfactuals(other, seed) for scene, other in zip(scenes, others, strict=True)]
     kinds = {change: [one[_KIND[change]] for one in changed] for change in changes}
-    return {PICTURE: _drawn(scenes, size)} | {change: _drawn(made, size) for change, made in kinds.items()}
+    return {PICTURE: _drawn(scenes, size)} | {change: _drawn(scenes, size) for change, scenes in kinds.items()}
 
 
 def real_changes(pictures: Tensor, people: ArrayLike, cameras: ArrayLike, seed: int = 0) -> dict[str, Tensor]:
@@ -112,13 +112,13 @@ def embed_pictures(
     encoder: Callable[[Tensor], Embeddings], pictures: Tensor, size: tuple[int, int], batch_size: int = 128
 ) -> Embeddings:
     """Embeddings of pictures (N, 3, H, W), uint8 or float in [0, 1]; resized if they are not of ``size`` (H, W)."""
-    made = []
+    embeddings = []
     for images in pictures.split(batch_size):
         images = to_float(images)
         if tuple(images.shape[-2:]) != tuple(size):
             images = F.interpolate(images, size=tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
-        made.append(encoder(images))
-    return concatenate(made)
+        embeddings.append(encoder(images))
+    return concatenate(embeddings)
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> NDArray[np.float64]:

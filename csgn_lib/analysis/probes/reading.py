@@ -94,8 +94,9 @@ def read_linearly(
     person, outfit = np.asarray(person), np.asarray(outfit)
     bearer = outfit if about == "clothes" else person
     own = _common_labels(bearer, labels, about, least)
-    asked = np.isin(labels, own["label"].unique())
-    x, y, person, outfit, tested = (a[asked] for a in (unit_rows(features, "features"), labels, person, outfit, tested))
+    common = np.isin(labels, own["label"].unique())
+    x = unit_rows(features, "features")[common]
+    y, person, outfit, tested = (values[common] for values in (labels, person, outfit, tested))
     cuts = list(crossed_folds(person, outfit, tested, folds, seed))
     reader = make_pipeline(
         StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=100, tol=1e-3)
@@ -103,13 +104,13 @@ def read_linearly(
     who, what, right, weight = _answers(reader, x, y, cuts, person, outfit)
     rng, chance = np.random.default_rng((seed, 5)), []
     for _ in range(shuffles):
-        other = pd.Series(rng.permutation(own["label"].to_numpy()), index=own["bearer"]).loc[bearer[asked]].to_numpy()
+        other = pd.Series(rng.permutation(own["label"].to_numpy()), index=own["bearer"]).loc[bearer[common]].to_numpy()
         chance.append(_accuracy(*_answers(reader, x, other, cuts, person, outfit)[2:]))
     commonest = _answers(DummyClassifier(strategy="most_frequent"), x, y, cuts, person, outfit)
-    found = over_people(right * weight, who, weight, resamples=resamples, seed=seed)
-    wide = over_people(right * weight, what, weight, resamples=resamples, seed=seed)
-    return found.record() | {
-        "outfit_low": wide.low, "outfit_high": wide.high, "majority": _accuracy(*commonest[2:]),
+    people_interval = over_people(right * weight, who, weight, resamples=resamples, seed=seed)
+    outfit_interval = over_people(right * weight, what, weight, resamples=resamples, seed=seed)
+    return people_interval.record() | {
+        "outfit_low": outfit_interval.low, "outfit_high": outfit_interval.high, "majority": _accuracy(*commonest[2:]),
         "shuffled": float(np.mean(chance)) if chance else None, "shuffled_high": max(chance, default=None),
         "values": len(set(y[tested])), "images": len(right),
     }  # fmt: skip

@@ -53,24 +53,24 @@ def _known_words(clip: ClipTower) -> set[str]:
 
 def _choices(shape: str, known: set[str]) -> dict[str, list[str]]:
     """The values of each part in words that the tokenizer knows; ``shape`` is the body measure."""
-    said = {
+    words = {
         "clothes colour": vocabulary.COLOURS, "pattern": vocabulary.PATTERNS, "garment": vocabulary.GARMENTS["upper"],
         "stature": vocabulary.BODY["stature"], "body shape": vocabulary.BODY[shape],
         "hair style": tuple(vocabulary.HAIR_STYLES.values()), "hair colour": vocabulary.HAIR_COLOURS,
         "skin": vocabulary.BODY["skin"],
     }  # fmt: skip
-    kept = {part: [v for v in values if known.issuperset(re.findall("[a-z]+", v))] for part, values in said.items()}
+    kept = {part: [v for v in values if known.issuperset(re.findall("[a-z]+", v))] for part, values in words.items()}
     for part, values in kept.items():
         if len(values) < 2:
             raise InputError(f"this CLIP knows {len(values)} of the vocabulary's words for {part}; two are needed")
     return kept
 
 
-def _sentence(said: Mapping[str, str]) -> str:
-    piece = " ".join(said[part] for part in CLOTHES_PARTS if said[part] != "plain")
-    hair = said["hair style"].removeprefix("with ").format(said["hair colour"])
-    shape, skin = (said[part].removeprefix("{} with ") for part in ("body shape", "skin"))
-    who = said["stature"].format("person")
+def _sentence(parts: Mapping[str, str]) -> str:
+    piece = " ".join(parts[part] for part in CLOTHES_PARTS if parts[part] != "plain")
+    hair = parts["hair style"].removeprefix("with ").format(parts["hair colour"])
+    shape, skin = (parts[part].removeprefix("{} with ") for part in ("body shape", "skin"))
+    who = parts["stature"].format("person")
     return f"a photo of {_article(who)} with {shape}, {hair} and {skin} wearing {_article(piece)}"
 
 
