@@ -61,11 +61,8 @@ PRESET = "the preset"
 CONDITIONS = {
     PRESET: Condition(),
     "text loss x 0.25": Condition(text={"hsf_weight": 0.25}),
-    "text loss x 0.5": Condition(text={"hsf_weight": 0.5}),
     "text loss x 2": Condition(text={"hsf_weight": 2.0}),
-    "cosine similarity": Condition(text={"similarity": "cosine"}),
     "learning rate / 3": Condition({"lr_vit": 1e-4}),
-    "learning rate x 2": Condition({"lr_vit": 6e-4}),
     "60 people": Condition(people=60),
     "4 images, 4 outfits": Condition(images=4, outfits=4),
     "4 images, 1 outfit": Condition(images=4, outfits=1),

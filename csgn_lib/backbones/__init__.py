@@ -8,18 +8,8 @@ without changing the network.
 
 from csgn_lib.backbones.attention import attention_weights, last_norm, vit_grid, vit_layers
 from csgn_lib.backbones.checkpoints import EMBEDDED, TOWERS, Misfit, fill
-from csgn_lib.backbones.clip import (
-    CLIP_FILES,
-    ClipTower,
-    CompactTokenizer,
-    Tokenizer,
-    VitFeatures,
-    load_clip,
-    load_tokenizer,
-    tiny_words,
-    token_count,
-    unreadable_words,
-    vit_features,
-)
+from csgn_lib.backbones.clip import CLIP_FILES, ClipTower, load_clip, load_tokenizer
 from csgn_lib.backbones.prefixes import PromptPrefix
 from csgn_lib.backbones.resnet import RESNET_FILES, ResNetFeatures, ResNetTower, load_resnet
+from csgn_lib.backbones.tokens import CompactTokenizer, Tokenizer, tiny_words, token_count, unreadable_words
+from csgn_lib.backbones.vit import VitFeatures, vit_features

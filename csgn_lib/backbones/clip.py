@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,76 +17,15 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from timm.models.eva import Eva
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 
 from csgn_lib.backbones import checkpoints, prefixes
+from csgn_lib.backbones.tokens import CompactTokenizer, Tokenizer, tiny_words
+from csgn_lib.backbones.vit import VitFeatures, fast_attention, vit_features
 from csgn_lib.records import InputError
 
 MIN_STRIDE = 8  # pixels: half a patch of ViT-B/16
-Tokenizer = Callable[[Sequence[str]], Tensor]
 CLIP_FILES = {"csgn-tiny": "csgn-tiny"}  # model to the name of its weights in TOWERS
 open_clip.add_model_config(checkpoints.TOWERS / "csgn-tiny.json")
-
-
-@dataclass(frozen=True)
-class VitFeatures:
-    """Outputs of a ViT for B images, at the depths that CLIP-ReID uses [C].
-
-    z11 (B, W): class token after the last but one block. z12 (B, W): class token after the last
-    block and its LayerNorm. zp (B, P): z12 projected into the space shared with text.
-    tokens (B, L, W): patch tokens after the last block and its LayerNorm, row by row; None unless requested.
-    """
-
-    z11: Tensor
-    z12: Tensor
-    zp: Tensor
-    tokens: Tensor | None = None
-
-
-class CompactTokenizer:
-    """open_clip's byte-pair tokenizer, its ids renumbered to those that the small CLIP uses.
-
-    The full embedding table has 49,408 rows; at width 128 it would take 25 MB, twice the limit for both embedded
-    networks, and most rows would never be trained. The order of ids is kept, so padding stays 0 and end-of-text stays
-    the highest id, whose position open_clip uses for the text feature.
-    """
-
-    def __init__(self, words: Sequence[str], context_length: int) -> None:
-        self.tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
-        self.context_length = context_length
-        kept = {0, self.tokenizer.sot_token_id, self.tokenizer.eot_token_id}
-        for word in words:
-            kept.update(self.tokenizer.encode(word))
-        self.ids = {old: new for new, old in enumerate(sorted(kept))}
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(N, context_length) int64. Raises InputError naming a word that the small CLIP was not trained on."""
-        return torch.tensor([[self.ids[int(i)] for i in self._known(text)] for text in texts])
-
-    def _known(self, text: str) -> list[int]:
-        tokens = self.tokenizer.encode(text)
-        unknown = [self.tokenizer.decode([i]).strip() for i in tokens if i not in self.ids]
-        if unknown:
-            raise InputError(
-                f"the small CLIP does not know {', '.join(map(repr, unknown))} (in {text!r}); use its words"
-            )
-        if len(tokens) + 2 > self.context_length:
-            raise InputError(f"{text!r} has {len(tokens) + 2} tokens, more than {self.context_length}; shorten it")
-        tokens = [self.tokenizer.sot_token_id, *tokens, self.tokenizer.eot_token_id]
-        return tokens + [0] * (self.context_length - len(tokens))
-
-
-@lru_cache(maxsize=1)
-def tiny_words() -> tuple[str, ...]:
-    """Every word that the small CLIP was trained on."""
-    return tuple((checkpoints.TOWERS / "csgn-tiny.words").read_text(encoding="utf-8").split())
-
-
-def _attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Plain attention on the CPU, where its backward pass is three times as fast as the fused one (torch 2.14)."""
-    plain = device.type == "cpu" and torch.is_grad_enabled()
-    return sdpa_kernel([SDPBackend.MATH]) if plain else contextlib.nullcontext()
 
 
 class ClipTower(nn.Module):
@@ -181,7 +118,7 @@ class ClipTower(nn.Module):
         """Word embeddings (N, L, text_width) to features (N, P) at end-of-text, whose positions are ``end`` (N,)."""
         length = embeddings.shape[1]
         x = embeddings + self.text.positional_embedding[:length]
-        with _attention(x.device):
+        with fast_attention(x.device):
             x = self.text.transformer(x, attn_mask=self.text.attn_mask[:length, :length])
         return self._projected(x[torch.arange(len(x), device=x.device), end])
 
@@ -202,7 +139,7 @@ class ClipTower(nn.Module):
         embeddings (M, Y, S, text_width): the words that follow the beginnings.
         """
         x = embeddings + self.text.positional_embedding[prefix.positions][:, None]
-        with _attention(x.device):
+        with fast_attention(x.device):
             x = prefixes.last_after_prefix(self.text.transformer, x.flatten(0, 1), prefix)
         return self._projected(x).unflatten(0, embeddings.shape[:2])
 
@@ -218,44 +155,6 @@ def _is_eva(visual: nn.Module) -> bool:
     trunk = visual.trunk
     plain = isinstance(trunk.fc_norm, nn.Identity) and isinstance(trunk.head, nn.Linear) and not len(visual.head)
     return plain and trunk.global_pool == "token" and trunk.num_prefix_tokens == 1 and trunk.attn_pool is None
-
-
-def _run_block(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    with _attention(x.device):  # in a second run too
-        return block(x)
-
-
-def _class_token(block: nn.Module, x: Tensor) -> Tensor:
-    """The class token (B, 1, W) after one of open_clip's blocks, computed without the other tokens' outputs."""
-    normed = block.ln_1(x)
-    first = x[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
-    return first + block.ls_2(block.mlp(block.ln_2(first)))
-
-
-def vit_features(
-    visual: VisionTransformer | TimmModel, normalised: Tensor, recompute: bool = False, tokens: bool = False
-) -> VitFeatures:
-    """Normalised images (B, 3, H, W) through open_clip's ViT or timm's EVA, read at two depths [C].
-
-    ``recompute`` keeps only the input of each block and recomputes the rest in the backward pass: the same gradients,
-    a fraction of the memory, a third more time. Without ``tokens``, open_clip's last block computes only the class
-    token, which saves a fifteenth of ViT-B/16's arithmetic.
-    """
-    run = partial(checkpoint, _run_block, use_reentrant=False) if recompute else _run_block
-    if isinstance(visual, TimmModel):
-        trunk = visual.trunk
-        x, rotation = trunk._pos_embed(trunk.patch_embed(normalised))
-        x, norm, project = trunk.norm_pre(x), trunk.norm, trunk.head
-        *blocks, final = (partial(block, rope=rotation) for block in trunk.blocks)
-    else:
-        x, norm, project = visual._embeds(normalised), visual.ln_post, partial(torch.matmul, other=visual.proj)
-        *blocks, final = visual.transformer.resblocks
-        final = final if tokens else partial(_class_token, final)
-    for block in blocks:
-        x = run(block, x)
-    last = norm(run(final, x))
-    z12 = last[:, 0]
-    return VitFeatures(z11=x[:, 0], z12=z12, zp=project(z12), tokens=last[:, 1:] if tokens else None)
 
 
 def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], stride: int | None = None) -> ClipTower:
@@ -303,26 +202,6 @@ def load_tokenizer(model: str) -> Tokenizer:
     """The tokenizer of a CLIP: texts to ids (N, context_length). Raises InputError for a model that is not one."""
     length = _clip_config(model)["text_cfg"].get("context_length", 77)
     return CompactTokenizer(tiny_words(), length) if model in CLIP_FILES else open_clip.get_tokenizer(model)
-
-
-def unreadable_words(tokenizer: Tokenizer, words: Iterable[str]) -> list[str]:
-    """The words that a CLIP's text tower cannot have learned, sorted.
-
-    Those that its tokenizer refuses, and those with a character that byte pairs have no token for, only tokens for its
-    single bytes: it was too rare in the texts that the pairs were made from.
-    """
-    pairs = getattr(tokenizer, "tokenizer", tokenizer)  # the small CLIP's wraps open_clip's
-    ids = getattr(tokenizer, "ids", None)
-
-    def readable(token: int) -> bool:
-        return "\ufffd" not in pairs.decode([token]) and (ids is None or token in ids)
-
-    return sorted(word for word in set(words) if not all(map(readable, pairs.encode(word))))
-
-
-def token_count(tokenizer: Tokenizer, text: str) -> int:
-    """Tokens of a text with start and end, before anything is cut off."""
-    return len(getattr(tokenizer, "tokenizer", tokenizer).encode(text)) + 2
 
 
 def _clip_config(model: str) -> dict[str, Any]:
