@@ -64,7 +64,7 @@ class Scored:
         write_scores(folder, {GIVEN: self.scores}, {GIVEN: {"descriptor": "given features"}})
         write_json(folder / "benchmark.json", self.benchmark.record())
         if self.verification:
-            protocols = {name: found.record() for name, found in self.verification.items()}
+            protocols = {name: one.record() for name, one in self.verification.items()}
             write_json(folder / VERIFICATION, {"benchmark": self.benchmark.name, "protocols": protocols})
         write_json(folder / SCORED, about)
         return folder
