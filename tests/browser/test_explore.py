@@ -119,7 +119,7 @@ def test_attention_overlay_keeps_ranking(page: Page) -> None:
 
 def _upload(page: Page, file: Path | dict) -> None:
     with page.expect_file_chooser() as chooser:
-        page.locator(".jupyter-widgets.widget-upload").click()
+        page.locator("button", has_text=re.compile("^Search with your image$")).click()
     chooser.value.set_files(file)
 
 
