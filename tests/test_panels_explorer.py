@@ -455,6 +455,19 @@ class TestPanel:
         assert (panel.camera.layout.display, panel.clothes.layout.display) == ("none", "none")
         assert "outfit" not in "".join(text for text, _ in panel.query.options) and "<img" in panel.strip.value
 
+    def test_phrases_are_encoded_before_first_choice(self, source):
+        fresh = replace(source)
+        panel = panels.panel(panels.Explorer({"first": fresh}), top=3)
+        assert "words" in vars(fresh) and fresh.words._bases.keys() == {"clothing removed", "person only"}
+
+        def missing():
+            raise InputError("the weights could not be downloaded")
+
+        panel = panels.panel(panels.Explorer({"first": replace(source, make_clip=missing)}), top=3)
+        assert "<img" in panel.strip.value and "alert" not in panel.says.value
+        panel.vocabulary.value = "clothing removed"
+        assert "could not be downloaded" in panel.says.value
+
     def test_every_control_changes_strip(self, panel):
         seen = [panel.strip.value]
         for change in (
@@ -502,8 +515,7 @@ class TestPanel:
 
     def test_upload_searches_and_invalid_upload_is_refused(self, panel, source):
         def give(name, content):
-            kind = {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content)}
-            panel.upload.value = ({**kind, "last_modified": pd.Timestamp("2026-01-01", tz="UTC").to_pydatetime()},)
+            panel.upload._handle_custom_msg({"name": name}, [memoryview(content)])  # as a browser sends it
 
         path = source.benchmark.gallery.path.iloc[4]
         give("mine.png", (source.benchmark.root / path).read_bytes())

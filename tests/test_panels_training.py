@@ -147,6 +147,13 @@ class TestBoard:
         board.refresh()
         assert board.kind.value == "all" and "stopped" in board.table.value
 
+    def test_board_before_first_run_says_so(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("CSGN_HOME", str(tmp_path))
+        board = panels.Board()
+        assert board.frame.empty and "There are no runs yet" in board.table.value
+        with pytest.raises(InputError, match="is not a folder"):
+            panels.Board(tmp_path / "nowhere")
+
     def test_states_are_distinguishable_without_colour(self):
         assert len({mark for mark, _ in reading.MARKS.values()}) >= len(reading.MARKS) - 1  # gone and missing
         assert set(reading.MARKS) >= {"running", "queued", "done", "failed", "died", "timed_out", "interrupted"}

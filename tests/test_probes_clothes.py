@@ -95,6 +95,14 @@ def test_without_clothes_labels_only_the_person_is_counted(crowd: pd.DataFrame) 
     assert np.allclose(shares[probes.SAME_PERSON], both[probes.OTHER_CLOTHES] + both[probes.SAME_CLOTHES])
 
 
+def test_kind_that_no_image_can_have_has_no_multiple_of_chance(crowd):
+    one = crowd.groupby("person").clothes.transform("first")  # everyone in one outfit
+    table = probes.neighbourhood(made_of(crowd, "person"), crowd.person, one, 5).table(resamples=20)
+    table = table.set_index("kind")[["value", "chance", "times", "times_low", "times_high"]]
+    assert table.loc[probes.OTHER_CLOTHES, ["value", "chance"]].tolist() == [0, 0]
+    assert table.loc[probes.OTHER_CLOTHES].isna().sum() == 3 and table.loc[probes.SAME_CLOTHES].notna().all()
+
+
 def test_without_shared_outfits_no_kind_covers_them(crowd: pd.DataFrame) -> None:
     found = probes.neighbourhood(made_of(crowd, "person"), crowd.person, crowd.clothes, 5)
     assert probes.SAME_OUTFIT not in found.table().kind.tolist()

@@ -759,8 +759,9 @@ def test_run_without_answer_is_refused(tmp_path, texts, state, word):
     assert notebook.read_bytes() == before
 
 
-def test_executed_copy_begins_with_its_answer():
-    kept = "# Why?\n\n*Last answer:* of another run\n\n*Cost:* 1 s"
+@pytest.mark.parametrize("image", ["", "\n\n![A map](../map.png)", '\n\n![A map](../map.png "map")'])
+def test_executed_copy_begins_with_its_answer_instead_of_stored_image(image):
+    kept = f"# Why?{image}\n\n*Last answer:* of another run\n\n*Cost:* 1 s"
     shown = {"output_type": "display_data", "data": {"text/markdown": ["**Answer.** of\n", "this run"]}}
     for outputs, said in (([shown], "# Why?\n\n**Answer.** of this run"), ([], "# Why?")):
         document = {"cells": [{"cell_type": "markdown", "source": kept}, {"cell_type": "code", "outputs": outputs}]}

@@ -115,16 +115,15 @@ def attention_layers(table: pd.DataFrame) -> Figure:
         table: columns ``layers method value low high``.
     """
     with styled():
-        figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.3))
+        figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5))
         for i, (name, group) in enumerate(table.groupby("method", sort=False)):
             error = [group["value"] - group["low"], group["high"] - group["value"]]
             axes.errorbar(group["layers"] + 0.06 * i, group["value"], yerr=error, marker="o^sD"[i % 4], label=name)
         axes.axhline(0, color="gray", lw=0.8)
-        axes.set(
-            xlabel="layers shuffled, from the output down", ylabel="rank correlation with own map", ylim=(-0.5, 1.05)
-        )
-        axes.set_xticks(sorted(set(table["layers"])))
-        axes.legend(loc="upper right", fontsize=6)
+        lowest = min(-0.5, table["low"].min() - 0.05)
+        axes.set(xlabel="layers shuffled, from the output down", ylabel="rank correlation with own map")
+        axes.set(xticks=sorted(set(table["layers"])), ylim=(lowest, 1.05))
+        figure.legend(loc="outside upper center", ncols=2, fontsize=6)
     return figure
 
 
@@ -136,7 +135,7 @@ def attention_deletion(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
         methods: methods that have a colour; all others are gray controls.
     """
     with styled():
-        figure, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.4), sharey=True)
+        figure, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.6), sharey=True)
         for axes, (kind, shown) in zip(panels, {"deletion": "grayed", "insertion": "shown"}.items(), strict=True):
             controls = iter((":", "-", "--"))
             for name, line in table[table["kind"] == kind].groupby("method", sort=False):
@@ -146,7 +145,7 @@ def attention_deletion(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
                 axes.fill_between(line["percent"], line["low"], line["high"], **band)
             axes.set(title=kind, xlabel=f"% of pixels {shown}")
         panels[0].set_ylabel("cosine of the pair")
-        panels[1].legend(fontsize=6, loc="lower right")
+        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=6)
     return figure
 
 

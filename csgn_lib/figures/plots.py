@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from pandas.api.types import is_integer_dtype
 
 from csgn_lib.figures.saving import TEXT_WIDTH, styled
 from csgn_lib.records import BOOKS, InputError, Run
@@ -69,6 +71,8 @@ def curves(metrics: pd.DataFrame, terms: Sequence[str] | None = None, x: str = "
                 lone = part[term].count() == 1  # a line of one point would be invisible
                 axes.plot(part[x], part[term], label=str(line), marker="o" if lone else "None")
             axes.margins(x=0.02)
+            if is_integer_dtype(frame[x]):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
             axes.set(title=title, xlabel=x, ylabel="loss" if "loss" in term and axes in grid[:, 0] else "")
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)

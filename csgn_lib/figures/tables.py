@@ -102,7 +102,7 @@ def _html(frame: pd.DataFrame, lines: Sequence[str] = ()) -> str:
     for name, cells in _entries(frame, intervals=True):
         marks = ["start" if i % len(_HEADS) == 0 else "" for i in range(len(cells))]
         tds = "".join(f'<td class="{mark}">{cell}</td>' for mark, cell in zip(marks, cells, strict=True))
-        body += f'<tr><th scope="row">{_escape(name)}</th>{tds}</tr>\n'
+        body += f'<tr><th scope="row">{html.escape(name)}</th>{tds}</tr>\n'
     head = f'<thead><tr><th rowspan="2" scope="col"></th>{over}</tr><tr>{heads}</tr></thead>'
     caption = f"<caption>{'<br>'.join(map(_escape, lines))}</caption>" if lines else ""
     return f'<table class="results">{caption}{head}<tbody>\n{body}</tbody></table>'

@@ -28,7 +28,7 @@ def board_frame(folder: str | Path | None = None) -> pd.DataFrame:
     ``again`` is the command that continues a run that ended before it was done.
     """
     root, rows = Path(folder) if folder else runs.runs_folder(), []
-    table = runs.table(root)
+    table = runs.table(folder)  # the default folder does not exist before the first run
     for name, seconds in reversed(list(zip(table["run"], table.get("seconds", []), strict=True))):
         seen = read(Run(root / name))
         rows.append({

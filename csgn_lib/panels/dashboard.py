@@ -19,7 +19,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from csgn_lib import figures, runs
 from csgn_lib.panels import background
@@ -58,7 +57,6 @@ def training_curves(seen: Sequence[Reading]) -> Figure | None:
     for axes in filter(lambda axes: axes.get_visible(), figure.axes):
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, (low + high - 1) / 2), max(high, (low + high + 1) / 2))  # one epoch has no width
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         if axes.get_title(loc="left").endswith("images per second"):
             axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # otherwise small variations look large
     return figure

@@ -10,7 +10,7 @@ import html
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ class ExplorerPanel(Controls):
         on([self.vocabulary], self._set_rank)
         on([self.query], self._forget)
         on([self.other, self.rank, self.paint, self.hue, self.text, self.use, self.weight, self.attention], self.draw)
-        on([self.upload], self._take)
+        self.upload.on_file(self._take)
         self.back.on_click(lambda _: self._forget())
         self.reset.on_click(lambda _: self._reset())
         self.save.on_click(lambda _: self._save())
@@ -141,6 +141,9 @@ class ExplorerPanel(Controls):
                 widget.value = before if before in values else values[0]
         for widget, labels in ((self.camera, cameras), (self.clothes, clothes)):
             widget.layout.display = None if len(labels) > 1 else "none"
+        with suppress(InputError):  # shown when such features are chosen
+            for kind in DIRECTIONS.keys() & source.descriptors:
+                source.words.basis(kind)  # now: encoding the phrases takes seconds
 
     def _list(self) -> None:
         with self._telling():
@@ -274,19 +277,14 @@ class ExplorerPanel(Controls):
         self._enlarged = None if entry.empty else int(row["row"])
         self.enlarged.value = enlarged_html(cells, "<br>".join(facts), searchable=not entry.empty)
 
-    def _take(self) -> None:
-        if not self.upload.value:
-            return
+    def _take(self, name: str, content: bytes) -> None:
         with self._telling():
-            given = self.upload.value[0]
-            self.picture, self.gallery_row = decode_upload(bytes(given["content"]), given["name"]), None
+            self.picture, self.gallery_row = decode_upload(content, name), None
             self.draw()
 
     def _forget(self) -> None:
         """Return from an uploaded or a gallery image to the selected query."""
         self.picture = self.gallery_row = None
-        with self._silent():
-            self.upload.value = ()
         self.draw()
 
     def _reset(self) -> None:
@@ -294,7 +292,6 @@ class ExplorerPanel(Controls):
             for name, value in self._initial.items():
                 getattr(self, name).value = value
             self.query.value = None
-            self.upload.value = ()
         self.picture = self.gallery_row = None
         self._list()
 

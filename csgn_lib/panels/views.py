@@ -34,6 +34,22 @@ class View(anywidget.AnyWidget):
         self.on_msg(lambda _, content, __: call(content["choice"]))
 
 
+class Upload(anywidget.AnyWidget):
+    """A button that sends a file; ipywidgets' own adds a count to its description.
+
+    Attributes:
+        description: of the button. accept: the file types that a browser offers.
+    """
+
+    _esm = Path(__file__).with_name("upload.js")
+    description = traitlets.Unicode("").tag(sync=True)
+    accept = traitlets.Unicode("").tag(sync=True)
+
+    def on_file(self, call: Callable[[str, bytes], None]) -> None:
+        """Call with the name and the content of each file that is chosen."""
+        self.on_msg(lambda _, content, buffers: call(content["name"], bytes(buffers[0])))
+
+
 def show(what: str, *widgets: ipywidgets.Widget) -> None:
     """Display widgets, or a note if no kernel is connected, as in a saved notebook."""
     box = ipywidgets.VBox(widgets).add_class(_LIVE)

@@ -20,6 +20,7 @@ from csgn_lib.runs.notebooks import cells
 
 ANSWER, LAST, COST = "**Answer.**", "*Last answer:*", "*Cost:*"
 PICTURE = re.compile(r'!\[[^]]*\]\((?P<path>\S+) "(?P<name>[^"]+)"\)')  # ![text](path "name of the figure")
+STORED = re.compile(r'!\[[^]]*\]\((?!\w+:)\S+( "[^"]*")?\)')  # any image by a relative path
 PICTURE_WIDTH, PICTURE_COLOURS = 900, 128  # pixels; colours of the palette, for a small file
 
 
@@ -72,12 +73,15 @@ def _keep_picture(run: Run, notebook: Path, head: str) -> None:
 
 
 def answered(document: dict[str, Any]) -> None:
-    """Replace the stored answer in the first cell of an executed notebook by its own, and remove the stored image."""
+    """Replace the stored answer in the first cell of an executed notebook by its own, and remove the stored image.
+
+    The image's path is relative to the notebook, so it is wrong in the run's folder.
+    """
     first = document["cells"][0]
     head = "".join(first["source"])
     if first["cell_type"] != "markdown" or LAST not in head:
         return
-    head = PICTURE.sub("", head.partition(LAST)[0]).rstrip()
+    head = STORED.sub("", head.partition(LAST)[0]).rstrip()
     first["source"] = "\n\n".join(filter(None, [head, _answer_text(document["cells"])])).splitlines(keepends=True)
 
 

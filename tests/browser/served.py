@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
 
 HOME = Path(__file__).resolve().parents[2]
 PATIENCE = 240_000  # milliseconds: the machine may be busy
+ERROR = "application/vnd.jupyter.error"  # of a cell's output
 Lab = Callable[[Path, Path], str]
 
 
@@ -36,6 +37,13 @@ def run_cells(page: Page, cells: int) -> None:
     page.keyboard.press("Escape")  # command mode
     for _ in range(cells):
         page.keyboard.press("Shift+Enter")
+
+
+def wait_for_panel(page: Page, part: Locator) -> None:
+    """Wait for a part of a panel to be visible; a cell's error ends the wait."""
+    error = page.locator(f"[data-mime-type='{ERROR}']").first
+    part.or_(error).first.wait_for()
+    assert not error.is_visible(), error.inner_text()
 
 
 @contextmanager

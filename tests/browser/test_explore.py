@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from served import HOME, Lab, opened, run_cells
+from served import HOME, Lab, opened, run_cells, wait_for_panel
 
 from csgn_lib import synthetic
 
@@ -42,7 +42,9 @@ def page(lab: Lab, browser: Browser, see: Callable, tmp_path_factory: pytest.Tem
     address = lab(folder, folder)
     page = opened(browser, address.format("explore.ipynb"), 1700)
     run_cells(page, len(book["cells"]))
-    page.wait_for_selector(".widget-select select")
+    listed = page.locator(".widget-select select")
+    wait_for_panel(page, listed)
+    page.locator("button", has_text="Save figure").scroll_into_view_if_needed()
     see(page, "explore")
     yield page
     page.close()
@@ -117,7 +119,7 @@ def test_attention_overlay_keeps_ranking(page: Page) -> None:
 
 def _upload(page: Page, file: Path | dict) -> None:
     with page.expect_file_chooser() as chooser:
-        page.locator(".jupyter-widgets.widget-upload").click()
+        page.locator("button", has_text=re.compile("^Search with your image$")).click()
     chooser.value.set_files(file)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from served import Lab, opened, run_cells
+from served import Lab, opened, run_cells, wait_for_panel
 
 SET_UP = """
 from pathlib import Path
@@ -62,7 +62,7 @@ def _status(folder: Path) -> dict:
 def _panels(browser: Browser, address: str) -> Page:
     page = opened(browser, address, 2400)
     run_cells(page, 2)
-    page.get_by_role("button", name="Start training").wait_for()
+    wait_for_panel(page, page.get_by_role("button", name="Start training"))
     return page
 
 

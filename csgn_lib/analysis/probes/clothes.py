@@ -68,12 +68,15 @@ class Neighbourhood:
 
     def table(self, **options: Any) -> pd.DataFrame:
         """One row per kind: kind, value, low, high (a share, 95 % interval over people), chance, and the share as a
-        multiple of chance with its interval: times, times_low, times_high. Options as for ``over_people``."""
+        multiple of chance with its interval: times, times_low, times_high; NaN for a kind that no image can have.
+        Options as for ``over_people``."""
         rows = []
         for kind in self.shares:
             share = over_people(self.shares[kind], self.person, **options)
-            times = over_people(self.shares[kind], self.person, self.chance[kind], **options)
-            scaled = {"times": times.value, "times_low": times.low, "times_high": times.high}
+            scaled = dict.fromkeys(("times", "times_low", "times_high"), float("nan"))
+            if self.chance[kind].any():
+                times = over_people(self.shares[kind], self.person, self.chance[kind], **options)
+                scaled = {"times": times.value, "times_low": times.low, "times_high": times.high}
             rows.append({"kind": kind} | share.record() | {"chance": float(self.chance[kind].mean())} | scaled)
         return pd.DataFrame(rows)
 
