@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,11 @@ CONDITIONS = {
     "text loss x 0.25": Condition(text={"hsf_weight": 0.25}),
     "text loss x 2": Condition(text={"hsf_weight": 2.0}),
     "learning rate / 3": Condition({"lr_vit": 1e-4}),
-    "60 people": Condition(people=60),
     "4 images, 4 outfits": Condition(images=4, outfits=4),
     "4 images, 1 outfit": Condition(images=4, outfits=1),
-    "calm pictures": Condition(setting="calm"),
+    "60 people": Condition(people=60),
     "street pictures": Condition(setting="street"),
+    "calm pictures": Condition(setting="calm"),
 }
 
 
@@ -126,12 +126,16 @@ def scores_of(name: str, row: str, draw: int) -> dict[str, dict[str, float]]:
     return read_json(file)
 
 
-def units(draws: int) -> Iterator[tuple[str, str, int]]:
-    """Condition, row and draw of every training, one draw after the other; rows that are the same are trained once."""
-    for draw in range(draws):
-        for name, condition in CONDITIONS.items():
+def units(draws: int, names: Sequence[str] = tuple(CONDITIONS)) -> Iterator[tuple[str, str, int]]:
+    """Condition, row and draw of every training, one condition after the other; rows that are equal are trained once.
+
+    Args:
+        names: of CONDITIONS; the preset is always the first.
+    """
+    for name in dict.fromkeys([PRESET, *names]):
+        for draw in range(draws):
             for row in ROWS:
-                if row == TEXT or not condition.text:
+                if row == TEXT or not CONDITIONS[name].text:
                     yield name, row, draw
 
 
@@ -139,10 +143,10 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """What the text loss adds, in points of mAP: condition, protocol, mean, low, high (95 %, t over draws), draws."""
     values = rows.set_index(["condition", "row", "protocol", "draw"])["mean_ap"].sort_index()
     made = []
-    for name, condition in CONDITIONS.items():
+    for name in rows["condition"].unique():
         for protocol in PROTOCOLS:
             text = values[name, TEXT, protocol]
-            gains = 100 * (text - values[PRESET if condition.text else name, BASELINE, protocol])
+            gains = 100 * (text - values[PRESET if CONDITIONS[name].text else name, BASELINE, protocol])
             over = spread(gains, gains.index)
             made.append({"condition": name, "protocol": protocol, "draws": len(gains)} | over.to_dict())
     return pd.DataFrame(made)
@@ -154,11 +158,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--conditions", nargs="*", default=list(CONDITIONS), choices=list(CONDITIONS))
     given = parser.parse_args()
-    for draw in range(given.draws):
-        for condition in CONDITIONS.values():
-            root_of(condition, draw)
-    todo = list(units(given.draws))
+    todo = list(units(given.draws, given.conditions))
+    for name, _, draw in todo:
+        root_of(CONDITIONS[name], draw)
     results = joblib.Parallel(cores(), return_as="generator")(joblib.delayed(scores_of)(*unit) for unit in todo)
     rows = pd.DataFrame(
         {"condition": name, "row": row, "draw": draw, "protocol": protocol} | scores
