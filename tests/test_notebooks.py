@@ -1,6 +1,7 @@
 """Every notebook runs headless on the embedded benchmark and answers its question; so it does on other benchmarks.
 
-The others are trees without clothes labels and without cameras, each with one tiny trained run that all notebooks read.
+The others are trees without clothes labels, without cameras and with one outfit per camera, each with one tiny trained
+run that all notebooks read.
 ``make test`` runs a part of these; ``make test-notebooks`` (``pytest -m wide``) runs the rest.
 """
 
@@ -143,24 +144,27 @@ def test_sweep_trains_cells_and_grid_leads_to_tables(workbench, monkeypatch):
 # ---- benchmarks without some labels
 
 FEW = {"batch_persons": 2, "batch_images": 2, "stage1_epochs": 1, "stage2_epochs": 1}
-UNLABELLED = {  # what each notebook needs besides the tree and, where it reads one, the trained run
+ELSEWHERE = {  # what each notebook needs besides the tree and, where it reads one, the trained run
     "00_first_result": {},
     "01_dataset_integrity": {},
     "02_dataset_portrait": {"people": 2},
     "10_colour_bias": {"pictures_per_person": 2, "sentences": 10, "resamples": 50, "most_people": 6},
     "11_stage1_prompts": {},
+    "12_train": FEW,
     "20_evaluate": {},
     "21_search": {"distractors": 300, "k1": 5, "k2": 2},
     "22_failures": {},
     "30_embedding_map": {"perplexities": [4], "seeds": [0], "pictures": 8, "resamples": 50, "neighbours": 4},
     "31_clothes_leakage": {"resamples": 50},
     "32_attention": {"people": 3, "shown": 1, "stride": 16, "steps": 3, "resamples": 50},
+    "50_explore": {"queries": 3, "neighbours": 4},
 }
 SKIPPED = {  # how many sections say that they are skipped, by benchmark and notebook
     "market1501": {"01_dataset_integrity": 1, "02_dataset_portrait": 1, "31_clothes_leakage": 2},
     "csv": {"02_dataset_portrait": 1, "31_clothes_leakage": 1},
+    "prcc": {"31_clothes_leakage": 1},
 }
-WITHOUT_RENDERING = {"10_colour_bias": 3, "11_stage1_prompts": 1, "32_attention": 1}  # not embedded
+WITHOUT_RENDERING = {"10_colour_bias": 3, "11_stage1_prompts": 1, "12_train": 1, "32_attention": 1}  # not embedded
 QUICK = {("31_clothes_leakage", "market1501"), ("22_failures", "csv")}
 
 
@@ -184,7 +188,15 @@ def _no_cameras(root: Path) -> Path:
     return root
 
 
-LAYOUTS = {"market1501": _market, "csv": _no_cameras}
+def _prcc(root: Path) -> Path:
+    """PRCC's layout: the gallery is one camera, with one outfit of each person. 6 training people, 5 test people."""
+    names = [f"train/{p:03d}/{c}_cropped_rgb{n:03d}" for p in range(1, 7) for c in "ABC" for n in (1, 2)]
+    test = {"A": (1, 2, 3), "B": (4, 5, 6), "C": (7, 8, 9)}
+    names += [f"test/{c}/{p:03d}/cropped_rgb{n:03d}" for p in range(20, 25) for c in "ABC" for n in test[c]]
+    return trees.images(root, [f"rgb/{name}.jpg" for name in names])
+
+
+LAYOUTS = {"market1501": _market, "csv": _no_cameras, "prcc": _prcc}
 
 
 @pytest.fixture(scope="module")
@@ -209,15 +221,16 @@ def _wide(notebook: str, benchmark: str):
     return pytest.param(notebook, benchmark, marks=marks, id=f"{notebook}-{benchmark}")
 
 
-@pytest.mark.parametrize(("notebook", "benchmark"), [_wide(name, kind) for kind in LAYOUTS for name in UNLABELLED])
-def test_notebook_works_without_clothes_or_cameras(notebook, benchmark, trained_on, workbench, monkeypatch):
+@pytest.mark.parametrize(("notebook", "benchmark"), [_wide(name, kind) for kind in LAYOUTS for name in ELSEWHERE])
+def test_notebook_works_on_other_benchmark(notebook, benchmark, trained_on, workbench, monkeypatch):
     root, trained = trained_on(benchmark)
     monkeypatch.setenv("CSGN_HOME", str(workbench))
     path = NOTEBOOKS[0].parent / f"{notebook}.ipynb"
     known = runs.declared(path)
     reads = {"runs": {"CSGN": str(trained)}} if "runs" in known else {"run_dir": str(trained)}
+    reads = {"run_dirs": {"CSGN": str(trained)}} if "run_dirs" in known else reads
     data = {"benchmark": benchmark, "root": str(root)}
-    given = UNLABELLED[notebook] | (data if notebook[:2] in ("00", "01", "02") else reads)
+    given = ELSEWHERE[notebook] | (data if notebook[:2] in ("00", "01", "02", "12") else reads)
     run = runs.execute(path, given, threads=1, timeout=1800)
     assert run.status["state"] == "done", f"{run.status.get('error')}; see {run.dir}"
     executed = json.loads(run.path("executed.ipynb").read_text(encoding="utf-8"))

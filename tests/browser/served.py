@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Locator, Page
 HOME = Path(__file__).resolve().parents[2]
 PATIENCE = 240_000  # milliseconds: the machine may be busy
 ERROR = "application/vnd.jupyter.error"  # of a cell's output
+PATIENT = "const limit = AbortSignal.timeout; AbortSignal.timeout = ms => limit.call(AbortSignal, 60 * ms)"
 Lab = Callable[[Path, Path], str]
 
 
@@ -25,6 +26,7 @@ def opened(browser: Browser, address: str, height: int) -> Page:
     """A notebook in a page of its own, with its kernel there: cells that are run before it is are lost."""
     page = browser.new_page(viewport={"width": 1500, "height": height})
     page.set_default_timeout(PATIENCE)
+    page.add_init_script(PATIENT)  # anywidget gives up on a model after 2 s, too early on a busy machine
     page.goto(address)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
     page.wait_for_selector("text=/Python 3.*Idle/")
