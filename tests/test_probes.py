@@ -222,7 +222,7 @@ def test_rendered_counterfactuals_are_kept_and_a_damaged_file_is_rendered_again(
     monkeypatch.setattr(colour, "cache", lambda: tmp_path)
     shown = probes.evenly(entries(tiny_world, "test"), 1)
     first = colour._rendered(tiny_world, shown, 0)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.safetensors")
     kept = file.read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(colour, "counterfactuals", None)  # it is not called

@@ -126,7 +126,7 @@ def _claim(world: World, root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file and holds no rendered world; name a folder")
     if not (root / "world.json").exists():
-        if root.exists() and any(root.iterdir()):
+        if root.exists() and any(not path.name.startswith(".") for path in root.iterdir()):  # files being written
             raise InputError(f"{root} exists and holds no rendered world; name another folder, or empty it")
         write_json(root / "world.json", world.description())
 

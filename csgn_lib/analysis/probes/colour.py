@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from csgn_lib.analysis.probes.pictures import (
     movements,
 )
 from csgn_lib.config import Experiment
-from csgn_lib.records import Run, cache, write_json
+from csgn_lib.records import Run, cache, locked, write_json
 from csgn_lib.retrieval import PLAIN, Vocabularies, chosen_descriptors, features_of
 from csgn_lib.statistics.intervals import Interval
 from csgn_lib.synthetic import Entry, World, entries, world_of
@@ -85,9 +86,16 @@ def _rendered(world: World, pictures: list[Entry], seed: int) -> dict[str, Tenso
     """The counterfactuals of a world's pictures; they are kept in the cache, because all runs on a world need them."""
     key = json.dumps([world.description(), versions(), [entry.path for entry in pictures], seed])
     file = cache() / f"counterfactuals-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    if (kept := _read(file)) is None:
+        with locked(file.with_suffix(".lock")):  # one process renders, the others wait for its file
+            if (kept := _read(file)) is None:
+                kept = counterfactuals(pictures, world.size, seed, CHANGED)
+                save_tensors(kept, file)
+    return kept
+
+
+def _read(file: Path) -> dict[str, Tensor] | None:
     try:
         return load_file(file)
     except (FileNotFoundError, SafetensorError):  # none yet, or a damaged file
-        rendered = counterfactuals(pictures, world.size, seed, CHANGED)
-        save_tensors(rendered, file)
-        return rendered
+        return None
