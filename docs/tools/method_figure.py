@@ -91,7 +91,8 @@ def stage2(axes: Axes) -> None:
     arrow(axes, (74.2, 54), (80, 72.8))
     axes.text(75.2, 64.5, "$c$", ha="center", size=12, color=INK)
     axes.text(85.5, 85, "VSS: the ResNet feature $c$ steers $z_p$", ha="center", size=9.5, color=MUTED)
-    box(axes, 93, 53.5, 15.5, 17, "identity losses:\n$z_{12}$, $f$, $c$\ntriplet losses:\n$z_{11}$, $z_{12}$, $f$, $c$", LOSS, 9.5)
+    losses = "identity losses:\n$z_{12}$, $f$, $c$\ntriplet losses:\n$z_{11}$, $z_{12}$, $f$, $c$"
+    box(axes, 93, 53.5, 15.5, 17, losses, LOSS, 9.5)
     arrow(axes, (90.5, 72.8), (92, 62.2))
     box(axes, 86, 28, 29, 15, "HSF:   $L_{HSF}$ =\n$(1-\\beta)\\,CE(f, t^r) + \\beta\\,CE(f, t^g)$", LOSS, 10.5)
     arrow(axes, (83, 72.8), (81.6, 35.8))
