@@ -118,7 +118,7 @@ def mean_table(record: str, rows: dict[str, str], columns: dict[str, tuple[str, 
         cells = []
         for descriptor, measure in columns.values():
             over, digits = _mean(record, _label(row, descriptor), measure), _digits(measure)
-            cells.append(f"{over['mean']:.{digits}f} ± {over['sd']:.{digits}f}")
+            cells.append(f"{over['mean']:.{digits}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{over['sd']:.{digits}f}")
         body.append([shown, *cells])
     return _table(["", *columns], body)
 
