@@ -23,7 +23,8 @@ import joblib
 import pandas as pd
 import torch
 
-from csgn_lib import datasets, retrieval, synthetic, training
+from benchmarks.world_rows import PROTOCOLS, trained
+from csgn_lib import datasets, synthetic
 from csgn_lib.config import Experiment
 from csgn_lib.progress import track
 from csgn_lib.records import cores, home, read_json, write_json, write_text
@@ -32,9 +33,8 @@ from csgn_lib.synthetic import World
 
 ROWS = {"identity + triplet": "identity-triplet", "CLIP-ReID": "clip-reid"}
 BASELINE, TEXT = ROWS
-PROTOCOLS = ("cloth_changing", "general")
 FOLDER, RECORD = Path("build/text-study"), home() / "reports" / "text-study"
-_EPOCHS = ("stage1_epochs", "stage1_warmup", "stage2_epochs", "stage2_warmup", "stage2_milestones")
+_EPOCHS = ("stage1_epochs", "stage1_warmup", "stage2_epochs", "stage2_warmup")
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def experiment_of(row: str, condition: Condition, draw: int, share: float) -> Ex
     named = condition.parameters | (condition.text if row == TEXT else {})
     plain = Experiment.from_parameters(preset=f"demo+{ROWS[row]}", world=draw, seed=draw, **named)
     times = round(1 / share)
-    longer = {name: getattr(plain, name) for name in _EPOCHS}
-    longer = {name: tuple(times * v for v in e) if isinstance(e, tuple) else times * e for name, e in longer.items()}
+    longer = {name: times * getattr(plain, name) for name in _EPOCHS}
+    longer["stage2_milestones"] = tuple(times * epoch for epoch in plain.stage2_milestones)
     return Experiment.from_parameters(preset=f"demo+{ROWS[row]}", world=draw, seed=draw, **named | longer)
 
 
@@ -114,14 +114,7 @@ def scores_of(name: str, row: str, draw: int) -> dict[str, dict[str, float]]:
         data = datasets.load("synthetic", root_of(condition, draw))
         train = fewer(data.train, condition)
         experiment = experiment_of(row, condition, draw, len(train) / len(data.train))
-        run = training.fit(experiment, replace(data, train=train), folder)
-        found = retrieval.embed_benchmark(
-            training.load_encoder(run).eval(), data.validation, (experiment.image_height, experiment.image_width)
-        )
-        scored = retrieval.evaluate_all(
-            found.query.descriptor(), found.gallery.descriptor(), data.validation.query, data.validation.gallery,
-            PROTOCOLS,
-        )  # fmt: skip
+        scored = trained(experiment, replace(data, train=train), folder, data.validation)
         write_json(file, {p: {"mean_ap": score.mean_ap, "rank1": score.rank1} for p, score in scored.items()})
     return read_json(file)
 
@@ -161,8 +154,8 @@ def main() -> None:
     parser.add_argument("--conditions", nargs="*", default=list(CONDITIONS), choices=list(CONDITIONS))
     given = parser.parse_args()
     todo = list(units(given.draws, given.conditions))
-    for name, _, draw in todo:
-        root_of(CONDITIONS[name], draw)
+    for setting, draw in dict.fromkeys((CONDITIONS[name].setting, draw) for name, _, draw in todo):
+        root_of(Condition(setting=setting), draw)  # once, with all cores, rather than in every training
     results = joblib.Parallel(cores(), return_as="generator")(joblib.delayed(scores_of)(*unit) for unit in todo)
     rows = pd.DataFrame(
         {"condition": name, "row": row, "draw": draw, "protocol": protocol} | scores

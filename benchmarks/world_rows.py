@@ -126,13 +126,12 @@ def experiment_of(method: str, root: Path, seed: int) -> Experiment:
     return Experiment.from_parameters(preset=f"demo+{method}", root=str(root), seed=seed)
 
 
-def trained(method: str, root: Path, run_dir: Path, benchmark: Benchmark, seed: int) -> dict[str, Scores]:
-    """Train a method and score its descriptors under every protocol."""
-    run = training.fit(experiment_of(method, root, seed), benchmark, run_dir)
-    encoder = training.load_encoder(run).eval()
-    found = retrieval.embed_benchmark(encoder, benchmark, SIZE)
-    return retrieval.evaluate_all(found.query.descriptor(), found.gallery.descriptor(), benchmark.query,
-                                  benchmark.gallery, PROTOCOLS)  # fmt: skip
+def trained(experiment: Experiment, benchmark: Benchmark, run_dir: Path, scored: Benchmark) -> dict[str, Scores]:
+    """Train on a benchmark, and score the descriptors on the query and gallery of ``scored`` under every protocol."""
+    encoder = training.load_encoder(training.fit(experiment, benchmark, run_dir)).eval()
+    found = retrieval.embed_benchmark(encoder, scored, SIZE)
+    return retrieval.evaluate_all(found.query.descriptor(), found.gallery.descriptor(), scored.query, scored.gallery,
+                                  PROTOCOLS)  # fmt: skip
 
 
 def missing_rows(world: World, root: Path, done: Collection[str]) -> Iterator[tuple[str, dict[str, Scores]]]:
@@ -159,7 +158,8 @@ def missing_rows(world: World, root: Path, done: Collection[str]) -> Iterator[tu
     for name, (method, kind) in METHODS.items():
         if name not in done:
             data = blanked if kind == "blanked" else plain
-            yield name, trained(method, data.root, root / "runs" / f"{method}-{kind}", data, world.seed)
+            experiment = experiment_of(method, data.root, world.seed)
+            yield name, trained(experiment, data, root / "runs" / f"{method}-{kind}", data)
 
 
 def frozen(experiment: Experiment) -> VisualEncoder:

@@ -38,10 +38,8 @@ from csgn_lib.vss import Embeddings
 
 KEPT = 4  # cached gallery features (one per descriptor), and cached answers
 COLUMNS = 48  # text directions for which gallery coordinates are computed together
-LEAST = {
-    CLOTHING_REMOVED: 1e-2,
-    PERSON_ONLY: 1e-4,
-}  # share of |f|^2 that must remain for a cosine to be accurate to 1e-5
+# Share of |f|^2 that must remain for a cosine to be accurate to 1e-5.
+LEAST = {CLOTHING_REMOVED: 1e-2, PERSON_ONLY: 1e-4}
 
 
 class Explorer:

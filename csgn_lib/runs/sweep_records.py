@@ -136,8 +136,14 @@ class SweepRecords:
 
     def difference(self, label: str, against: str, measure: str) -> pd.Series:
         """`statistics.spread` of the difference of two labels in a measure, paired by seed and world."""
-        paired = (self.measured(label, measure) - self.measured(against, measure)).dropna()
-        return spread(paired, paired.index.get_level_values(self.unit))
+        return self._over_units((self.measured(label, measure) - self.measured(against, measure)).dropna())
+
+    def mean(self, label: str, measure: str) -> pd.Series:
+        """`statistics.spread` of a label in a measure."""
+        return self._over_units(self.measured(label, measure))
+
+    def _over_units(self, values: pd.Series) -> pd.Series:
+        return spread(values, values.index.get_level_values(self.unit))
 
     def verdict(self, hypothesis: Mapping[str, Any]) -> str:
         """``held``, ``not held`` or ``undecided``, by the 95 % intervals of `difference`, which are not corrected.

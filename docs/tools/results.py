@@ -20,7 +20,6 @@ import yaml
 from csgn_lib.backbones import TOWERS
 from csgn_lib.records import read_json, write_text
 from csgn_lib.runs.sweep_records import SENSITIVITIES, SweepRecords, load_sweep_records
-from csgn_lib.statistics import spread
 from csgn_lib.synthetic import World
 
 HOME = Path(__file__).resolve().parents[2]
@@ -117,7 +116,7 @@ def mean_table(record: str, rows: dict[str, str], columns: dict[str, tuple[str, 
     for row, shown in rows.items():
         cells = []
         for descriptor, measure in columns.values():
-            over, digits = _mean(record, _label(row, descriptor), measure), _digits(measure)
+            over, digits = _sweep(record).mean(_label(row, descriptor), measure), _digits(measure)
             cells.append(f"{over['mean']:.{digits}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{over['sd']:.{digits}f}")
         body.append([shown, *cells])
     return _table(["", *columns], body)
@@ -125,9 +124,7 @@ def mean_table(record: str, rows: dict[str, str], columns: dict[str, tuple[str, 
 
 def difference(record: str, label: str, against: str, measure: str = HARD) -> str:
     """Mean paired difference of two rows of a sweep, with the 95 % interval of Student's t over draws."""
-    over, digits = _sweep(record).difference(label, against, measure), _digits(measure)
-    low, mean, high = (f"{round(over[name], digits) + 0.0:+.{digits}f}" for name in ("low", "mean", "high"))
-    return f"{mean} [{low}, {high}]"
+    return _interval(_sweep(record).difference(label, against, measure), _digits(measure))
 
 
 def verdict(name: str) -> str:
@@ -152,8 +149,7 @@ def runs_of(record: str) -> dict[str, int]:
 
 def text_study(condition: str, protocol: str = HARD) -> str:
     """What the text loss adds under a condition of ``make text-study``, in points of mAP, with its 95 % interval."""
-    found = _csv("text-study/differences.csv").set_index(["condition", "protocol"]).loc[(condition, protocol)]
-    return f"{_signed(found['mean'])} [{_signed(found['low'])}, {_signed(found['high'])}]"
+    return _interval(_csv("text-study/differences.csv").set_index(["condition", "protocol"]).loc[(condition, protocol)])
 
 
 def text_study_table() -> str:
@@ -176,11 +172,6 @@ def sweep_time(*records: str) -> str:
 @cache
 def _sweep(record: str) -> SweepRecords:
     return load_sweep_records(HOME / "reports" / record, descriptors=["plain", "clothing removed", "person only"])
-
-
-def _mean(record: str, label: str, measure: str) -> pd.Series:
-    found = _sweep(record).measured(label, measure)
-    return spread(found, found.index.get_level_values(_sweep(record).unit))
 
 
 def _label(row: str, descriptor: str) -> str:
@@ -221,8 +212,13 @@ def _ranged(values: np.ndarray) -> str:
     return f"{values.mean():.1f} ({values.min():.1f}–{values.max():.1f})"
 
 
-def _signed(points: float) -> str:
-    return f"{round(points, 1) + 0.0:+.1f}"  # no minus before zero
+def _interval(over: pd.Series, digits: int = 1) -> str:
+    mean, low, high = (_signed(over[name], digits) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _signed(points: float, digits: int = 1) -> str:
+    return f"{round(points, digits) + 0.0:+.{digits}f}"  # no minus before zero
 
 
 def _about(seconds: float) -> str:
