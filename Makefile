@@ -144,7 +144,7 @@ $(STAMP): pyproject.toml
 	  || { echo "installing packages into $(VENV): about 3 GB, some minutes; log: $(LOG)"; $(call INSTALL,test); }
 	@touch $@
 
-.PHONY: world-check world-sheets bench-world world-rows text-study
+.PHONY: world-check world-sheets bench-world world-rows text-study vocabulary-study
 world-check: $(STAMP)  ## check 1,000 rendered people for bare skin, holes, floating and cropped parts: some minutes
 	@OMP_NUM_THREADS=1 $(RUN) -m csgn_lib.synthetic.quality --people 1000
 
@@ -159,3 +159,6 @@ world-rows: $(STAMP)  ## simple rows and methods on validation people of the emb
 
 text-study: $(STAMP)  ## what the text loss adds under other conditions, on validation people; resumable; writes reports/text-study
 	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.text_study --draws $(or $(DRAWS),3)
+
+vocabulary-study: $(STAMP)  ## subspaces of other phrases and pictures, with runs of ablation-clips and text-study; writes reports/vocabulary-study
+	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.vocabulary_study

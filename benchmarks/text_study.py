@@ -104,9 +104,14 @@ def root_of(condition: Condition, draw: int) -> Path:
     return synthetic.ensure(world, FOLDER / f"{condition.setting}-{draw}")
 
 
+def folder_of(name: str, row: str, draw: int) -> Path:
+    """Return the run's folder of a row under a condition."""
+    return FOLDER / f"{draw}-{name}-{ROWS[row]}".replace(" ", "-").replace("/", "by")
+
+
 def scores_of(name: str, row: str, draw: int) -> dict[str, dict[str, float]]:
     """Train and score a row: {protocol: {mean_ap, rank1}}; a finished row is read from its folder."""
-    folder = FOLDER / f"{draw}-{name}-{ROWS[row]}".replace(" ", "-").replace("/", "by")
+    folder = folder_of(name, row, draw)
     file = folder / "validation.json"
     if not file.exists():
         torch.set_num_threads(1)

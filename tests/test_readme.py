@@ -156,6 +156,25 @@ def test_text_study_table_by_hand(records):
     ]
 
 
+def test_vocabulary_study_tables_by_hand(records):
+    lines = ["part,model,setting,vocabulary,descriptor,protocol,mean,low,high,plain"]
+    for value, (part, model, setting, words) in enumerate(
+        [("phrases", model, "middle", words) for words in ("default", "random") for model in ("CSGN", "frozen CLIP")]
+        + [("pictures", model, "calm", "default") for model in ("CLIP-ReID", "frozen CLIP")]
+    ):
+        for kind, gain in (("clothing removed", value), ("person only", -value)):
+            lines.append(f"{part},{model},{setting},{words},{kind},cloth_changing,{gain},{gain - 1},{gain + 1},20")
+    records("vocabulary-study/differences.csv", "\n".join(lines))
+    assert results.vocabulary_table().splitlines()[2:] == [
+        "| default | +0.0 [-1.0, +1.0] | +0.0 [-1.0, +1.0] | +1.0 [+0.0, +2.0] | -1.0 [-2.0, +0.0] |",
+        "| random | +2.0 [+1.0, +3.0] | -2.0 [-3.0, -1.0] | +3.0 [+2.0, +4.0] | -3.0 [-4.0, -2.0] |",
+    ]
+    assert results.settings_table().splitlines()[2:] == [
+        "| calm, CLIP-ReID | 20.0 | +4.0 [+3.0, +5.0] | -4.0 [-5.0, -3.0] |",
+        "| calm, frozen CLIP | 20.0 | +5.0 [+4.0, +6.0] | -5.0 [-6.0, -4.0] |",
+    ]
+
+
 def test_missing_line_is_an_error():
     with pytest.raises(ValueError, match="unpack"):
         results.bench("training/bench.csv", "no such line")

@@ -7,6 +7,7 @@ other template to docs/.
 
 from __future__ import annotations
 
+import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -116,8 +117,7 @@ def mean_table(record: str, rows: dict[str, str], columns: dict[str, tuple[str, 
     for row, shown in rows.items():
         cells = []
         for descriptor, measure in columns.values():
-            over, digits = _sweep(record).mean(_label(row, descriptor), measure), _digits(measure)
-            cells.append(f"{over['mean']:.{digits}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{over['sd']:.{digits}f}")
+            cells.append(_spread(_sweep(record).mean(_label(row, descriptor), measure), _digits(measure)))
         body.append([shown, *cells])
     return _table(["", *columns], body)
 
@@ -162,6 +162,46 @@ def text_study_table() -> str:
         scores = [f"{100 * means[base][unchanged]:.1f}", f"{100 * means[text][name]:.1f}"]
         body.append([name, *scores, text_study(name), text_study(name, GENERAL)])
     return _table(["", base, text, "difference", "difference, general"], body)
+
+
+def clips_table(records: dict[str, str]) -> str:
+    """A Markdown table of ``make ablation-clips``: cloth-changing mAP of each row and descriptor, by sweep."""
+    descriptors = ["plain", "clothing removed", "person only"]
+    body = []
+    for row, descriptor in itertools.product(["identity + triplet", "CLIP-ReID", "CSGN"], descriptors):
+        label = _label(row, descriptor)
+        body.append([label, *(_spread(_sweep(record).mean(label, HARD)) for record in records.values())])
+    return _table(["", *records], body)
+
+
+def vocabulary_table() -> str:
+    """A Markdown table of ``make vocabulary-study``: what each vocabulary adds to the plain descriptor, by model."""
+    columns = list(itertools.product(["CSGN", "frozen CLIP"], ["clothing removed", "person only"]))
+    rows = _vocabulary_study("phrases", "vocabulary")
+    body = [
+        [name, *(_interval(rows.loc[(name, *column)]) for column in columns)]
+        for name in dict.fromkeys(rows.index.get_level_values(0))
+    ]
+    return _table(["", *(", ".join(column) for column in columns)], body)
+
+
+def settings_table() -> str:
+    """A Markdown table of ``make vocabulary-study``: plain score and what each subspace adds, by setting."""
+    rows = _vocabulary_study("pictures", "setting")
+    body = []
+    for setting, model in itertools.product(
+        dict.fromkeys(rows.index.get_level_values(0)), ["CLIP-ReID", "frozen CLIP"]
+    ):
+        cells = [rows.loc[(setting, model, kind)] for kind in ("clothing removed", "person only")]
+        body.append([f"{setting}, {model}", f"{cells[0]['plain']:.1f}", *map(_interval, cells)])
+    return _table(["", "plain", "clothing removed", "person only"], body)
+
+
+def _vocabulary_study(part: str, key: str) -> pd.DataFrame:
+    """Cloth-changing differences of a part of the study, by ``key``, model and descriptor."""
+    found = _csv("vocabulary-study/differences.csv")
+    found = found[(found["part"] == part) & (found["protocol"] == HARD)]
+    return found.set_index([key, "model", "descriptor"])
 
 
 def sweep_time(*records: str) -> str:
@@ -212,6 +252,10 @@ def _ranged(values: np.ndarray) -> str:
     return f"{values.mean():.1f} ({values.min():.1f}–{values.max():.1f})"
 
 
+def _spread(over: pd.Series, digits: int = 1) -> str:
+    return f"{over['mean']:.{digits}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{over['sd']:.{digits}f}"
+
+
 def _interval(over: pd.Series, digits: int = 1) -> str:
     mean, low, high = (_signed(over[name], digits) for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
@@ -247,7 +291,7 @@ FUNCTIONS = {
     function.__name__: function
     for function in (demo_table, demo_difference, demo_time, pretraining_time, world_record, world_table,
                      world_difference, recorded, mean_table, difference, difference_table, verdict, runs_of, text_study,
-                     text_study_table, sweep_time, bench, notebook_list)
+                     text_study_table, clips_table, vocabulary_table, settings_table, sweep_time, bench, notebook_list)
 }  # fmt: skip
 
 if __name__ == "__main__":
