@@ -11,7 +11,7 @@ INSTALL = { mkdir -p build && $(RUN) -m pip install -e ".[$(1)]" >$(LOG) 2>&1 ||
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo first-result seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train bench-gpu clean
+.PHONY: help install demo first-result text-to-image seeds ablation ablation-clips ablation-variants inside answers paper results method-figure docs test test-browser test-notebooks lint lab tiny-clip bench-retrieval bench-train bench-gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## +' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -49,6 +49,11 @@ first-result: demo  ## run the demo and keep its table, pictures and times in re
 	@mkdir -p reports/first-result
 	@cp reports/demo/results.csv reports/demo/table.txt reports/demo/seconds.json reports/first-result/
 	@for f in people strip-worst; do cp "$$(ls -t reports/runs/*/figures/$$f.png | head -1)" reports/first-result/; done
+
+text-to-image: demo  ## search the gallery with captions, with the demo's CSGN; writes reports/retrieval/text-to-image
+	@$(RUN) -m csgn_lib evaluate "$$(ls -dt reports/runs/csgn-*-s0 | head -1)" synthetic data/synthetic-0 \
+	  --captions data/synthetic-0/attributes.csv --out build/text-to-image
+	@mkdir -p reports/retrieval/text-to-image && cp build/text-to-image/words.csv reports/retrieval/text-to-image/
 
 seeds: $(STAMP)  ## the methods with five seeds in five worlds; writes reports/seeds (times: docs/reproduction.md)
 	@$(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/seeds/grid.yaml -p out reports/seeds --keep-answer "make seeds"

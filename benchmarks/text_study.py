@@ -62,6 +62,7 @@ CONDITIONS = {
     PRESET: Condition(),
     "text loss x 0.25": Condition(text={"hsf_weight": 0.25}),
     "text loss x 2": Condition(text={"hsf_weight": 2.0}),
+    "cosine similarity": Condition(text={"similarity": "cosine"}),
     "learning rate / 3": Condition({"lr_vit": 1e-4}),
     "4 images, 4 outfits": Condition(images=4, outfits=4),
     "4 images, 1 outfit": Condition(images=4, outfits=1),

@@ -8,6 +8,7 @@ CSGN runs are those of ``make ablation-clips``, the CLIP-ReID runs those of ``ma
 - pictures: the default phrases for CLIP-ReID and the frozen CLIP, on pictures of each of `SETTINGS`.
 
 Ranks are chosen on validation people for each vocabulary, as for a run's own scores; the scores are of test people.
+Finished models are kept in build/vocabulary-study, and an interrupted call resumes.
 Writes reports/vocabulary-study/rows.csv, one line per model, draw, seed, vocabulary, descriptor and protocol, and
 differences.csv: what each descriptor adds to the plain one.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,7 +36,7 @@ from csgn_lib.batches import random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.progress import track
-from csgn_lib.records import InputError, Run, home, write_text
+from csgn_lib.records import InputError, Run, home, read_json, write_json, write_text
 from csgn_lib.retrieval.descriptors import (
     CLOTHING_REMOVED,
     PERSON_ONLY,
@@ -50,7 +52,7 @@ from csgn_lib.statistics import spread
 from csgn_lib.vocabulary import ENGLISH, Phrase, Vocabulary
 from csgn_lib.vss import DESCRIPTOR, VisualEncoder
 
-RECORD = home() / "reports" / "vocabulary-study"
+FOLDER, RECORD = Path("build/vocabulary-study"), home() / "reports" / "vocabulary-study"
 GRIDS = [home() / "reports/ablation/clips" / name / "grid.yaml" for name in ("first", "second")]
 CLIPS = ("embedded", "embedded-1")
 FROZEN, CLIP_REID, CSGN = "frozen CLIP", "CLIP-ReID", "CSGN"
@@ -149,6 +151,12 @@ class Model:
         """The trained encoder, or for a frozen CLIP the initial one."""
         return frozen(self.experiment) if self.run is None else training.load_encoder(self.run)
 
+    @property
+    def file(self) -> Path:
+        """The file of its scores; it is named by the run, whose name changes with the code of the core."""
+        source = "frozen" if self.run is None else self.run.dir.name
+        return FOLDER / f"{self.part}-{self.clip}-{self.setting}-{self.draw}-{source}.json"
+
     def keys(self) -> dict[str, Any]:
         """The columns of the record that identify the model."""
         names = ("part", "clip", "setting", "draw", "seed")
@@ -208,18 +216,25 @@ def scored(encoder: VisualEncoder, benchmark: Benchmark, spaces: dict[str, Subsp
 
 
 def study(todo: Sequence[Model]) -> pd.DataFrame:
-    """Score every model: one row per model, vocabulary, descriptor and protocol."""
-    clips = {clip: training.load_towers(_initial(clip, 0))[0] for clip in CLIPS}
-    spaces = {}
-    for clip, other in zip(CLIPS, reversed(CLIPS), strict=True):
-        named = subspaces(clips[clip], clips[other])
-        spaces[clip] = {name: Subspaces(features) for name, features in named.items()}
+    """Score every model: one row per model, vocabulary, descriptor and protocol. `FOLDER` keeps those of each model."""
+    spaces = all_subspaces() if not all(model.file.exists() for model in todo) else {}
     rows = []
     for model in track(todo, len(todo), "models"):
-        chosen = spaces[model.clip] if model.part == "phrases" else {DEFAULT: spaces[model.clip][DEFAULT]}
-        benchmark = datasets.load("synthetic", text_study.root_of(CONDITIONS[SETTINGS[model.setting]], model.draw))
-        rows += [model.keys() | scores for scores in scored(model.encoder(), benchmark, chosen)]
+        if not model.file.exists():
+            chosen = spaces[model.clip] if model.part == "phrases" else {DEFAULT: spaces[model.clip][DEFAULT]}
+            benchmark = datasets.load("synthetic", text_study.root_of(CONDITIONS[SETTINGS[model.setting]], model.draw))
+            write_json(model.file, list(scored(model.encoder(), benchmark, chosen)))
+        rows += [model.keys() | scores for scores in read_json(model.file)]
     return pd.DataFrame(rows)
+
+
+def all_subspaces() -> dict[str, dict[str, Subspaces]]:
+    """The subspaces of every vocabulary, by CLIP."""
+    clips = [training.load_towers(_initial(clip, 0))[0] for clip in CLIPS]
+    return {
+        name: {words: Subspaces(features) for words, features in subspaces(clip, other).items()}
+        for name, clip, other in zip(CLIPS, clips, reversed(clips), strict=True)
+    }
 
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:

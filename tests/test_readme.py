@@ -156,6 +156,12 @@ def test_text_study_table_by_hand(records):
     ]
 
 
+def test_text_to_image_by_hand(records):
+    lines = "name,queries,rank1,mean_ap,low,high,chance\ncaptions,4,0.75,0.5,0.4,0.6,0.02\nhat,3,1,1,,,0.1\n"
+    records("retrieval/text-to-image/words.csv", lines)
+    assert results.text_to_image() == "rank-1 75.0, mAP 50.0 [40.0, 60.0]; chance 2.0"
+
+
 def test_vocabulary_study_tables_by_hand(records):
     lines = ["part,model,setting,vocabulary,descriptor,protocol,mean,low,high,plain"]
     for value, (part, model, setting, words) in enumerate(

@@ -164,6 +164,13 @@ def text_study_table() -> str:
     return _table(["", base, text, "difference", "difference, general"], body)
 
 
+def text_to_image() -> str:
+    """rank-1 and mAP of captions in ``make text-to-image``, in percent, the interval over people, and chance."""
+    found = _csv("retrieval/text-to-image/words.csv").set_index("name").loc["captions"] * 100
+    scores = f"rank-1 {found['rank1']:.1f}, mAP {found['mean_ap']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+    return f"{scores}; chance {found['chance']:.1f}"
+
+
 def clips_table(records: dict[str, str]) -> str:
     """A Markdown table of ``make ablation-clips``: cloth-changing mAP of each row and descriptor, by sweep."""
     descriptors = ["plain", "clothing removed", "person only"]
@@ -291,7 +298,8 @@ FUNCTIONS = {
     function.__name__: function
     for function in (demo_table, demo_difference, demo_time, pretraining_time, world_record, world_table,
                      world_difference, recorded, mean_table, difference, difference_table, verdict, runs_of, text_study,
-                     text_study_table, clips_table, vocabulary_table, settings_table, sweep_time, bench, notebook_list)
+                     text_study_table, text_to_image, clips_table, vocabulary_table, settings_table, sweep_time, bench,
+                     notebook_list)
 }  # fmt: skip
 
 if __name__ == "__main__":
