@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator
@@ -21,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from csgn_lib import plugins as plugin_files
 from csgn_lib import registry
-from csgn_lib.records import InputError, did_you_mean, locate, sha256
+from csgn_lib.records import InputError, cached_sha256, did_you_mean, locate
 from csgn_lib.registry import Form, Plugin
 
 FORMS = ("mdg", "vss", "hsf")  # parameters whose values are names of the registry
@@ -239,14 +238,6 @@ def with_plugins(references: str | Sequence[str] | None) -> type[Experiment]:
     return _extended(plugins) if plugins else Experiment
 
 
-def plugin_digests(experiment: Experiment | Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of the content of an experiment's plugins, by name: part of the identity of a run.
-
-    Also accepts a notebook's parameters: their ``plugin``, or that in ``more``. Raises InputError as ``with_plugins``.
-    """
-    return {plugin.name: plugin.digest for plugin in plugins_of(experiment)}
-
-
 def content_digests(parameters: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of what ``init`` and ``vocabulary_file`` name, for those that are set, whatever the path.
 
@@ -265,31 +256,19 @@ def content_digests(parameters: Mapping[str, Any]) -> dict[str, str]:
             what = f"holds no {WEIGHTS}" if folder.is_dir() else "is not a folder"
             raise InputError(f"init={folder}: it {what}; give a finished run's folder, or one that csgn export made")
         files = [folder / name for name in (WEIGHTS, DESCRIPTIONS)]
-        found["init"] = "-".join(_file_digest(file) for file in files if file.exists())
+        found["init"] = "-".join(cached_sha256(file) for file in files if file.exists())
     if given.get("vocabulary_file"):
         file = locate(given["vocabulary_file"])
         if not file.is_file():
             raise InputError(f"vocabulary_file={file} does not exist; give a YAML file's path, or none for English")
-        found["vocabulary_file"] = _file_digest(file)
+        found["vocabulary_file"] = cached_sha256(file)
     return found
 
 
-def _file_digest(file: Path) -> str:
-    state = file.stat()
-    return _content(file, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=64)
-def _content(file: Path, time_ns: int, size: int) -> str | None:
-    return sha256(file)
-
-
-def plugins_of(experiment: Experiment | Mapping[str, Any]) -> tuple[Plugin, ...]:
-    """The plugins of an experiment, or of a notebook's parameters. Raises InputError as ``with_plugins``."""
-    if isinstance(experiment, Experiment):
-        return experiment.loaded
-    more = experiment.get("more")
-    named = experiment.get("plugin") or (more.get("plugin") if isinstance(more, Mapping) else None)
+def plugins_of(parameters: Mapping[str, Any]) -> tuple[Plugin, ...]:
+    """The plugins of a notebook's parameters, ``plugin`` or that in ``more``. Raises InputError as ``with_plugins``."""
+    more = parameters.get("more")
+    named = parameters.get("plugin") or (more.get("plugin") if isinstance(more, Mapping) else None)
     return with_plugins(named).loaded
 
 

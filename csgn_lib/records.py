@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -168,6 +169,17 @@ def sha256(file: Path | None) -> str | None:
         return None
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def cached_sha256(file: Path) -> str:
+    """``sha256``, read again only when the file's size or modification time has changed."""
+    state = file.stat()
+    return _sha256_of(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(file: Path, time_ns: int, size: int) -> str:
+    return str(sha256(file))
 
 
 def cores() -> int:

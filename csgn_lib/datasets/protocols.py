@@ -11,7 +11,6 @@ Interface (numpy and pandas only)::
         .query_rows(query)            -> (Q',) int64  # rows that are queries, ascending
         .gallery_rows(gallery)        -> tuple of (G',) int64, one per gallery: 1, or ``draws`` of them
         .is_junk(query, gallery, query_rows, gallery_rows) -> (n,) bool   # for n pairs of ONE person each
-        .masks(query, gallery, draw=0) -> good (Q, G), junk (Q, G)        # dense reference, for small data
     PROTOCOLS: dict[str, Protocol]                    # general, cloth_changing, same_clothes: any benchmark
     BENCHMARK_PROTOCOLS: dict[benchmark, dict[str, Protocol]]             # what a name means there; headline first
     resolve(protocol, benchmark=None) -> Protocol     # exported as ``datasets.protocol``
@@ -161,22 +160,6 @@ class Protocol:
                 holds &= equal & (of_query != UNKNOWN) & (of_gallery != UNKNOWN)
             junk |= holds
         return junk
-
-    def masks(
-        self, query: pd.DataFrame, gallery: pd.DataFrame, draw: int = 0
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Good and junk masks, (Q, G) bool each, over the frames' own rows: the dense reference.
-
-        Gallery rows outside this protocol are junk in every row; a query outside it has no good row,
-        so it is not counted. Everything that is neither good nor junk is a wrong person, and is ranked.
-        """
-        self.check(query, gallery)
-        is_query = np.isin(np.arange(len(query)), self.query_rows(query))[:, None]
-        is_ranked = np.isin(np.arange(len(gallery)), self.gallery_rows(gallery)[draw])[None, :]
-        people, others = query["person"].to_numpy()[:, None], gallery["person"].to_numpy()[None, :]
-        match = (people == others) & (people != UNKNOWN)
-        dropped = self.is_junk(query, gallery, np.arange(len(query))[:, None], np.arange(len(gallery))[None, :])
-        return match & ~dropped & is_query & is_ranked, (match & dropped) | ~np.broadcast_to(is_ranked, match.shape)
 
 
 def same_person(people: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

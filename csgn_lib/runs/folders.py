@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csgn_lib.config import RECORDED, content_digests, plugin_digests
+from csgn_lib.config import RECORDED, content_digests, plugins_of
 from csgn_lib.records import (
     InputError,
     Run,
@@ -104,7 +104,8 @@ def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
     values = {name: value for name, value in parameters.items() if name not in RECORDED}
     if isinstance(more := values.get("more"), Mapping):
         values["more"] = {name: value for name, value in more.items() if name not in RECORDED}
-    contents = [named_files(values), sorted(plugin_digests(parameters).values()), content_digests(parameters)]
+    plugins = sorted(plugin.digest for plugin in plugins_of(parameters))
+    contents = [named_files(values), plugins, content_digests(parameters)]
     text = json.dumps([values, contents, core_digest(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -92,7 +92,7 @@ def starting_weights(**towers: nn.Module | None) -> dict[str, str | None]:
 
 def training_digest(benchmark: Benchmark) -> str:
     """SHA-256 (hex) of the training data: paths, file sizes and labels, held-out people included."""
-    lines = sorted(line for line in benchmark._manifest_lines(False) if line.startswith("train\t"))
+    lines = sorted(line for line in benchmark.manifest_lines() if line.startswith("train\t"))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
