@@ -53,6 +53,12 @@ def did_you_mean(name: object, names: Iterable[str], otherwise: str = "") -> str
     return f"did you mean {close[0]!r}?" if close else otherwise
 
 
+def nearest(name: object, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all of them."""
+    cure = did_you_mean(name, known := list(names))
+    return (f" ({cure})" if cure else "") + f"; one of {', '.join(known)}"
+
+
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path in ``target``'s folder; move it to ``target`` if the block succeeds.

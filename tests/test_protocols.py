@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from csgn_lib import datasets
 from csgn_lib.datasets import ccvid, protocols
-from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol
+from csgn_lib.datasets.benchmark_protocols import BENCHMARK_PROTOCOLS, PROTOCOLS
+from csgn_lib.datasets.protocols import Protocol
 from csgn_lib.records import InputError
 
 LABELS = st.integers(-1, 3)

@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from csgn_lib.datasets import frames as fr
+from csgn_lib.datasets.benchmark_protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, of_plugins, resolve
 from csgn_lib.datasets.duplicates import NEAR
 from csgn_lib.datasets.integrity import Report, check
-from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, of_plugins, resolve
+from csgn_lib.datasets.protocols import Protocol
 from csgn_lib.datasets.tables import read_table
 from csgn_lib.records import InputError, write_text
 
