@@ -243,7 +243,7 @@ def test_concurrent_sweep_is_refused(home, monkeypatch, pretended):
 
 
 def test_interrupted_sweep_marks_queued_cells(home, pretended):
-    def stop(run):
+    def interrupt(progress, cell):
         raise KeyboardInterrupt
 
     inside = sweeps.execute
@@ -256,7 +256,8 @@ def test_interrupted_sweep_marks_queued_cells(home, pretended):
 
     with pytest.MonkeyPatch.context() as patch, executors.local(1) as pool, pytest.raises(KeyboardInterrupt):
         patch.setattr(sweeps, "execute", slow)
-        runs.sweep({"beta": [0.1, 0.2, 0.3]}, pool, report=stop)
+        patch.setattr(sweeps.Progress, "ended", interrupt)  # Ctrl-C after the first cell
+        runs.sweep({"beta": [0.1, 0.2, 0.3]}, pool)
     states = runs.table().set_index("run")["state"].tolist()
     assert sorted(states) == ["done", "interrupted", "interrupted"]
     assert "| interrupted | 2 |" in next((home / "reports/runs").glob("sweep-*.md")).read_text()

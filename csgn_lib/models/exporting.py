@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from csgn_lib import plugins
-from csgn_lib.config import BY_CONTENT, Experiment
-from csgn_lib.models.cards import BENCHMARK, RESULTS, write_card
+from csgn_lib.config import BY_CONTENT, WEIGHTS, Experiment
+from csgn_lib.models.cards import BENCHMARK, write_card
 from csgn_lib.models.opening import Model, open_model
 from csgn_lib.models.programs import export_onnx, export_program, missing_packages
 from csgn_lib.records import VOCABULARY, InputError, Run, write_json
-from csgn_lib.retrieval.recording import CONFIG, VERIFICATION, WEIGHTS, model_digest
+from csgn_lib.retrieval.recording import CONFIG, model_digest
+from csgn_lib.retrieval.score_files import RESULTS, VERIFICATION
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
 

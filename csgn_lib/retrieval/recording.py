@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from csgn_lib.config import Experiment
+from csgn_lib.config import WEIGHTS, Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.records import InputError, Run, atomic_path, read_json, write_json
 from csgn_lib.retrieval.descriptors import (
@@ -32,7 +32,7 @@ from csgn_lib.retrieval.verification import verify
 from csgn_lib.training import load_encoder, load_towers
 from csgn_lib.vss import DESCRIPTOR, VisualEncoder
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 EVALUATED = "evaluated.json"
 SHAPING = ("vss", "clip_model", "resnet_model", "image_height", "image_width")
 

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from csgn_lib.records import atomic_path, write_json
-from csgn_lib.retrieval.scores import METRICS, Scores
+from csgn_lib.retrieval.scores import Scores
+from csgn_lib.statistics.intervals import METRICS
 
 RESULTS, PER_QUERY, VERIFICATION = "results.json", "per_query.csv", "verification.json"
 ScoresByDescriptor = dict[str, dict[str, Scores]]

@@ -125,7 +125,7 @@ def _run(
     seconds = {cell.run.dir: expected[cell.name] for cell in cells}
     threads = max(1, cores() // min(workers, len(cells)))
     with executors.local(workers) as pool, exclusive(cells) as lock:
-        run_cells(pool, cells, lock, (None, threads), errors, None, Progress(cells, stream, seconds, workers))
+        run_cells(pool, cells, lock, (None, threads), errors, Progress(cells, stream, seconds, workers))
 
 
 def _relative(run: Run | None) -> str:

@@ -20,12 +20,12 @@ from csgn_lib.runs.explain import RECORD, origin
 from csgn_lib.runs.folders import locate
 from csgn_lib.runs.grids import read_grid
 from csgn_lib.runs.sweeps import digest, frame_of, planned_cells
+from csgn_lib.statistics.intervals import METRICS
 from csgn_lib.statistics.paired import against, clusters_of, cost, queries, smallest_p, spread
 
 QUERIES, COSTS = "per-query.csv.gz", "costs-records.csv"
 SENSITIVITIES = ("colour_sensitivity", "clothes_sensitivity")
 PLAIN = "plain"
-METRICS = {"rank1": "rank-1", "mean_ap": "mAP", "minp": "mINP"}
 _COST = ["encoder_parameters", "seconds", "memory_mib"]
 _KEYS = ["label", "row", "descriptor", "protocol"]
 _DIFFERENCES = [*_KEYS, *"runs clusters people mean sd low high holm_runs holm_people p".split()]
