@@ -62,10 +62,8 @@ def train(
         value = runs.from_text(Any, text, "plugin")  # a name, or a list of them
         named += value if isinstance(value, list) else [text]
     fields = with_plugins(named).model_fields
-    given = {
-        name: runs.from_text(fields[name].annotation if name in fields else Any, text, name)
-        for name, text in _pairs(set_)
-    }
+    types = {name: field.annotation for name, field in fields.items()}
+    given = {name: runs.from_text(types.get(name, Any), text, name) for name, text in _pairs(set_)}
     given |= {"plugin": tuple(named)} if named else {}
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
     named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
