@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -23,6 +23,7 @@ from csgn_lib.records import (
     did_you_mean,
     home,
     locate,
+    lock,
     read_record,
     stops_on_sigterm,
     write_json,
@@ -34,11 +35,6 @@ from csgn_lib.runs.notebooks import cells
 
 if TYPE_CHECKING:
     from csgn_lib.datasets import Benchmark
-
-try:
-    import fcntl
-except ImportError:  # Windows: only the heartbeat shows which processes run
-    fcntl = None  # type: ignore[assignment]
 
 HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
@@ -137,9 +133,9 @@ def claimed(run: Run) -> Iterator[None]:
     """
     with writing(run.dir):
         run.dir.mkdir(parents=True, exist_ok=True)
-        lock = run.path(processes.LOCK).open("a")
-    with lock as file:
-        locked = _lock(file)
+        opened = run.path(processes.LOCK).open("a")
+    with opened as file:
+        locked = lock(file, wait=False)
         foreign = locked is None or not _written_here(run)
         if locked is False or (foreign and state(run) == "running"):
             raise InUse(f"{run.dir} is in use by another process{_holder(run)}; wait for it, or give another folder")
@@ -213,19 +209,6 @@ def refuse_other_core(run: Run) -> None:
 
 def _written_here(run: Run) -> bool:
     return run.path("status.json").exists() and run.status.get("host") == socket.gethostname()
-
-
-def _lock(file: IO[str]) -> bool | None:
-    """Whether this process has the lock now; None if the system has no such lock."""
-    try:
-        if fcntl is None:
-            return None
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
 
 
 def state(run: Run) -> str:
