@@ -17,7 +17,7 @@ from csgn_lib.datasets import protocol as resolve
 from csgn_lib.records import InputError, Run, read_json, write_json
 from csgn_lib.retrieval.evaluation import evaluate_all, evaluate_all_distances
 from csgn_lib.retrieval.feature_files import read_distances, read_features
-from csgn_lib.retrieval.score_files import PER_QUERY, VERIFICATION, write_scores
+from csgn_lib.retrieval.score_files import PER_QUERY, VERIFICATION, refuse_occupied, write_scores
 from csgn_lib.retrieval.scores import Scores
 from csgn_lib.retrieval.verification import Verification, verify
 from csgn_lib.statistics import paired
@@ -55,12 +55,7 @@ class Scored:
         """
         folder = Path(folder)
         about = {"sources": self.sources, "manifest": self.benchmark.manifest()}
-        if folder.is_dir() and any(folder.iterdir()):
-            held = read_json(folder / SCORED) if (folder / SCORED).exists() else {}
-            if [source["sha256"] for source in held.get("sources", [])] != [s["sha256"] for s in self.sources]:
-                raise InputError(f"{folder} holds something else; name an empty or a new folder with --out")
-        elif folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file; name a folder with --out")
+        refuse_occupied(folder, lambda: self._is_in(folder))
         write_scores(folder, {GIVEN: self.scores}, {GIVEN: {"descriptor": "given features"}})
         write_json(folder / "benchmark.json", self.benchmark.record())
         if self.verification:
@@ -68,6 +63,10 @@ class Scored:
             write_json(folder / VERIFICATION, {"benchmark": self.benchmark.name, "protocols": protocols})
         write_json(folder / SCORED, about)
         return folder
+
+    def _is_in(self, folder: Path) -> bool:
+        held = read_json(folder / SCORED) if (folder / SCORED).exists() else {}
+        return [source["sha256"] for source in held.get("sources", [])] == [s["sha256"] for s in self.sources]
 
 
 def score_features(
