@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csgn_lib import datasets
-from csgn_lib.datasets import ccvid, protocols
+from csgn_lib.datasets import benchmark_protocols, ccvid, protocols
 from csgn_lib.datasets.benchmark_protocols import BENCHMARK_PROTOCOLS, PROTOCOLS
 from csgn_lib.datasets.protocols import Protocol
 from csgn_lib.records import InputError
@@ -291,5 +291,5 @@ def test_tracklet_without_frames_is_refused():
 
 
 def test_docstring_examples():
-    for module in (protocols, ccvid):
+    for module in (protocols, benchmark_protocols, ccvid):
         assert doctest.testmod(module).failed == 0
