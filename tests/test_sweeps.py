@@ -363,15 +363,13 @@ def test_broken_pool_is_died_and_sweep_resumes(home):
     assert [record["epoch"] for record in victim.metrics()] == [1, 2]
 
 
-def test_dask_cells_need_gpu_resources():
+def test_dask_cells_run_where_gpus_are_declared():
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, resources={"GPU": 1}, host="127.0.0.1", dashboard_address=None
     ) as cluster:
         with executors.dask(cluster.scheduler_address, gpus_per_cell=1) as pool:
             assert pool.submit(int, "7").result(60) == 7
-        with executors.dask(cluster.scheduler_address, gpus_per_cell=2) as pool, pytest.raises(TimeoutError):
-            pool.submit(int, "7").result(1)  # no worker has two
     with pytest.raises(InputError, match="have no GPUs of their own; omit it"):
         executors.named("dask", 2, 1, None, {})
     with pytest.raises(InputError, match="no dask scheduler answers"):
