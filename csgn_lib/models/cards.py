@@ -139,7 +139,7 @@ def _scores(protocols: dict[str, dict[str, Any]]) -> str:
     head = "| protocol | " + " | ".join(f"{name} (%)" for name in METRICS.values()) + " | queries counted | dropped |"
     lines = [head, "|---" * (len(METRICS) + 3) + "|"]
     for protocol, scores in protocols.items():
-        cells = [percent(scores[metric], scores[f"{metric}_interval"]) for metric in METRICS]
+        cells = [percent(scores[metric], *scores[f"{metric}_interval"]) for metric in METRICS]
         lines.append(f"| `{protocol}` | {' | '.join(cells)} | {scores['counted']} | {scores['dropped']} |")
     return "\n".join(lines)
 
