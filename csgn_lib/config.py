@@ -8,20 +8,17 @@ hyper-parameters are not public.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
 from csgn_lib import plugins as plugin_files
 from csgn_lib import registry
-from csgn_lib.records import InputError, did_you_mean, locate, sha256
+from csgn_lib.records import InputError, cached_sha256, did_you_mean, locate, nearest
 from csgn_lib.registry import Form, Plugin
 
 FORMS = ("mdg", "vss", "hsf")  # parameters whose values are names of the registry
@@ -167,7 +164,8 @@ class Experiment(BaseModel):
         values = preset_values(preset)
         for name in parameters:
             if name not in model.model_fields:
-                raise InputError(f"unknown parameter {name!r}{_nearest(name, model.model_fields)}")
+                cure = did_you_mean(name, model.model_fields)
+                raise InputError(f"unknown parameter {name!r}" + (f" ({cure})" if cure else ""))
         values |= parameters | {"preset": preset}
         if isinstance(values.get("stage2_milestones"), list):  # JSON and papermill have no tuples
             values["stage2_milestones"] = tuple(values["stage2_milestones"])
@@ -239,14 +237,6 @@ def with_plugins(references: str | Sequence[str] | None) -> type[Experiment]:
     return _extended(plugins) if plugins else Experiment
 
 
-def plugin_digests(experiment: Experiment | Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of the content of an experiment's plugins, by name: part of the identity of a run.
-
-    Also accepts a notebook's parameters: their ``plugin``, or that in ``more``. Raises InputError as ``with_plugins``.
-    """
-    return {plugin.name: plugin.digest for plugin in plugins_of(experiment)}
-
-
 def content_digests(parameters: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of what ``init`` and ``vocabulary_file`` name, for those that are set, whatever the path.
 
@@ -265,37 +255,25 @@ def content_digests(parameters: Mapping[str, Any]) -> dict[str, str]:
             what = f"holds no {WEIGHTS}" if folder.is_dir() else "is not a folder"
             raise InputError(f"init={folder}: it {what}; give a finished run's folder, or one that csgn export made")
         files = [folder / name for name in (WEIGHTS, DESCRIPTIONS)]
-        found["init"] = "-".join(_file_digest(file) for file in files if file.exists())
+        found["init"] = "-".join(cached_sha256(file) for file in files if file.exists())
     if given.get("vocabulary_file"):
         file = locate(given["vocabulary_file"])
         if not file.is_file():
             raise InputError(f"vocabulary_file={file} does not exist; give a YAML file's path, or none for English")
-        found["vocabulary_file"] = _file_digest(file)
+        found["vocabulary_file"] = cached_sha256(file)
     return found
 
 
-def _file_digest(file: Path) -> str:
-    state = file.stat()
-    return _content(file, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=64)
-def _content(file: Path, time_ns: int, size: int) -> str | None:
-    return sha256(file)
-
-
-def plugins_of(experiment: Experiment | Mapping[str, Any]) -> tuple[Plugin, ...]:
-    """The plugins of an experiment, or of a notebook's parameters. Raises InputError as ``with_plugins``."""
-    if isinstance(experiment, Experiment):
-        return experiment.loaded
-    more = experiment.get("more")
-    named = experiment.get("plugin") or (more.get("plugin") if isinstance(more, Mapping) else None)
+def plugins_of(parameters: Mapping[str, Any]) -> tuple[Plugin, ...]:
+    """The plugins of a notebook's parameters, ``plugin`` or that in ``more``. Raises InputError as ``with_plugins``."""
+    more = parameters.get("more")
+    named = parameters.get("plugin") or (more.get("plugin") if isinstance(more, Mapping) else None)
     return with_plugins(named).loaded
 
 
 @lru_cache(maxsize=64)
 def _extended(plugins: tuple[Plugin, ...]) -> type[Experiment]:
-    _refuse_namesakes(plugins)
+    plugin_files.refuse_namesakes(plugins)
     fields: dict[str, Any] = {}
     for kind in registry.TRAITS:
         entries = registry.entries(kind, plugins)  # raises an error for a name that is registered twice
@@ -303,55 +281,14 @@ def _extended(plugins: tuple[Plugin, ...]) -> type[Experiment]:
             fields[kind] = (Literal[tuple(entries)], Experiment.model_fields[kind])
         for entry in entries.values():
             if entry.plugin:
-                fields |= _own_fields(entry, fields)
+                fields |= plugin_files.own_fields(entry, Experiment.model_fields | fields)
     model = create_model("Experiment", __base__=Experiment, __doc__=Experiment.__doc__, **fields)
     model.loaded = plugins
     for kind in registry.TRAITS:
         for entry in registry.entries(kind, plugins).values():
             if entry.plugin:
-                _refuse_unknown_parameters(entry, model)
+                plugin_files.refuse_unknown_parameters(entry, model.model_fields)
     return model
-
-
-def _refuse_namesakes(plugins: Sequence[Plugin]) -> None:
-    names = [plugin.name for plugin in plugins]
-    for plugin in plugins:
-        if names.count(plugin.name) > 1:
-            raise InputError(f"two plugins are called {plugin.name}, such as {plugin.source}; rename one of the files")
-
-
-def _own_fields(entry: registry.Entry, known: Iterable[str]) -> dict[str, Any]:
-    """The experiment's fields that a plugin's variant adds: its keyword-only parameters that carry a Field."""
-    fields = {}
-    for name, parameter in entry.parameters.items():
-        annotation, default = parameter.annotation, parameter.default
-        info = next((part for part in getattr(annotation, "__metadata__", ()) if isinstance(part, FieldInfo)), None)
-        if info is None:
-            continue
-        if name in Experiment.model_fields or name in known:
-            raise InputError(f"parameter {name} of {entry} exists already; remove its Field to read it, or rename it")
-        if not info.description or default is inspect.Parameter.empty:
-            lacks = "default" if info.description else "description"
-            raise InputError(f"parameter {name} of {entry} has no {lacks}; {_declaration(name)}")
-        try:
-            TypeAdapter(annotation).validate_python(default, strict=True)
-            TypeAdapter(annotation).json_schema()
-        except Exception as error:  # pydantic raises several exceptions for unsupported types
-            raise InputError(
-                f"parameter {name} of {entry} = {default!r}: {' '.join(str(error).split())[:200]}"
-            ) from None
-        fields[name] = (annotation, default)
-    return fields
-
-
-def _refuse_unknown_parameters(entry: registry.Entry, model: type[Experiment]) -> None:
-    for name in entry.parameters:
-        if name not in model.model_fields:
-            raise InputError(f"parameter {name} of {entry} has no type and description; {_declaration(name)}")
-
-
-def _declaration(name: str) -> str:
-    return f'write {name}: Annotated[float, Field(ge=0, description="what it is")] = 0.1'
 
 
 def _rebuilt(values: dict[str, Any]) -> Experiment:
@@ -367,9 +304,9 @@ def preset_values(preset: object) -> dict[str, Any]:
     if setting in METHODS:
         raise InputError(f"preset {preset!r} is a method; name the setting before it: demo+{setting}")
     if setting not in PRESETS:
-        raise InputError(f"unknown preset {setting!r}{_nearest(setting, PRESETS)}; one of {', '.join(PRESETS)}")
+        raise InputError(f"unknown preset {setting!r}{nearest(setting, PRESETS)}")
     if plus and method not in METHODS:
-        raise InputError(f"unknown method {method!r}{_nearest(method, METHODS)}; one of {', '.join(METHODS)}")
+        raise InputError(f"unknown method {method!r}{nearest(method, METHODS)}")
     return PRESETS[setting] | METHODS.get(method, {})
 
 
@@ -378,10 +315,6 @@ def written(value: object) -> str:
     if isinstance(value, tuple):
         return str(list(value))
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _nearest(name: object, names: Any) -> str:
-    return f" ({cure})" if (cure := did_you_mean(name, names)) else ""
 
 
 # Patches of 14 pixels: 252 x 126 is 18 x 9 of them. Blocks are recomputed, so that a batch of 64 fits into 16 GB. [O]

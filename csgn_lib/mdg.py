@@ -243,8 +243,6 @@ class MdgBatch:
         text: B rows, the descriptions of each image's identity.
         identities: the identities of the B images.
         similarity: dot [C] or cosine [P].
-        bank: descriptions (N, D) of all identities, over which p^m is then computed; None: p^m is computed over the
-            identities of the batch, so that a step need not encode every prompt.
     """
 
     v_rgb: Tensor
@@ -252,7 +250,6 @@ class MdgBatch:
     text: TextFeatures
     identities: BatchIdentities
     similarity: str = "dot"
-    bank: TextFeatures | None = None
 
     def contrast(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """L_i2t and L_t2i of image features and texts (B, D): two scalars."""
@@ -276,11 +273,10 @@ def cross(batch: MdgBatch, *, mdg_cross_weight: float) -> dict[str, Tensor]:
 
 
 def mutual(batch: MdgBatch, *, mdg_mutual_weight: float) -> dict[str, Tensor]:
-    """``separate``, plus lm L_mut [A, form O]."""
-    terms = separate(batch)
-    bank = batch.bank or _one_row_each(batch.text, batch.identities)
-    log_r = pairwise_similarity(batch.v_rgb, bank.rgb, batch.similarity).log_softmax(dim=1)
-    log_g = pairwise_similarity(batch.v_gray, bank.gray, batch.similarity).log_softmax(dim=1)
+    """``separate``, plus lm L_mut [A, form O]; p^m is computed over the identities of the batch, each once."""
+    terms, first = separate(batch), batch.identities.first  # repeated rows would weight an identity by its images
+    log_r = pairwise_similarity(batch.v_rgb, batch.text.rgb[first], batch.similarity).log_softmax(dim=1)
+    log_g = pairwise_similarity(batch.v_gray, batch.text.gray[first], batch.similarity).log_softmax(dim=1)
     return terms | {"mutual": mdg_mutual_weight * mutual_divergence(log_r, log_g).mean()}
 
 
@@ -294,12 +290,11 @@ def mdg_loss(
     cross_weight: float = 0.5,
     mutual_weight: float = 1.0,
     similarity: str = "dot",
-    bank: TextFeatures | None = None,
 ) -> dict[str, Tensor]:
     """L_MDG as named scalars, already weighted: their sum is the loss of stage 1.
 
     Args:
-        v_rgb, v_gray, text, similarity, bank: see ``MdgBatch``. A form with ``gray=False`` (second_rgb) reads ``v_rgb``
+        v_rgb, v_gray, text, similarity: see ``MdgBatch``. A form with ``gray=False`` (second_rgb) reads ``v_rgb``
             in place of ``v_gray``.
         persons: (B,) int64.
         variant: the name of a built-in form, or a form of the registry whose parameters are bound.
@@ -310,7 +305,7 @@ def mdg_loss(
     """
     form = _learned(variant, mdg_cross_weight=cross_weight, mdg_mutual_weight=mutual_weight)
     identities = persons if isinstance(persons, BatchIdentities) else BatchIdentities.of(persons)
-    return form(MdgBatch(v_rgb, v_gray if form.trait("gray") else v_rgb, text, identities, similarity, bank))
+    return form(MdgBatch(v_rgb, v_gray if form.trait("gray") else v_rgb, text, identities, similarity))
 
 
 def _learned(variant: str | Form, **values: float) -> Form:
@@ -323,11 +318,6 @@ def _learned(variant: str | Form, **values: float) -> Form:
         raise InputError(f"mdg {form.name if form else variant!r} learns no prompts: it has no stage 1; "
                          "use random_text_features")  # fmt: skip
     return form
-
-
-def _one_row_each(text: TextFeatures, persons: BatchIdentities) -> TextFeatures:
-    """Each identity of the batch once; repeated rows would weight an identity by its number of images."""
-    return TextFeatures(text.rgb[persons.first], text.gray[persons.first])
 
 
 def _check(modality: str, identities: int, tokens: int) -> None:

@@ -7,18 +7,23 @@ of an installed package. ``registry`` says what it may register.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
 
 from csgn_lib.records import InputError, atomic_path, home, sha256, writing
-from csgn_lib.registry import LOADED, LOADING, Plugin, last_line
+from csgn_lib.registry import LOADED, LOADING, Entry, Plugin, last_line
 
 GROUP = "csgn.plugins"  # of entry points
 COPIES = "plugins"  # subfolder of a run with copies of its plugins
@@ -160,3 +165,50 @@ def _imported(plugin: Plugin) -> Plugin:
     if not plugin.entries:
         raise InputError(f"plugin {plugin.source} registers nothing; call csgn_lib.registry.register in it")
     return plugin
+
+
+def refuse_namesakes(plugins: Sequence[Plugin]) -> None:
+    """Raise InputError for two plugins of one name."""
+    names = [plugin.name for plugin in plugins]
+    for plugin in plugins:
+        if names.count(plugin.name) > 1:
+            raise InputError(f"two plugins are called {plugin.name}, such as {plugin.source}; rename one of the files")
+
+
+def own_fields(entry: Entry, known: Iterable[str]) -> dict[str, Any]:
+    """The experiment's parameters that a plugin's variant adds: annotation and default by name.
+
+    Raises InputError for a parameter in ``known``, without default or description, or with an unsuitable default.
+    """
+    """The experiment's fields that a plugin's variant adds: its keyword-only parameters that carry a Field."""
+    fields = {}
+    for name, parameter in entry.parameters.items():
+        annotation, default = parameter.annotation, parameter.default
+        info = next((part for part in getattr(annotation, "__metadata__", ()) if isinstance(part, FieldInfo)), None)
+        if info is None:
+            continue
+        if name in known:
+            raise InputError(f"parameter {name} of {entry} exists already; remove its Field to read it, or rename it")
+        if not info.description or default is inspect.Parameter.empty:
+            lacks = "default" if info.description else "description"
+            raise InputError(f"parameter {name} of {entry} has no {lacks}; {_declaration(name)}")
+        try:
+            TypeAdapter(annotation).validate_python(default, strict=True)
+            TypeAdapter(annotation).json_schema()
+        except Exception as error:  # pydantic raises several exceptions for unsupported types
+            raise InputError(
+                f"parameter {name} of {entry} = {default!r}: {' '.join(str(error).split())[:200]}"
+            ) from None
+        fields[name] = (annotation, default)
+    return fields
+
+
+def refuse_unknown_parameters(entry: Entry, known: Iterable[str]) -> None:
+    """Raise InputError for a parameter of a plugin's variant that is none of the experiment's."""
+    for name in entry.parameters:
+        if name not in known:
+            raise InputError(f"parameter {name} of {entry} has no type and description; {_declaration(name)}")
+
+
+def _declaration(name: str) -> str:
+    return f'write {name}: Annotated[float, Field(ge=0, description="what it is")] = 0.1'

@@ -18,9 +18,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -50,6 +51,12 @@ def did_you_mean(name: object, names: Iterable[str], otherwise: str = "") -> str
     known, name = list(names), str(name)
     close = difflib.get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
     return f"did you mean {close[0]!r}?" if close else otherwise
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all of them."""
+    cure = did_you_mean(name, known := list(names))
+    return (f" ({cure})" if cure else "") + f"; one of {', '.join(known)}"
 
 
 @contextmanager
@@ -105,16 +112,29 @@ def locked(file: Path) -> Iterator[bool]:
     The lock of a process that is killed or fails is released, and the next process has it.
     """
     with ExitStack() as held:
-        alone = fcntl is not None
-        try:
+        alone = False
+        with suppress(OSError):  # no write permission, which the work then reports
             file.parent.mkdir(parents=True, exist_ok=True)
-            if alone:
-                opened = held.enter_context(file.open("ab"))
-                fcntl.flock(opened, fcntl.LOCK_EX)
+            opened = held.enter_context(file.open("ab"))
+            if alone := bool(lock(opened, wait=True)):
                 held.callback(fcntl.flock, opened, fcntl.LOCK_UN)  # a child forked meanwhile may keep the file open
-        except OSError:  # no locks on this file system, or no write permission, which the work then reports
-            alone = False
         yield alone
+
+
+def lock(file: IO[Any], wait: bool) -> bool | None:
+    """Lock an open file for this process: whether it did, or None where the system or file system has no locks.
+
+    Without ``wait``, False if another process holds the lock.
+    """
+    try:
+        if fcntl is None:
+            return None
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -170,14 +190,22 @@ def sha256(file: Path | None) -> str | None:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def cached_sha256(file: Path) -> str:
+    """``sha256``, read again only when the file's size or modification time has changed."""
+    state = file.stat()
+    return _sha256_of(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(file: Path, time_ns: int, size: int) -> str:
+    return str(sha256(file))
+
+
 def cores() -> int:
-    """CPU cores this process may use: its affinity, cut to the container's quota (at least 1)."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:  # cgroup 2: "<microseconds> <period>", or "max <period>"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return count
+    """Cores that this process may use: its affinity, and the quota of its container."""
+    import joblib  # only here: it takes a tenth of a second
+
+    return joblib.cpu_count()
 
 
 def process_start(pid: object) -> float | None:

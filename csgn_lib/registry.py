@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from csgn_lib.records import InputError
+from csgn_lib.records import InputError, nearest
 
 TRAITS: dict[str, dict[str, Any]] = {  # the kinds of variants, with their traits and defaults
     "stage2_term": {},  # (Stage2Step) -> scalar, or dict of named scalars, already weighted
@@ -223,7 +223,7 @@ def form(kind: str, name: str, values: Any = MappingProxyType({}), plugins: Sequ
     """A variant by name, its parameters bound to ``values``. Raises InputError for an unknown name."""
     known = entries(kind, plugins)
     if name not in known:
-        raise InputError(f"unknown {kind} {name!r}; one of {', '.join(known)}")
+        raise InputError(f"unknown {kind} {name!r}{nearest(name, known)}")
     return known[name].bind(values)
 
 

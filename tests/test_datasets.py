@@ -8,6 +8,7 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
+import dense
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,7 +70,7 @@ def test_root_does_not_affect_labels(name, folder, tmp_path):
 def test_every_listed_protocol_can_be_scored(name, tmp_path):
     b = load(name, tmp_path)
     for protocol in b.protocols:
-        good, _ = b.protocol(protocol).masks(b.query, b.gallery)
+        good, _ = dense.masks(b.protocol(protocol), b.query, b.gallery)
         assert good.any(), protocol
     assert b.protocol() is b.protocol(b.protocols[0])
 
@@ -219,7 +220,7 @@ def test_deepchange_keeps_camera_and_tracklet_and_reads_lists_only(tmp_path):
     assert labels(b.train, "person_label", "camera", "tracklet") == [("12", 16, 9), ("1", 0, 7), ("1", 1, 8)]
     assert not b.train["path"].str.contains("not_listed").any()
     assert set(b.validation.query["person"]) == {3}
-    good, _ = b.protocol("general").masks(b.query, b.gallery)
+    good, _ = dense.masks(b.protocol("general"), b.query, b.gallery)
     assert good[0].tolist() == [False, True, True, False]  # the same camera but another tracklet counts
 
 
@@ -239,7 +240,7 @@ def test_last_uses_first_and_last_field_of_name(tmp_path):
     assert (b.gallery["person"] == 0).sum() == 2 and b.distractor == 0
     assert set(b.query["camera"]) == set(b.gallery["clothes"]) == {-1}
     assert labels(b.train, "person", "clothes") == [(0, 0), (0, 1), (0, -1), (1, 2)]  # 000 is unlabelled
-    good, junk = b.protocol().masks(b.query, b.gallery)
+    good, junk = dense.masks(b.protocol(), b.query, b.gallery)
     assert good.sum() == 3 and not junk.any()
     assert len(b.validation.gallery) == 2
 
@@ -354,7 +355,7 @@ def test_own_images_with_missing_labels_have_fewer_protocols(tmp_path):
     assert labels(b.query, "person", "camera", "person_label") == [(42, 3, "42")]  # two spellings, one label
     assert labels(b.gallery, "path", "person", "camera") == [("2.jpg", 42, 4), ("3.jpg", -1, -1)]
     assert b.protocols == ("general",)
-    good, _ = b.protocol().masks(b.query, b.gallery)
+    good, _ = dense.masks(b.protocol(), b.query, b.gallery)
     assert good.tolist() == [[True, False]]
 
 
@@ -368,7 +369,7 @@ def test_outfit_label_ignores_number_spelling(tmp_path):
     rows = ("1.jpg,0042,1,red,query", "2.jpg,42,2,red,gallery", "3.jpg,42,2,blue,gallery")
     b = datasets.load("csv", own(tmp_path, *rows))
     assert b.query["clothes"].tolist() == [1] and b.gallery["clothes"].tolist() == [1, 0]
-    good, junk = b.protocol("cloth_changing").masks(b.query, b.gallery)
+    good, junk = dense.masks(b.protocol("cloth_changing"), b.query, b.gallery)
     assert good.tolist() == [[False, True]] and junk.tolist() == [[True, False]]
 
 
@@ -642,7 +643,7 @@ def test_hold_out_has_one_query_per_outfit_and_camera(tmp_path):
     assert moved == b.train["path"].tolist()
     pd.testing.assert_frame_equal(held.query, b.query)
     for protocol in v.protocols:
-        good, _ = v.protocol(protocol).masks(v.query, v.gallery)
+        good, _ = dense.masks(v.protocol(protocol), v.query, v.gallery)
         assert good.any(axis=1).all()
 
 
@@ -671,7 +672,7 @@ def test_hold_out_refuses_invalid_input(tmp_path):
 def test_hold_out_of_prcc_can_be_scored(tmp_path):
     v = load("prcc", tmp_path).hold_out(1, seed=0).validation
     for protocol in v.protocols:
-        good, _ = v.protocol(protocol).masks(v.query, v.gallery)
+        good, _ = dense.masks(v.protocol(protocol), v.query, v.gallery)
         assert good.any(), protocol
 
 
@@ -750,13 +751,11 @@ def test_without_applies_to_validation(tmp_path):
 def test_manifest_does_not_depend_on_path(tmp_path):
     one, two = (datasets.load("ltcc", trees.ltcc(tmp_path / name)) for name in ("a", "b_c1"))
     assert one.manifest() == two.manifest() and len(one.manifest()) == 64
-    assert one.manifest(contents=True) == two.manifest(contents=True) != one.manifest()
     file = tmp_path / "b_c1" / two.train["path"][0]
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))  # the same size
     assert one.manifest() == two.manifest()
-    assert one.manifest(contents=True) != two.manifest(contents=True)
     file.write_bytes(bytes(data) + b"\0")
     assert one.manifest() != two.manifest()
     file.unlink()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from csgn_lib import mdg, training
+from csgn_lib import mdg, retrieval, training
 from csgn_lib.batches import Augmentation, open_images, random_stream
 from csgn_lib.config import Experiment
 from csgn_lib.records import BOOKS, Run
@@ -166,3 +167,11 @@ def test_a_step_that_looks_at_a_value_goes_on_unrecorded():
         found.append(float(seen(value)["sum"]))
     found.append(float(seen(value * 2)["sum"]))
     assert found == [3, 3, 3, 6] and seen.stream is None
+
+
+def test_features_on_the_gpu_are_scored_as_on_the_cpu():
+    frames = [pd.DataFrame({"person": [i % 5 for i in range(n)], "camera": camera}) for n, camera in ((20, 0), (60, 1))]
+    features = [torch.randn(len(frame), 16, generator=torch.Generator().manual_seed(0)) for frame in frames]
+    expected = retrieval.evaluate(*features, *frames, "general")
+    found = retrieval.evaluate(*(side.cuda() for side in features), *frames, "general")
+    pd.testing.assert_frame_equal(found.per_query, expected.per_query)

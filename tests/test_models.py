@@ -379,8 +379,8 @@ def test_export_replaces_only_exports(run, exported, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("mine")
     for model_dir, folder, words in (
-        (other.dir, out, "holds another model"),
-        (run.dir, tmp_path / "mine", "holds other files"),
+        (other.dir, out, "holds something else"),
+        (run.dir, tmp_path / "mine", "holds something else"),
         (run.dir, tmp_path / "mine" / "README.md", "is a file"),
         (other.dir, tmp_path / "mine" / ".." / "other", "the model's own folder"),
     ):

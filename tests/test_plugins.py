@@ -21,7 +21,7 @@ from test_runs import write_notebook
 from csgn_lib import datasets, figures, models, registry, retrieval, runs, synthetic, training
 from csgn_lib import plugins as plugin_files
 from csgn_lib.__main__ import main
-from csgn_lib.config import Experiment, plugin_digests, with_plugins
+from csgn_lib.config import Experiment, plugins_of, with_plugins
 from csgn_lib.models import exporting
 from csgn_lib.panels import parameters
 from csgn_lib.records import InputError, Run, read_json
@@ -406,4 +406,5 @@ def test_missing_plugin_on_worker_is_named(notebook, tmp_path):
         assert notebooks.checked(notebook, values | {"plugin": "elsewhere/pull.py"})["more"] == {"pull_weight": 0.5}
         same = folders.key(notebook, values | {"plugin": "elsewhere/pull.py"})
     assert same == folders.key(notebook, values) != folders.key(notebook, values | {"plugin": []})
-    assert plugin_digests(values) == {"pull.py": hashlib.sha256(Path(PULL).read_bytes()).hexdigest()}
+    (found,) = plugins_of(values)
+    assert (found.name, found.digest) == ("pull.py", hashlib.sha256(Path(PULL).read_bytes()).hexdigest())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import math
 
+import dense
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csgn_lib import datasets
-from csgn_lib.datasets import ccvid, protocols
-from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol
+from csgn_lib.datasets import benchmark_protocols, ccvid, protocols
+from csgn_lib.datasets.benchmark_protocols import BENCHMARK_PROTOCOLS, PROTOCOLS
+from csgn_lib.datasets.protocols import Protocol
 from csgn_lib.records import InputError
 
 LABELS = st.integers(-1, 3)
@@ -84,7 +86,7 @@ MATCHES = {
 def test_masks_equal_rules_pair_by_pair(benchmark, name, query, gallery):
     protocol, match = BENCHMARK_PROTOCOLS[benchmark][name], MATCHES[benchmark, name]
     try:
-        good, junk = protocol.masks(frame(query), frame(gallery))
+        good, junk = dense.masks(protocol, frame(query), frame(gallery))
     except InputError:
         return  # no row has a label or camera that this protocol needs
     assert protocol.counts_any(frame(query), frame(gallery)) == good.any()
@@ -134,7 +136,7 @@ def test_streaming_pairs_equal_dense_masks(query, gallery):
     q, g = frame(query), frame(gallery)
     for protocol in (p for named in BENCHMARK_PROTOCOLS.values() for p in named.values() if not p.draws):
         try:
-            good, _ = protocol.masks(q, g)
+            good, _ = dense.masks(protocol, q, g)
         except InputError:
             continue
         streamed = np.zeros_like(good)
@@ -180,7 +182,7 @@ def test_single_shot_draw_ignores_row_order_and_other_people(prcc):
 def test_single_shot_masks_show_drawn_images_only(prcc):
     protocol = prcc.protocol("cross_clothes_single_shot")
     for draw in (0, 9):
-        good, junk = protocol.masks(prcc.query, prcc.gallery, draw)
+        good, junk = dense.masks(protocol, prcc.query, prcc.gallery, draw)
         asked = (prcc.query["camera"] == 2).to_numpy()
         assert (good.sum(axis=1) == asked).all()
         assert (~junk).sum(axis=1).tolist() == [2] * len(prcc.query)
@@ -289,5 +291,5 @@ def test_tracklet_without_frames_is_refused():
 
 
 def test_docstring_examples():
-    for module in (protocols, ccvid):
+    for module in (protocols, benchmark_protocols, ccvid):
         assert doctest.testmod(module).failed == 0

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from csgn_lib import datasets, retrieval
 from csgn_lib.datasets import Protocol
 from csgn_lib.records import InputError
-from csgn_lib.retrieval import blocks, device, evaluation, features, ranking, scores
+from csgn_lib.retrieval import blocks, evaluation, features, ranking, scores
 
 LABELS = st.integers(-1, 3)
 ROWS = st.lists(st.tuples(LABELS, LABELS, LABELS), min_size=1, max_size=9)
@@ -195,15 +195,6 @@ def test_float64_distances_keep_precision():
 
 
 @settings(max_examples=40, deadline=None)
-@given(hnp.arrays(np.float32, (4, 12), elements=st.integers(0, 5).map(float)), st.data())
-def test_device_ranks_equal_cpu_ranks(block, data):
-    entries = data.draw(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 11)), min_size=1))
-    row, column = np.array(sorted(entries)).T
-    expected = ranking.full_ranks(block, row, column)
-    assert device.full_ranks(torch.from_numpy(block), row, column).tolist() == expected.tolist()
-
-
-@settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float32, (20, 12), elements=st.integers(-3, 3).map(float)), st.data())
 def test_column_scale_equals_scaled_input(block, data):
     scale = np.array(data.draw(st.lists(st.sampled_from([0.5, 1, 2]), min_size=12, max_size=12)), np.float32)
@@ -212,23 +203,6 @@ def test_column_scale_equals_scaled_input(block, data):
     ready = block * scale
     expected = [np.sum(ready[i] < ready[i, j]) + np.sum(ready[i, :j] == ready[i, j]) + 1 for i, j in sorted(entries)]
     assert ranking.full_ranks(block, row, column, scale).tolist() == expected
-
-
-def test_device_scores_equal_cpu_scores(monkeypatch):
-    query_features, gallery_features, query, gallery = world(seed=4)
-    expected = retrieval.evaluate(query_features, gallery_features, query, gallery)
-    used = []
-    kernel = device.full_ranks
-    monkeypatch.setattr(device, "full_ranks", lambda *args: used.append(1) or kernel(*args))
-    for module in (features, evaluation.checked, device):
-        monkeypatch.setattr(module, "on_accelerator", features.is_tensor)  # take the CPU for a device
-    tensors = torch.from_numpy(query_features), torch.from_numpy(gallery_features)
-    on_device = retrieval.evaluate(*tensors, query, gallery)
-    pd.testing.assert_frame_equal(on_device.per_query, expected.per_query)
-    assert used
-    tensors[1][5, 0] = torch.nan
-    with pytest.raises(InputError, match="row 5 of gallery_features holds NaN or infinity"):
-        retrieval.evaluate(*tensors, query, gallery)
 
 
 def test_gallery_subsets_are_ranked_separately():
@@ -364,11 +338,13 @@ def test_distances_of_wrong_shape_are_refused(shape):
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
-def test_large_distances_on_device_are_finite(kind, monkeypatch):
-    monkeypatch.setattr(ranking, "is_tensor", features.is_tensor)
-    ranking.check_finite(torch.full((2, 70_000), 6e4 if kind == torch.float16 else 1e38, dtype=kind), 0)
-    with pytest.raises(InputError, match="distances of query 8 hold NaN"):
-        ranking.check_finite(torch.tensor([[1.0, 2.0], [1.0, torch.nan]], dtype=kind), 7)
+def test_large_distances_in_tensors_are_finite(kind):
+    _, _, query, gallery = world(6, 9)
+    distances = torch.full((6, 9), 6e4 if kind == torch.float16 else 1e38, dtype=kind)
+    assert retrieval.evaluate_distances(distances, query, gallery, "general").counted
+    distances[4, 2] = torch.nan
+    with pytest.raises(InputError, match="distances of query 4 hold NaN"):
+        retrieval.evaluate_distances(distances, query, gallery, "general")
 
 
 def test_list_of_blocks_is_accepted():

@@ -554,9 +554,7 @@ def faked(home, monkeypatch):
 
 @pytest.mark.parametrize("pool", [None, ThreadPoolExecutor(2)])
 def test_sweep_continues_after_failure(faked, pool):
-    told = []
-    frame = runs.sweep({"beta": [0.9, 0.8, 0.5], "seed": [0, 1]}, pool, report=told.append)
-    assert sorted(str(run.dir) for run in told) == sorted(frame["run"])
+    frame = runs.sweep({"beta": [0.9, 0.8, 0.5], "seed": [0, 1]}, pool)
     assert list(zip(frame["beta"], frame["seed"], strict=True)) == [(b, s) for b in (0.9, 0.8, 0.5) for s in (0, 1)]
     assert frame["state"].tolist() == ["failed"] * 4 + ["done", "done"]
     assert frame["error"].tolist()[2] == "OSError: no space left on device"
@@ -632,9 +630,6 @@ def test_demo_skips_steps_with_failed_needs(faked, home):
     [
         ([Step("a", "no_such")], "no_such"),
         ([Step("a", "12_train", {"bta": 1})], "bta"),
-        ([Step("a", "12_train"), Step("a", "12_train")], "name must be unique"),
-        ([Step("a", "12_train", needs=("b",))], "must not need others"),
-        ([Step("a", "12_train"), Step("b", "12_train", needs=("a",)), Step("c", "12_train", needs=("b",))], "'c'"),
     ],
 )
 def test_invalid_plan_is_refused_before_first_step(faked, plan, words):

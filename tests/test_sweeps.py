@@ -243,7 +243,7 @@ def test_concurrent_sweep_is_refused(home, monkeypatch, pretended):
 
 
 def test_interrupted_sweep_marks_queued_cells(home, pretended):
-    def stop(run):
+    def interrupt(progress, cell):
         raise KeyboardInterrupt
 
     inside = sweeps.execute
@@ -256,7 +256,8 @@ def test_interrupted_sweep_marks_queued_cells(home, pretended):
 
     with pytest.MonkeyPatch.context() as patch, executors.local(1) as pool, pytest.raises(KeyboardInterrupt):
         patch.setattr(sweeps, "execute", slow)
-        runs.sweep({"beta": [0.1, 0.2, 0.3]}, pool, report=stop)
+        patch.setattr(sweeps.Progress, "ended", interrupt)  # Ctrl-C after the first cell
+        runs.sweep({"beta": [0.1, 0.2, 0.3]}, pool)
     states = runs.table().set_index("run")["state"].tolist()
     assert sorted(states) == ["done", "interrupted", "interrupted"]
     assert "| interrupted | 2 |" in next((home / "reports/runs").glob("sweep-*.md")).read_text()
@@ -362,10 +363,15 @@ def test_broken_pool_is_died_and_sweep_resumes(home):
     assert [record["epoch"] for record in victim.metrics()] == [1, 2]
 
 
-def test_dask_workers_have_gpu_resources():
-    pytest.importorskip("distributed")
-    with executors.dask(gpus=[4, 5], gpus_per_cell=1) as pool:
-        assert {f.result() for f in [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(20)]} <= {"4", "5"}
+def test_dask_cells_run_where_gpus_are_declared():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, resources={"GPU": 1}, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        with executors.dask(cluster.scheduler_address, gpus_per_cell=1) as pool:
+            assert pool.submit(int, "7").result(60) == 7
+    with pytest.raises(InputError, match="have no GPUs of their own; omit it"):
+        executors.named("dask", 2, 1, None, {})
     with pytest.raises(InputError, match="no dask scheduler answers"):
         executors.dask("not an address")
 

@@ -231,7 +231,7 @@ def test_bf16_autocast_is_close_and_returns_float32(encoder, images, variant):
 def test_invalid_variants_are_refused(towers):
     clip, resnet = towers
     generator = torch.Generator()
-    with pytest.raises(InputError, match="unknown vss 'steering'; one of steer"):
+    with pytest.raises(InputError, match="unknown vss 'steering' .did you mean 'steer'.*; one of steer"):
         VisualEncoder(clip, resnet, "steering", generator)
     with pytest.raises(InputError, match="vss=steer needs a ResNet"):
         VisualEncoder(clip, None, "steer", generator)

@@ -1,17 +1,15 @@
-"""Checkpoint files: read without executing code, announced before a download, and identified by their hash."""
+"""Checkpoint files: read without executing code, and identified by their hash."""
 
 from __future__ import annotations
 
 import argparse
 import pickle
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub  # a dependency of open_clip and timm, which both download through it
+import huggingface_hub  # a dependency of timm, which downloads through it
 import numpy as np
-import open_clip
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -177,51 +175,15 @@ def _short(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
-def fetch_clip(model: str, tag: str, clip: nn.Module) -> Path:
-    """The file of an open_clip tag. open_clip downloads it if it is not cached; a line announces the download."""
-    cfg = open_clip.get_pretrained_cfg(model, tag)
-    repository, _, name = cfg.get("hf_hub", "").rpartition("/")
-    name = name or "open_clip_pytorch_model.bin"
-    names = (name, str(Path(name).with_suffix(".safetensors")), "open_clip_model.safetensors")  # it asks for these
-    url_folder = Path.home() / ".cache" / "clip"
-    if kept_file(repository, names, cfg.get("url"), url_folder) is None:
-        announce(f"{model} {tag}", clip, repository, cfg.get("url"), url_folder)
-    return Path(open_clip.download_pretrained(cfg))
-
-
 def timm_file(cfg: dict[str, Any]) -> Path | None:
-    """Path of the cached weights of a timm pretrained_cfg; None if they are not downloaded yet."""
+    """Path of the cached weights of a timm pretrained_cfg; None if they are not downloaded."""
     repository, _, _ = (cfg.get("hf_hub_id") or "").partition("@")
-    names = (cfg.get("hf_hub_filename") or "model.safetensors", "pytorch_model.bin")
-    return kept_file(repository, names, cfg.get("url"), _torch_folder())
-
-
-def announce_timm(model: str, cfg: dict[str, Any], net: nn.Module) -> None:
-    """Print one line before timm downloads weights, unless they are cached."""
-    if (cfg.get("hf_hub_id") or cfg.get("url")) and timm_file(cfg) is None:
-        announce(f"{model} {cfg.get('tag') or ''}".strip(), net, cfg.get("hf_hub_id"), cfg.get("url"), _torch_folder())
-
-
-def kept_file(repository: str, names: tuple[str, ...], url: str | None, url_folder: Path) -> Path | None:
-    """A cached file: of a Hugging Face repository if there is one, else of a URL."""
     if not repository:
-        file = url_folder / url.rpartition("/")[2] if url else None
-        return file if file is not None and file.is_file() else None
+        file = Path(torch.hub.get_dir(), "checkpoints", (cfg.get("url") or "").rpartition("/")[2])
+        return file if file.is_file() else None
+    names = (cfg.get("hf_hub_filename") or "model.safetensors", "pytorch_model.bin")
     cached = (huggingface_hub.try_to_load_from_cache(repository, name) for name in names)
     return next((Path(file) for file in cached if isinstance(file, str)), None)
-
-
-def announce(what: str, model: nn.Module, repository: str | None, url: str | None, url_folder: Path) -> None:
-    """Announce a download on standard error: name, source, size and target folder."""
-    source = f"huggingface.co/{repository}" if repository else url
-    folder = huggingface_hub.constants.HF_HUB_CACHE if repository else url_folder
-    megabytes = sum(value.numel() for value in model.parameters()) * 4 / 1e6
-    line = f"fetching {what} from {source} (some {megabytes:,.0f} MB if float32) into {folder}"
-    print(line, file=sys.stderr, flush=True)
-
-
-def _torch_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def embedded(model: str, checkpoint: str | None, files: dict[str, str], kind: str) -> str | None:

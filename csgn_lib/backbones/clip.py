@@ -187,7 +187,8 @@ def load_clip(model: str, checkpoint: str | None, image_size: tuple[int, int], s
     file = None
     if source:
         try:
-            file = Path(source) if is_file else checkpoints.fetch_clip(model, source, clip)
+            tagged = None if is_file else open_clip.get_pretrained_cfg(model, source)
+            file = Path(open_clip.download_pretrained(tagged) if tagged else source)  # shows size and progress
             _load_clip_weights(clip, _of_this_gelu(model, checkpoints.read_weights(file)))
         except Exception as error:  # torch and open_clip raise nine kinds for a file that is none of this model's
             why, cure = checkpoints.diagnosis(error, "clip_model")

@@ -86,8 +86,6 @@ def load_resnet(model: str, checkpoint: str | None) -> ResNetTower:
     if not isinstance(blank, ResNet) and not is_clips:
         raise InputError(f"resnet_model {model!r} is a {type(blank).__name__}, not a ResNet with four stages")
     cfg = getattr(blank, "pretrained_cfg", None) or {}
-    if source == "timm":
-        checkpoints.announce_timm(model, cfg, blank)
     try:
         net = timm.create_model(model, pretrained=source == "timm", num_classes=0)
     except (OSError, RuntimeError) as error:

@@ -32,7 +32,7 @@ def run(
 
     path = runs.find(notebook)
     types = {name: parameter.type for name, parameter in runs.declared(path).items()}
-    given = {name: _value(types.get(name, Any), text, name) for name, text in _pairs(parameter)}
+    given = {name: runs.from_text(types.get(name, Any), text, name) for name, text in _pairs(parameter)}
     made = runs.execute(path, given, run_dir and runs.locate(run_dir), timeout, echo=sys.stderr)
     _finish(made)
     if keep_answer:
@@ -59,12 +59,11 @@ def train(
 
     named = list(plugin)
     for text in (text for name, text in _pairs(set_) if name == "plugin"):
-        value = _value(Any, text, "plugin")  # a name, or a list of them
+        value = runs.from_text(Any, text, "plugin")  # a name, or a list of them
         named += value if isinstance(value, list) else [text]
     fields = with_plugins(named).model_fields
-    given = {
-        name: _value(fields[name].annotation if name in fields else Any, text, name) for name, text in _pairs(set_)
-    }
+    types = {name: field.annotation for name, field in fields.items()}
+    given = {name: runs.from_text(types.get(name, Any), text, name) for name, text in _pairs(set_)}
     given |= {"plugin": tuple(named)} if named else {}
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
     named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
@@ -245,12 +244,6 @@ def _pairs(texts: list[str]) -> list[tuple[str, str]]:
             raise InputError(f"{name!r} is given twice, as {pairs[name]!r} and as {value!r}; keep one")
         pairs[name] = value
     return list(pairs.items())
-
-
-def _value(type_: Any, text: str, name: str) -> Any:
-    from csgn_lib import runs
-
-    return runs.from_text(type_, text, name)
 
 
 def _announce(experiment: Any, benchmark: Any, images: bool) -> None:

@@ -25,10 +25,11 @@ from csgn_lib.datasets import (
     vcclothes,
 )
 from csgn_lib.datasets.benchmark import Benchmark, Omission
+from csgn_lib.datasets.benchmark_protocols import BENCHMARK_PROTOCOLS, PROTOCOLS
+from csgn_lib.datasets.benchmark_protocols import resolve as protocol
 from csgn_lib.datasets.integrity import Problem, Report, readiness
-from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, nearest
-from csgn_lib.datasets.protocols import resolve as protocol
-from csgn_lib.records import InputError, home
+from csgn_lib.datasets.protocols import Protocol
+from csgn_lib.records import InputError, home, nearest
 
 if TYPE_CHECKING:
     from csgn_lib.config import Experiment

@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from csgn_lib.datasets import frames as fr
+from csgn_lib.datasets.benchmark_protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, of_plugins, resolve
 from csgn_lib.datasets.duplicates import NEAR
 from csgn_lib.datasets.integrity import Report, check
-from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS, PROTOCOLS, Protocol, of_plugins, resolve
+from csgn_lib.datasets.protocols import Protocol
 from csgn_lib.datasets.tables import read_table
 from csgn_lib.records import InputError, write_text
 
@@ -215,30 +216,26 @@ class Benchmark:
         query, gallery = fr.select(held, is_query), fr.select(held, ~is_query)
         return Benchmark(self.name, self.root, held.iloc[:0].copy(), query, gallery, held_out=True)
 
-    def manifest(self, contents: bool = False) -> str:
+    def manifest(self) -> str:
         """SHA-256 (hex) that identifies the data: sorted paths, sizes in bytes, labels, splits, omissions.
 
-        Args:
-            contents: read every file and hash its bytes too; otherwise a change that keeps a file's size and name is
-                not detected.
-
-        ``hold_out`` does not change it: the data are the same.
+        A change that keeps a file's size and name is not detected. ``hold_out`` does not change it: the data are the
+        same.
         """
         digest = hashlib.sha256()
-        for line in sorted(self._manifest_lines(contents)):
+        for line in sorted(self.manifest_lines()):
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()
 
-    def _manifest_lines(self, contents: bool) -> Iterator[str]:
+    def manifest_lines(self) -> Iterator[str]:
+        """The lines that ``manifest`` hashes: split, path, size and labels of an image, or an omission."""
         for split, frame in self.frames():
             cut = self.validation is not None and self.validation.held_out and split.startswith("validation")
             own = sorted(set(frame.columns) - set(fr.LABELS))  # such as the tracklet: they affect scores too
             columns = [frame[c].tolist() for c in ("path", "person_label", "clothes_label", "camera_label", *own)]
             for path, *labels in zip(*columns, strict=True):
-                file = os.path.join(self.root, path)
-                yield "\t".join(
-                    ["train" if cut else split, path, _size(file), *map(str, labels), _bytes(file) if contents else ""]
-                )
+                size = _size(os.path.join(self.root, path))
+                yield "\t".join(["train" if cut else split, path, size, *map(str, labels), ""])
         for omission in self.omissions:
             yield f"left out\t{omission.path}\t{omission.reason}"
 
@@ -252,12 +249,5 @@ class Benchmark:
 def _size(file: str) -> str:
     try:
         return str(os.stat(file).st_size)
-    except FileNotFoundError:
-        return "missing"
-
-
-def _bytes(file: str) -> str:
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     except FileNotFoundError:
         return "missing"

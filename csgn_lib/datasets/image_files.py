@@ -12,22 +12,13 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from csgn_lib import progress
 from csgn_lib.records import InputError, cores
 
 Result = TypeVar("Result")
 LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # pixels; Pillow itself refuses more
-_UPRIGHT = {  # EXIF orientation -> the operation that makes the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def open_image(
@@ -68,13 +59,9 @@ def decode(file: str | Path | BinaryIO, largest: int = LARGEST, formats: Sequenc
             if image.width * image.height > largest:
                 raise Image.DecompressionBombError(f"{image.width * image.height} pixels, more than {largest}")
             image.load()
-            turn = 1
             with suppress(Exception):  # a damaged EXIF block: the orientation is unknown
-                turn = image.getexif().get(
-                    ExifTags.Base.Orientation, 1
-                )  # Pillow applies the orientation of TIFF itself
-            rgb = _eight_bits(image).convert("RGB")
-    return rgb.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else rgb
+                ImageOps.exif_transpose(image, in_place=True)
+            return _eight_bits(image).convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -225,15 +226,10 @@ def contact_sheet(
     if split not in splits:
         raise InputError(f"split {split!r} of {benchmark.name} is empty or unknown; one of {', '.join(splits)}")
     chosen = _choose(splits[split], benchmark.distractor if split != "train" else None, people, columns)
-    height, width = cell[0] + _BAR + _GAP, cell[1] + _GAP
-    image = np.full((height * (chosen["row"].max() + 1), width * (chosen["column"].max() + 1), 3), 255, np.uint8)
-    for row in chosen.itertuples():
-        top, left = row.row * height, row.column * width
-        image[top : top + _BAR, left : left + cell[1]] = _INK[row.outfit % len(_INK)] if row.outfit >= 0 else 200
-        pixels = _cell(benchmark.root / row.path, cell, benchmark.hide_faces)
-        image[top + _BAR : top + _BAR + cell[0], left : left + cell[1]] = pixels
+    bars = [_INK[outfit % len(_INK)] if outfit >= 0 else 200 for outfit in chosen["outfit"]]
     shown = ["row", "column", "path", "person_label", "clothes_label", "camera_label"]
-    return Sheet(image, chosen[shown].reset_index(drop=True), height)
+    table = chosen[shown].reset_index(drop=True)
+    return _sheet(benchmark.root, table, bars, cell, benchmark.hide_faces)
 
 
 def pair_sheet(
@@ -254,11 +250,17 @@ def pair_sheet(
         raise InputError(f"pair_sheet: {len(paths)} paths; give two for each pair")
     position = np.arange(len(paths))
     table = pd.DataFrame({"row": position // (2 * across), "column": position % (2 * across), "path": list(paths)})
+    bars = [_INK[pair % len(_INK)] for pair in position // 2]
+    return _sheet(root, table, bars, cell, hide_faces)
+
+
+def _sheet(root: Path, table: pd.DataFrame, bars: Sequence[Any], cell: tuple[int, int], hide_faces: bool) -> Sheet:
+    """The images of a table with ``row``, ``column`` and ``path`` on white, each below a bar of its colour."""
     height, width = cell[0] + _BAR + _GAP, cell[1] + _GAP
-    image = np.full((height * (table["row"].max() + 1), width * min(2 * across, len(paths)), 3), 255, np.uint8)
-    for i, (row, column, path) in enumerate(table.itertuples(index=False)):
+    image = np.full((height * (table["row"].max() + 1), width * (table["column"].max() + 1), 3), 255, np.uint8)
+    for row, column, path, bar in zip(table["row"], table["column"], table["path"], bars, strict=True):
         top, left = row * height, column * width
-        image[top : top + _BAR, left : left + cell[1]] = _INK[i // 2 % len(_INK)]
+        image[top : top + _BAR, left : left + cell[1]] = bar
         image[top + _BAR : top + _BAR + cell[0], left : left + cell[1]] = _cell(root / path, cell, hide_faces)
     return Sheet(image, table, height)
 

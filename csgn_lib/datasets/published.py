@@ -1,4 +1,4 @@
-"""Published counts of the data sets, each with its source.
+"""Published counts of the data sets (published.csv), each with its source.
 
 Marks: L, read in public loader code; R, on the owner's page; T, counted by a third party; M, memory of the
 paper, **unverified**. These numbers were not verified against the images.
@@ -6,7 +6,9 @@ paper, **unverified**. These numbers were not verified against the images.
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -39,85 +41,18 @@ class Count:
     note: str = ""
 
 
-def _counts(split: str, mark: str, **numbers: int) -> tuple[Count, ...]:
-    return tuple(Count(split, what, number, mark) for what, number in numbers.items())
+def _published() -> dict[str, tuple[Count, ...]]:
+    """The counts of ``published.csv``, by benchmark."""
+    found: dict[str, tuple[Count, ...]] = {}
+    with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            camera = int(row["camera"]) if row["camera"] else None
+            count = Count(row["split"], row["what"], int(row["number"]), row["mark"], camera, row["note"])
+            found[row["benchmark"]] = (*found.get(row["benchmark"], ()), count)
+    return found
 
 
-PUBLISHED: dict[str, tuple[Count, ...]] = {
-    "ltcc": (
-        *_counts("train", "T", people=77, images=9_576),
-        Count("train", "outfits", 256, "M", note="printed by a loader; the paper says 478 in all"),
-        *_counts("query", "T", people=75, images=493),
-        *_counts("gallery", "T", people=75, images=7_050),
-        Count("query+gallery", "outfits", 221, "M", note="printed by a loader; the paper says 478 in all"),
-        *_counts("all", "T", people=152, images=17_119),
-        Count("train", "changers", 46, "M"),
-        Count("query+gallery", "changers", 45, "M"),
-    ),
-    "prcc": (
-        *_counts("train", "T", people=150, images=17_896, outfits=300),
-        *_counts("val", "T", people=150, images=5_002),
-        Count("gallery", "images", 3_384, "T", camera=0),
-        Count("query", "images", 3_873, "T", camera=1),
-        Count("query", "images", 3_543, "T", camera=2),
-        Count("query+gallery", "people", 71, "T"),
-        *_counts("all+val", "T", people=221, images=33_698),
-    ),
-    "vcclothes": (
-        *_counts("train", "R", people=256, images=9_449),
-        *_counts("query", "R", images=1_020),
-        *_counts("gallery", "R", images=8_591),
-        *_counts("all", "R", people=512, images=19_060),
-    ),
-    "celebreid": (
-        *_counts("train", "R", people=632, images=20_208),
-        *_counts("query", "R", images=2_972),
-        *_counts("gallery", "R", images=11_006),
-        *_counts("query+gallery", "R", people=420),
-        *_counts("all", "R", images=34_186),
-    ),
-    "celebreid_light": (
-        *_counts("train", "R", people=490, images=9_021),
-        *_counts("query", "R", images=887),
-        *_counts("gallery", "R", images=934),
-        *_counts("query+gallery", "R", people=100),
-        *_counts("all", "R", images=10_842),
-    ),
-    "deepchange": (
-        *_counts("train", "M", people=450, images=75_083),
-        *_counts("validation_query", "M", images=4_976),
-        *_counts("validation_gallery", "M", images=17_865),
-        *_counts("validation_query+validation_gallery", "M", people=150),
-        *_counts("query", "M", images=17_527),
-        *_counts("gallery", "M", images=62_956),
-        *_counts("query+gallery", "M", people=521),
-        *_counts("all", "R", people=1_121, images=178_407, cameras=17),
-    ),
-    "last": (
-        *_counts("train", "L", people=5_000, images=71_248),
-        Count("train", "outfits", 16_012, "L", note="about; docstring of the older release, 000 perhaps counted too"),
-        *_counts("validation_query", "R", images=100),
-        *_counts("validation_gallery", "R", images=21_279),
-        *_counts("validation_query+validation_gallery", "R", people=56),
-        *_counts("validation_gallery", "T", distractors=20_000),
-        *_counts("query", "R", people=5_805, images=10_176),
-        *_counts("gallery", "R", people=5_806, images=125_353),
-        *_counts("gallery", "T", distractors=20_275),
-    ),
-    "ccvid": (
-        *_counts("train", "T", people=75, tracklets=948, outfits=159),
-        *_counts("query", "T", tracklets=834),
-        *_counts("gallery", "T", tracklets=1_074),
-        *_counts("query+gallery", "T", people=151, outfits=321),
-        *_counts("all", "T", people=226, tracklets=2_856, images=347_833),
-    ),
-    "market1501": (
-        *_counts("train", "T", people=751, images=12_936),
-        *_counts("query", "T", people=750, images=3_368),
-        *_counts("gallery", "T", images=15_913, distractors=2_798),
-        *_counts("junk", "T", images=3_819),
-    ),
-}
+PUBLISHED = _published()
 
 
 def count_table(benchmark: Benchmark) -> pd.DataFrame:

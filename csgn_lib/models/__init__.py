@@ -23,37 +23,3 @@ from csgn_lib.models.searching import (
 )
 from csgn_lib.models.words import Words, open_words, score_captions, text_feature
 from csgn_lib.retrieval.recording import model_digest
-
-__all__ = [
-    "TOLERANCE",
-    "Changes",
-    "DescriptorProgram",
-    "Exported",
-    "Gallery",
-    "Model",
-    "Threshold",
-    "Words",
-    "answers_text",
-    "describe",
-    "difference",
-    "embed_folder",
-    "export",
-    "export_onnx",
-    "export_program",
-    "list_images",
-    "model_digest",
-    "open_model",
-    "open_words",
-    "parse_threshold",
-    "query_paths",
-    "read_gallery",
-    "recorded_threshold",
-    "refuse_search",
-    "save_strip",
-    "score_captions",
-    "search",
-    "search_words",
-    "text_feature",
-    "update_gallery",
-    "write_card",
-]

@@ -12,12 +12,13 @@ from csgn_lib.backbones import EMBEDDED
 from csgn_lib.config import Experiment
 from csgn_lib.models.opening import Model
 from csgn_lib.records import InputError, Run, read_json, write_text
+from csgn_lib.retrieval.score_files import RESULTS
+from csgn_lib.statistics.intervals import METRICS, percent
 from csgn_lib.vss import uses_resnet
 
-RESULTS, BENCHMARK = "results.json", "benchmark.json"
+BENCHMARK = "benchmark.json"
 REPORTED = "plain"  # the descriptor that needs no text encoder
 TAGS = ("person-re-identification", "clothes-changing", "image-retrieval", "clip", "csgn")
-METRICS = {"rank1": "rank-1", "mean_ap": "mAP", "minp": "mINP"}
 _TEMPLATE = Path(__file__).with_name("card.md")
 
 
@@ -138,14 +139,9 @@ def _scores(protocols: dict[str, dict[str, Any]]) -> str:
     head = "| protocol | " + " | ".join(f"{name} (%)" for name in METRICS.values()) + " | queries counted | dropped |"
     lines = [head, "|---" * (len(METRICS) + 3) + "|"]
     for protocol, scores in protocols.items():
-        cells = [_cell(scores[metric], scores[f"{metric}_interval"]) for metric in METRICS]
+        cells = [percent(scores[metric], *scores[f"{metric}_interval"]) for metric in METRICS]
         lines.append(f"| `{protocol}` | {' | '.join(cells)} | {scores['counted']} | {scores['dropped']} |")
     return "\n".join(lines)
-
-
-def _cell(value: float, interval: list[float | None]) -> str:
-    low, high = interval
-    return f"{100 * value:.1f}" + (f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None else "")
 
 
 def _limits(experiment: Experiment) -> str:

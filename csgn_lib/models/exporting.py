@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from csgn_lib import plugins
-from csgn_lib.config import BY_CONTENT, Experiment
-from csgn_lib.models.cards import BENCHMARK, RESULTS, write_card
+from csgn_lib.config import BY_CONTENT, WEIGHTS, Experiment
+from csgn_lib.models.cards import BENCHMARK, write_card
 from csgn_lib.models.opening import Model, open_model
 from csgn_lib.models.programs import export_onnx, export_program, missing_packages
 from csgn_lib.records import VOCABULARY, InputError, Run, write_json
-from csgn_lib.retrieval.recording import CONFIG, VERIFICATION, WEIGHTS, model_digest
+from csgn_lib.retrieval.recording import CONFIG, model_digest
+from csgn_lib.retrieval.score_files import RESULTS, VERIFICATION, refuse_occupied
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
 
@@ -45,7 +46,7 @@ def export(model_dir: str | Path, out: str | Path | None = None) -> Exported:
     """
     model = open_model(model_dir, device="cpu")
     out = Path(model_dir, "export") if out is None else Path(out)
-    _refuse_other_content(model, out)
+    refuse_occupied(out, lambda: _is_of(out, model), model.run.dir)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
@@ -82,15 +83,6 @@ def _without_paths(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"root": None, "plugin": named} | bare)
 
 
-def _refuse_other_content(model: Model, out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder with --out")
-    if out.resolve() == model.run.dir.resolve():
-        raise InputError(f"{out} is the model's own folder, whose files would be replaced; name another with --out")
-    if not out.exists() or all(path.name[0] == "." for path in out.iterdir()):
-        return
+def _is_of(out: Path, model: Model) -> bool:
     held = Run(out)
-    there = all(held.path(name).exists() for name in (CONFIG, WEIGHTS))
-    if not there or model_digest(held) != model.digest:
-        what = "another model" if there else "other files"
-        raise InputError(f"{out} holds {what}; name an empty or a new folder with --out")
+    return all(held.path(name).exists() for name in (CONFIG, WEIGHTS)) and model_digest(held) == model.digest

@@ -7,7 +7,6 @@ The index is a safetensors file: ``features`` (N, D) float32, and as text in its
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -27,7 +26,7 @@ from safetensors.numpy import save_file
 
 from csgn_lib.datasets.files import walk
 from csgn_lib.models.opening import Model, describe
-from csgn_lib.records import InputError, atomic_path, writing
+from csgn_lib.records import InputError, atomic_path, sha256, writing
 from csgn_lib.retrieval import neighbours
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -219,8 +218,7 @@ def _file(path: str, held: File | None) -> File:
         state = os.stat(path)
         if held is not None and held[:2] == (state.st_size, state.st_mtime_ns):
             return held
-        with open(path, "rb") as opened:
-            return state.st_size, state.st_mtime_ns, hashlib.file_digest(opened, "sha256").hexdigest()
+        return state.st_size, state.st_mtime_ns, sha256(Path(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); make it readable, or remove it") from None
 

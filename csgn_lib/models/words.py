@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from csgn_lib.backbones import EMBEDDED, ClipTower, load_clip
+from csgn_lib.backbones import EMBEDDED, ClipTower, load_clip, token_count
 from csgn_lib.datasets import Benchmark
 from csgn_lib.models.galleries import Gallery
 from csgn_lib.models.opening import Model, open_model
@@ -57,7 +57,7 @@ def text_feature(words: Words, text: str) -> NDArray[np.float32]:
     if not text.strip():
         raise InputError("--text is empty; describe a person, such as 'a tall woman with long hair'")
     tokens = words.clip.tokenize([text])[0]
-    if int(tokens[-1]) != 0 and len(_encoded(words.clip, text)) + 2 > words.clip.context_length:
+    if token_count(words.clip.tokenizer, text) > words.clip.context_length:
         raise InputError(
             f"{text!r} has more tokens than the {words.clip.context_length} that this CLIP reads; shorten it"
         )
@@ -115,11 +115,6 @@ def joint_features(model: Model, gallery: Gallery) -> NDArray[np.float32]:
     names = list(model.parts)
     start = sum(model.parts[name] for name in names[: names.index("f")])
     return gallery.features[:, start : start + model.parts["f"]]
-
-
-def _encoded(clip: ClipTower, text: str) -> list[int]:
-    pairs = getattr(clip.tokenizer, "tokenizer", clip.tokenizer)
-    return list(pairs.encode(text)) if hasattr(pairs, "encode") else []
 
 
 def _note(clip_model: str, checkpoint: str | None) -> str:

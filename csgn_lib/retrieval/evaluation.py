@@ -14,7 +14,7 @@ from csgn_lib.datasets import protocol as resolve
 from csgn_lib.records import InputError
 from csgn_lib.retrieval import features as checked
 from csgn_lib.retrieval.blocks import thread_count
-from csgn_lib.retrieval.ranking import Pairs, rank_block, rank_distances, rank_features, same_person
+from csgn_lib.retrieval.ranking import Pairs, rank_distances, rank_features, same_person
 from csgn_lib.retrieval.scores import RANKS, Scores, score
 
 Features = ArrayLike | Any  # (N, D) array, nested lists or torch tensor
@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
         query_features: (Q, D) array or torch tensor, any scale; row i is row i of ``query``.
-        gallery_features: (G, D), likewise. Tensors on an accelerator are ranked there.
+        gallery_features: (G, D), likewise. Tensors on an accelerator are copied to the CPU, where ranking takes place.
         query, gallery: frames with ``person`` and the labels that the protocol reads.
         protocol: a protocol's name on the frames' benchmark, or a Protocol.
         ranks: length of the CMC curve.
@@ -77,8 +77,8 @@ def evaluate_all(
 ) -> dict[str, Scores]:
     """``evaluate`` under several protocols from one pass over the distances: protocol's name -> Scores."""
     threads = thread_count(threads)
-    query_features = checked.ready(query_features, "query_features")
-    gallery_features = checked.ready(gallery_features, "gallery_features")
+    query_features = checked.as_array(query_features, "query_features")
+    gallery_features = checked.as_array(gallery_features, "gallery_features")
     checked.check_rows(len(query_features), query, "query_features", "query")
     checked.check_rows(len(gallery_features), gallery, "gallery_features", "gallery")
     checked.check_columns(query_features, gallery_features)
@@ -147,10 +147,8 @@ def evaluate_all_distances(
         distances = [distances]  # and not a list of blocks
     if not isinstance(distances, Iterable):
         raise InputError(f"distances are {distances!r}; a (Q, G) array, or an iterator of blocks (B, G), is needed")
-    blocks = (checked.ready(block, "distances") for block in distances)
-    return _score(
-        chosen, query, gallery, lambda pairs: rank_distances(blocks, shape, pairs, threads, _rank_block), ranks
-    )
+    blocks = (checked.as_array(block, "distances") for block in distances)
+    return _score(chosen, query, gallery, lambda pairs: rank_distances(blocks, shape, pairs, threads), ranks)
 
 
 def _only(scores: dict[str, Scores]) -> Scores:
@@ -173,24 +171,10 @@ def _resolve(
     return chosen
 
 
-def _rank(query: Features, gallery: Features, pairs: list[Pairs], threads: int) -> None:
-    if checked.on_accelerator(query) or checked.on_accelerator(gallery):
-        from csgn_lib.retrieval import device  # torch, which arrays do not need
-
-        device.rank_mixed(query, gallery, pairs)
-        return
+def _rank(query: NDArray[np.floating], gallery: NDArray[np.floating], pairs: list[Pairs], threads: int) -> None:
     length = checked.lengths(gallery, "gallery_features", threads)
     gallery = np.ascontiguousarray(gallery, dtype=np.float32)
     rank_features(checked.unit_rows(query, "query_features", threads), gallery, length, pairs, threads)
-
-
-def _rank_block(block: Any, start: int, pairs: list[Pairs]) -> None:
-    if checked.on_accelerator(block):
-        from csgn_lib.retrieval import device  # torch, which arrays do not need
-
-        device.rank_block(block, start, pairs)
-    else:
-        rank_block(block, start, pairs)
 
 
 def _score(

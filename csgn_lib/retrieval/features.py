@@ -1,7 +1,7 @@
 """Preparation of features for comparison: validated, float32, unit length, one row per image.
 
 Features are (N, D) numpy arrays or torch tensors. CPU tensors are used as arrays without a copy; tensors on an
-accelerator stay there (``device``). torch is imported only for the latter.
+accelerator are copied to the CPU. torch is not imported.
 """
 
 from __future__ import annotations
@@ -24,11 +24,6 @@ UNIT = 1e-6  # features whose norms are this close to 1 are used without a copy
 def is_tensor(values: Any) -> bool:
     """Whether ``values`` is a torch tensor; does not import torch."""
     return type(values).__module__.partition(".")[0] == "torch"
-
-
-def on_accelerator(values: Any) -> bool:
-    """Whether ``values`` is a torch tensor on another device than the CPU."""
-    return is_tensor(values) and values.device.type != "cpu"
 
 
 def as_array(values: ArrayLike | Any, name: str) -> NDArray[np.floating]:
@@ -55,11 +50,6 @@ def as_array(values: ArrayLike | Any, name: str) -> NDArray[np.floating]:
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
     return array
-
-
-def ready(values: ArrayLike | Any, name: str) -> Any:
-    """``as_array``, but a two-dimensional tensor on an accelerator is returned unchanged."""
-    return values if on_accelerator(values) and values.ndim == 2 else as_array(values, name)
 
 
 def check_rows(count: int, frame: pd.DataFrame, name: str, split: str) -> None:

@@ -8,9 +8,8 @@ Nothing of size Q x G is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from csgn_lib.datasets import protocols
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.blocks import each_product, in_threads
-from csgn_lib.retrieval.features import is_tensor
 
 LINES = 16  # rows that a thread sorts at a time: with fewer, threads wait for Python's lock; more do not fit the cache
 
@@ -120,22 +118,6 @@ def _sorted_up_to(lines: Block, farthest: Block, ordered: Block, near: NDArray[n
         yield picked[start:stop]
 
 
-def pairs_in(
-    block: Block | Any, start: int, pairs: Iterable[Pairs]
-) -> Iterator[tuple[NDArray[np.int64], Block | Any, NDArray[np.int64] | None, NDArray[np.int64], NDArray[np.int64]]]:
-    """The pairs of each gallery that are in a block of distances of queries ``start`` to ``start + B``.
-
-    Yields a view of the part of ``rank`` to fill (n,); the ranked columns of the block; their positions, None for all;
-    and the row and column (n,) of each pair among them.
-    """
-    for pair in pairs:
-        part = slice(*np.searchsorted(pair.query, [start, start + len(block)]))
-        if part.start < part.stop:
-            rows = pair.gallery_rows
-            columns = block if rows is None else block[:, rows]
-            yield pair.rank[part], columns, rows, pair.query[part] - start, pair.column[part]
-
-
 def rank_block(block: Block, start: int, pairs: Iterable[Pairs], scale: NDArray[np.float32] | None = None) -> None:
     """Fill the ranks of all pairs whose query is in this block.
 
@@ -144,8 +126,12 @@ def rank_block(block: Block, start: int, pairs: Iterable[Pairs], scale: NDArray[
         pairs: for each gallery that is ranked; only their ``rank`` is written.
         scale: (G,) factors of the columns; None for 1.
     """
-    for rank, columns, rows, row, column in pairs_in(block, start, pairs):
-        rank[:] = full_ranks(columns, row, column, scale if scale is None or rows is None else scale[rows])
+    for pair in pairs:
+        part = slice(*np.searchsorted(pair.query, [start, start + len(block)]))
+        if part.start < part.stop:
+            rows = slice(None) if pair.gallery_rows is None else pair.gallery_rows
+            of_columns = None if scale is None else scale[rows]
+            pair.rank[part] = full_ranks(block[:, rows], pair.query[part] - start, pair.column[part], of_columns)
 
 
 def rank_features(
@@ -171,30 +157,22 @@ def rank_features(
     each_product(-query, gallery, lambda block, start: rank_block(block, start, pairs, scale), threads)
 
 
-def rank_distances(
-    distances: Iterable[Block | Any],
-    shape: tuple[int, int],
-    pairs: list[Pairs],
-    threads: int,
-    rank: Callable[[Block | Any, int, list[Pairs]], None] = rank_block,
-) -> None:
+def rank_distances(distances: Iterable[Block], shape: tuple[int, int], pairs: list[Pairs], threads: int) -> None:
     """Fill all ranks from blocks of distances (B, G) in the order of the queries.
-
-    ``rank`` fills those of one block: ``rank_block``, or the function for tensors on an accelerator.
 
     Raises:
         InputError: blocks that do not add up to ``shape`` (Q, G), or a distance that is not finite.
     """
 
-    def work(item: tuple[int, Block | Any]) -> None:
+    def work(item: tuple[int, Block]) -> None:
         check_finite(item[1], item[0])
-        rank(item[1], item[0], pairs)
+        rank_block(item[1], item[0], pairs)
 
     for _ in in_threads(work, _cut(distances, shape, threads), threads):
         pass
 
 
-def _cut(distances: Iterable[Block | Any], shape: tuple[int, int], threads: int) -> Iterator[tuple[int, Block | Any]]:
+def _cut(distances: Iterable[Block], shape: tuple[int, int], threads: int) -> Iterator[tuple[int, Block]]:
     """(first query, distances) of blocks that are small enough to keep all threads busy."""
     total = 0
     for block in distances:
@@ -211,16 +189,11 @@ def _cut(distances: Iterable[Block | Any], shape: tuple[int, int], threads: int)
         raise InputError(f"distances have {total} rows and the query frame {shape[0]}: one row a query, in its order")
 
 
-def check_finite(block: Block | Any, start: int) -> None:
+def check_finite(block: Block, start: int) -> None:
     """Raise InputError naming the first query whose distances hold NaN or infinity.
 
     The sum of a row shows both in one fast pass; a row whose sum only overflowed is checked again.
     """
-    if is_tensor(block):  # here, tensors are always on an accelerator
-        bad = (~block.isfinite().all(dim=1)).nonzero().flatten()
-        if len(bad):
-            raise InputError(f"the distances of query {start + int(bad[0])} hold NaN or infinity: compute them again")
-        return
     with np.errstate(over="ignore", invalid="ignore"):
         suspect = np.flatnonzero(~np.isfinite(block.sum(axis=1)))
     for row in suspect:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from csgn_lib.config import Experiment
+from csgn_lib.config import WEIGHTS, Experiment
 from csgn_lib.datasets import Benchmark
 from csgn_lib.records import InputError, Run, atomic_path, read_json, write_json
 from csgn_lib.retrieval.descriptors import (
@@ -27,12 +27,12 @@ from csgn_lib.retrieval.descriptors import (
     features_of,
 )
 from csgn_lib.retrieval.embedding import Embedded, embed_benchmark
-from csgn_lib.retrieval.score_files import RESULTS, VERIFICATION, ScoresByDescriptor, write_scores
+from csgn_lib.retrieval.score_files import RESULTS, VERIFICATION, ScoresByDescriptor, refuse_occupied, write_scores
 from csgn_lib.retrieval.verification import verify
 from csgn_lib.training import load_encoder, load_towers
 from csgn_lib.vss import DESCRIPTOR, VisualEncoder
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 EVALUATED = "evaluated.json"
 SHAPING = ("vss", "clip_model", "resnet_model", "image_height", "image_width")
 
@@ -85,7 +85,7 @@ def score_model(
     run, out = Run(Path(model_dir)), Path(out)
     encoder, experiment, digest = load_encoder(run), Experiment.from_parameters(**run.config), model_digest(run)
     about = {"model": digest, "trained_on": experiment.benchmark, "benchmark": benchmark.record()["manifest"]}
-    _refuse_other_content(out, run, about)
+    refuse_occupied(out, lambda: _is_of(out, about), run.dir)
     chosen, words, without = _reported_descriptors(run, experiment, encoder)
     test = _embed(encoder.to(_device(device)), benchmark, experiment)
     out.mkdir(parents=True, exist_ok=True)
@@ -179,16 +179,9 @@ def _refuse_another_benchmark(run: Run, benchmark: Benchmark) -> None:
         )
 
 
-def _refuse_other_content(out: Path, run: Run, about: dict[str, Any]) -> None:
-    if out.resolve() == run.dir.resolve():
-        raise InputError(f"{out} is the model's own folder, whose records would be replaced; name another with --out")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder with --out")
-    if not out.exists() or not any(out.iterdir()):
-        return
+def _is_of(out: Path, about: dict[str, Any]) -> bool:
     held = read_json(out / EVALUATED) if (out / EVALUATED).exists() else {}
-    if any(held.get(name) != about[name] for name in ("model", "benchmark")):
-        raise InputError(f"{out} holds something else; name an empty or a new folder with --out")
+    return all(held.get(name) == about[name] for name in ("model", "benchmark"))
 
 
 def _save_embeddings(test: Embedded, plain: Any, path: Path) -> None:

@@ -17,14 +17,14 @@ from csgn_lib.datasets import protocol as resolve
 from csgn_lib.records import InputError, Run, read_json, write_json
 from csgn_lib.retrieval.evaluation import evaluate_all, evaluate_all_distances
 from csgn_lib.retrieval.feature_files import read_distances, read_features
-from csgn_lib.retrieval.score_files import PER_QUERY, VERIFICATION, write_scores
-from csgn_lib.retrieval.scores import METRICS, Scores
+from csgn_lib.retrieval.score_files import PER_QUERY, VERIFICATION, refuse_occupied, write_scores
+from csgn_lib.retrieval.scores import Scores
 from csgn_lib.retrieval.verification import Verification, verify
 from csgn_lib.statistics import paired
+from csgn_lib.statistics.intervals import METRICS, percent
 
 GIVEN = "given"  # the descriptor's name in records of features from another program
 SCORED = "scored.json"
-TITLES = {"rank1": "rank-1", "mean_ap": "mAP", "minp": "mINP"}
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,7 @@ class Scored:
         """
         folder = Path(folder)
         about = {"sources": self.sources, "manifest": self.benchmark.manifest()}
-        if folder.is_dir() and any(folder.iterdir()):
-            held = read_json(folder / SCORED) if (folder / SCORED).exists() else {}
-            if [source["sha256"] for source in held.get("sources", [])] != [s["sha256"] for s in self.sources]:
-                raise InputError(f"{folder} holds something else; name an empty or a new folder with --out")
-        elif folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file; name a folder with --out")
+        refuse_occupied(folder, lambda: self._is_in(folder))
         write_scores(folder, {GIVEN: self.scores}, {GIVEN: {"descriptor": "given features"}})
         write_json(folder / "benchmark.json", self.benchmark.record())
         if self.verification:
@@ -68,6 +63,10 @@ class Scored:
             write_json(folder / VERIFICATION, {"benchmark": self.benchmark.name, "protocols": protocols})
         write_json(folder / SCORED, about)
         return folder
+
+    def _is_in(self, folder: Path) -> bool:
+        held = read_json(folder / SCORED) if (folder / SCORED).exists() else {}
+        return [source["sha256"] for source in held.get("sources", [])] == [s["sha256"] for s in self.sources]
 
 
 def score_features(
@@ -171,7 +170,7 @@ def report(folder: str | Path, benchmark: str) -> str:
     for descriptor, record in results.items():
         lines.append(f"{descriptor}: {record['descriptor']}")
         for name, scores in record["protocols"].items():
-            metrics = [f"{TITLES[m]} {_percent(scores[m], *scores[f'{m}_interval'])}" for m in METRICS]
+            metrics = [f"{title} {percent(scores[m], *scores[f'{m}_interval'])}" for m, title in METRICS.items()]
             counted = f"{scores['counted']} queries counted, {scores['dropped']} dropped"
             lines += [f"  {name}: {_protocol(name, benchmark).description}", f"    {'  '.join(metrics)}  ({counted})"]
     if Path(folder, VERIFICATION).exists():
@@ -184,14 +183,10 @@ def differences_report(table: pd.DataFrame, other: str | Path) -> str:
     """The result of ``compare`` as text, in percentage points."""
     lines = [f"these scores minus those of {other}, in percentage points, 95 % intervals and p over people:"]
     lines += [
-        f"  {row.protocol}: {TITLES[row.metric]} {_percent(row.difference, row.low, row.high, '+')}  p {row.p:.3f}"
+        f"  {row.protocol}: {METRICS[row.metric]} {percent(row.difference, row.low, row.high, '+')}  p {row.p:.3f}"
         for row in table.itertuples()
     ]
     return "\n".join(lines)
-
-
-def _percent(value: float, low: float | None, high: float | None, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f}" + (f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]" if low is not None else "")
 
 
 def _rate(rate: dict[str, Any]) -> str:
@@ -199,7 +194,7 @@ def _rate(rate: dict[str, Any]) -> str:
     title += f" at {rate['at'].upper()} {rate['level']:g}" if rate["level"] else ""
     if rate["value"] is None:
         return f"{title}: too few pairs or searches to estimate it"
-    return f"{title}: {_percent(rate['value'], rate['low'], rate['high'])} at distance {rate['threshold']:.4f}"
+    return f"{title}: {percent(rate['value'], rate['low'], rate['high'])} at distance {rate['threshold']:.4f}"
 
 
 def _protocol(name: str, benchmark: str) -> Protocol:

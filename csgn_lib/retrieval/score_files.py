@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from csgn_lib.records import atomic_path, write_json
-from csgn_lib.retrieval.scores import METRICS, Scores
+from csgn_lib.records import InputError, atomic_path, write_json
+from csgn_lib.retrieval.scores import Scores
+from csgn_lib.statistics.intervals import METRICS
 
 RESULTS, PER_QUERY, VERIFICATION = "results.json", "per_query.csv", "verification.json"
 ScoresByDescriptor = dict[str, dict[str, Scores]]
+
+
+def refuse_occupied(out: Path, ours: Callable[[], bool], own: Path | None = None) -> None:
+    """Raise InputError unless a folder is new, empty, or holds what is about to be written again, as ``ours`` tells.
+
+    ``own``: the folder of the model itself, whose files must not be replaced.
+    """
+    if own is not None and out.resolve() == own.resolve():
+        raise InputError(f"{out} is the model's own folder, whose files would be replaced; name another with --out")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder with --out")
+    if out.exists() and any(path.name[0] != "." for path in out.iterdir()) and not ours():
+        raise InputError(f"{out} holds something else; name an empty or a new folder with --out")
 
 
 def record(scores: Scores) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from csgn_lib.datasets import Protocol
 from csgn_lib.records import InputError
 from csgn_lib.retrieval.ranking import Pairs
-from csgn_lib.statistics.intervals import RESAMPLES, means_drawn, people_drawn, percentile_interval
+from csgn_lib.statistics.intervals import METRICS, RESAMPLES, means_drawn, people_drawn, percentile_interval
 
 RANKS = 50  # length of the CMC curve
-METRICS = ("rank1", "mean_ap", "minp")
 _LABELS = ("path", "person", "camera", "clothes", "tracklet")
 
 

@@ -14,12 +14,7 @@ from csgn_lib.runs.folders import current, flat, key, locate, open_run, recorded
 from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text
-from csgn_lib.runs.sweep_records import (
-    SweepRecords,
-    collect_records,
-    load_sweep_records,
-    records_folder,
-    write_sweep_records,
-)  # fmt: skip
+from csgn_lib.runs.sweep_files import collect_records, load_sweep_records, records_folder, write_sweep_records
+from csgn_lib.runs.sweep_records import SweepRecords
 from csgn_lib.runs.sweeps import planned, sweep
 from csgn_lib.runs.words import clock, listing

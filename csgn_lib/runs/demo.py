@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from csgn_lib.records import InputError, Run
+from csgn_lib.records import Run
 from csgn_lib.runs import executors, folders, notebooks
 from csgn_lib.runs.machine import cores
 from csgn_lib.runs.progress import Progress
@@ -68,10 +68,9 @@ def demo(
     First the steps without needs, then the others. A step whose run and needs are done is not run again unless
     ``fresh``. Steps whose needs failed are skipped; the others continue.
 
-    Returns one outcome per step, in the plan's order. Raises InputError for an invalid plan before anything starts, and
+    Returns one outcome per step, in the plan's order. Raises InputError for an unknown notebook or parameter, and
     KeyboardInterrupt after every current run has been stopped.
     """
-    _check(plan)
     seconds = sum(step.seconds for step in plan) / workers
     stream.write(
         f"{len(plan)} notebooks, {workers} at a time, about {clock(seconds)} on two cores if nothing is done yet\n"
@@ -80,16 +79,6 @@ def demo(
     for stage in ([step for step in plan if not step.needs], [step for step in plan if step.needs]):
         _run_stage(stage, outcomes, workers, fresh, stream)
     return [outcomes[step.name] for step in plan]
-
-
-def _check(plan: Sequence[Step]) -> None:
-    first = {step.name for step in plan if not step.needs}
-    for position, step in enumerate(plan):
-        notebooks.checked(notebooks.find(step.notebook), step.parameters)
-        if step.name in [other.name for other in plan[:position]] or not set(step.needs) <= first:
-            raise InputError(
-                f"step {step.name!r}: its name must be unique, and the steps it needs must not need others"
-            )
 
 
 def _run_stage(steps: Sequence[Step], outcomes: dict[str, Outcome], workers: int, fresh: bool, stream: TextIO) -> None:
@@ -136,7 +125,7 @@ def _run(
     seconds = {cell.run.dir: expected[cell.name] for cell in cells}
     threads = max(1, cores() // min(workers, len(cells)))
     with executors.local(workers) as pool, exclusive(cells) as lock:
-        run_cells(pool, cells, lock, (None, threads), errors, None, Progress(cells, stream, seconds, workers))
+        run_cells(pool, cells, lock, (None, threads), errors, Progress(cells, stream, seconds, workers))
 
 
 def _relative(run: Run | None) -> str:

@@ -52,10 +52,11 @@ def named(
     if name == "submitit":
         wanted = {"gpus_per_node": gpus_per_cell} if gpus_per_cell else {}
         return submitit(folders.runs_folder() / ".jobs", **{**wanted, **parameters})
-    gpus = machine.gpus() if gpus_per_cell and address is None else None
     if name == "local":
-        return local(workers, gpus, gpus_per_cell)
-    return dask(address, workers, gpus, gpus_per_cell)
+        return local(workers, machine.gpus() if gpus_per_cell else None, gpus_per_cell)
+    if gpus_per_cell and address is None:
+        raise InputError("workers that --executor dask starts have no GPUs of their own; omit it, or give --address")
+    return dask(address, workers, gpus_per_cell)
 
 
 def share(name: str, workers: int | None) -> int | None:
@@ -95,46 +96,27 @@ class _Local(ThreadPoolExecutor):
             self._places.put(place)
 
 
-def dask(
-    address: str | None = None,
-    workers: int | None = None,
-    gpus: Sequence[int | str] | None = None,
-    gpus_per_cell: int = 0,
-) -> Executor:
+def dask(address: str | None = None, workers: int | None = None, gpus_per_cell: int = 0) -> Executor:
     """Workers of dask.distributed: a cluster's at ``address``, else ``workers`` processes of this machine.
 
     A cell whose worker is killed continues on another one. With ``gpus_per_cell``, a cell needs that many of the
-    resource ``GPU``: a local worker has some of ``gpus``; a cluster's worker declares its own by
-    ``CUDA_VISIBLE_DEVICES=0 dask worker ADDRESS --nthreads 1 --resources GPU=1``.
+    resource ``GPU``, which a cluster's worker declares: ``CUDA_VISIBLE_DEVICES=0 dask worker ADDRESS --nthreads 1
+    --resources GPU=1``.
 
     Raises:
-        InputError: dask is not installed, nothing answers at the address, or too few GPUs.
+        InputError: dask is not installed, or nothing answers at the address.
     """
     try:
-        from distributed import Client, Nanny, Scheduler, SpecCluster
+        from distributed import Client, LocalCluster
     except ImportError:
         raise InputError('dask is not installed: pip install -e ".[dask]"') from None
-    if gpus is not None:
-        gpus_per_cell = max(1, gpus_per_cell)
     cluster = None
     if address is None:
-        places: Sequence[str | None] = groups(gpus, gpus_per_cell) if gpus is not None else [None] * (workers or 1)
-        resources = {"GPU": gpus_per_cell} if gpus is not None else {}
-        specs = {
-            number: {
-                "cls": Nanny,
-                "options": {
-                    "silence_logs": 50,
-                    "memory_limit": 0,  # a cell is a separate process, to which a worker's limit does not apply
-                    "nthreads": 1,  # one cell at a time in each worker, so that a killed worker stops only one
-                    "resources": resources,
-                    "env": {} if place is None else {"CUDA_VISIBLE_DEVICES": place},
-                },
-            }
-            for number, place in enumerate(places[: workers or len(places)])
-        }
-        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}}
-        cluster = SpecCluster(workers=specs, scheduler=scheduler, silence_logs=50)
+        cluster = LocalCluster(
+            n_workers=workers or 1, host="127.0.0.1", dashboard_address=None, silence_logs=50,
+            threads_per_worker=1,  # one cell at a time in each worker, so that a killed worker stops only one
+            memory_limit=0,  # a cell is a separate process, to which a worker's limit does not apply
+        )  # fmt: skip
     try:
         client = Client(cluster or address)
     except (OSError, ValueError) as error:

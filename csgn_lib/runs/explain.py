@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from csgn_lib.records import InputError, Run, home, read_json, sha256
+from csgn_lib.records import InputError, Run, home, read_json, read_record, sha256
 from csgn_lib.runs.machine import library_digest
 
 SUFFIXES = (".pdf", ".png", ".csv", ".json")  # of a saved figure
@@ -84,7 +84,10 @@ def origin(run: Run) -> dict[str, Any]:
 
     Raises InputError for a damaged file.
     """
-    status, where, data = (_read(run, name) for name in ("status.json", "environment.json", "benchmark.json"))
+    status, where, data = (
+        read_record(run.path(name)) if run.path(name).exists() else {}
+        for name in ("status.json", "environment.json", "benchmark.json")
+    )
     git = where.get("git") or {}
     config = run.path("config.json")
     return {
@@ -226,11 +229,3 @@ def _file(name: str, path: Path, recorded: object) -> Link:
 
 def _absent(name: str, detail: str) -> Link:
     return Link(name, detail, "missing")
-
-
-def _read(run: Run, name: str) -> dict[str, Any]:
-    path = run.path(name)
-    record = read_json(path) if path.exists() else {}
-    if not isinstance(record, dict):
-        raise InputError(f"{path} is no record of a run; remove the run and repeat it")
-    return record

@@ -12,17 +12,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csgn_lib.config import RECORDED, content_digests, plugin_digests
+from csgn_lib.config import RECORDED, content_digests, plugins_of
 from csgn_lib.records import (
     InputError,
     Run,
     did_you_mean,
     home,
     locate,
+    lock,
     read_record,
     stops_on_sigterm,
     write_json,
@@ -34,11 +35,6 @@ from csgn_lib.runs.notebooks import cells
 
 if TYPE_CHECKING:
     from csgn_lib.datasets import Benchmark
-
-try:
-    import fcntl
-except ImportError:  # Windows: only the heartbeat shows which processes run
-    fcntl = None  # type: ignore[assignment]
 
 HEARTBEAT = 2.0  # seconds between two writes of a running status
 SILENCE = 60.0  # seconds without one after which a run on another host counts as dead
@@ -104,7 +100,8 @@ def key(notebook: Path | None, parameters: Mapping[str, Any]) -> str:
     values = {name: value for name, value in parameters.items() if name not in RECORDED}
     if isinstance(more := values.get("more"), Mapping):
         values["more"] = {name: value for name, value in more.items() if name not in RECORDED}
-    contents = [named_files(values), sorted(plugin_digests(parameters).values()), content_digests(parameters)]
+    plugins = sorted(plugin.digest for plugin in plugins_of(parameters))
+    contents = [named_files(values), plugins, content_digests(parameters)]
     text = json.dumps([values, contents, core_digest(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -136,9 +133,9 @@ def claimed(run: Run) -> Iterator[None]:
     """
     with writing(run.dir):
         run.dir.mkdir(parents=True, exist_ok=True)
-        lock = run.path(processes.LOCK).open("a")
-    with lock as file:
-        locked = _lock(file)
+        opened = run.path(processes.LOCK).open("a")
+    with opened as file:
+        locked = lock(file, wait=False)
         foreign = locked is None or not _written_here(run)
         if locked is False or (foreign and state(run) == "running"):
             raise InUse(f"{run.dir} is in use by another process{_holder(run)}; wait for it, or give another folder")
@@ -212,19 +209,6 @@ def refuse_other_core(run: Run) -> None:
 
 def _written_here(run: Run) -> bool:
     return run.path("status.json").exists() and run.status.get("host") == socket.gethostname()
-
-
-def _lock(file: IO[str]) -> bool | None:
-    """Whether this process has the lock now; None if the system has no such lock."""
-    try:
-        if fcntl is None:
-            return None
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
 
 
 def state(run: Run) -> str:

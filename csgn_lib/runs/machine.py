@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import csgn_lib
-from csgn_lib.records import cores, sha256
+from csgn_lib.records import cached_sha256, cores
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "accelerate", "numpy", "pandas", "papermill")
 LIBRARY = Path(csgn_lib.__file__).parent
@@ -52,7 +52,9 @@ def core_digest() -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content (of a Python file: its code), cached until its size or time changes."""
-    return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
+    if path.suffix != ".py":
+        return cached_sha256(path)
+    return _code_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
 
 
 def _digest(paths: Iterable[Path]) -> str:
@@ -63,10 +65,8 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _file_digest(path: Path, time_ns: int, size: int) -> str:
-    if path.suffix == ".py":
-        return hashlib.sha256(_code(path)).hexdigest()
-    return sha256(path)
+def _code_digest(path: Path, time_ns: int, size: int) -> str:
+    return hashlib.sha256(_code(path)).hexdigest()
 
 
 def _code(path: Path) -> bytes:

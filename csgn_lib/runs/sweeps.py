@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -85,7 +85,6 @@ def sweep(
     timeout: float | None = None,
     threads: int | None = None,
     workers: int | None = None,
-    report: Callable[[Run], None] | None = None,
     stream: TextIO | None = None,
 ) -> pd.DataFrame:
     """Run the notebook for every cell of the grid; one row per cell, in their order.
@@ -103,7 +102,6 @@ def sweep(
         timeout: seconds of wall clock for each cell.
         threads: CPU threads of each cell; 1 if there are as many workers as cores.
         workers: cells at a time, without an executor; default 1, or as many as have GPUs.
-        report: called with each run when it has ended; not for runs that were already done.
         stream: for progress and the estimated time left.
 
     Returns a frame: the cells' parameters (a `Grid`'s ``row`` first), ``run`` (folder), ``state``, ``error``, and
@@ -125,7 +123,7 @@ def sweep(
         with exclusive(cells) as lock:
             try:
                 progress = Progress(cells, stream, {}, getattr(pool, "_max_workers", None))
-                run_cells(pool, cells, lock, (timeout, threads), errors, report, progress)
+                run_cells(pool, cells, lock, (timeout, threads), errors, progress)
             finally:
                 frame = frame_of(cells, errors)
                 frame.attrs["report"] = write_report(report_to, frame, [cell.given for cell in cells], source)
@@ -211,7 +209,6 @@ def run_cells(
     lock: Run,
     limits: tuple[float | None, int | None],
     errors: dict[Path, str],
-    report: Callable[[Run], None] | None,
     progress: Progress,
 ) -> None:
     """Run the cells that are not done; errors outside of a run are added to ``errors``, by folder.
@@ -235,8 +232,6 @@ def run_cells(
                 if error := _error(future):
                     _record_failure(futures[future].run, error, errors)
                 progress.ended(futures[future])
-                if report:
-                    report(futures[future].run)
             progress.show([futures[future] for future in pending])
     except BaseException:
         stop.set()

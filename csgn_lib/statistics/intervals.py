@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 1000  # bootstrap resamples
+METRICS = {"rank1": "rank-1", "mean_ap": "mAP", "minp": "mINP"}  # columns of records, as the field writes them
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Interval:
     def record(self) -> dict[str, float]:
         """The three numbers by name, as a row of a table or of JSON."""
         return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def percent(value: float, low: float | None, high: float | None, sign: str = "") -> str:
+    """A share and its interval in percent, such as ``12.5 [11.0, 14.1]``; without one if ``low`` is None."""
+    if low is None or high is None:
+        return f"{100 * value:{sign}.1f}"
+    return format(Interval(100 * value, 100 * low, 100 * high), f"{sign}.1f")
 
 
 def over_people(

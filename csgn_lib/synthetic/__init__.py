@@ -12,21 +12,3 @@ from csgn_lib.synthetic.people import Person
 from csgn_lib.synthetic.scenes import Scene, draw
 from csgn_lib.synthetic.words import attribute_prompts
 from csgn_lib.synthetic.worlds import Entry, World, entries
-
-__all__ = [
-    "PARTS",
-    "Entry",
-    "Outfit",
-    "Person",
-    "Scene",
-    "World",
-    "attribute_prompts",
-    "benchmark_for",
-    "draw",
-    "ensure",
-    "entries",
-    "planned_for",
-    "planned_train",
-    "world_of",
-    "write_world",
-]

@@ -38,11 +38,6 @@ from csgn_lib.training.steps import Report, Stage2Targets, save_tensors
 from csgn_lib.vocabulary_files import read_vocabulary
 from csgn_lib.vss import embedding_widths
 
-__all__ = [
-    "Learner", "Stage2Step", "Stage2Targets", "build_learner", "check", "fit", "frozen_features", "learn_prompts",
-    "load_encoder", "load_towers", "read_descriptions", "refuse_another", "stage2_terms",
-]  # fmt: skip
-
 
 def fit(
     experiment: Experiment,

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce  # with gradients
 from torch.nn.parallel import DistributedDataParallel
 
 from csgn_lib.records import InputError
@@ -87,22 +88,6 @@ class _Gather(torch.autograd.Function):
         return gradient.chunk(ctx.count)[ctx.rank] * ctx.count, None, None
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over processes, forward and backward."""
-
-    @staticmethod
-    def forward(ctx: object, own: Tensor) -> Tensor:
-        total = own.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
-
-
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the maps of all processes; unlike torch's SyncBatchNorm it also runs on a CPU."""
 
@@ -113,9 +98,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         wide = maps.float()
         count = wide.numel() // wide.shape[1] * dist.get_world_size()
         shape = (1, -1, 1, 1)
-        mean = _Sum.apply(wide.sum((0, 2, 3))) / count
+        mean = all_reduce(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import random_stream
 from csgn_lib.config import Experiment
+from csgn_lib.progress import duration
 from csgn_lib.training.encoders import without_data
 from csgn_lib.training.precision import usable_precision
 from csgn_lib.training.stage2 import Learner, identity_sampler
@@ -130,7 +131,7 @@ class Estimate:
         lines += [
             f"{label}  {_tera(stage2)}  stage 2: {self.epochs[1]} epochs of {self.stage2_images:,} images "
             f"(3 x {self.image_flops / 1e9:.3g} GFLOP)",
-            f"  time        {_clock(self.seconds)}  at {self.rate / 1e9:,.0f} GFLOP/s, measured just now with "
+            f"  time        {duration(self.seconds)}  at {self.rate / 1e9:,.0f} GFLOP/s, measured just now with "
             f"{self.precision} matrix products on {self.device}",
         ]
         return "\n".join(lines)
@@ -142,14 +143,6 @@ def _mib(count: int) -> str:
 
 def _tera(flops: int) -> str:
     return f"{flops / 1e12:6,.1f} TFLOP"
-
-
-def _clock(seconds: float) -> str:
-    """5 s, 12 min 40 s, 3 h 2 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def estimate(experiment: Experiment, train: pd.DataFrame) -> Estimate:

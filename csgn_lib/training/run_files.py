@@ -92,7 +92,7 @@ def starting_weights(**towers: nn.Module | None) -> dict[str, str | None]:
 
 def training_digest(benchmark: Benchmark) -> str:
     """SHA-256 (hex) of the training data: paths, file sizes and labels, held-out people included."""
-    lines = sorted(line for line in benchmark._manifest_lines(False) if line.startswith("train\t"))
+    lines = sorted(line for line in benchmark.manifest_lines() if line.startswith("train\t"))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -144,26 +144,23 @@ def _refuse_other_parameters(run: Run, experiment: Experiment) -> None:
 def _refuse_other_plugins(run: Run, experiment: Experiment) -> None:
     before, now = _origin(run).get("plugins", {}), experiment.plugins
     for name in before.keys() | now.keys():
-        if before.get(name) != now.get(name):
-            states = [digest[:12] if digest else "absent" for digest in (before.get(name), now.get(name))]
-            raise InputError(
-                f"{run.dir} was begun with another plugin {name}: SHA-256 {states[0]}, and now {states[1]}; bring it "
-                f"back (the run's copy is {run.path(plugins.COPIES, name)}), or name another folder"
-            )
+        copy = f"bring it back (the run's copy is {run.path(plugins.COPIES, name)}), or name another folder"
+        _refuse_other_digest(run, f"plugin {name}", before.get(name), now.get(name), copy)
 
 
 def _refuse_other_contents(run: Run, experiment: Experiment) -> None:
-    """Of what ``init`` and ``vocabulary_file`` name."""
     if not run.path("towers.json").exists():
         return
     before, now = _origin(run), content_digests(experiment.model_dump())
     for name in BY_CONTENT:
-        if before.get(name) != now.get(name):
-            states = [digest[:12] if digest else "none" for digest in (before.get(name), now.get(name))]
-            raise InputError(
-                f"{run.dir} was begun with another {name}: SHA-256 {states[0]}, and now {states[1]} "
-                f"({getattr(experiment, name)}); {OTHER}"
-            )
+        given = f"{name}={getattr(experiment, name)}; {OTHER}"
+        _refuse_other_digest(run, name, before.get(name), now.get(name), given)
+
+
+def _refuse_other_digest(run: Run, what: str, before: str | None, now: str | None, cure: str) -> None:
+    if before != now:
+        states = [digest[:12] if digest else "none" for digest in (before, now)]
+        raise InputError(f"{run.dir} was begun with another {what}: SHA-256 {states[0]}, and now {states[1]}; {cure}")
 
 
 def _refuse_other_data(run: Run, benchmark: Benchmark) -> None:

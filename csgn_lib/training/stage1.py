@@ -18,7 +18,7 @@ from torch import Tensor
 from csgn_lib import hsf, mdg, vocabulary
 from csgn_lib.backbones import ClipTower
 from csgn_lib.batches import Batch, ImageSet, Prefetcher, random_stream, to_float, to_gray
-from csgn_lib.config import Experiment
+from csgn_lib.config import DESCRIPTIONS, Experiment
 from csgn_lib.progress import track
 from csgn_lib.records import InputError, Run, locate, read_json
 from csgn_lib.training.checkpoints import Checkpoints
@@ -35,7 +35,6 @@ from csgn_lib.training.steps import (
 )
 from csgn_lib.vocabulary_files import vocabulary_for
 
-TEXT_FILE = "text.safetensors"
 LEARN_AGAIN = "remove it; the same command then learns the descriptions again"
 RECORDS = ("benchmark.json", "towers.json")
 STAGE1 = (  # parameters that decide the descriptions, besides those of plugins
@@ -85,7 +84,7 @@ def _descriptions(
     checkpoints: Checkpoints,
 ) -> mdg.TextFeatures:
     """The run's stored descriptions, or newly learned ones, which the main process stores."""
-    stored = run.path(TEXT_FILE).exists()
+    stored = run.path(DESCRIPTIONS).exists()
     accelerator.wait_for_everyone()  # every process has checked for the file before one of them writes it
     if stored:
         text = read_descriptions(run, accelerator.device)
@@ -95,14 +94,14 @@ def _descriptions(
     text = text or learn_prompts(experiment, clip, images, accelerator, report, checkpoints)
     text = mdg.TextFeatures(**{name: broadcast(part.contiguous()) for name, part in text.parts().items()})
     if accelerator.is_main_process:
-        save_tensors(text.parts(), run.path(TEXT_FILE))
+        save_tensors(text.parts(), run.path(DESCRIPTIONS))
     return text
 
 
 def _descriptions_of_init(experiment: Experiment, run: Run, device: torch.device) -> mdg.TextFeatures | None:
     """The descriptions of the run that ``init`` names, if it had the same training images and the same stage 1."""
     other = Run(locate(experiment.init)) if experiment.init else None
-    if other is None or not all(other.path(name).exists() for name in (TEXT_FILE, *RECORDS)):
+    if other is None or not all(other.path(name).exists() for name in (DESCRIPTIONS, *RECORDS)):
         return None
     deciding = {*STAGE1, *(type(experiment).model_fields.keys() - Experiment.model_fields.keys())}
 
@@ -125,7 +124,7 @@ def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextF
     Raises:
         InputError: the run used no text, or stage 1 has not ended; a damaged file, or other content.
     """
-    path = run.path(TEXT_FILE)
+    path = run.path(DESCRIPTIONS)
     if not path.exists():
         raise InputError(f"{path} does not exist: stage 1 of this run has not ended, or hsf=none needs none")
     try:
@@ -146,8 +145,8 @@ def _refuse_other_people(text: mdg.TextFeatures, identities: int, width: int, ru
     for name, part in text.parts().items():
         if tuple(part.shape) != wanted.get(name, (identities, *part.shape[1:])):
             raise InputError(
-                f"{run.path(TEXT_FILE)} does not fit this run: its {name} is of shape {tuple(part.shape)}, and there "
-                f"are {identities} identities and a CLIP of width {width}; {LEARN_AGAIN}, or name another folder"
+                f"{run.path(DESCRIPTIONS)} does not fit this run: its {name} is of shape {tuple(part.shape)}, and "
+                f"there are {identities} identities and a CLIP of width {width}; {LEARN_AGAIN}, or name another folder"
             )
 
 

@@ -135,7 +135,7 @@ def parameters() -> str:
 
 def protocols() -> str:
     """Every protocol of every benchmark, headline first, with its one-line description."""
-    from csgn_lib.datasets.protocols import BENCHMARK_PROTOCOLS
+    from csgn_lib.datasets.benchmark_protocols import BENCHMARK_PROTOCOLS
 
     lines = [
         "# Benchmarks and protocols", "",

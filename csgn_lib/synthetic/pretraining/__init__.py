@@ -18,21 +18,3 @@ from csgn_lib.synthetic.pretraining.losses import save_half
 from csgn_lib.synthetic.pretraining.pairs import CHUNK, UNSEEN, Pictures, render, scenes_of
 from csgn_lib.synthetic.pretraining.recipe import train_clip, train_resnet
 from csgn_lib.synthetic.pretraining.scores import moves, readable, zero_shot
-
-__all__ = [
-    "CHUNK",
-    "LabelledPictures",
-    "Pictures",
-    "UNSEEN",
-    "batches",
-    "labelled",
-    "levels_of",
-    "moves",
-    "readable",
-    "render",
-    "save_half",
-    "scenes_of",
-    "train_clip",
-    "train_resnet",
-    "zero_shot",
-]
