@@ -21,4 +21,4 @@ from csgn_lib.figures.parameters import ParameterTable, parameter_table
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
 from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, subplots, use_style
 from csgn_lib.figures.strips import rank_strips, strip_frame
-from csgn_lib.figures.tables import Table, results_table
+from csgn_lib.figures.tables import Table, protocol_name, results_table

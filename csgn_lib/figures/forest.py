@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from csgn_lib.figures.saving import TEXT_WIDTH, styled
+from csgn_lib.figures.tables import protocol_name
 from csgn_lib.records import InputError
 
 _INK, _LINE, _DISC = "#262626", "#bfbfbf", "#0072B2"
@@ -131,7 +132,7 @@ def _panels(frame: pd.DataFrame, rows: Sequence[str]) -> tuple[Figure, list[tupl
     size = TEXT_WIDTH, 0.6 + 0.2 * len(rows)
     figure, [grid] = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
     for axes, protocol in zip(grid, parts, strict=True):
-        axes.set(title=str(protocol).replace("_", "-"))
+        axes.set(title=protocol_name(str(protocol)))
     grid[0].set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     return figure, list(zip(grid, parts.values(), strict=True))
 
