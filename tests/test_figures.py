@@ -391,6 +391,15 @@ def test_html_tables_escape_names_and_print_intervals():
     assert table.html.count("<small>") == 2  # chance has no interval
 
 
+def test_further_protocols_are_below_the_first_two():
+    many = pd.concat([RESULTS[:1].assign(protocol=name) for name in ("cross_clothes", "same_clothes", "general")])
+    table = figures.results_table(many, {"general": "all <images>"})
+    assert [len(line) for line in table.text.splitlines() if line.startswith("chance")] == [72, 39]
+    first, second = table.html.split("</table>")[:2]
+    assert "cross-clothes" in first and "same-clothes" in first and "<caption>" not in first
+    assert "<caption>general: all &lt;images&gt;</caption>" in second and table.html.count("chance") == 2
+
+
 def test_incomplete_or_duplicate_results_are_refused():
     with pytest.raises(InputError, match="lack the column minp"):
         figures.results_table(RESULTS.drop(columns="minp"))
