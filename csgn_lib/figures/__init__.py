@@ -9,7 +9,7 @@ from csgn_lib.figures.attention import (
     attention_deletion,
     attention_heads,
     attention_layers,
-    attention_pairs,
+    attention_pair,
     attention_shares,
 )
 from csgn_lib.figures.errors import error_rates
