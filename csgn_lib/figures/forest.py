@@ -61,6 +61,7 @@ def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
             axes.plot(part["value"], [rows.index(row) for row in part["row"]], "o", alpha=0.55, ms=4, mew=0)
             means = part.groupby("row", sort=False)["value"].mean()
             axes.plot(means, [rows.index(row) for row in means.index], "|", color=_INK, ms=9, mew=1.2)
+            axes.margins(x=0.04)  # the right-most dot is complete
             axes.set(xlim=(0, None))
         figure.supxlabel(xlabel, fontsize="medium")
     return figure
