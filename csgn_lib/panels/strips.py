@@ -90,7 +90,7 @@ def enlarged_html(cells: list[Cell], facts: str, searchable: bool) -> str:
     button = '<button type="button" class="jupyter-button" data-choice="{}" style="width:max-content">{}</button>'
     buttons = button.format(SEARCH, "Search with this image") * searchable + button.format(CLOSE, "Close")
     return (
-        '<dialog style="padding:0;border:1px solid #ccc">'
+        '<dialog style="margin:auto;padding:0;border:1px solid #ccc">'
         '<div style="display:flex;gap:14px;padding:12px;font-size:13px">'
         f"{''.join(cell.html(ENLARGED) for cell in cells)}"
         f'<div style="line-height:1.5">{facts}<div style="display:flex;gap:6px;margin-top:8px">{buttons}</div>'
