@@ -113,7 +113,7 @@ class TrainingDashboard:
         chosen: folders of the runs to show first; default: running ones, else the newest with an epoch.
         folder: of all runs to choose from; default ``reports/runs``.
         every: seconds between two updates.
-        beside: also called by every fifth update, such as a board's ``refresh``, which reads the folders of all runs.
+        beside: also called by every fifth update and for a new run, such as the ``refresh`` of a `Board`.
     """
 
     def __init__(
@@ -201,8 +201,9 @@ class TrainingDashboard:
     async def _poll(self) -> None:
         for number in itertools.count():
             try:
+                known = len(self._known)
                 self.refresh()
-                if number % _BESIDE == 0:
+                if number % _BESIDE == 0 or len(self._known) > known:
                     self.beside()
             except Exception as error:  # an error of a task is not displayed
                 self.message.value = alert(f"the panel stopped following: {error!r}")
