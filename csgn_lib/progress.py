@@ -24,10 +24,11 @@ Item = TypeVar("Item")
 def track(
     iterable: Iterable[Item], total: int | None = None, what: str = "", size: Callable[[Item], int] | None = None
 ) -> Iterator[Item]:
-    """Yield the items of ``iterable``, and report the progress on standard error.
+    """Yield the items of ``iterable``, and report the progress.
 
-    A terminal or an open notebook shows a bar with the time left. Elsewhere (a log, a sweep, papermill) each tenth is
-    a line, if the whole takes LONG or more. Of several processes (``RANK``) only the first reports.
+    A terminal (standard error) or an open notebook (standard output) shows a bar with the time left. Elsewhere (a log,
+    a sweep, papermill) each tenth is a line on standard error, if the whole takes LONG or more. Of several processes
+    (``RANK``) only the first reports.
 
     Args:
         total: what the items add up to; by default ``len(iterable)``.
@@ -52,7 +53,8 @@ def _is_watched() -> bool:
 
 
 def _bar(iterable: Iterable[Item], total: int, what: str, size: Callable[[Item], int] | None) -> Iterator[Item]:
-    with tqdm(total=total, desc=what or None, delay=DELAY, file=sys.stderr, dynamic_ncols=True) as bar:
+    out = sys.stderr if sys.stderr.isatty() else sys.stdout  # a notebook shows standard error on red, as a warning
+    with tqdm(total=total, desc=what or None, delay=DELAY, file=out, dynamic_ncols=True) as bar:
         for item in iterable:
             yield item
             bar.update(size(item) if size else 1)

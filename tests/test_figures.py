@@ -323,9 +323,9 @@ def test_label_maps_colour_evenly_spaced_labels_only():
 def test_attention_pair_shows_all_maps():
     image, maps = Image.new("RGB", (8, 16)), {"rollout": np.ones((2, 16, 8)), "occlusion": np.zeros((2, 16, 8))}
     pair = figures.ExplainedPair((image, image), ("query", "right answer"), maps)
-    drawn = [a for a in figures.attention_pairs([pair, pair]).axes if a.images]
-    assert len(drawn) == 2 * 2 * 3
-    assert [a.get_xlabel() for a in drawn if a.get_xlabel()] == ["query", "right answer"] * 2
+    drawn = [a for a in figures.attention_pair(pair).axes if a.images]
+    assert len(drawn) == 2 * 3
+    assert [a.get_xlabel() for a in drawn if a.get_xlabel()] == ["query", "right answer"]
     assert len(figures.attention_heads([image], np.ones((1, 4, 16, 8))).axes) == 5
 
 
@@ -389,6 +389,15 @@ def test_html_tables_escape_names_and_print_intervals():
     assert "A &amp; &lt;b&gt;" in table.html and "<b>" not in table.html
     assert "10.0 <small>8.0–12.3</small>" in table.html and table._repr_html_() == table.html
     assert table.html.count("<small>") == 2  # chance has no interval
+
+
+def test_further_protocols_are_below_the_first_two():
+    many = pd.concat([RESULTS[:1].assign(protocol=name) for name in ("cross_clothes", "same_clothes", "general")])
+    table = figures.results_table(many, {"general": "all <images>"})
+    assert [len(line) for line in table.text.splitlines() if line.startswith("chance")] == [72, 39]
+    first, second = table.html.split("</table>")[:2]
+    assert "cross-clothes" in first and "same-clothes" in first and "<caption>" not in first
+    assert "<caption>general: all &lt;images&gt;</caption>" in second and table.html.count("chance") == 2
 
 
 def test_incomplete_or_duplicate_results_are_refused():

@@ -428,6 +428,23 @@ def test_panel_updates_until_closed(tmp_path):
     assert asyncio.run(look()) == [1, 1]
 
 
+def test_board_beside_the_dashboard_lists_new_run(tmp_path):
+    async def look() -> str:
+        _recorded(tmp_path / "one")
+        board = panels.Board(tmp_path)
+        panel = panels.TrainingDashboard(folder=tmp_path, every=0.02, beside=board.refresh)
+        panel.follow()
+        _recorded(tmp_path / "two", "failed")
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if "two" in board.table.value:
+                break
+        panel.close()
+        return board.table.value
+
+    assert "✖ failed" in asyncio.run(look())
+
+
 def test_panel_reports_why_it_stopped(tmp_path, monkeypatch):
     async def look() -> str:
         panel = panels.TrainingDashboard([_recorded(tmp_path / "one")], folder=tmp_path, every=0.02)

@@ -67,6 +67,14 @@ def test_terminal_bar_ends_at_100_percent(monkeypatch):
     assert "reading" in terminal.getvalue() and "100%" in terminal.getvalue() and "5/5" in terminal.getvalue()
 
 
+def test_notebook_bar_is_no_warning(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "DELAY", 0)
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
+    assert sum(progress.track(range(5), what="reading")) == 10
+    shown = capsys.readouterr()
+    assert "5/5" in shown.out and shown.err == ""
+
+
 def test_headless_kernel_writes_lines(monkeypatch, clock):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -9,7 +9,7 @@ from csgn_lib.figures.attention import (
     attention_deletion,
     attention_heads,
     attention_layers,
-    attention_pairs,
+    attention_pair,
     attention_shares,
 )
 from csgn_lib.figures.errors import error_rates
@@ -21,4 +21,4 @@ from csgn_lib.figures.parameters import ParameterTable, parameter_table
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
 from csgn_lib.figures.saving import COLUMN_WIDTH, STYLE, TEXT_WIDTH, save, styled, subplots, use_style
 from csgn_lib.figures.strips import rank_strips, strip_frame
-from csgn_lib.figures.tables import Table, results_table
+from csgn_lib.figures.tables import Table, protocol_name, results_table

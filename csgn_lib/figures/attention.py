@@ -40,7 +40,7 @@ class ExplainedPair:
 
 def overlay(axes: Axes, image: Image.Image, heat: NDArray[np.floating] | None = None) -> None:
     """Draw an image; with ``heat`` (H, W) in gray, below the map scaled to its own maximum."""
-    axes.imshow(image if heat is None else image.convert("L"), cmap="gray", vmin=0, vmax=255)
+    axes.imshow(image if heat is None else image.convert("L"), cmap="gray", vmin=0, vmax=255, interpolation="lanczos")
     if heat is not None:
         heat = heat / max(float(heat.max()), 1e-12)
         axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.6 * heat)
@@ -49,25 +49,18 @@ def overlay(axes: Axes, image: Image.Image, heat: NDArray[np.floating] | None = 
     axes.grid(visible=False)
 
 
-def attention_pairs(pairs: Sequence[ExplainedPair]) -> Figure:
-    """One pair per row: the query and its maps on the left, the gallery image and its maps on the right."""
-    methods, (width, height) = list(pairs[0].maps), pairs[0].images[0].size
-    columns = 1 + len(methods)
-    tall = TEXT_WIDTH / (2 * columns + 0.5) * height / width + 0.2
+def attention_pair(pair: ExplainedPair) -> Figure:
+    """The query and its maps above, the gallery image and its maps below."""
+    (width, height), columns = pair.images[0].size, 1 + len(pair.maps)
+    tall = min(2.6, TEXT_WIDTH / columns * height / width)
     with styled():
-        figure, grid = plt.subplots(
-            len(pairs), 2 * columns + 1, figsize=(TEXT_WIDTH, 0.3 + len(pairs) * tall),
-            width_ratios=[*[1] * columns, 0.3, *[1] * columns], squeeze=False,
-        )  # fmt: skip
-        for i, (axes, pair) in enumerate(zip(grid, pairs, strict=True)):
-            axes[columns].axis("off")
-            for side in (0, 1):
-                here = axes[side * (columns + 1) :]
-                overlay(here[0], pair.images[side])
-                here[0].set_xlabel(pair.labels[side], fontsize=6)
-                for cell, method in zip(here[1:], methods, strict=False):
-                    overlay(cell, pair.images[side], pair.maps[method][side])
-                    _small_title(cell, method.replace(" (", "\n(") if i == 0 else "")
+        figure, grid = plt.subplots(2, columns, figsize=(TEXT_WIDTH, 0.9 + 2 * tall))
+        for side, axes in enumerate(grid):
+            overlay(axes[0], pair.images[side])
+            axes[0].set_xlabel(pair.labels[side])
+            for cell, (method, maps) in zip(axes[1:], pair.maps.items(), strict=True):
+                overlay(cell, pair.images[side], maps[side])
+                _small_title(cell, "" if side else method)
         figure.colorbar(
             plt.cm.ScalarMappable(cmap="inferno"), ax=grid, label="relevance, share of the map's maximum", shrink=0.6,
             location="bottom", aspect=40, pad=0.02,
@@ -165,4 +158,4 @@ def _plot_share(axes: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
 
 
 def _small_title(axes: Axes, text: str) -> None:
-    axes.set_title(text, fontsize=6, loc="center", fontweight="normal")
+    axes.set_title(text, fontsize=7, loc="center", fontweight="normal")

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from csgn_lib.figures.saving import TEXT_WIDTH, styled
+from csgn_lib.figures.tables import protocol_name
 from csgn_lib.records import InputError
 
 _INK, _LINE, _DISC = "#262626", "#bfbfbf", "#0072B2"
@@ -60,6 +61,7 @@ def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
             axes.plot(part["value"], [rows.index(row) for row in part["row"]], "o", alpha=0.55, ms=4, mew=0)
             means = part.groupby("row", sort=False)["value"].mean()
             axes.plot(means, [rows.index(row) for row in means.index], "|", color=_INK, ms=9, mew=1.2)
+            axes.margins(x=0.04)  # the right-most dot is complete
             axes.set(xlim=(0, None))
         figure.supxlabel(xlabel, fontsize="medium")
     return figure
@@ -131,7 +133,7 @@ def _panels(frame: pd.DataFrame, rows: Sequence[str]) -> tuple[Figure, list[tupl
     size = TEXT_WIDTH, 0.6 + 0.2 * len(rows)
     figure, [grid] = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
     for axes, protocol in zip(grid, parts, strict=True):
-        axes.set(title=str(protocol).replace("_", "-"))
+        axes.set(title=protocol_name(str(protocol)))
     grid[0].set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     return figure, list(zip(grid, parts.values(), strict=True))
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from csgn_lib.figures.plots import curves, loss_frame, metrics_frame
-from csgn_lib.figures.tables import results_table
+from csgn_lib.figures.tables import protocol_name, results_table
 from csgn_lib.records import InputError, Run, read_json, write_text
 from csgn_lib.runs import Outcome, clock, environment
 
@@ -92,7 +92,7 @@ def _chart(results: pd.DataFrame) -> str:
     keys = {"cloth": (_HEADLINE, "var(--cloth)"), "general": (_EASY, "var(--general)")}
     key = "".join(
         f'<span><b style="background:{colour if name == "cloth" else "none"};border:2px solid {colour}"></b>'
-        f"{protocol.replace('_', '-')}</span>"
+        f"{protocol_name(protocol)}</span>"
         for name, (protocol, colour) in keys.items()
         if protocol in values
     )

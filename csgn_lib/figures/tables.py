@@ -10,6 +10,7 @@ import pandas as pd
 
 from csgn_lib.records import InputError
 
+SIDE_BY_SIDE = 2  # protocols; more of them make a table wider than a page
 COLUMNS = ("row", "protocol", "rank1", "mean_ap", "minp", "counted")
 _HEADS = ("rank-1", "mAP", "mINP", "queries")
 
@@ -30,8 +31,13 @@ class Table:
         return self.html
 
 
+def protocol_name(protocol: str) -> str:
+    """A protocol's name as notebooks, figures and tables print it: ``cloth_changing`` is *cloth-changing*."""
+    return protocol.replace("_", "-")
+
+
 def results_table(frame: pd.DataFrame, descriptions: Mapping[str, str] | None = None) -> Table:
-    """Rows by protocols: rank-1, mAP, mINP in percent, and the queries counted.
+    """Rows by protocols: rank-1, mAP, mINP in percent, and the queries counted; further protocols below the first two.
 
     Args:
         frame: columns row, protocol, rank1, mean_ap, minp (fractions in [0, 1]) and counted;
@@ -48,9 +54,12 @@ def results_table(frame: pd.DataFrame, descriptions: Mapping[str, str] | None = 
     twice = frame[frame.duplicated(["row", "protocol"])]
     if len(twice):
         raise InputError(f"results hold {twice['row'].iloc[0]!r} under {twice['protocol'].iloc[0]!r} twice; keep one")
-    lines = [f"{name}: {descriptions[name]}" for name in frame["protocol"].unique() if name in (descriptions or {})]
-    text = "\n".join([_text(frame), *([""] if lines else []), *lines])
-    return Table(text, _html(frame, lines))
+    protocols, descriptions = list(frame["protocol"].unique()), descriptions or {}
+    lines = [f"{name}: {descriptions[name]}" for name in protocols if name in descriptions]
+    shown = [protocols[i : i + SIDE_BY_SIDE] for i in range(0, len(protocols), SIDE_BY_SIDE)]
+    blocks = [frame[frame["protocol"].isin(names)] for names in shown]
+    text = "\n\n".join(filter(None, [*map(_text, blocks), "\n".join(lines)]))
+    return Table(text, "".join(_html(block, descriptions) for block in blocks))
 
 
 def _entries(frame: pd.DataFrame, intervals: bool) -> list[tuple[str, list[str]]]:
@@ -94,9 +103,9 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
-def _html(frame: pd.DataFrame, lines: Sequence[str] = ()) -> str:
+def _html(frame: pd.DataFrame, descriptions: Mapping[str, str]) -> str:
     protocols = list(frame["protocol"].unique())
-    over = "".join(f'<th colspan="{len(_HEADS)}" scope="colgroup">{_escape(name)}</th>' for name in protocols)
+    over = "".join(f'<th colspan="{len(_HEADS)}" scope="colgroup">{_name(name)}</th>' for name in protocols)
     heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS * len(protocols))
     body = ""
     for name, cells in _entries(frame, intervals=True):
@@ -104,9 +113,10 @@ def _html(frame: pd.DataFrame, lines: Sequence[str] = ()) -> str:
         tds = "".join(f'<td class="{mark}">{cell}</td>' for mark, cell in zip(marks, cells, strict=True))
         body += f'<tr><th scope="row">{html.escape(name)}</th>{tds}</tr>\n'
     head = f'<thead><tr><th rowspan="2" scope="col"></th>{over}</tr><tr>{heads}</tr></thead>'
-    caption = f"<caption>{'<br>'.join(map(_escape, lines))}</caption>" if lines else ""
+    lines = [f"{_name(name)}: {html.escape(descriptions[name])}" for name in protocols if name in descriptions]
+    caption = f"<caption>{'<br>'.join(lines)}</caption>" if lines else ""
     return f'<table class="results">{caption}{head}<tbody>\n{body}</tbody></table>'
 
 
-def _escape(text: object) -> str:
-    return html.escape(str(text).replace("_", "-"))
+def _name(protocol: object) -> str:
+    return html.escape(protocol_name(str(protocol)))

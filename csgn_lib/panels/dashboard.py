@@ -9,6 +9,7 @@ import asyncio
 import base64
 import html
 import io
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from csgn_lib.runs.words import clock
 _HEADS = ("run", "state", "progress", "images/s", "memory", "time left of the stage", "validation mAP", "mAP",
           "last heartbeat")  # fmt: skip
 WIDTH, HEIGHT = 900, 430  # CSS pixels of the curves: the width before a browser reports its own, and the height
+_BESIDE = 5  # updates of the dashboard for one of what is beside it
 DPI = 100  # CSS pixels of a figure's inch
 
 
@@ -90,11 +92,12 @@ def _summary(seen: Sequence[Reading]) -> str:
 
 def _line(one: Reading) -> list[str]:
     rate, left, memory = one.images_per_second, one.seconds_left, one.memory_mib
+    protocol = html.escape(figures.protocol_name(one.protocol))
     return [
         html.escape(one.name), badge(one.state), html.escape(one.where), f"{rate:.0f}" if rate else "",
         html.escape(f"{memory} MiB") if memory else "", clock(left) if left is not None else "",
         f"{one.validation:.1%}" if isinstance(one.validation, float) else "",
-        f"{one.mean_ap:.1%} <small>{html.escape(one.protocol)}</small>" if one.mean_ap is not None else "",
+        f"{one.mean_ap:.1%} <small>{protocol}</small>" if one.mean_ap is not None else "",
         f"{ago(one.age)} ago" if one.age is not None else "",
     ]  # fmt: skip
 
@@ -110,13 +113,18 @@ class TrainingDashboard:
         chosen: folders of the runs to show first; default: running ones, else the newest with an epoch.
         folder: of all runs to choose from; default ``reports/runs``.
         every: seconds between two updates.
+        beside: also called by every fifth update and for a new run, such as the ``refresh`` of a `Board`.
     """
 
     def __init__(
-        self, chosen: Iterable[Run | str | Path] = (), folder: str | Path | None = None, every: float = 2.0
+        self,
+        chosen: Iterable[Run | str | Path] = (),
+        folder: str | Path | None = None,
+        every: float = 2.0,
+        beside: Callable[[], Any] = lambda: None,
     ) -> None:
         self.folder = Path(folder) if folder else runs.runs_folder()
-        self.every, self.task = every, None
+        self.every, self.beside, self.task = every, beside, None
         self._known: dict[str, tuple[Path, str]] = {}  # folder and benchmark by name; removed folders are kept
         self._shown: Any = None  # the records of the current curves
         self._targets: dict[str, str] = {}
@@ -191,9 +199,12 @@ class TrainingDashboard:
         self.following.value = False
 
     async def _poll(self) -> None:
-        while True:
+        for number in itertools.count():
             try:
+                known = len(self._known)
                 self.refresh()
+                if number % _BESIDE == 0 or len(self._known) > known:
+                    self.beside()
             except Exception as error:  # an error of a task is not displayed
                 self.message.value = alert(f"the panel stopped following: {error!r}")
                 self.following.value = False

@@ -212,7 +212,8 @@ class Explorer:
             rows, titles, tables = zip(*strips, strict=True)
             marked = not any(look.text_alone for _, look in looks)
             figure = figures.rank_strips(rows, data.root, top, titles, data.hide_faces, answers=marked)
-        query = f"{data.query['path'].iloc[row]} under {protocol}" if marked else "Search by text alone"
+        under = figures.protocol_name(protocol)
+        query = f"{data.query['path'].iloc[row]} under {under}" if marked else "Search by text alone"
         caption = f"{query}: first answers. One query: there is no interval."
         try:
             return figures.save(figure, to, pd.concat(tables, ignore_index=True), caption, runs, show=show)

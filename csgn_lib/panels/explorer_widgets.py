@@ -18,6 +18,7 @@ import ipywidgets as w
 import pandas as pd
 from PIL import Image
 
+from csgn_lib.figures import protocol_name
 from csgn_lib.panels.controls import CONTROLS, NOBODY, Controls
 from csgn_lib.panels.explorer import Explorer
 from csgn_lib.panels.looks import ALONE, DIRECTIONS, FEATURES, UNUSED, Answer, Look, painted
@@ -131,7 +132,8 @@ class ExplorerPanel(Controls):
             (f"person {people[q.person]}, outfit {outfits[q.clothes]}", outfits[q.clothes]) for q in known.itertuples()
         ]
         features = [(FEATURES.get(kind, kind), kind) for kind in source.descriptors]
-        choices = ((self.protocol, protocols), (self.camera, [("all", ""), *cameras]),
+        named = [(protocol_name(protocol), protocol) for protocol in protocols]
+        choices = ((self.protocol, named), (self.camera, [("all", ""), *cameras]),
                    (self.clothes, [("all", ""), *clothes]), (self.vocabulary, features))  # fmt: skip
         with self._silent():
             for widget, options in choices:

@@ -86,14 +86,15 @@ def strip_html(title: str, cells: list[Cell], height: int = SMALL) -> str:
 
 
 def enlarged_html(cells: list[Cell], facts: str, searchable: bool) -> str:
-    """Large images, with information on the last one and buttons to search with it and to close it."""
+    """Large images over the page, with information on the last one and buttons to search with it and to close it."""
     button = '<button type="button" class="jupyter-button" data-choice="{}" style="width:max-content">{}</button>'
     buttons = button.format(SEARCH, "Search with this image") * searchable + button.format(CLOSE, "Close")
     return (
-        '<div style="display:flex;gap:14px;border:1px solid #ccc;padding:8px;margin:6px 0">'
+        '<dialog style="margin:auto;padding:0;border:1px solid #ccc">'
+        '<div style="display:flex;gap:14px;padding:12px;font-size:13px">'
         f"{''.join(cell.html(ENLARGED) for cell in cells)}"
         f'<div style="line-height:1.5">{facts}<div style="display:flex;gap:6px;margin-top:8px">{buttons}</div>'
-        "</div></div>"
+        "</div></div></dialog>"
     )
 
 

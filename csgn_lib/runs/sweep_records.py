@@ -211,7 +211,8 @@ class SweepRecords:
     def _spread(self, values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         """`statistics.spread` of ``value`` for each combination of the keys."""
         of_keys = values.groupby(keys, sort=False)[["value", self.unit]]
-        return of_keys.apply(lambda part: spread(part["value"], part[self.unit])).reset_index()
+        spreads = of_keys.apply(lambda part: spread(part["value"], part[self.unit])).reset_index()
+        return spreads.astype({"runs": int, "clusters": int})
 
 
 def _label(frame: pd.DataFrame) -> np.ndarray:

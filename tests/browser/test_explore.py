@@ -76,8 +76,12 @@ def test_click_on_image_enlarges_it(page: Page, see: Callable) -> None:
     page.locator(STRIP).nth(2).click()
     large = page.locator("img[style*='height:380px']")
     expect(large).to_have_count(2)
+    expect(large.nth(1)).to_be_in_viewport()
     assert large.nth(1).get_attribute("alt") == before[2][0]
     see(page, "enlarged")
+    page.keyboard.press("Escape")
+    expect(large).to_have_count(0)
+    page.locator(STRIP).nth(2).click()
     page.get_by_role("button", name="Search with this image").click()
     after = _changed(page, before)
     assert before[2][0] not in [name for name, _ in after[1:]]
