@@ -256,6 +256,17 @@ def paper(tmp_path_factory):
     conditions = pd.DataFrame({"condition": ["the preset", "60 people"], "mean": [1.0, 2.0], "low": 0.5, "high": 3.0})
     (home / "reports/text-study").mkdir()
     conditions.assign(protocol="general").to_csv(home / "reports/text-study/differences.csv", index=False)
+    for clip in ("first", "second"):
+        rows = dict.fromkeys(["identity + triplet", "CLIP-ReID", "CSGN"], 30.0)
+        folder = home / "reports/ablation/clips" / clip
+        _sweep(folder, tested=False, sensitivities=False, rows=rows, raised=RAISED | {"person only": 0.2})
+    words = conditions.rename(columns={"condition": "vocabulary"}).assign(
+        part="phrases", model="CSGN", protocol="general"
+    )
+    (home / "reports/vocabulary-study").mkdir()
+    words.assign(part="phrases", model="CSGN", descriptor="person only").to_csv(
+        home / "reports/vocabulary-study/differences.csv", index=False
+    )
     shutil.copytree(HOME / "reports/first-result", home / "reports/first-result")
     found = []
     with pytest.MonkeyPatch.context() as patch:
@@ -281,7 +292,9 @@ def test_all_recorded_figures_and_tables_are_made(paper):
     assert kinds == {
         *(f"main-{kind}" for kind in ("forest", "runs", "protocols", "sensitivities", "cost")),
         *(f"seeds-{kind}" for kind in ("forest", "runs", "protocols", "sensitivities")),
+        *(f"clips-{clip}-{kind}" for clip in ("first", "second") for kind in ("forest", "runs", "protocols")),
         "text-study",
+        "vocabulary-study",
     }
     for figure in kinds:
         assert {f"{figure}.{suffix}" for suffix in ("png", "csv", "json")} <= set(paper[1])
@@ -297,6 +310,13 @@ def test_all_recorded_figures_and_tables_are_made(paper):
     ):
         assert rb"\toprule" in paper[1][f"{table}.tex"] and f"{table}.csv" in paper[1]
     assert rb"50 \% \& more\_text" in paper[1]["main-costs.tex"]
+
+
+def test_figures_of_the_main_part_are_not_repeated_in_the_appendix(paper):
+    document, appendix = (HOME / "reports/paper/paper.tex").read_text(encoding="utf-8"), paper[1]["sweeps.tex"].decode()
+    for figure in ("seeds-forest", "seeds-sensitivities"):
+        assert f"{figure}.pdf" in document and f"{figure}.pdf" not in appendix
+    assert "seeds-runs.pdf" in appendix and "main-forest.pdf" in appendix
 
 
 def test_numbers_equal_records(paper):
@@ -328,6 +348,11 @@ def test_committed_document_uses_defined_macros_only(paper):
     asked |= {
         f"csgnSeeds{a}Over{b}{what}"
         for a, b, what in re.findall(r"\\pair\{(\w+)\}\{(\w+)\}\{(\w+)\}", text.replace("\n", ""))
+    }
+    asked |= {
+        f"csgnClips{clip}CsgnPersonOnlyOver{a}{b}"
+        for a, b in re.findall(r"\\claim\{(\w+)\}\{(\w+)\}", text)
+        for clip in ("First", "Second")
     }
     assert asked and asked <= defined, asked - defined
     for wanted in re.findall(r"\\of\{#2\}\{(\w+)\}", text):  # of every sweep's section

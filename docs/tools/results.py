@@ -20,7 +20,8 @@ import yaml
 
 from csgn_lib.backbones import TOWERS
 from csgn_lib.records import read_json, write_text
-from csgn_lib.runs.sweep_records import SENSITIVITIES, SweepRecords, load_sweep_records
+from csgn_lib.runs import load_sweep_records
+from csgn_lib.runs.sweep_records import SENSITIVITIES, SweepRecords
 from csgn_lib.synthetic import World
 
 HOME = Path(__file__).resolve().parents[2]
