@@ -42,7 +42,7 @@ PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (CLOTH_CHANGING, GENERAL, S
 
 def _ltcc() -> tuple[Protocol, ...]:
     changers = (("changes_clothes", (1,)),)
-    text = "as cloth_changing, but queries and gallery show only people of info/cloth-change_id_test.txt"
+    text = "as cloth-changing, but queries and gallery show only people of info/cloth-change_id_test.txt"
     restricted = Protocol(
         "cloth_changing_changers",
         text,
