@@ -301,7 +301,7 @@ def test_occlusion_and_deletion_find_the_only_relevant_region() -> None:
     right, other = (attribution.deletion_insertion(model, image, image, m, READ["c"], steps=18) for m in (found, wrong))
     assert right.deletion[0, 0] == pytest.approx(1) and right.insertion[0, -1] == pytest.approx(1)
     assert right.deletion[0, 1:].max() < 1 and other.deletion[0, :-1].min() == pytest.approx(1)
-    assert right.deletion.mean() < other.deletion.mean() and right.insertion.mean() > other.insertion.mean()
+    assert right.deletion_area < other.deletion_area and right.insertion_area > other.insertion_area
 
 
 # ---------------------------------------------------------------- checks
@@ -324,6 +324,9 @@ def test_deletion_and_insertion_equal_a_loop_over_sorted_pixels(encoder) -> None
                 for values, pixels in ((found.deletion, gone), (found.insertion, come)):
                     value = F.cosine_similarity(model(pixels.view(1, 3, *SIZE)).f, towards).item()
                     assert values[i, step].item() == pytest.approx(value, abs=1e-5)
+    curve = found.deletion[0].tolist()
+    by_hand = sum((a + b) / 2 for a, b in zip(curve, curve[1:], strict=False)) / 4
+    assert found.deletion_area[0].item() == pytest.approx(by_hand)
 
 
 def test_randomised_shuffles_only_top_layers(encoder) -> None:

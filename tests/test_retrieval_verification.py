@@ -190,7 +190,7 @@ def test_error_curves_are_read_and_drawn(small):
     assert part.false_alarms.is_monotonic_increasing and part.misses.is_monotonic_decreasing and len(part) > 20
     np.testing.assert_allclose(part.misses, 1 - found["general"].pairs["tar"])
     left, right = figures.error_rates(curves).axes
-    assert [line.get_label() for line in left.lines] == ["general", "cloth_changing"]
+    assert [line.get_label() for line in left.lines] == ["general", "cloth-changing"]
     assert right.lines[0].get_ydata()[-1] == found["general"].searches["fnir"].iloc[-1]
     with pytest.raises(InputError, match="no protocol was measured"):
         retrieval.error_curves({})

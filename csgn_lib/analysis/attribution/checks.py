@@ -98,6 +98,16 @@ class Curves:
     deletion: Tensor
     insertion: Tensor
 
+    @property
+    def deletion_area(self) -> Tensor:
+        """Area under the curve (B,): small if the similarity depends on the pixels that the map marks first."""
+        return torch.trapezoid(self.deletion, dx=1 / (self.deletion.shape[1] - 1))
+
+    @property
+    def insertion_area(self) -> Tensor:
+        """Area under the curve (B,): large if the pixels that the map marks first suffice for the similarity."""
+        return torch.trapezoid(self.insertion, dx=1 / (self.insertion.shape[1] - 1))
+
 
 @torch.no_grad()
 def deletion_insertion(
