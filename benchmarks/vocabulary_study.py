@@ -70,9 +70,8 @@ def few(clip: ClipTower) -> Vocabulary:
     bodies = {"stature": ("short {}", "tall {}"), "sex": ("woman", "man")}
     hair = {"short": "with short {} hair", "long": "with long {} hair"}
     person = vocabulary.person_phrases(bodies, hair, ("black", "blond"))
-    return Vocabulary(clothing, tuple(phrase for phrase in person if phrase.text != vocabulary.BALD)).understood_by(
-        clip
-    )
+    haired = tuple(phrase for phrase in person if phrase.text != vocabulary.BALD)
+    return Vocabulary(clothing, haired).understood_by(clip)
 
 
 def incomplete(clip: ClipTower) -> Vocabulary:
@@ -144,16 +143,15 @@ class Model:
     setting: str
     draw: int
     seed: int
-    experiment: Experiment
     run: Run | None = None
 
     def encoder(self) -> VisualEncoder:
         """The trained encoder, or for a frozen CLIP the initial one."""
-        return frozen(self.experiment) if self.run is None else training.load_encoder(self.run)
+        return frozen(_initial(self.clip)) if self.run is None else training.load_encoder(self.run)
 
     @property
     def file(self) -> Path:
-        """The file of its scores; it is named by the run, whose name changes with the code of the core."""
+        """The file that keeps its scores; remove it if the model was trained again in the same folder."""
         source = "frozen" if self.run is None else self.run.dir.name
         return FOLDER / f"{self.part}-{self.clip}-{self.setting}-{self.draw}-{source}.json"
 
@@ -175,20 +173,18 @@ def models(draws: int = 3) -> Iterator[Model]:
         for cell in planned_cells(read_grid(grid)):
             if cell.name == CSGN:
                 run = _finished(cell.run, "make ablation-clips")
-                experiment = Experiment.from_parameters(**run.config)
-                yield Model("phrases", CSGN, clip, "middle", experiment.world, experiment.seed, experiment, run)
+                yield Model("phrases", CSGN, clip, "middle", run.config["world"], run.config["seed"], run)
         for draw in range(draws):
-            yield Model("phrases", FROZEN, clip, "middle", draw, 0, _initial(clip, draw))
+            yield Model("phrases", FROZEN, clip, "middle", draw, 0)
     for setting, condition in SETTINGS.items():
         for draw in range(draws):
             run = _finished(Run(text_study.folder_of(condition, CLIP_REID, draw)), "make text-study")
-            experiment = Experiment.from_parameters(**run.config)
-            yield Model("pictures", CLIP_REID, CLIPS[0], setting, draw, draw, experiment, run)
-            yield Model("pictures", FROZEN, CLIPS[0], setting, draw, 0, _initial(CLIPS[0], draw))
+            yield Model("pictures", CLIP_REID, CLIPS[0], setting, draw, draw, run)
+            yield Model("pictures", FROZEN, CLIPS[0], setting, draw, 0)
 
 
-def _initial(clip: str, draw: int) -> Experiment:
-    return Experiment.from_parameters(preset="demo+clip-reid", clip_checkpoint=clip, world=draw)
+def _initial(clip: str) -> Experiment:
+    return Experiment.from_parameters(preset="demo+clip-reid", clip_checkpoint=clip)
 
 
 class Subspaces(Vocabularies):
@@ -201,7 +197,7 @@ class Subspaces(Vocabularies):
 def scored(encoder: VisualEncoder, benchmark: Benchmark, spaces: dict[str, Subspaces]) -> Iterator[dict[str, Any]]:
     """Vocabulary, descriptor, rank, protocol, mean_ap and rank1: of the plain descriptor and of each vocabulary."""
     if benchmark.validation is None:
-        raise InputError(f"{benchmark.root} has no validation people, on whom ranks are chosen")
+        raise InputError(f"{benchmark.root} has no validation people; they are needed to choose the ranks")
     test, validation = (retrieval.embed_benchmark(encoder, one, SIZE) for one in (benchmark, benchmark.validation))
     own = tuple(name for name in DESCRIPTOR if name in encoder.widths)
     without_z12 = tuple(name for name in own if name != "z12")
@@ -230,7 +226,7 @@ def study(todo: Sequence[Model]) -> pd.DataFrame:
 
 def all_subspaces() -> dict[str, dict[str, Subspaces]]:
     """The subspaces of every vocabulary, by CLIP."""
-    clips = [training.load_towers(_initial(clip, 0))[0] for clip in CLIPS]
+    clips = [training.load_towers(_initial(clip))[0] for clip in CLIPS]
     return {
         name: {words: Subspaces(features) for words, features in subspaces(clip, other).items()}
         for name, clip, other in zip(CLIPS, clips, reversed(clips), strict=True)

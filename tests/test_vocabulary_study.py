@@ -75,7 +75,7 @@ def test_differences_are_paired_by_run_and_averaged_by_draw() -> None:
 
 
 def test_every_descriptor_is_scored_with_each_vocabulary(clip, tiny_benchmark) -> None:
-    encoder = vocabulary_study.frozen(vocabulary_study._initial("embedded", 0))
+    encoder = vocabulary_study.frozen(vocabulary_study._initial("embedded"))
     noise = torch.randn(20, clip.embed_dim, generator=torch.Generator().manual_seed(0))
     spaces = {"noise": vocabulary_study.Subspaces({CLOTHING_REMOVED: noise, PERSON_ONLY: noise})}
     rows = pd.DataFrame(vocabulary_study.scored(encoder, tiny_benchmark, spaces))
