@@ -41,16 +41,15 @@ from csgn_lib.retrieval.descriptors import (
     CLOTHING_REMOVED,
     PERSON_ONLY,
     PLAIN,
-    Descriptor,
     Vocabularies,
-    choose,
+    descriptors_with,
     features_of,
 )
 from csgn_lib.runs.grids import read_grid
 from csgn_lib.runs.sweeps import planned_cells
 from csgn_lib.statistics import spread
 from csgn_lib.vocabulary import ENGLISH, Phrase, Vocabulary
-from csgn_lib.vss import DESCRIPTOR, VisualEncoder
+from csgn_lib.vss import VisualEncoder
 
 FOLDER, RECORD = Path("build/vocabulary-study"), home() / "reports" / "vocabulary-study"
 GRIDS = [home() / "reports/ablation/clips" / name / "grid.yaml" for name in ("first", "second")]
@@ -199,16 +198,14 @@ def scored(encoder: VisualEncoder, benchmark: Benchmark, spaces: dict[str, Subsp
     if benchmark.validation is None:
         raise InputError(f"{benchmark.root} has no validation people; they are needed to choose the ranks")
     test, validation = (retrieval.embed_benchmark(encoder, one, SIZE) for one in (benchmark, benchmark.validation))
-    own = tuple(name for name in DESCRIPTOR if name in encoder.widths)
-    without_z12 = tuple(name for name in own if name != "z12")
-    found: list[tuple[str, Descriptor, Subspaces | None]] = [(DEFAULT, Descriptor(own), None)]
-    for name, words in spaces.items():
-        for kind, parts in ((CLOTHING_REMOVED, [without_z12, own]), (PERSON_ONLY, [without_z12])):
-            found.append((name, choose(validation, words, kind, parts, default=0)[0], words))
-    for name, descriptor, words in found:
-        about = {"vocabulary": name, "descriptor": descriptor.vocabulary, "rank": descriptor.rank}
-        for protocol, scores in test.scores(features_of(descriptor, words), PROTOCOLS).items():
-            yield about | {"protocol": protocol, "mean_ap": scores.mean_ap, "rank1": scores.rank1}
+    for number, (name, words) in enumerate(spaces.items()):
+        chosen, _ = descriptors_with(words, encoder, validation, {CLOTHING_REMOVED: 0, PERSON_ONLY: 0})
+        if number:
+            del chosen[PLAIN]  # the same for every vocabulary
+        for kind, descriptor in chosen.items():
+            about = {"vocabulary": name, "descriptor": kind, "rank": descriptor.rank}
+            for protocol, scores in test.scores(features_of(descriptor, words), PROTOCOLS).items():
+                yield about | {"protocol": protocol, "mean_ap": scores.mean_ap, "rank1": scores.rank1}
 
 
 def study(todo: Sequence[Model]) -> pd.DataFrame:

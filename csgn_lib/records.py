@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -24,6 +25,7 @@ from types import FrameType
 from typing import IO, Any
 
 import psutil
+import yaml
 
 try:
     import fcntl
@@ -180,6 +182,34 @@ def read_record(path: str | Path, cure: str = "remove it and run again") -> dict
     if not isinstance(record, dict):
         raise InputError(f"{path} holds {str(record)[:40]!r} in place of a JSON object; {cure}")
     return record
+
+
+class _Yaml(yaml.SafeLoader):
+    """A YAML loader in which 1e-3 is a number and a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file that a person wrote. Raises InputError if it is missing or damaged, or a key stands twice."""
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)  # noqa: S506, a SafeLoader
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); name a YAML file") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # ValueError: no UTF-8; TypeError: a list as a key
+        raise InputError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
 
 
 def sha256(file: Path | None) -> str | None:

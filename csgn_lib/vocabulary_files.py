@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from csgn_lib import vocabulary
 from csgn_lib.backbones import ClipTower, Tokenizer, token_count, unreadable_words
-from csgn_lib.records import VOCABULARY, InputError, locate, read_json, write_text
+from csgn_lib.records import VOCABULARY, InputError, locate, read_json, read_yaml, write_text
 from csgn_lib.vocabulary import Phrase, Vocabulary
 
 KEYS = ("caption", "clothing", "person", "wearers", "outfits")
@@ -82,16 +81,11 @@ def read_vocabulary(file: str | Path) -> VocabularyFile:
     """Read a vocabulary file, as the module's head describes it.
 
     Raises:
-        InputError: no such file, no YAML, a key that is missing, unknown or of another form, a caption without
-            {person} or {clothing}, a phrase given twice, fewer than two phrases of a side.
+        InputError: no such file, not valid YAML, a key that is missing, unknown, given twice or of another form, a
+            caption without {person} or {clothing}, a phrase given twice, fewer than two phrases of a side.
     """
     path = locate(file)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"vocabulary_file={path} cannot be read ({error.strerror}); give a YAML file") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8
-        raise InputError(f"{path} is no YAML in UTF-8 ({' '.join(str(error).split())}); mend it") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no keys; it needs {', '.join(KEYS)}")
     for name in KEYS:

@@ -496,7 +496,7 @@ def test_padding_does_not_hide_leaks(tmp_path):
     root = trees.ltcc(tmp_path, decodable=False)
     trees.images(root, ["train/0005_1_c1_000020.png"], decodable=False)
     problems = {problem.kind: problem for problem in datasets.load("ltcc", root).check(images=False).problems}
-    assert problems["people_in_train_and_test"].detail == "1 people, such as 5"
+    assert problems["people_in_train_and_test"].detail == "people in train and in test: 1, such as 5"
 
 
 @pytest.mark.parametrize("name", ["ltcc", "synthetic", "market1501", "deepchange"])

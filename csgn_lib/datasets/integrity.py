@@ -258,7 +258,7 @@ def _shared_people(rows: pd.DataFrame) -> Iterator[Problem]:
     shared = sides.index[sides > 1]
     if len(shared):
         paths = tuple(known["path"][known["who"].isin(shared)])
-        detail = f"{len(shared)} people, such as {', '.join(shared[:5])}"
+        detail = f"people in train and in test: {len(shared)}, such as {', '.join(shared[:5])}"
         yield Problem("people_in_train_and_test", "error", detail, paths)
 
 
@@ -288,7 +288,7 @@ def _relations(rows: pd.DataFrame) -> Callable[[NDArray[np.int64]], NDArray[np.o
 def _duplicates(rows: pd.DataFrame, prints: Fingerprints, near: int) -> Iterator[Problem]:
     relate = _relations(rows)
     yield from _pairs_by_relation("duplicates", "identical", rows, relate, [exact_pairs(prints)])
-    yield from _pairs_by_relation("near_duplicates", "alike", rows, relate, near_pairs(prints, near))
+    yield from _pairs_by_relation("near_duplicates", "near-duplicate", rows, relate, near_pairs(prints, near))
 
 
 def _pairs_by_relation(
@@ -311,7 +311,7 @@ def _pairs_by_relation(
         if severity == "error" and kind == "near_duplicates":
             severity = "warning"  # similar images are a suspicion, not a leak
         if totals[name]:
-            yield Problem(f"{kind}_{name}", severity, f"{totals[name]:,} {text} {what}", tuple(examples[name]))
+            yield Problem(f"{kind}_{name}", severity, f"{text} {what}: {totals[name]:,}", tuple(examples[name]))
 
 
 def _miscounts(counts: pd.DataFrame) -> Iterator[Problem]:

@@ -28,8 +28,8 @@ MARKS = {
 class Count:
     """A published number: ``number`` of ``what`` in ``split``, known from ``mark`` (a key of MARKS).
 
-    ``split`` is a split of the benchmark, several joined by "+", "all", or the ``split`` of an unused
-    frame. ``what`` is images, people, outfits, tracklets or distractors. ``camera`` restricts the rows.
+    ``split`` is a split of the benchmark, several joined by "+", "all", or the ``split`` of an unused frame. ``what``
+    is images, people, outfits, tracklets or distractors. ``camera`` restricts the rows to a camera_label.
     ``note``: remark on the number.
     """
 
@@ -37,7 +37,7 @@ class Count:
     what: str
     number: int
     mark: str
-    camera: int | None = None
+    camera: str | None = None
     note: str = ""
 
 
@@ -46,8 +46,8 @@ def _published() -> dict[str, tuple[Count, ...]]:
     found: dict[str, tuple[Count, ...]] = {}
     with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            camera = int(row["camera"]) if row["camera"] else None
-            count = Count(row["split"], row["what"], int(row["number"]), row["mark"], camera, row["note"])
+            number, camera = int(row["number"]), row["camera"] or None
+            count = Count(row["split"], row["what"], number, row["mark"], camera, row["note"])
             found[row["benchmark"]] = (*found.get(row["benchmark"], ()), count)
     return found
 
@@ -93,7 +93,7 @@ def found_count(benchmark: Benchmark, count: Count) -> int:
         return 0
     frame = pd.concat(rows, ignore_index=True)
     if count.camera is not None:
-        frame = frame[frame["camera"] == count.camera]
+        frame = frame[frame["camera_label"] == count.camera]
     nobody = (frame["side"] != "train") & frame["person"].isin([-1, benchmark.distractor])
     if count.what == "distractors":
         return int(nobody.sum())

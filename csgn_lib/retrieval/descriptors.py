@@ -5,7 +5,7 @@ The parts and the rank of a text subspace are chosen on validation people, never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from csgn_lib.registry import Form
 from csgn_lib.retrieval.embedding import Embedded
 from csgn_lib.retrieval.evaluation import evaluate
 from csgn_lib.vocabulary_files import vocabulary_for
-from csgn_lib.vss import Embeddings, VisualEncoder
+from csgn_lib.vss import DESCRIPTOR, Embeddings, VisualEncoder
 
 CLOTHING_RANKS = (4, 8, 12, 16, 24, 32, 48, 64)
 PERSON_RANKS = (4, 6, 8, 12, 16, 24)
@@ -126,24 +126,32 @@ def choose(
 def descriptors_for(
     encoder: VisualEncoder, clip: ClipTower | None, validation: Embedded | None, experiment: Experiment
 ) -> tuple[dict[str, Descriptor], Vocabularies | None, dict[str, float | None]]:
+    """`descriptors_with` of the experiment's vocabulary, and without validation people of its ranks."""
+    words = None if clip is None or "f" not in encoder.widths else Vocabularies(clip, experiment.vocabulary_file)
+    ranks = {CLOTHING_REMOVED: experiment.clothing_rank, PERSON_ONLY: experiment.person_rank}
+    chosen, reached = descriptors_with(words, encoder, validation, ranks)
+    return chosen, words, reached
+
+
+def descriptors_with(
+    words: Vocabularies | None, encoder: VisualEncoder, validation: Embedded | None, ranks: Mapping[str, int]
+) -> tuple[dict[str, Descriptor], dict[str, float | None]]:
     """The descriptors that a model is reported with, by name, and the validation mAP that chose them.
 
     plain: those of [z12; f; c] that the model has [C]. clothing removed, person only: text subspaces applied to f,
     concatenated with c if there is one [O]; ``clothing removed`` also keeps z12 if that is better on validation people.
-    The vocabulary, and the ranks if there are no validation people, are the experiment's.
+
+    Args:
+        words: the text subspaces; None: plain alone.
+        ranks: of each kind, used if there are no validation people.
     """
-    own = tuple(name for name in ("z12", "f", "c") if name in encoder.widths)
-    chosen: dict[str, Descriptor] = {PLAIN: Descriptor(own)}
-    if clip is None or "f" not in own:
-        return chosen, None, {}
-    words, reached = Vocabularies(clip, experiment.vocabulary_file), {}
-    without_z12 = tuple(name for name in own if name != "z12")
-    for kind, parts, rank in (
-        (CLOTHING_REMOVED, [without_z12, own], experiment.clothing_rank),
-        (PERSON_ONLY, [without_z12], experiment.person_rank),
-    ):
-        chosen[kind], reached[kind] = choose(validation, words, kind, parts, rank)
-    return chosen, words, reached
+    own = tuple(name for name in DESCRIPTOR if name in encoder.widths)
+    chosen, reached = {PLAIN: Descriptor(own)}, {}
+    if words is not None:
+        without_z12 = tuple(name for name in own if name != "z12")
+        for kind, parts in ((CLOTHING_REMOVED, [without_z12, own]), (PERSON_ONLY, [without_z12])):
+            chosen[kind], reached[kind] = choose(validation, words, kind, parts, ranks[kind])
+    return chosen, reached
 
 
 def chosen_descriptors(run: Run) -> dict[str, Descriptor]:

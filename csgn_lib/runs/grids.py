@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from csgn_lib.records import InputError, did_you_mean
+from csgn_lib.records import InputError, did_you_mean, read_yaml
 from csgn_lib.runs import notebooks
 
 KEYS = ("notebook", "every", "rows", "grid", "seeds", "worlds", "gpus_per_cell")
@@ -101,31 +98,8 @@ def combinations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader in which 1e-3 is a number and a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def _loaded(path: Path) -> dict[str, Any]:
-    try:
-        spec = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, a SafeLoader
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); name a grid's YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    spec = read_yaml(path)
     if not spec:
         raise InputError(f"{path} is empty, so the grid has no cell; give rows, grid or seeds")
     return _mapping(path, "the file", spec)
