@@ -45,13 +45,15 @@ lab: $(STAMP)  ## open the notebooks in JupyterLab, on this machine only, with a
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
 	  --LabApp.app_settings_dir="$(CURDIR)/csgn_lib/panels/jupyterlab"
 
+# The folder of a step's run in the last demo.
+DEMO_RUN = $$($(RUN) -c 'import json; print(json.load(open("reports/demo/runs.json"))["$(1)"])')
 first-result: demo  ## run the demo and keep its table, pictures and times in reports/first-result
 	@mkdir -p reports/first-result
 	@cp reports/demo/results.csv reports/demo/table.txt reports/demo/seconds.json reports/first-result/
-	@for f in people strip-worst; do cp "$$(ls -t reports/runs/*/figures/$$f.png | head -1)" reports/first-result/; done
+	@cp "$(call DEMO_RUN,first result)/figures/people.png" "$(call DEMO_RUN,evaluation)/figures/strip-worst.png" reports/first-result/
 
 text-to-image: demo  ## search the gallery with captions, with the demo's CSGN; writes reports/retrieval/text-to-image
-	@$(RUN) -m csgn_lib evaluate "$$(ls -dt reports/runs/csgn-*-s0 | head -1)" synthetic data/synthetic-0 \
+	@$(RUN) -m csgn_lib evaluate "$(call DEMO_RUN,CSGN)" synthetic data/synthetic-0 \
 	  --captions data/synthetic-0/attributes.csv --out build/text-to-image
 	@mkdir -p reports/retrieval/text-to-image && cp build/text-to-image/words.csv reports/retrieval/text-to-image/
 

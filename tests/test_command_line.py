@@ -202,6 +202,7 @@ def test_demo_prints_table_and_report_path(capsys, home, monkeypatch):
     assert out.rstrip().endswith(f"{table}\n\nopen {home / 'reports/demo/index.html'}")
     assert (home / "reports/demo/index.html").exists()
     assert json.loads((home / "reports/demo/seconds.json").read_text()) == {"first result": 1.0}
+    assert json.loads((home / "reports/demo/runs.json").read_text()) == {"first result": "reports/runs/first-result"}
 
 
 @pytest.mark.parametrize(("state", "written", "status"), [("failed", True, 1), ("died", False, 1), ("done", False, 2)])

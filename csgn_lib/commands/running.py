@@ -193,6 +193,7 @@ def demo(
     import pandas as pd
 
     from csgn_lib import figures
+    from csgn_lib.runs.explain import within
 
     source = next(outcome.run for outcome in outcomes if outcome.step.notebook == "00_first_result").path("results.csv")
     if not source.exists():
@@ -202,6 +203,7 @@ def demo(
     write_text(folder / "results.csv", results.to_csv(index=False))
     write_text(folder / "table.txt", table + "\n")
     write_json(folder / "seconds.json", {outcome.step.name: outcome.seconds for outcome in outcomes})
+    write_json(folder / "runs.json", {outcome.step.name: within(outcome.run.dir) for outcome in outcomes})
     page = figures.write_page(outcomes, results, folder, "make demo", time.time() - started)
     typer.echo(f"\n{table}\n\nopen {page}")
 
