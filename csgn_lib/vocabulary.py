@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csgn_lib.backbones import ClipTower
+from csgn_lib.progress import track
 from csgn_lib.records import InputError
 
 COLOURS = (
@@ -167,7 +168,8 @@ def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256
         raise InputError("no phrases to encode: this CLIP knows none of the vocabulary's words; use another vocabulary")
     row = {text: i for i, text in enumerate(dict.fromkeys(text for phrase in phrases for text in phrase.captions))}
     texts = list(row)
-    parts = [clip.text_features(texts[i : i + chunk]).float() for i in range(0, len(texts), chunk)]
+    chunks = [texts[i : i + chunk] for i in range(0, len(texts), chunk)]
+    parts = [clip.text_features(some).float() for some in track(chunks, len(texts), "encoding captions", len)]
     features = F.normalize(torch.cat(parts), dim=-1)  # (captions, D)
     return torch.stack([features[[row[text] for text in phrase.captions]].mean(dim=0) for phrase in phrases])
 
