@@ -70,7 +70,6 @@ ALL := ["plain", "clothing removed", "person only"]
 
 ablation: ablation-clips $(STAMP)  ## contribution of each part, and controls; resumable; writes reports/ablation
 	@$(call SWEEP,main,identity + triplet)
-	@$(call SWEEP,controls,CSGN)
 
 ablation-variants: $(STAMP)  ## other variants of each part, three runs each; resumable
 	@$(call SWEEP,variants,CSGN)
