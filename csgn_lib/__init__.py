@@ -20,6 +20,9 @@ Notation of the method files (``mdg``, ``vss``, ``hsf``, ``losses``, ``vocabular
     Q_c, Q_p, Q_g   orthonormal bases (D, K) of the clothing, person and colour subspaces
     s(a, b)    similarity of two vectors                  q, p   smoothed label and predicted distribution
 
+A *description* of an identity is its learned prompt, or the prompt's text feature. A *form* is a variant of a part of
+the method, such as ``mdg=mutual`` (see ``registry``).
+
 Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID (Li, Sun, Li, AAAI 2023),
 [O] our choice.
 """

@@ -1,4 +1,4 @@
-"""Stage 2, the Heterogeneous Semantic Fusion loss (HSF): both descriptions constrain the visual feature [A].
+"""Stage 2, the Heterogeneous Semantic Fusion loss (HSF): both descriptions supervise the visual feature [A].
 
 f_i is the steered joint embedding of image i. t^r_k and t^g_k are the RGB and the grayscale description of identity k,
 fixed since stage 1. eps is the label smoothing, H the cross entropy averaged over the batch:
@@ -135,8 +135,8 @@ def colour_subspace(text_rgb: Tensor, text_gray: Tensor, rank: int) -> Tensor:
     """Q_g (D, rank), orthonormal: the directions in which RGB and grayscale descriptions differ [O].
 
     d_y = t^r_y / |t^r_y| - t^g_y / |t^g_y|; Q_g = the top ``rank`` left singular vectors of [d_1 .. d_N].
-    The differences are not centred: a shift common to all identities is a colour direction too. It needs neither labels
-    nor a vocabulary. In two prototypes these directions were not related to clothes.
+    The differences are not centred: a shift common to all identities is a colour direction too. Neither labels nor a
+    vocabulary are needed.
 
     Raises:
         InputError: rank is negative or more than the differences span.

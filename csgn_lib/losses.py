@@ -11,7 +11,7 @@ o_i the outfit of image i, S+_i all outfits of its identity, S-_i the outfits of
     L_CA = -mean_i sum_{o in S+_i} q_i(o) log( e^{l_o} / (e^{l_o} + sum_{j in S-_i} e^{l_j}) )
            q_i(o) = (1 - eps) [o = o_i] + eps / |S+_i|                 trains f, phi fixed
 
-A positive competes with the outfits of other identities only, never with another outfit of the same identity.
+In each softmax, only outfits of other identities are negatives, never another outfit of the same identity.
 
 Symbols: see ``csgn_lib``. Origin marks: [A] the paper's abstract, [P] its opening pages, [C] convention of CLIP-ReID
 (Li, Sun, Li, AAAI 2023), [O] our choice.

@@ -105,14 +105,14 @@ class PromptBank(nn.Module):
     """Two sets of learned tokens per identity, U^r and U^g, and the prompts that contain them.
 
     The CLIP is not a submodule: ``state_dict`` and ``parameters()`` hold the learned tokens only, so that an optimizer
-    cannot reach the encoders. Freeze it (``requires_grad_(False)``).
+    does not update the encoders. The caller freezes the CLIP (``requires_grad_(False)``).
 
     Args:
         clip: the frozen text encoder.
         identities: N, training identities numbered 0 .. N-1.
         tokens: M, learned tokens per identity and set [C: 4].
         variant: an ``mdg`` form of the registry, or its name. With ``gray=False`` (second_rgb) both sets use the RGB
-            template: a control with two prompts and no grayscale.
+            template: a control with two RGB prompts.
         modality: how the second prompt differs from the first [O]. word: by the word "grayscale"; same: not at all;
             token: by one learned token in place of that word, shared by all identities.
         generator: CPU generator of the initial tokens; the RGB set is drawn first, so it is the same for every form.
@@ -227,7 +227,7 @@ def supervised_contrastive(
 def mutual_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """(KL(p || sg q) + KL(q || sg p)) / 2 per image: log-probabilities (B, N) to (B,) [O].
 
-    Stop-gradient: each prediction approaches the other one, which is treated as a constant.
+    Stop-gradient: in each term, the second prediction is treated as a constant.
     """
     forward = (log_p.exp() * (log_p - log_q.detach())).sum(dim=1)
     backward = (log_q.exp() * (log_q - log_p.detach())).sum(dim=1)

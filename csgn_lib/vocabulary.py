@@ -1,9 +1,9 @@
 """Clothing and person phrases in plain English, and the subspaces that their text features span [O].
 
 Learned prompts describe everything that distinguishes identities in the training images, including clothes. A fixed
-vocabulary separates the two: the text features of "a red striped shirt" and "a blue coat" differ along clothing
-directions, those of "tall" and "with long hair" along person directions. Removing clothing directions from an
-embedding, or keeping only person directions, needs no labels, no training and no second network.
+vocabulary separates clothes from the person: the text features of "a red striped shirt" and "a blue coat" differ
+along clothing directions, those of "tall" and "with long hair" along person directions. Removing clothing directions
+from an embedding, or keeping only person directions, needs no labels, no training and no second network.
 For J phrases, each with its captions:
 
     w_j       = mean over captions of T(caption) / |T(caption)|                                          (D,)
@@ -103,10 +103,11 @@ class Vocabulary:
     person: tuple[Phrase, ...]
 
     def understood_by(self, clip: ClipTower) -> Vocabulary:
-        """The vocabulary without captions that have a word the tower's tokenizer rejects, and without emptied phrases.
+        """The vocabulary without captions that have a word the tower's tokenizer rejects, and without phrases that then
+        have no caption.
 
-        A full CLIP accepts all English. The embedded one rejects words that it was not trained on, which would add
-        noise to the subspaces.
+        The tokenizer of a full CLIP accepts every word. That of the embedded CLIP rejects words that it was not trained
+        on, which would add noise to the subspaces.
         """
         words = {word for phrase in self.clothing + self.person for word in _words(phrase)}
         known = {word for word in words if _accepts(clip, word)}
@@ -162,7 +163,7 @@ def phrase_features(clip: ClipTower, phrases: Sequence[Phrase], chunk: int = 256
     caption that several phrases share is encoded once.
 
     Raises:
-        InputError: no phrases; a word that the tower's tokenizer refuses.
+        InputError: no phrases; a word that the tower's tokenizer cannot encode.
     """
     if not phrases:
         raise InputError("no phrases to encode: this CLIP knows none of the vocabulary's words; use another vocabulary")

@@ -16,10 +16,15 @@ from csgn_lib.records import BOOKS, InputError, Run, cache, home, write_json, wr
 
 
 def run(
-    notebook: Annotated[str, typer.Argument(help="a notebook file, or its bare name: 12_train")],
-    parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE")] = [],  # noqa: B006
-    run_dir: Annotated[Path | None, typer.Option(help="default: reports/runs/<name>-<key>-s<seed>")] = None,
-    timeout: Annotated[float | None, typer.Option(help="seconds")] = None,
+    notebook: Annotated[str, typer.Argument(help="a notebook file, or the name of one in notebooks/: 12_train")],
+    parameter: Annotated[
+        list[str],
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="a parameter of the notebook; repeatable"),
+    ] = [],  # noqa: B006
+    run_dir: Annotated[
+        Path | None, typer.Option(help="folder of the run; default: reports/runs/<name>-<key>-s<seed>")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="seconds after which the notebook is stopped")] = None,
     keep_answer: Annotated[
         str | None,
         typer.Option(
@@ -40,11 +45,12 @@ def run(
 
 
 def train(
-    preset: Annotated[str, typer.Option(help="the preset that provides all other parameters")] = "demo",
+    preset: Annotated[str, typer.Option(help="preset of the parameters that are not set, such as prcc-paper")] = "demo",
     set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeatable")] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="seed of initialisation, sampling and augmentation")] = 0,
     run_dir: Annotated[
-        Path | None, typer.Option(help="folder or name of the run; an unfinished run in it is resumed")
+        Path | None,
+        typer.Option(help="folder of the run, or the name of an existing run; an unfinished run is resumed"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the parameters and the estimated cost, then exit")
@@ -53,7 +59,7 @@ def train(
         list[str], typer.Option(metavar="FILE", help="a Python file or installed plugin; repeatable")
     ] = [],  # noqa: B006
 ) -> None:
-    """Train both stages and score the result, on a GPU if available; on several with accelerate launch -m csgn_lib."""
+    """Train and score an experiment, on a GPU if available. Several processes: accelerate launch -m csgn_lib train."""
     from csgn_lib import runs
     from csgn_lib.config import Experiment, with_plugins
 
@@ -101,12 +107,18 @@ def sweep(
         Path, typer.Argument(metavar="GRID.yaml", help="YAML file: notebook, rows, grid, seeds (docs/sweeps.md)")
     ],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="cells that run at a time; default: 1, or as many as have GPUs")
+        int | None,
+        typer.Option(
+            min=1, help="cells that run at a time; default: 1, or with gpus_per_cell as many as fit on the GPUs"
+        ),
     ] = None,
-    executor: Annotated[str, typer.Option(metavar="local|dask|submitit")] = "local",
-    timeout: Annotated[float | None, typer.Option(help="seconds for each cell")] = None,
+    executor: Annotated[
+        str, typer.Option(metavar="local|dask|submitit", help="this machine, Dask workers, or SLURM jobs")
+    ] = "local",
+    timeout: Annotated[float | None, typer.Option(help="seconds after which a cell is stopped")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each cell; default: the cores divided by the workers")
+        int | None,
+        typer.Option(min=1, help="CPU threads of each cell; default with --workers: the cores divided by them"),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="address of a dask scheduler; default: start local workers")
@@ -152,7 +164,7 @@ def sweep(
 
 
 def status(
-    folder: Annotated[Path | None, typer.Option(help="default: reports/runs")] = None,
+    folder: Annotated[Path | None, typer.Option(help="folder of the runs; default: reports/runs")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="in a terminal: refresh every 2 s until Ctrl-C")] = False,
 ) -> None:
     """List the runs: state, last epoch or cell, seconds, peak memory, error."""
@@ -209,7 +221,7 @@ def demo(
 
 
 def explain(
-    figure: Annotated[str, typer.Argument(help="path without a suffix, or name below reports/")],
+    figure: Annotated[str, typer.Argument(help="path of a figure without suffix, or its name below reports/")],
 ) -> None:
     """Trace a figure to its numbers, command, runs, code and data; exit status 1 if one is missing or has changed."""
     from csgn_lib import runs

@@ -10,7 +10,10 @@ import typer
 from csgn_lib.records import InputError, home, write_text
 
 
-def check(dataset: str, root: Path) -> None:
+def check(
+    dataset: Annotated[str, typer.Argument(help="name of the benchmark: ltcc, prcc, market1501, csv, ...")],
+    root: Annotated[Path, typer.Argument(help="its folder")],
+) -> None:
     """Check a benchmark on disk: files, names, counts, and the protocols that can be scored."""
     from csgn_lib import datasets
 
@@ -21,21 +24,23 @@ def check(dataset: str, root: Path) -> None:
 
 
 def world(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="a new folder, or one that this command began")],
-    people: Annotated[int, typer.Option(help="of training, validation and test together")] = 500,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="a new folder, or that of an interrupted rendering")],
+    people: Annotated[int, typer.Option(help="number of people in training, validation and test together")] = 500,
     setting: Annotated[str, typer.Option(help="middle, calm or street")] = "middle",
-    seed: Annotated[int, typer.Option(help="another seed is another world")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of people, outfits, cameras and pictures")] = 0,
     size: Annotated[int, typer.Option(help="height of a picture in pixels; its width is half of it")] = 128,
-    images: Annotated[int, typer.Option(help="of each person, outfit and camera")] = 2,
-    outfits: Annotated[int, typer.Option(help="that each person wears")] = 4,
-    cameras_each: Annotated[int, typer.Option(help="cameras that see each outfit")] = 2,
+    images: Annotated[int, typer.Option(help="pictures of each person, outfit and camera")] = 2,
+    outfits: Annotated[int, typer.Option(help="outfits of each person")] = 4,
+    cameras_each: Annotated[int, typer.Option(help="cameras for each person and outfit")] = 2,
     colour_identity: Annotated[
         float, typer.Option(help="share of people with hair and skin colour of their own")
     ] = 1.0,
-    spread: Annotated[float | None, typer.Option(help="of shapes; default: the setting's")] = None,
+    spread: Annotated[
+        float | None, typer.Option(help="factor on the spread of body shapes; default: the setting's")
+    ] = None,
     sharing: Annotated[float | None, typer.Option(help="people who share an outfit; default: the setting's")] = None,
     extras: Annotated[bool, typer.Option(help="also write masks and counterfactual pairs")] = True,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="number of processes; default: one for each core")] = None,
 ) -> None:
     """Render people in changing clothes as a benchmark with masks and counterfactuals; the same command resumes."""
     from csgn_lib.synthetic import World, write_world
@@ -62,7 +67,7 @@ def score(
     in_order: Annotated[bool, typer.Option("--in-order", help="accept files without image paths")] = False,
     trapezoid: Annotated[bool, typer.Option("--trapezoid", help="also score with trapezoid average precision")] = False,
     thresholds: Annotated[
-        bool, typer.Option("--thresholds", help="also compute TAR at FAR, EER, FNIR at FPIR")
+        bool, typer.Option("--thresholds", help="also compute TAR at FAR, EER and FNIR at FPIR, with their thresholds")
     ] = False,
     against: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="folder of earlier scores on the same data to compare with")
@@ -94,12 +99,14 @@ def score(
 
 
 def words(
-    vocabulary: Annotated[str, typer.Argument(metavar="VOCABULARY", help="a YAML file; or english, the default one")],
+    vocabulary: Annotated[
+        str, typer.Argument(metavar="VOCABULARY", help="a YAML file, or english for the default vocabulary")
+    ],
     captions: Annotated[
-        Path | None, typer.Argument(metavar="[CAPTIONS]", help="JSON or CSV of path to sentences")
+        Path | None, typer.Argument(metavar="[CAPTIONS]", help="sentences of each image path, as JSON or CSV")
     ] = None,
-    preset: Annotated[str, typer.Option(help="whose CLIP is to read the vocabulary")] = "ltcc-paper",
-    out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="the counts as a table")] = None,
+    preset: Annotated[str, typer.Option(help="preset whose CLIP tokenizer is used")] = "ltcc-paper",
+    out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="file for the counts")] = None,
 ) -> None:
     """Check a vocabulary against a CLIP's tokenizer; count its phrases in a data set's captions."""
     from csgn_lib import vocabulary_files

@@ -10,18 +10,20 @@ import typer
 
 from csgn_lib.records import home
 
-_MODEL = typer.Argument(metavar="MODEL_DIR", help="a finished run's folder or name, or a folder that csgn export made")
+_MODEL = typer.Argument(
+    metavar="MODEL_DIR", help="folder or name of a finished run, or a folder written by csgn export"
+)
 
 
 def embed(
     model_dir: Annotated[Path, _MODEL],
-    folder: Annotated[list[Path], typer.Argument(help="folders whose images are embedded, at any depth")],
+    folder: Annotated[list[Path], typer.Argument(help="folders of images; subfolders are included")],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="index file to write, for csgn search")],
     add: Annotated[
         bool, typer.Option("--add", help="update an existing index: embed only new and changed images")
     ] = False,
 ) -> None:
-    """Embed folders of images into one index, on the GPU if there is one."""
+    """Embed folders of images into one search index, on a GPU if there is one."""
     from csgn_lib import models
 
     started = time.time()
@@ -83,7 +85,9 @@ def search(
 
 def export(
     model_dir: Annotated[Path, _MODEL],
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="default: MODEL_DIR/export")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="folder to write; default: MODEL_DIR/export")
+    ] = None,
 ) -> None:
     """Export a model: weights, model card, and the encoder as torch.export program and ONNX. Nothing is uploaded."""
     from csgn_lib import models
@@ -104,10 +108,13 @@ def evaluate(
         Path | None, typer.Option(metavar="FOLDER", help="default: reports/scores/MODEL-on-BENCHMARK")
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON or CSV of path to sentences: also text to image")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="sentences of each image path, as JSON or CSV: also measure text-to-image retrieval"
+        ),
     ] = None,
 ) -> None:
-    """Score a run or an exported model on any benchmark, also on one that it was not trained on."""
+    """Score a run or an exported model on any benchmark, including one that it was not trained on."""
     from csgn_lib import datasets, retrieval
     from csgn_lib.retrieval import referee
 

@@ -48,11 +48,11 @@ def fit(
 ) -> Run:
     """Train both stages on ``benchmark.train`` and write the model to ``run_dir``.
 
-    Writes config.json, plugins/ (copies), benchmark.json (description and hashes of the data), towers.json (SHA-256
-    of each starting checkpoint, null for random weights, and of each plugin; names of the loss terms), metrics.jsonl
-    (one record per epoch), log.txt, text.safetensors (the descriptions), checkpoint/ (the last two) and, last,
-    model.safetensors. The same call again resumes an unfinished run. A first Ctrl-C or SIGTERM stops it after the
-    current step, with its state saved.
+    Writes config.json, plugins/ and vocabulary.yaml (copies), benchmark.json (description and hashes of the data),
+    towers.json (SHA-256 of each starting checkpoint, null for random weights, and of each plugin; names of the loss
+    terms), metrics.jsonl (one record per epoch), log.txt, text.safetensors (the descriptions), checkpoint/ (the last
+    two) and, last, model.safetensors. The same call again resumes an unfinished run. A first Ctrl-C or SIGTERM stops it
+    after the current step, with its state saved.
 
     Several processes (``accelerate launch -m csgn_lib train ...``, ``accelerate.notebook_launcher(fit, ...)``) split
     each batch of the same size by whole identities, so that the result is that of one process, up to rounding. They

@@ -88,9 +88,10 @@ class _CapturedGraph:
 def can_capture(experiment: Experiment, shard: BatchShard) -> bool:
     """Whether a step of stage 2 can be captured: no recomputation, one process, and no code of plugins.
 
-    Recomputation (``batch_parts``, ``gradient_checkpointing``) is not captured until a GPU has shown that it trains
-    alike: ``make bench-gpu`` measures that. Several processes wait for each other in collectives of batch norm and DDP;
-    on one card NCCL refuses them, and gloo's run on the CPU, which a graph cannot hold.
+    Recomputation (``batch_parts``, ``gradient_checkpointing``) is not captured until it is verified on a GPU that a
+    captured step gives the same weights (``make bench-gpu`` measures that). Several processes communicate in batch norm
+    and DDP: NCCL does not support two processes on one GPU, and gloo communicates through the CPU, which a graph cannot
+    contain.
     """
     plain = experiment.batch_parts == 1 and not experiment.gradient_checkpointing
     return plain and shard.world_size == 1 and not experiment.loaded

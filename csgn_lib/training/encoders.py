@@ -20,7 +20,7 @@ from csgn_lib.training.stage2 import Learner
 from csgn_lib.training.steps import STREAMS, Stage2Targets
 from csgn_lib.vss import Heads, VisualEncoder, uses_resnet
 
-SHAPING = ("vss", "clip_model", "resnet_model", "image_height", "image_width", "vit_stride")  # an encoder's tensors
+SHAPING = ("vss", "clip_model", "resnet_model", "image_height", "image_width", "vit_stride")  # they determine shapes
 
 
 def load_towers(experiment: Experiment) -> tuple[ClipTower | None, nn.Module | None]:

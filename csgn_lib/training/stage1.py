@@ -119,10 +119,10 @@ def _descriptions_of_init(experiment: Experiment, run: Run, device: torch.device
 def read_descriptions(run: Run, device: torch.device | str = "cpu") -> mdg.TextFeatures:
     """The descriptions (N, D) that a run learned in stage 1, in the order of its training identities, and their tokens.
 
-    The tokens are None where random vectors stand in place of text, and in runs of versions that did not store them.
+    The tokens are None with mdg=random, and in runs of versions that did not store them.
 
     Raises:
-        InputError: the run used no text, or stage 1 has not ended; a damaged file, or other content.
+        InputError: the run used no text, or stage 1 is not finished; a damaged file, or other content.
     """
     path = run.path(DESCRIPTIONS)
     if not path.exists():
@@ -162,7 +162,7 @@ def learn_prompts(
 
     Adam, linear warm-up, cosine to 1e-6 [C]. mdg=random skips it and returns random vectors with the norm of real text
     features. With ``checkpoints`` it resumes where it stopped. Every process of a run does the same computation here,
-    which is small compared with stage 2.
+    because it is small compared with stage 2.
 
     Args:
         images: the training images, persons numbered 0 .. N-1.

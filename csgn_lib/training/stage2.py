@@ -47,8 +47,8 @@ class Learner(nn.Module):
         gather: function from this process's embeddings to those of the whole batch, for heads and losses.
         parts: number of parts in which the images are embedded, one after another. Only a part's embeddings are kept;
             its activations are recomputed in the backward pass (as in GradCache, Gao et al., RepL4NLP 2021). Memory is
-            that of a part, while hardest negatives, head statistics and text losses are those of the whole batch. A
-            ResNet's own batch norms see one part.
+            that of a part, while hardest negatives, head statistics and text losses are those of the whole batch. The
+            batch norms of a ResNet use the statistics of one part.
     """
 
     def __init__(self, encoder: VisualEncoder, heads: Heads, f_map: FeatureMap | None, parts: int = 1) -> None:

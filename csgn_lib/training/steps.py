@@ -48,7 +48,7 @@ class LossMeter:
     def __init__(self, sums: dict[str, Tensor] | None = None, count: int = 0) -> None:
         self.names, self.count, self.began = tuple(sums or ()), count, count
         self.sums = torch.stack([*sums.values()]) if sums else None
-        self.finite: Tensor | int = 0  # number of steps before a sum became non-finite
+        self.finite: Tensor | int = 0  # number of steps in which all sums were finite
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add one step's scalars, in a fixed number of kernels whatever the number of terms."""
@@ -87,7 +87,7 @@ class LossMeter:
 class StepContext:
     """An epoch and the images of each of its steps, for error messages.
 
-    paths: of the frame's images; rows: for each step, row numbers of that frame; log: receives the full list.
+    paths: of the frame's images; rows: for each step, row numbers of that frame; log: called with the full list.
     """
 
     stage: int

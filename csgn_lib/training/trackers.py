@@ -1,7 +1,7 @@
 """Experiment trackers: metrics are also sent to TensorBoard, Weights & Biases, MLflow or Trackio, through accelerate.
 
 ``metrics.jsonl`` remains the record. A tracker writes below the run's folder and does not use the network, unless its
-own environment variables (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``, ``TRACKIO_SPACE_ID``) ask for it.
+own environment variables (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``, ``TRACKIO_SPACE_ID``) configure it to.
 """
 
 from __future__ import annotations
