@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
 from pathlib import Path
@@ -145,36 +144,18 @@ def _quoted(name: str, value: Any, form: Any) -> str:
 
 def _tabular(frame: pd.DataFrame, spread: str, note: str) -> str:
     frame = frame.assign(group=frame["group"].fillna("") if "group" in frame else "")
-    keys = ["group", "column"]
-    columns = list(dict.fromkeys(frame[keys].itertuples(index=False, name=None)))
-    best = frame.loc[frame.dropna(subset="mean").groupby(keys)["mean"].idxmax()].set_index(keys)["row"].to_dict()
-    cells = {}
-    for cell in frame.to_dict("records"):
-        place = (cell["group"], cell["column"])
-        cells[cell["row"], *place] = _cell(cell, spread, best.get(place) == cell["row"])
+    keys = ["group", "column"] if frame["group"].any() else ["column"]
+    best = frame.loc[frame.dropna(subset="mean").groupby(keys)["mean"].idxmax()].index
+    frame["cell"] = [_cell(cell, spread, i in best) for i, cell in frame.to_dict("index").items()]
+    columns = frame[keys].drop_duplicates()
+    order = pd.MultiIndex.from_frame(columns) if len(keys) > 1 else pd.Index(columns["column"])
+    table = frame.pivot(index="row", columns=keys, values="cell").reindex(frame["row"].unique())[order].fillna("--")
+    style = table.rename_axis(index=None, columns=[None] * len(keys)).style
+    style = style.format_index(_escaped, axis="index").format_index(_escaped, axis="columns")
     content = {"sd": "mean and s.d.", "interval": "mean and its interval"}.get(spread, "mean")
-    lines = [
-        f"% {content}; *: differs from the baseline, corrected p < {ALPHA}; bold: better than every other row, likewise"
-    ]
-    lines += [f"% {line}" for line in note.splitlines()]
-    lines += [rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule", *_headings([group for group, _ in columns])]
-    lines += [" & ".join(["", *(_escaped(column) for _, column in columns)]) + r" \\", r"\midrule"]
-    for row in frame["row"].unique():
-        lines.append(" & ".join([_escaped(row), *(cells.get((row, *place), "--") for place in columns)]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _headings(groups: list[str]) -> list[str]:
-    """A line of headings over neighbouring columns of one group, and the rules below; none without groups."""
-    if not any(groups):
-        return []
-    over, rules, first = [""], [], 2
-    for group, members in itertools.groupby(groups):
-        last = first + len(list(members)) - 1
-        over.append(rf"\multicolumn{{{last - first + 1}}}{{c}}{{{_escaped(group)}}}")
-        rules += [rf"\cmidrule(lr){{{first}-{last}}}"] if group else []
-        first = last + 1
-    return [" & ".join(over) + r" \\", " ".join(rules)]
+    meaning = f"*: differs from the baseline, corrected p < {ALPHA}; bold: better than every other row, likewise"
+    comments = "".join(f"% {line}\n" for line in [f"{content}; {meaning}", *note.splitlines()])
+    return comments + style.to_latex(column_format="l" + "r" * len(order), hrules=True, multicol_align="c")
 
 
 def _cell(cell: dict[str, Any], spread: str, best: bool) -> str:
