@@ -69,7 +69,7 @@ def test_columns_are_grouped_by_protocol(tmp_path):
         r" & rank-1 & mAP & rank-1 & mAP & GiB \\",
         r"\midrule",
     ]
-    assert _lines(frame, tmp_path, spread="none")[7] == r"a & $1.0$ & $2.0$ & $3.0$ & $4.0$ & $5.0$ \\"
+    assert _lines(frame, tmp_path, spread="none")[6] == r"a & $1.0$ & $2.0$ & $3.0$ & $4.0$ & $5.0$ \\"
 
 
 def test_results_table_describes_protocols():
