@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
@@ -85,7 +86,7 @@ def neighbour_kinds(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
             axes.errorbar(part["times"], y, xerr=error, fmt="osD"[i], color=f"C{i}", ls="", label=kind)
         axes.axvline(1, color="gray", lw=0.8, ls="--", label="chance")
         axes.set(yticks=range(len(order)), yticklabels=labels, xscale="symlog", xlim=(0, None), xlabel="times chance")
-        axes.set_xticks([0, 1, 2, 5, 10, 20, 50], ["0", "1", "2", "5", "10", "20", "50"])
+        axes.xaxis.set(major_locator=FixedLocator([0, 1, 2, 5, 10, 20, 50, 100, 200, 500]), major_formatter="{x:g}")
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
         axes.invert_yaxis()
