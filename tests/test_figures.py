@@ -349,6 +349,9 @@ def test_neighbour_kinds_have_a_line_per_feature_and_a_marker_per_kind():
     figure = figures.neighbour_kinds(pd.DataFrame(rows), ["plain", "person only"])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["plain", "person only"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["chance", "same", "other"]
+    alone = figures.neighbour_kinds(pd.DataFrame(rows).query("kind == 'same'"), ["plain", "person only"]).axes[0]
+    assert alone.get_xlim()[1] < 10  # the ticks do not widen the axis
+    assert [float(y) for y in alone.containers[0].lines[0].get_ydata()] == [0, 1]  # one kind is not shifted
 
 
 def test_attention_shares_fit_figure_with_legend():

@@ -242,6 +242,18 @@ def test_tradeoff_omits_unknown_values():
     plt.close("all")
 
 
+def test_tradeoff_numbers_cover_neither_dots_nor_each_other():
+    frame = pd.DataFrame({"row": list("abcdef"), "kind": "p", "x": [1, 1, 1, 1.01, 2, 9], "y": [1, 1, 1.01, 1, 2, 9]})
+    figure = figures.tradeoff(frame, {"x": "X"}, ("y", "Y"))
+    [axes], point = figure.axes, figure.dpi / 72
+    dots = axes.transData.transform(frame[["x", "y"]])
+    numbers = dots + point * np.array([text.get_position() for text in axes.texts])
+    assert np.linalg.norm(numbers[:, None] - numbers, axis=2)[np.triu_indices(6, 1)].min() > 5 * point
+    assert np.linalg.norm(numbers[:, None] - dots, axis=2).min() > 5 * point
+    assert np.linalg.norm(numbers[5] - dots[5]) < 7 * point  # beside its dot
+    plt.close("all")
+
+
 # ---- the notebook and the document
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from csgn_lib import records, runs
+from csgn_lib.config import Experiment
 from csgn_lib.records import InputError, Run, write_json
 from csgn_lib.runs import answers, execution, folders, machine, notebooks, sweeps
 from csgn_lib.runs.demo import Outcome, Step
@@ -504,6 +505,9 @@ def test_key_covers_plugin_but_not_tracker(home, given):
 
 def test_current_run_in_headless_notebook(home, monkeypatch):
     assert runs.current("12_train").dir == home / "reports/runs/12_train-live"
+    first, other = (Experiment.from_parameters(preset="demo", seed=seed) for seed in (0, 1))
+    assert runs.current("12_train", experiment=first).dir == runs.experiment_folder(first)
+    assert runs.experiment_folder(first) != runs.experiment_folder(other)
     monkeypatch.setenv(folders.FOLDER_VARIABLE, str(home / "given"))
     assert runs.current("12_train").dir == home / "given"
     assert not (home / "given/benchmark.json").exists()

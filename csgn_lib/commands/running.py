@@ -72,8 +72,7 @@ def train(
     given = {name: runs.from_text(types.get(name, Any), text, name) for name, text in _pairs(set_)}
     given |= {"plugin": tuple(named)} if named else {}
     experiment = Experiment.from_parameters(**{"preset": preset, "seed": seed} | given)
-    named = f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
-    folder = runs.locate(run_dir) if run_dir else runs.runs_folder() / named
+    folder = runs.locate(run_dir) if run_dir else runs.experiment_folder(experiment)
     from csgn_lib import synthetic
 
     benchmark = (synthetic.planned_for if dry_run else synthetic.benchmark_for)(experiment)

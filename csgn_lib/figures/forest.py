@@ -15,7 +15,8 @@ from csgn_lib.figures.saving import TEXT_WIDTH, styled
 from csgn_lib.figures.tables import protocol_name
 from csgn_lib.records import InputError
 
-_INK, _LINE, _DISC = "#262626", "#bfbfbf", "#0072B2"
+_INK, _LINE, _DOT = "#262626", "#bfbfbf", "#0072B2"
+_ROOM = 6.5  # of a number beside other numbers and dots, in points
 
 
 def forest(frame: pd.DataFrame, baseline: str, unit: str = "points") -> Figure:
@@ -68,7 +69,9 @@ def dots(frame: pd.DataFrame, xlabel: str) -> Figure:
 
 
 def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diagonal: bool = False) -> Figure:
-    """Scatter plot of two quantities: a disc with the row's number, and the legend below.
+    """Scatter plot of two quantities: a dot with the row's number beside it, and the legend below.
+
+    No number covers another one or a dot; a line joins each to its dot.
 
     Panels: one column for each kind, one line for each quantity of ``x`` (of a single kind, side by side); each has
     its own scale.
@@ -98,6 +101,10 @@ def tradeoff(frame: pd.DataFrame, x: Mapping[str, str], y: tuple[str, str], diag
                 axes.set(title="" if i else kind, xlabel=label, ylabel=y[1] if axes in grid[:, 0] else "")
                 axes.grid(True, axis="both")
         figure.legend(handles=_key(rows), loc="outside lower center", ncols=4, handlelength=1, labelspacing=0.3)
+        figure.draw_without_rendering()  # lays the figure out, so that distances are known
+        for column, of_column in zip(x, panels, strict=True):
+            for axes, kind in zip(of_column, kinds, strict=True):
+                _numbers(axes, frame[frame["kind"] == kind].dropna(subset=[column, y[0]]), column, y[0], rows)
     return figure
 
 
@@ -105,13 +112,33 @@ def _points(axes: Axes, frame: pd.DataFrame, x: str, y: str, rows: Sequence[str]
     for draw, across, column in ((axes.hlines, y, x), (axes.vlines, x, y)):
         if {f"{column}_low", f"{column}_high"} <= set(frame):
             draw(frame[across], frame[f"{column}_low"], frame[f"{column}_high"], color=_LINE, lw=0.6, zorder=1)
-    for place, (_, one) in enumerate(frame.iterrows(), start=3):  # each number is drawn right after its disc
-        axes.plot(one[x], one[y], "o", color=_DISC, ms=7.5, mec="white", mew=0.5, zorder=place)
-        axes.annotate(
-            str(rows.index(one["row"]) + 1), (one[x], one[y]), color="white", fontsize=5, fontweight="bold",
-            ha="center", va="center_baseline", zorder=place,
-        )  # fmt: skip
+    axes.plot(frame[x], frame[y], "o", color=_DOT, ms=3.5, mec="white", mew=0.4, ls="", zorder=3)
     axes.margins(0.1)
+
+
+def _numbers(axes: Axes, frame: pd.DataFrame, x: str, y: str, rows: Sequence[str]) -> None:
+    dots = frame[[x, y]].to_numpy(float)
+    pixels = axes.transData.transform(dots)
+    offsets = (_apart(pixels, _ROOM * axes.get_figure().dpi / 72) - pixels) * 72 / axes.get_figure().dpi
+    line = {"arrowstyle": "-", "color": _DOT, "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0.5, 0.5)}
+    for dot, offset, row in zip(dots, offsets, frame["row"], strict=True):
+        axes.annotate(
+            str(rows.index(row) + 1), dot, offset, textcoords="offset points", fontsize=6, ha="center", va="center",
+            bbox={"pad": 0.3, "fc": "none", "ec": "none"}, arrowprops=line,
+        )  # fmt: skip
+
+
+def _apart(dots: np.ndarray, gap: float) -> np.ndarray:
+    """A place for each of the points (N, 2), near it and, where possible, ``gap`` away from every other and point."""
+    turns = 2.4 * np.arange(len(dots))  # radians; the places of equal points differ
+    places = dots + 0.1 * gap * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    for _ in range(500):
+        step = places[:, None] - np.concatenate([places, dots])
+        distance = np.linalg.norm(step, axis=2)
+        distance[np.diag_indices(len(dots))] = gap  # from itself
+        push = np.clip(gap - distance, 0, None) / 2 / distance
+        places = places + (push[:, :, None] * step).sum(axis=1)
+    return places
 
 
 def _key(rows: Sequence[str]) -> list[Line2D]:

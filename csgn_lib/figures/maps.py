@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
@@ -77,13 +78,15 @@ def neighbour_kinds(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     order = list(dict.fromkeys(zip(table["row"], table["feature"], strict=True)))
     with styled():
         figure, axes = plt.subplots(figsize=(TEXT_WIDTH, 0.7 + 0.27 * len(order)))
-        for i, (kind, part) in enumerate(table.groupby("kind", sort=False)):
-            y = [order.index(key) + 0.2 * (i - 1) for key in zip(part["row"], part["feature"], strict=True)]
+        kinds = table.groupby("kind", sort=False)
+        for i, (kind, part) in enumerate(kinds):
+            shift = 0.2 * (i - (len(kinds) - 1) / 2)
+            y = [order.index(key) + shift for key in zip(part["row"], part["feature"], strict=True)]
             error = [part["times"] - part["times_low"], part["times_high"] - part["times"]]
             axes.errorbar(part["times"], y, xerr=error, fmt="osD"[i], color=f"C{i}", ls="", label=kind)
         axes.axvline(1, color="gray", lw=0.8, ls="--", label="chance")
         axes.set(yticks=range(len(order)), yticklabels=labels, xscale="symlog", xlim=(0, None), xlabel="times chance")
-        axes.set_xticks([0, 1, 2, 5, 10, 20, 50], ["0", "1", "2", "5", "10", "20", "50"])
+        axes.xaxis.set(major_locator=FixedLocator([0, 1, 2, 5, 10, 20, 50, 100, 200, 500]), major_formatter="{x:g}")
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
         axes.invert_yaxis()

@@ -105,7 +105,8 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _html(frame: pd.DataFrame, descriptions: Mapping[str, str]) -> str:
     protocols = list(frame["protocol"].unique())
-    over = "".join(f'<th colspan="{len(_HEADS)}" scope="colgroup">{_name(name)}</th>' for name in protocols)
+    span = f'colspan="{len(_HEADS)}" scope="colgroup" style="text-align: center"'
+    over = "".join(f"<th {span}>{_name(name)}</th>" for name in protocols)
     heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS * len(protocols))
     body = ""
     for name, cells in _entries(frame, intervals=True):

@@ -24,11 +24,6 @@ CONSOLE = "console.txt"  # file with the output of the process, in the run's fol
 _STARTED: list[subprocess.Popen[bytes]] = []  # polled by `reap`, so that ended processes do not remain zombies
 
 
-def folder_of(experiment: Experiment) -> Path:
-    """The folder that ``csgn train`` uses for this experiment: ``reports/runs/<preset>-<digest>-s<seed>``."""
-    return runs.runs_folder() / f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
-
-
 def command(experiment: Experiment, run_dir: str | Path | None = None) -> str:
     """The command line that trains it: ``csgn train --preset ... --set name=value``; run again, it resumes."""
     return shlex.join(["csgn", *_train_words(experiment, run_dir)])
@@ -49,7 +44,7 @@ def start(experiment: Experiment, run_dir: str | Path | None = None) -> Run:
     Raises:
         InputError: the folder's run is queued, running or done, or its folder cannot be written.
     """
-    run = Run(Path(run_dir) if run_dir else folder_of(experiment))
+    run = Run(Path(run_dir) if run_dir else runs.experiment_folder(experiment))
     state = runs.state(run)
     if state in ("queued", "running", "done"):
         raise InputError(f"{run.dir} is {state}; use it, or change a parameter or the seed for another run")

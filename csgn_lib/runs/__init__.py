@@ -10,7 +10,19 @@ from csgn_lib.runs.answers import answer, collect, keep_answer
 from csgn_lib.runs.demo import PLAN, Outcome, Step, demo
 from csgn_lib.runs.execution import execute
 from csgn_lib.runs.explain import Explanation, explain, origin
-from csgn_lib.runs.folders import current, flat, key, locate, open_run, recorded, runs_folder, state, stop, table
+from csgn_lib.runs.folders import (
+    current,
+    experiment_folder,
+    flat,
+    key,
+    locate,
+    open_run,
+    recorded,
+    runs_folder,
+    state,
+    stop,
+    table,
+)
 from csgn_lib.runs.grids import Grid, read_grid
 from csgn_lib.runs.machine import environment
 from csgn_lib.runs.notebooks import declared, find, fitted, from_text

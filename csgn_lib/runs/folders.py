@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csgn_lib.config import RECORDED, content_digests, plugins_of
+from csgn_lib.config import RECORDED, Experiment, content_digests, plugins_of
 from csgn_lib.records import (
     InputError,
     Run,
@@ -68,15 +68,22 @@ def open_run(name: str | Path) -> Run:
     raise InputError(f"{str(name)!r} is not a run's folder, nor a run's name in {runs_folder()}; {cure}")
 
 
-def current(name: str, benchmark: Benchmark | None = None) -> Run:
+def experiment_folder(experiment: Experiment) -> Path:
+    """The folder that ``csgn train`` uses for an experiment: ``reports/runs/<preset>-<digest>-s<seed>``."""
+    return runs_folder() / f"{experiment.preset}-{experiment.digest()}-s{experiment.seed}"
+
+
+def current(name: str, benchmark: Benchmark | None = None, experiment: Experiment | None = None) -> Run:
     """The run of the current notebook.
 
-    In a headless notebook it is the folder that ``execute`` created, in a live one ``reports/runs/<name>-live``. With
-    ``benchmark``, a description of the data with their hash is written to the run's benchmark.json.
+    In a headless notebook it is the folder that ``execute`` created; in a live one the folder of ``experiment``, if it
+    trains one, else ``reports/runs/<name>-live``. With ``benchmark``, a description of the data with their hash is
+    written to the run's benchmark.json.
     """
     global _live
     folder = os.environ.get(FOLDER_VARIABLE)
-    run = Run(Path(folder) if folder else runs_folder() / f"{name}-live")
+    live = experiment_folder(experiment) if experiment else runs_folder() / f"{name}-live"
+    run = Run(Path(folder) if folder else live)
     _live = None if folder else run.dir
     if benchmark is not None:
         write_json(run.path("benchmark.json"), benchmark.record())
