@@ -180,7 +180,6 @@ def own_fields(entry: Entry, known: Iterable[str]) -> dict[str, Any]:
 
     Raises InputError for a parameter in ``known``, without default or description, or with an unsuitable default.
     """
-    """The experiment's fields that a plugin's variant adds: its keyword-only parameters that carry a Field."""
     fields = {}
     for name, parameter in entry.parameters.items():
         annotation, default = parameter.annotation, parameter.default

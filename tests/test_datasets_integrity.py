@@ -46,7 +46,7 @@ def test_overview_distinguishes_none_from_not_checked(tmp_path):
     (tmp_path / "train/007_1_c3_000006.png").unlink()
     for opened, undecodable in ((False, "not checked: images were not opened"), (True, "none")):
         rows = b.check(images=opened, workers=1).overview.set_index("kind")
-        assert rows.loc["missing"].tolist() == ["error", "1 listed files do not exist"]
+        assert rows.loc["missing"].tolist() == ["error", "listed files do not exist: 1"]
         assert rows.loc["listed_twice"].tolist() == ["", "none"]
         assert rows.loc["undecodable", "found"] == undecodable
         assert rows.loc["count", "found"].endswith("more)") and rows.loc["count", "severity"] == "warning"

@@ -225,7 +225,7 @@ def _everything(benchmark: Benchmark) -> pd.DataFrame:
 
 def _listing(kind: str, severity: str, text: str, paths: Iterable[str]) -> list[Problem]:
     paths = tuple(sorted(set(paths)))
-    return [Problem(kind, severity, f"{len(paths):,} {text}", paths)] if paths else []
+    return [Problem(kind, severity, f"{text}: {len(paths):,}", paths)] if paths else []
 
 
 def _labels(benchmark: Benchmark, rows: pd.DataFrame) -> Iterator[Problem]:
