@@ -68,7 +68,7 @@ SWEEP = $(RUN) -m csgn_lib run 40_ablation_sweep -p grid reports/ablation/$(1)/g
 ALL := ["plain", "clothing removed", "person only"]
 , := ,
 
-ablation: ablation-clips $(STAMP)  ## contribution of each part, and controls; resumable; writes reports/ablation
+ablation: ablation-clips $(STAMP)  ## contribution of each part; resumable; writes reports/ablation
 	@$(call SWEEP,main,identity + triplet)
 
 ablation-variants: $(STAMP)  ## other variants of each part, three runs each; resumable
