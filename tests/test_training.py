@@ -618,7 +618,7 @@ def test_missing_labels_are_found_before_training(people, tmp_path):
         training.fit(small(), people.validation, tmp_path / "run")
     broken = people.train.copy()
     broken.loc[3, "path"] = "train/gone.png"
-    with pytest.raises(InputError, match="listed files do not exist .*train/gone.png"):
+    with pytest.raises(InputError, match="listed files do not exist: 1 .*train/gone.png"):
         training.fit(small(), replace(people, train=broken), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -134,8 +134,9 @@ def test_every_candidate_is_measured_and_keeps_results_within_rounding(rehearsed
 
 def test_weights_in_bfloat16_with_float32_in_the_optimizer_train_as_float32_weights_do(rehearsed, monkeypatch):
     monkeypatch.setattr("csgn_lib.training.usable_precision", lambda precision, device: precision)
+    # oneDNN with AMX convolves maps of 4 x 2 values with stride 2 wrongly in bfloat16; images of 32 x 16 have such maps
+    timed.SMALL |= {"precision": "bf16", "image_height": 96, "image_width": 48}
     images, bf16 = timed.random_images(8), {"vss": "steer"}
-    timed.SMALL["precision"] = "bf16"
     start, plain = (timed.weights_after(images, count, **bf16) for count in (0, 2))
     masters = timed.weights_after(images, 2, candidate=candidates.Candidate(optimizer=candidates.MasterAdam), **bf16)
     assert timed.apart(masters, plain, start) < 0.01 < timed.apart(start, plain, start)

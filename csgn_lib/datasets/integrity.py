@@ -70,7 +70,7 @@ class Problem:
     @property
     def text(self) -> str:
         """Kind, detail and the first path, in one line."""
-        return f"{self.kind}: {self.detail} {_some(self.paths)}".rstrip()
+        return f"{self.kind}: {self.detail}" + (f" ({_some(self.paths)})" if self.paths else "")
 
 
 @dataclass(frozen=True, eq=False)
