@@ -176,7 +176,6 @@ def _graph(gallery: NDArray[np.float32]) -> Any:
     """The HNSW index of a gallery of `world`, kept in build/retrieval because it takes many minutes to build."""
     file = home() / "build/retrieval" / f"hnsw-{len(gallery)}-{gallery.shape[1]}.faiss"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_index(approximate_index(gallery, "hnsw", probes=32), file)
     return read_index(file)
 

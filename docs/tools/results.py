@@ -16,10 +16,9 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
-import yaml
 
 from csgn_lib.backbones import TOWERS
-from csgn_lib.records import read_json, write_text
+from csgn_lib.records import read_json, read_yaml, write_text
 from csgn_lib.runs import load_sweep_records
 from csgn_lib.runs.sweep_records import SENSITIVITIES, SweepRecords
 from csgn_lib.synthetic import World
@@ -130,7 +129,7 @@ def difference(record: str, label: str, against: str, measure: str = HARD) -> st
 
 def verdict(name: str) -> str:
     """``held``, ``not held`` or ``undecided``: a hypothesis of reports/seeds/hypotheses.yaml."""
-    return _sweep("seeds").verdict(yaml.safe_load((HOME / "reports/seeds/hypotheses.yaml").read_text())[name])
+    return _sweep("seeds").verdict(read_yaml(HOME / "reports/seeds/hypotheses.yaml")[name])
 
 
 def difference_table(rows: dict[str, tuple[str, str]], columns: dict[str, tuple[str, str]]) -> str:
