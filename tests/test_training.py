@@ -631,7 +631,7 @@ def test_folder_of_another_experiment_is_refused(people, tmp_path):
         (dict(seed=1), "seed: 0, and now 1"),
         (dict(stage2_epochs=2), "stage2_epochs: 1, and now 2"),
     ):
-        with pytest.raises(InputError, match=f"another {name}; choose another folder"):
+        with pytest.raises(InputError, match=f"another {name}; remove this folder"):
             training.fit(small(mdg="random", **parameters), people, tmp_path)
     assert {path: path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()} == before
     for damage in (lambda path: path.write_text("{"), Path.unlink):  # what stays was trained with nobody knows what

@@ -27,7 +27,7 @@ from csgn_lib.vss import Embeddings, Heads
 
 # ignored parameters: a tracker has no influence, the others are compared by content
 NOT_COMPARED = ("plugin", "tracker", *BY_CONTENT)
-OTHER = "choose another folder, or remove this one"
+OTHER = "remove this folder, or choose another with --run-dir"
 
 
 def refuse_another(run: Run, experiment: Experiment, benchmark: Benchmark) -> None:
