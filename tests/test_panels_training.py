@@ -220,7 +220,7 @@ class TestParameters:
                          "ema: .*valid number[^;]*; batch_persons: .*greater than", panel.difference.value)  # fmt: skip
         panel.widgets["batch_persons"].value, panel.widgets["ema"].value = 8, "0.9"
         assert panel.experiment.difference() == {"batch_persons": 8, "ema": 0.9} and not panel.start.disabled
-        assert "2 parameter(s) differ from the preset demo" in panel.difference.value
+        assert "Parameters that differ from the preset demo: 2." in panel.difference.value
         assert "batch_persons" in panel.difference.value and "beta" not in panel.difference.value
 
     def test_changing_preset_keeps_changed_values(self):

@@ -269,7 +269,7 @@ class ParameterPanel:
         rows = [[name, html.escape(written(value)), html.escape(written(getattr(self._base, name)))]
                 for name, value in changed.items()]  # fmt: skip
         table = table_html(("parameter", "value", f"preset {self.preset}"), rows) if rows else ""
-        self.difference.value = f"<p>{len(rows)} parameter(s) differ from the preset {self.preset}.</p>{table}"
+        self.difference.value = f"<p>Parameters that differ from the preset {self.preset}: {len(rows)}.</p>{table}"
         self.line.value = f"<code>{html.escape(background.command(self.experiment))}</code>"
 
     def _needs(self) -> str:
