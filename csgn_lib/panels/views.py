@@ -60,7 +60,7 @@ def show(what: str, *widgets: ipywidgets.Widget) -> None:
 
 
 def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of HTML cells; short ones stay in one line. A row of one cell spans the table: a remark on the row above."""
+    """A table of HTML cells; short ones do not wrap. A row of one cell spans the table: a remark on the row above."""
     style, narrow = "text-align:left;vertical-align:top;padding:2px 8px", ";white-space:nowrap"
     head = "".join(f'<th scope="col" style="{style}{narrow}">{name}</th>' for name in heads)
 
