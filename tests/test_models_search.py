@@ -124,6 +124,10 @@ def test_large_gallery_has_approximate_index(model, album, tmp_path, monkeypatch
     (tmp_path / "x.hnsw").write_bytes(b"no index")
     with pytest.raises(InputError, match="x.hnsw is no FAISS index"):
         neighbours.read_index(tmp_path / "x.hnsw")
+    monkeypatch.setattr(neighbours, "set_candidates", lambda *args: 0.5)
+    with pytest.warns(UserWarning, match="finds 50.0% of the nearest images .*, less than 99%, so search stays exact"):
+        models.embed_folder(model, album, out)
+    assert models.read_gallery(out).index is None and not list(tmp_path.glob("g-*.hnsw"))
 
 
 def test_several_queries_equal_single_ones(model, pictures, index):

@@ -108,6 +108,20 @@ def test_index_with_too_few_results_is_marked():
     assert (found.rows[:, 0] >= 0).all()
 
 
+def test_candidates_are_as_few_as_the_recall_needs():
+    pytest.importorskip("faiss")
+    gallery = features(3000, 12)
+    index = retrieval.approximate_index(gallery, "hnsw", links=4)
+    reached, few = neighbours.set_candidates(index, gallery, 0.5), index.hnsw.efSearch
+    assert 0.5 <= reached and neighbours.set_candidates(index, gallery, 1.1) <= 1 and few < index.hnsw.efSearch == 1024
+    chosen = np.random.default_rng(0).choice(3000, neighbours.CHECKED, replace=False)
+    index.hnsw.efSearch = few
+    found, exact = retrieval.search_index(index, gallery[chosen], 11), retrieval.search(gallery[chosen], gallery, 11)
+    shares = [len(set(a) & set(b) - {own}) / 10 for a, b, own in zip(found.rows, exact.rows, chosen, strict=True)]
+    assert reached == pytest.approx(np.mean(shares), abs=0.02)
+    assert neighbours.set_candidates(retrieval.approximate_index(features(2, 1), "hnsw"), features(2, 1)) == 1
+
+
 def test_unknown_index_and_missing_faiss_are_named(monkeypatch):
     with pytest.raises(InputError, match="pip install csgn-workbench\\[faiss\\]"):
         monkeypatch.setitem(sys.modules, "faiss", None)

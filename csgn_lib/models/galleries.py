@@ -2,7 +2,8 @@
 
 The index is a safetensors file: ``features`` (N, D) float32, and as text in its header ``paths`` (a JSON list of N),
 ``files`` (size in bytes, modification time and SHA-256 of each), ``folders``, ``model`` (its digest) and
-``descriptor``. For HNSW_FROM images or more, an approximate index (HNSW) is written beside it if FAISS is installed.
+``descriptor``. For HNSW_FROM images or more, an approximate index (HNSW) is written beside it if FAISS is installed
+and the index finds nearly all of the nearest images.
 """
 
 from __future__ import annotations
@@ -240,17 +241,31 @@ def _refuse_out(out: Path) -> None:
 def _write(gallery: Gallery, out: Path) -> Gallery:
     header = {"model": gallery.model, "descriptor": gallery.descriptor}
     header |= {name: json.dumps(getattr(gallery, name)) for name in ("paths", "files", "folders")}
-    index = None
-    if len(gallery.paths) >= HNSW_FROM and neighbours.has_faiss():
-        index = out.with_name(f"{out.stem}-{uuid.uuid4().hex[:8]}.hnsw")
+    index = _approximate(gallery, out) if len(gallery.paths) >= HNSW_FROM and neighbours.has_faiss() else None
+    if index is not None:
         header["hnsw"] = index.name
-        neighbours.write_index(neighbours.approximate_index(gallery.features, "hnsw", probes=32), index)
     with writing(out), atomic_path(out) as temporary:
         save_file({FEATURES: gallery.features}, temporary, metadata=header)
     for old in out.parent.glob(f"{out.stem}-*.hnsw"):
         if old != index:
             old.unlink()
     return Gallery(**_fields(gallery) | {"index": index})
+
+
+def _approximate(gallery: Gallery, out: Path) -> Path | None:
+    """Write an HNSW index beside ``out``; None, with a warning, if it misses too many of the nearest images."""
+    built = neighbours.approximate_index(gallery.features, "hnsw")
+    recall = neighbours.set_candidates(built, gallery.features)
+    if recall < neighbours.RECALL:
+        warnings.warn(
+            f"{out}: an approximate index finds {recall:.1%} of the nearest images of these features, less than "
+            f"{neighbours.RECALL:.0%}, so search stays exact",
+            stacklevel=2,
+        )
+        return None
+    index = out.with_name(f"{out.stem}-{uuid.uuid4().hex[:8]}.hnsw")
+    neighbours.write_index(built, index)
+    return index
 
 
 def _fields(gallery: Gallery) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from csgn_lib.progress import track
 from csgn_lib.records import InputError, atomic_path, writing
 from csgn_lib.retrieval.blocks import each_product, in_threads, single_threaded_blas, thread_count
 from csgn_lib.retrieval.features import as_array, bad_row, check_columns, unit_rows
@@ -18,6 +19,8 @@ from csgn_lib.retrieval.features import as_array, bad_row, check_columns, unit_r
 CHUNK = 1024  # gallery rows: 2 MB at width 512, which fit into the cache
 FEW = 16  # up to this number of queries, the gallery is read once and not copied
 BEYOND = 3.0  # larger than any 1 - cosine: the distance of rows that a search did not return
+BLOCK = 10_000  # gallery rows that are added to an index between two reports of progress
+RECALL, CHECKED = 0.99, 100  # share of the nearest images that an approximate index has to find; queries that check it
 FAISS_MISSING = (
     "approximate search needs FAISS: pip install csgn-workbench[faiss]; search() is exact and does not need it"
 )
@@ -156,7 +159,7 @@ def approximate_index(
     *,
     lists: int | None = None,
     probes: int = 8,
-    links: int = 32,
+    links: int = 64,
 ) -> Any:
     """A FAISS index of the gallery, for galleries that are too large for exact search.
 
@@ -165,7 +168,8 @@ def approximate_index(
         kind: "ivf" divides the gallery into k-means cells and searches the nearest ones; "hnsw" searches a neighbour
             graph.
         lists: ivf: number of cells; None for about 4 sqrt(G) (fewer if k-means would starve).
-        probes: ivf: cells that are searched; all of them is exact. hnsw: a quarter of the number of candidates.
+        probes: ivf: cells that are searched; all of them is exact. hnsw: a quarter of the number of candidates, which
+            ``set_candidates`` chooses.
         links: hnsw: neighbours per node.
 
     Raises:
@@ -184,8 +188,30 @@ def approximate_index(
         index.train(gallery)
     else:
         raise InputError(f"unknown kind of index {kind!r}; one of ivf, hnsw")
-    index.add(gallery)
+    for block in track(np.array_split(gallery, -(-size // BLOCK)), size, f"building the {kind.upper()} index", len):
+        index.add(block)
     return index
+
+
+def set_candidates(index: Any, gallery_features: ArrayLike | Any, recall: float = RECALL, k: int = 10) -> float:
+    """Set an HNSW index to the fewest candidates that find ``recall`` of the k nearest images of its gallery.
+
+    How many candidates are needed depends on the features: more if the nearest images are hardly nearer than others.
+    64 to 1024 are tried with CHECKED gallery images as queries, each without itself, and compared with exact search.
+
+    Returns the recall that was reached, which is lower than ``recall`` if 1024 candidates do not suffice.
+    """
+    gallery = unit_rows(gallery_features, "gallery_features")
+    chosen = np.random.default_rng(0).choice(len(gallery), min(CHECKED, len(gallery)), replace=False)
+    k = min(k, len(gallery) - 1)
+    limit = search(gallery[chosen], gallery, k + 1).distances[:, -1:] + 1e-5  # equal distances count as found
+    for candidates in (64, 128, 256, 512, 1024):
+        index.hnsw.efSearch = candidates
+        found = search_index(index, gallery[chosen], k + 1).distances <= limit
+        reached = float((found.sum(1) - 1).mean() / k)
+        if reached >= recall:
+            break
+    return reached
 
 
 def search_index(index: Any, query_features: ArrayLike | Any, k: int = 10) -> Neighbours:

@@ -211,6 +211,80 @@ def _vocabulary_study(part: str, key: str) -> pd.DataFrame:
     return found.set_index([key, "model", "descriptor"])
 
 
+MODELS = ("identity + triplet", "CLIP-ReID", "CSGN")  # of `make inside`
+SUBSPACES = {"plain": "", "clothing removed": ", clothing removed", "person only": ", person only"}
+
+
+def inside_neighbours() -> str:
+    """A Markdown table of ``make inside``: neighbours of a person and of an outfit as multiples of chance."""
+    found = _inside("30_embedding_map", "purity", "row", "feature", "kind")
+    differences = _json("inside/30_embedding_map-results.json")["person_over_outfit"]
+    kinds, body = ("same person, other clothes", "other person, same outfit"), []
+    for model, part in itertools.product(MODELS, SUBSPACES):
+        times = [f"{found.loc[(model, part, kind), 'times']:.1f}" for kind in kinds]
+        gap = {"mean" if name == "value" else name: value for name, value in differences[f"{model}, {part}"].items()}
+        body.append([f"{model}, {part}", *times, _interval(gap)])
+    return _table(["", *kinds, "difference"], body)
+
+
+def inside_leakage() -> str:
+    """A Markdown table of ``make inside``: what clothes cost, and what can be read of them, by part of f."""
+    lost, wrong = (_inside("31_clothes_leakage", part, "row", "feature") for part in ("clothes_share", "first_answers"))
+    read = _inside("31_clothes_leakage", "attributes_read", "about").loc["clothes"].groupby(["row", "feature"])
+    accuracy, body = read[["value", "shuffled"]].mean() * 100, []
+    for model, (shown, part) in itertools.product(MODELS, SUBSPACES.items()):
+        label = (model, f"joint embedding{part}")
+        cells = [_percent(lost.loc[label]), _percent(wrong.loc[label], "same_")]
+        cells.append(f"{accuracy.loc[label, 'value']:.0f} ({accuracy.loc[label, 'shuffled']:.0f})")
+        body.append([f"{model}, {shown}", *cells])
+    return _table(["%", "lost", "same outfit", "read"], body)
+
+
+def inside_chance() -> str:
+    """By chance, how many wrong first answers of ``make inside`` show the query's outfit."""
+    return f"{_inside('31_clothes_leakage', 'first_answers', 'row')['same_chance'].mean():.0%}".replace("%", " %")
+
+
+def inside_attention() -> str:
+    """A Markdown table of ``make inside``: percent of relevance on garments and body by model, and the tilt."""
+    found = _inside("32_attention", "shares", "row", "method", "weights", "part")
+    rows = {"area": ("uniform map", "area", "none"), "uniform over the person": ("uniform person", "rollout", "none")}
+    rows |= {f"{m}, {method}": (m, method, "own") for m, method in itertools.product(MODELS, ["occlusion", "rollout"])}
+    body = []
+    for shown, label in rows.items():
+        shares = [f"{100 * found.loc[(*label, part), 'value']:.0f}" for part in ("garments", "body")]
+        tilt = found.loc[(*label, "tilt to the body")].rename({"value": "mean"})
+        body.append([shown, *shares, _interval(tilt, 2) if label[1] != "area" else ""])
+    return _table(["%", "garments", "body", "tilt to the body"], body)
+
+
+def inside_people() -> int:
+    """Number of people whose relevance maps ``make inside`` measures."""
+    return _inside("32_attention", "pairs", "row")["person"].nunique()
+
+
+def inside_sensitivity(encoder: str, part: str = "") -> str:
+    """Colour sensitivity of f in ``make inside``; ``part``: how the name of a subspace's row begins."""
+    found = _json("inside/10_colour_bias-results.json")["colour_sensitivity"]
+    whole = f"{encoder}, joint embedding"
+    (value,) = (v for name, v in found.items() if (name.startswith(f"{whole}, {part}") if part else name == whole))
+    return f"{value:.2f}"
+
+
+def inside_descriptions(of: str, subspace: str, value: str = "value") -> str:
+    """Share of variance of the learned descriptions in a subspace in ``make inside``."""
+    return f"{100 * _inside('10_colour_bias', 'descriptions', 'of', 'subspace').loc[(of, subspace), value]:.0f} %"
+
+
+def _inside(notebook: str, part: str, *index: str) -> pd.DataFrame:
+    return pd.DataFrame(_json(f"inside/{notebook}-results.json")[part]).set_index(list(index)).sort_index()
+
+
+def _percent(values: pd.Series, prefix: str = "") -> str:
+    value, low, high = (100 * values[prefix + name] for name in ("value", "low", "high"))
+    return f"{value:.0f} [{low:.0f}, {high:.0f}]"
+
+
 def sweep_time(*records: str) -> str:
     """Time of sweeps on two cores: half the recorded seconds of their runs, since two run at a time."""
     return _about(sum(_csv(f"{record}/costs-records.csv")["seconds"].sum() for record in records) / 2)
@@ -263,7 +337,7 @@ def _spread(over: pd.Series, digits: int = 1) -> str:
     return f"{over['mean']:.{digits}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{over['sd']:.{digits}f}"
 
 
-def _interval(over: pd.Series, digits: int = 1) -> str:
+def _interval(over: pd.Series | dict[str, float], digits: int = 1) -> str:
     mean, low, high = (_signed(over[name], digits) for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
@@ -299,7 +373,8 @@ FUNCTIONS = {
     for function in (demo_table, demo_difference, demo_time, pretraining_time, world_record, world_table,
                      world_difference, recorded, mean_table, difference, difference_table, verdict, runs_of, text_study,
                      text_study_table, text_to_image, clips_table, vocabulary_table, settings_table, sweep_time, bench,
-                     notebook_list)
+                     inside_neighbours, inside_leakage, inside_chance, inside_attention, inside_people,
+                     inside_sensitivity, inside_descriptions, notebook_list)
 }  # fmt: skip
 
 if __name__ == "__main__":
