@@ -399,8 +399,8 @@ def test_further_protocols_are_below_the_first_two():
     table = figures.results_table(many, {"general": "all <images>"})
     assert [len(line) for line in table.text.splitlines() if line.startswith("chance")] == [72, 39]
     first, second = table.html.split("</table>")[:2]
-    assert "cross-clothes" in first and "same-clothes" in first and "<caption>" not in first
-    assert "<caption>general: all &lt;images&gt;</caption>" in second and table.html.count("chance") == 2
+    assert "cross-clothes" in first and "same-clothes" in first and "<p>" not in first
+    assert "<p>general: all &lt;images&gt;</p>" in second and table.html.count("chance") == 2
 
 
 def test_incomplete_or_duplicate_results_are_refused():

@@ -77,7 +77,7 @@ def test_results_table_describes_protocols():
     described = {"cross_clothes": "queries <in> other clothes", "general": "not in this table"}
     table = figures.results_table(frame.assign(counted=4), described)
     assert table.text.endswith("\n\ncross_clothes: queries <in> other clothes")
-    assert "<caption>cross-clothes: queries &lt;in&gt; other clothes</caption>" in table.html
+    assert "<p>cross-clothes: queries &lt;in&gt; other clothes</p>" in table.html
 
 
 def test_invalid_table_is_refused(tmp_path):

@@ -52,7 +52,7 @@ class TestReading:
         seen = panels.read(run)
         assert (seen.state, seen.where, seen.images_per_second) == ("running", "stage 2, epoch 2/5", 80.0)
         assert seen.seconds_left == 3 * 8.0  # three epochs of stage 2, 8 s each; stage 1's 4 s do not count
-        assert seen.last_metric == "loss 4"
+        assert seen.last_metric == "loss 4" and seen.losses == [4.0, 4.0]
         write_json(run.path("results.json"), {"plain": {"protocols": {"cloth_changing": {"mean_ap": 0.25}}}})
         seen = panels.read(run)
         assert (seen.mean_ap, seen.protocol, seen.last_metric) == (0.25, "cloth_changing", "mAP 25.0%")
@@ -220,7 +220,7 @@ class TestParameters:
                          "ema: .*valid number[^;]*; batch_persons: .*greater than", panel.difference.value)  # fmt: skip
         panel.widgets["batch_persons"].value, panel.widgets["ema"].value = 8, "0.9"
         assert panel.experiment.difference() == {"batch_persons": 8, "ema": 0.9} and not panel.start.disabled
-        assert "2 parameter(s) differ from the preset demo" in panel.difference.value
+        assert "Parameters that differ from the preset demo: 2." in panel.difference.value
         assert "batch_persons" in panel.difference.value and "beta" not in panel.difference.value
 
     def test_changing_preset_keeps_changed_values(self):

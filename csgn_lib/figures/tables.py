@@ -115,8 +115,8 @@ def _html(frame: pd.DataFrame, descriptions: Mapping[str, str]) -> str:
         body += f'<tr><th scope="row">{html.escape(name)}</th>{tds}</tr>\n'
     head = f'<thead><tr><th rowspan="2" scope="col"></th>{over}</tr><tr>{heads}</tr></thead>'
     lines = [f"{_name(name)}: {html.escape(descriptions[name])}" for name in protocols if name in descriptions]
-    caption = f"<caption>{'<br>'.join(lines)}</caption>" if lines else ""
-    return f'<table class="results">{caption}{head}<tbody>\n{body}</tbody></table>'
+    above = f"<p>{'<br>'.join(lines)}</p>" if lines else ""  # a caption would be as narrow as the table
+    return f'{above}<table class="results">{head}<tbody>\n{body}</tbody></table>'
 
 
 def _name(protocol: object) -> str:

@@ -113,7 +113,8 @@ class Board:
             if chooser.value not in (ALL, None):
                 kept = kept[kept[column] == chooser.value]
         counts = " ".join(f"{badge(state)} {count}" for state, count in kept["state"].value_counts().items())
+        counts += " · " if counts else ""
         left = f" The newest {self.rows} are shown." if len(kept) > self.rows else ""
         total = clock(kept["seconds"].fillna(0).sum()) if len(kept) else "0:00"
-        self.counts.value = f"<p>{counts} · {len(kept)} of {len(self.frame)} runs, {total} minutes of work.{left}</p>"
+        self.counts.value = f"<p>{counts}{len(kept)} of {len(self.frame)} runs, {total} minutes of work.{left}</p>"
         self.table.value = _table(kept.head(self.rows))

@@ -213,7 +213,8 @@ class Explorer:
             marked = not any(look.text_alone for _, look in looks)
             figure = figures.rank_strips(rows, data.root, top, titles, data.hide_faces, answers=marked)
         under = figures.protocol_name(protocol)
-        query = f"{data.query['path'].iloc[row]} under {under}" if marked else "Search by text alone"
+        gallery = f", random gallery {draw + 1}" if data.protocol(protocol).draws else ""
+        query = f"{data.query['path'].iloc[row]} under {under}{gallery}" if marked else "Search by text alone"
         caption = f"{query}: first answers. One query: there is no interval."
         try:
             return figures.save(figure, to, pd.concat(tables, ignore_index=True), caption, runs, show=show)

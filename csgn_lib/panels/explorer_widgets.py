@@ -151,17 +151,22 @@ class ExplorerPanel(Controls):
         with self._telling():
             queries = self.explorer.queries(self.model.value, self.protocol.value, self.filter())
             shown, before = queries.head(LISTED), self.query.value
+            every = self.explorer.scored(self.model.value, self.protocol.value)
+            several = every.draw.nunique() > 1  # single-shot galleries
             options = [
-                (f"{q.path}  AP {q.ap:.2f}, first match at rank {q.first_hit}", (int(q.row), int(q.draw)))
+                (
+                    f"{q.path}{f', gallery {q.draw + 1}' * several}  AP {q.ap:.2f}, first match at rank {q.first_hit}",
+                    (int(q.row), int(q.draw)),
+                )
                 for q in shown.itertuples()
             ]
             values = [value for _, value in options]
             with self._silent():
                 self.query.options = options
                 self.query.value = before if before in values else next(iter(values), None)
-            total = len(self.explorer.scored(self.model.value, self.protocol.value))
             more = f"; the first {LISTED} are listed" if len(queries) > LISTED else ""
-            self.listed.value = f"{len(queries):,} of {total:,} queries{more}"
+            what = "pairs of query and random gallery" if several else "queries"
+            self.listed.value = f"{len(queries):,} of {len(every):,} {what}{more}"
             if not options:
                 raise InputError("no query passes these filters; widen them, or press Reset")
             self.draw()

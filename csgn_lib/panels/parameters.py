@@ -157,11 +157,11 @@ class ParameterPanel:
         self.fields = [field for field in fields(self.model) if field.name not in ("preset", "plugin")]
         self.setting = ipywidgets.Dropdown(options=list(PRESETS), description="setting")
         self.method = ipywidgets.Dropdown(options=list(METHODS), description="method")
-        alike, wide = Alike(), ipywidgets.Layout(width="230px")
+        alike, wide = Alike(), ipywidgets.Layout(width="230px", flex="0 0 auto")
         self.widgets = {field.name: widget_for(field, alike, wide) for field in self.fields}
         self.help = {field.name: alike(ipywidgets.HTML) for field in self.fields}
         self.start = ipywidgets.Button(description="Start training", button_style="primary", icon="play")
-        narrow = ipywidgets.Layout(width="210px")
+        narrow = ipywidgets.Layout(width="210px", flex="0 0 auto")
         self.estimate = ipywidgets.Button(
             description="Estimate time and memory", icon="clock-o", layout={"width": "max-content"}
         )
@@ -269,7 +269,7 @@ class ParameterPanel:
         rows = [[name, html.escape(written(value)), html.escape(written(getattr(self._base, name)))]
                 for name, value in changed.items()]  # fmt: skip
         table = table_html(("parameter", "value", f"preset {self.preset}"), rows) if rows else ""
-        self.difference.value = f"<p>{len(rows)} parameter(s) differ from the preset {self.preset}.</p>{table}"
+        self.difference.value = f"<p>Parameters that differ from the preset {self.preset}: {len(rows)}.</p>{table}"
         self.line.value = f"<code>{html.escape(background.command(self.experiment))}</code>"
 
     def _needs(self) -> str:

@@ -113,9 +113,18 @@ class Reading:
         """The mAP of a scored run, else the sum of the last epoch's loss terms."""
         if self.mean_ap is not None:
             return f"mAP {self.mean_ap:.1%}"
-        terms = [v for k, v in (self.records[-1] if self.records else {}).items() if k not in BOOKS]
-        terms = [value for value in terms if isinstance(value, float)]
+        terms = _terms(self.records[-1]) if self.records else []
         return f"loss {sum(terms):.3g}" if terms else ""
+
+    @property
+    def losses(self) -> list[float]:
+        """The training loss of each epoch of stage 2: the sum of its terms."""
+        return [sum(terms) for record in self.records if record["stage"] == 2 and (terms := _terms(record))]
+
+
+def _terms(record: Mapping[str, Any]) -> list[float]:
+    """The weighted loss terms of an epoch."""
+    return [value for name, value in record.items() if name not in BOOKS and isinstance(value, float)]
 
 
 def named(experiment: Experiment) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import ipywidgets
 import traitlets
 from IPython.display import HTML, display
 
+_SHORT = 40  # characters of a table's cell that stay in one line
 _LIVE = "csgn-live"  # class of a panel that is connected to its kernel
 _NOTE = """<style>
 .jp-OutputArea:has(.csgn-live:not(.jupyter-widgets-disconnected)) .csgn-offline {{ display: none; }}
@@ -58,13 +60,18 @@ def show(what: str, *widgets: ipywidgets.Widget) -> None:
 
 
 def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of HTML cells. A row of one cell spans the table, as a remark on the row above it."""
-    style = 'style="text-align:left;vertical-align:top;padding:2px 8px"'
-    head = "".join(f'<th scope="col" {style}>{name}</th>' for name in heads)
+    """A table of HTML cells; short ones do not wrap. A row of one cell spans the table: a remark on the row above."""
+    style, narrow = "text-align:left;vertical-align:top;padding:2px 8px", ";white-space:nowrap"
+    head = "".join(f'<th scope="col" style="{style}{narrow}">{name}</th>' for name in heads)
+
+    def cell_html(cell: str) -> str:
+        short = len(re.sub("<[^>]*>", "", cell)) <= _SHORT
+        return f'<td style="{style}{narrow * short}">{cell}</td>'
+
     body = "".join(
         f'<tr><td colspan="{len(heads)}" style="text-align:left;padding:0 8px 4px 24px">{row[0]}</td></tr>'
         if len(row) == 1
-        else f"<tr>{''.join(f'<td {style}>{cell}</td>' for cell in row)}</tr>"
+        else f"<tr>{''.join(map(cell_html, row))}</tr>"
         for row in rows
     )
     return (
