@@ -40,7 +40,7 @@ RECORDS = {
 }
 SECTIONS = {  # pages of docs/ that are named nowhere here follow under Guides
     "Guides": "student lab reviewer world using-a-model extending sweeps data troubleshooting responsible-use",
-    "Results": "results ablations text-loss subspaces analysis baselines performance reproduction",
+    "Results": "results ablations variants text-loss subspaces analysis baselines performance reproduction",
     "Project": "library method contributing changelog",
 }
 LINK = re.compile(

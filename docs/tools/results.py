@@ -117,7 +117,9 @@ def mean_table(record: str, rows: dict[str, str], columns: dict[str, tuple[str, 
     for row, shown in rows.items():
         cells = []
         for descriptor, measure in columns.values():
-            cells.append(_spread(_sweep(record).mean(_label(row, descriptor), measure), _digits(measure)))
+            label, sweep = _label(row, descriptor), _sweep(record)
+            known = label in set(sweep.values["label"])  # a row without f has no subspaces
+            cells.append(_spread(sweep.mean(label, measure), _digits(measure)) if known else "")
         body.append([shown, *cells])
     return _table(["", *columns], body)
 
