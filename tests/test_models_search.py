@@ -106,10 +106,13 @@ def test_image_in_two_folders_is_indexed_once(model, album, tmp_path):
 
 def test_large_gallery_has_approximate_index(model, album, tmp_path, monkeypatch):
     out = tmp_path / "g.safetensors"
+    for place in range(6, 20):
+        noise = np.random.default_rng(place).integers(0, 256, (32, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(album / f"{place}.png")
     exact = models.search(model, album / "2.png", models.embed_folder(model, album, out), 3)
-    monkeypatch.setattr(galleries, "HNSW_FROM", 6)
+    monkeypatch.setattr(galleries, "APPROXIMATE_FROM", 20)
     models.embed_folder(model, album, out)
-    (first,) = tmp_path.glob("*.hnsw")
+    (first,) = tmp_path.glob("*.faiss")
     read = models.read_gallery(out)
     assert read.index == first
     used, search_index = [], neighbours.search_index
@@ -118,16 +121,16 @@ def test_large_gallery_has_approximate_index(model, album, tmp_path, monkeypatch
     assert used and list(found.path) == list(exact.path)
     np.testing.assert_allclose(found.distance, exact.distance, atol=1e-5)
     models.update_gallery(model, album, out)
-    assert [path.name for path in tmp_path.glob("*.hnsw")] != [first.name] and len(list(tmp_path.glob("*.hnsw"))) == 1
+    assert [path.name for path in tmp_path.glob("*.faiss")] != [first.name] and len(list(tmp_path.glob("*.faiss"))) == 1
     models.read_gallery(out).index.unlink()
     assert models.read_gallery(out).index is None  # exact search needs none
-    (tmp_path / "x.hnsw").write_bytes(b"no index")
-    with pytest.raises(InputError, match="x.hnsw is no FAISS index"):
-        neighbours.read_index(tmp_path / "x.hnsw")
+    (tmp_path / "x.faiss").write_bytes(b"no index")
+    with pytest.raises(InputError, match="x.faiss is no FAISS index"):
+        neighbours.read_index(tmp_path / "x.faiss")
     monkeypatch.setattr(neighbours, "set_candidates", lambda *args: 0.5)
     with pytest.warns(UserWarning, match="finds 50.0% of the nearest images .*, less than 99%, so search stays exact"):
         models.embed_folder(model, album, out)
-    assert models.read_gallery(out).index is None and not list(tmp_path.glob("g-*.hnsw"))
+    assert models.read_gallery(out).index is None and not list(tmp_path.glob("g-*.faiss"))
 
 
 def test_several_queries_equal_single_ones(model, pictures, index):

@@ -90,7 +90,10 @@ def test_expansion_does_not_modify_input():
     assert (query == before).all()
 
 
-@pytest.mark.parametrize("settings", [{"kind": "ivf", "lists": 4, "probes": 4}, {"kind": "hnsw", "probes": 100}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"kind": "ivf", "lists": 4, "probes": 4}, {"kind": "hnsw", "probes": 100}, {"kind": "pq", "probes": 60}],
+)
 def test_full_probe_index_is_exact(settings):
     pytest.importorskip("faiss")
     query, gallery = features(10, 8), features(300, 9)
@@ -110,16 +113,17 @@ def test_index_with_too_few_results_is_marked():
 
 def test_candidates_are_as_few_as_the_recall_needs():
     pytest.importorskip("faiss")
-    gallery = features(3000, 12)
-    index = retrieval.approximate_index(gallery, "hnsw", links=4)
-    reached, few = neighbours.set_candidates(index, gallery, 0.5), index.hnsw.efSearch
-    assert 0.5 <= reached and neighbours.set_candidates(index, gallery, 1.1) <= 1 and few < index.hnsw.efSearch == 1024
+    gallery = features(3000, 12, 64) + 3  # a mean, as real features have
+    index = retrieval.approximate_index(gallery, "pq")
+    reached, few = neighbours.set_candidates(index, gallery, 0.5), index.k_factor
+    assert reached >= 0.5 and neighbours.set_candidates(index, gallery, 1.1) <= 1 and few < index.k_factor == 128
     chosen = np.random.default_rng(0).choice(3000, neighbours.CHECKED, replace=False)
-    index.hnsw.efSearch = few
+    index.k_factor = few
     found, exact = retrieval.search_index(index, gallery[chosen], 11), retrieval.search(gallery[chosen], gallery, 11)
     shares = [len(set(a) & set(b) - {own}) / 10 for a, b, own in zip(found.rows, exact.rows, chosen, strict=True)]
     assert reached == pytest.approx(np.mean(shares), abs=0.02)
-    assert neighbours.set_candidates(retrieval.approximate_index(features(2, 1), "hnsw"), features(2, 1)) == 1
+    with pytest.raises(InputError, match="an index of kind pq needs 16 images, and there are 15; search exactly"):
+        retrieval.approximate_index(gallery[:15], "pq")
 
 
 def test_unknown_index_and_missing_faiss_are_named(monkeypatch):
@@ -128,7 +132,7 @@ def test_unknown_index_and_missing_faiss_are_named(monkeypatch):
         retrieval.approximate_index(features(50, 0))
     monkeypatch.undo()
     pytest.importorskip("faiss")
-    with pytest.raises(InputError, match="'lsh'; one of ivf, hnsw"):
+    with pytest.raises(InputError, match="'lsh'; one of ivf, hnsw, pq"):
         retrieval.approximate_index(features(50, 0), "lsh")
 
 

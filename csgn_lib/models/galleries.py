@@ -2,7 +2,7 @@
 
 The index is a safetensors file: ``features`` (N, D) float32, and as text in its header ``paths`` (a JSON list of N),
 ``files`` (size in bytes, modification time and SHA-256 of each), ``folders``, ``model`` (its digest) and
-``descriptor``. For HNSW_FROM images or more, an approximate index (HNSW) is written beside it if FAISS is installed
+``descriptor``. For APPROXIMATE_FROM images or more, an approximate index is written beside it if FAISS is installed
 and the index finds nearly all of the nearest images.
 """
 
@@ -32,7 +32,7 @@ from csgn_lib.retrieval import neighbours
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES = "features"
-HNSW_FROM = 1_000_000  # images; for fewer, exact search takes less than a third of a second
+APPROXIMATE_FROM = 1_000_000  # images; for fewer, exact search takes less than a third of a second
 File = tuple[int, int, str]  # size in bytes, modification time in ns, SHA-256
 
 
@@ -164,7 +164,7 @@ def read_gallery(file: str | Path) -> Gallery:
         ) from None
     if features.ndim != 2 or not len(gallery.paths) == len(gallery.files) == len(features):
         raise InputError(f"{file} has {len(gallery.paths)} paths for features {features.shape}; embed the folder again")
-    index = file.with_name(header["hnsw"]) if "hnsw" in header else None
+    index = file.with_name(header["index"]) if "index" in header else None
     return Gallery(**_fields(gallery) | {"index": index if index is not None and index.is_file() else None})
 
 
@@ -241,20 +241,20 @@ def _refuse_out(out: Path) -> None:
 def _write(gallery: Gallery, out: Path) -> Gallery:
     header = {"model": gallery.model, "descriptor": gallery.descriptor}
     header |= {name: json.dumps(getattr(gallery, name)) for name in ("paths", "files", "folders")}
-    index = _approximate(gallery, out) if len(gallery.paths) >= HNSW_FROM and neighbours.has_faiss() else None
+    index = _approximate(gallery, out) if len(gallery.paths) >= APPROXIMATE_FROM and neighbours.has_faiss() else None
     if index is not None:
-        header["hnsw"] = index.name
+        header["index"] = index.name
     with writing(out), atomic_path(out) as temporary:
         save_file({FEATURES: gallery.features}, temporary, metadata=header)
-    for old in out.parent.glob(f"{out.stem}-*.hnsw"):
+    for old in out.parent.glob(f"{out.stem}-*.faiss"):
         if old != index:
             old.unlink()
     return Gallery(**_fields(gallery) | {"index": index})
 
 
 def _approximate(gallery: Gallery, out: Path) -> Path | None:
-    """Write an HNSW index beside ``out``; None, with a warning, if it misses too many of the nearest images."""
-    built = neighbours.approximate_index(gallery.features, "hnsw")
+    """Write a compressed index beside ``out``; None, with a warning, if it misses too many of the nearest images."""
+    built = neighbours.approximate_index(gallery.features, "pq")
     recall = neighbours.set_candidates(built, gallery.features)
     if recall < neighbours.RECALL:
         warnings.warn(
@@ -263,7 +263,7 @@ def _approximate(gallery: Gallery, out: Path) -> Path | None:
             stacklevel=2,
         )
         return None
-    index = out.with_name(f"{out.stem}-{uuid.uuid4().hex[:8]}.hnsw")
+    index = out.with_name(f"{out.stem}-{uuid.uuid4().hex[:8]}.faiss")
     neighbours.write_index(built, index)
     return index
 

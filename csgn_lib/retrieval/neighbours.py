@@ -20,6 +20,7 @@ CHUNK = 1024  # gallery rows: 2 MB at width 512, which fit into the cache
 FEW = 16  # up to this number of queries, the gallery is read once and not copied
 BEYOND = 3.0  # larger than any 1 - cosine: the distance of rows that a search did not return
 BLOCK = 10_000  # gallery rows that are added to an index between two reports of progress
+CODES, TRAINING_ROWS = 16, 50_000  # values of a 4-bit code, which need as many images; images that train the codes
 RECALL, CHECKED = 0.99, 100  # share of the nearest images that an approximate index has to find; queries that check it
 FAISS_MISSING = (
     "approximate search needs FAISS: pip install csgn-workbench[faiss]; search() is exact and does not need it"
@@ -155,7 +156,7 @@ def expand_queries(
 
 def approximate_index(
     gallery_features: ArrayLike | Any,
-    kind: Literal["ivf", "hnsw"] = "ivf",
+    kind: Literal["ivf", "hnsw", "pq"] = "ivf",
     *,
     lists: int | None = None,
     probes: int = 8,
@@ -166,49 +167,64 @@ def approximate_index(
     Args:
         gallery_features: (G, D), any scale; normalised, so that inner products are cosines.
         kind: "ivf" divides the gallery into k-means cells and searches the nearest ones; "hnsw" searches a neighbour
-            graph.
+            graph; "pq" compares the query with every image in compressed form (product quantisation of PCA, 4 bits for
+            2 numbers) and ranks the best candidates again, exactly.
         lists: ivf: number of cells; None for about 4 sqrt(G) (fewer if k-means would starve).
-        probes: ivf: cells that are searched; all of them is exact. hnsw: a quarter of the number of candidates, which
-            ``set_candidates`` chooses.
+        probes: effort. ivf: cells that are searched; all of them is exact. hnsw: a quarter of the number of candidates.
+            pq: candidates per image that is asked for; ``set_candidates`` chooses it.
         links: hnsw: neighbours per node.
 
     Raises:
-        InputError: FAISS is not installed, or an unknown kind.
+        InputError: FAISS is not installed, an unknown kind, or fewer than CODES images for pq.
     """
     faiss = _faiss()
     gallery = unit_rows(gallery_features, "gallery_features")
     size, width = gallery.shape
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(width, links, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 2 * links  # the default, 40, is less than the number of links
         index.hnsw.efSearch = 4 * probes
     elif kind == "ivf":
         lists = lists or max(1, min(int(4 * size**0.5), size // 39))  # FAISS recommends 39 points per cell
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
         index.nprobe = min(probes, lists)
         index.train(gallery)
+    elif kind == "pq":
+        index = _compressed(faiss, gallery)
+        index.k_factor = probes
     else:
-        raise InputError(f"unknown kind of index {kind!r}; one of ivf, hnsw")
+        raise InputError(f"unknown kind of index {kind!r}; one of ivf, hnsw, pq")
     for block in track(np.array_split(gallery, -(-size // BLOCK)), size, f"building the {kind.upper()} index", len):
         index.add(block)
     return index
 
 
+def _compressed(faiss: Any, gallery: NDArray[np.float32]) -> Any:
+    if len(gallery) < CODES:
+        raise InputError(f"an index of kind pq needs {CODES} images, and there are {len(gallery)}; search exactly")
+    kept = min(256, gallery.shape[1] // 2 * 2, len(gallery) // 2 * 2)
+    # L2 of unit vectors ranks as the cosine, and unlike an inner product does not change when PCA subtracts the mean
+    index = faiss.index_factory(gallery.shape[1], f"PCAR{kept},PQ{kept // 2}x4fs,RFlat", faiss.METRIC_L2)
+    index.train(gallery[np.random.default_rng(0).permutation(len(gallery))[:TRAINING_ROWS]])
+    return index
+
+
 def set_candidates(index: Any, gallery_features: ArrayLike | Any, recall: float = RECALL, k: int = 10) -> float:
-    """Set an HNSW index to the fewest candidates that find ``recall`` of the k nearest images of its gallery.
+    """Set an index of kind pq to the fewest candidates that find ``recall`` of the k nearest images of its gallery.
 
-    How many candidates are needed depends on the features: more if the nearest images are hardly nearer than others.
-    64 to 1024 are tried with CHECKED gallery images as queries, each without itself, and compared with exact search.
+    How many are needed depends on the features: more if the nearest images are hardly nearer than others. 8 to 128 per
+    image that is asked for are tried with CHECKED gallery images as queries, and compared with exact search.
 
-    Returns the recall that was reached, which is lower than ``recall`` if 1024 candidates do not suffice.
+    Returns the recall that was reached, which is lower than ``recall`` if 128 do not suffice.
     """
     gallery = unit_rows(gallery_features, "gallery_features")
     chosen = np.random.default_rng(0).choice(len(gallery), min(CHECKED, len(gallery)), replace=False)
     k = min(k, len(gallery) - 1)
     limit = search(gallery[chosen], gallery, k + 1).distances[:, -1:] + 1e-5  # equal distances count as found
-    for candidates in (64, 128, 256, 512, 1024):
-        index.hnsw.efSearch = candidates
+    for candidates in (8, 16, 32, 64, 128):
+        index.k_factor = candidates
         found = search_index(index, gallery[chosen], k + 1).distances <= limit
-        reached = float((found.sum(1) - 1).mean() / k)
+        reached = float((found.sum(1) - 1).mean() / k)  # each image finds itself
         if reached >= recall:
             break
     return reached
@@ -218,8 +234,9 @@ def search_index(index: Any, query_features: ArrayLike | Any, k: int = 10) -> Ne
     """The k nearest gallery images according to an approximate index."""
     query = unit_rows(query_features, "query_features")
     _check_k(k, index.ntotal)
-    cosine, rows = index.search(query, k)
-    return Neighbours(rows, np.where(rows < 0, np.float32(BEYOND), 1 - cosine))
+    found, rows = index.search(query, k)
+    distances = found / 2 if index.metric_type == _faiss().METRIC_L2 else 1 - found
+    return Neighbours(rows, np.where(rows < 0, np.float32(BEYOND), distances))
 
 
 def has_faiss() -> bool:
