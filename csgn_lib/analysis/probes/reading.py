@@ -22,6 +22,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from csgn_lib.records import InputError
+from csgn_lib.retrieval.blocks import single_threaded_blas
 from csgn_lib.retrieval.features import unit_rows
 from csgn_lib.statistics.intervals import over_people
 
@@ -151,7 +152,8 @@ def _answers(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # 100 steps are enough here
             learner = DummyClassifier() if one else reader
-            answer = learner.fit(x[learned], y[learned]).predict(x[held])
+            with single_threaded_blas():  # several threads are slower for matrices of this size
+                answer = learner.fit(x[learned], y[learned]).predict(x[held])
         rows.append(held), right.append(answer == y[held])
     rows, right = np.concatenate(rows), np.concatenate(right).astype(float)
     _, place, counts = np.unique(y[rows], return_inverse=True, return_counts=True)
