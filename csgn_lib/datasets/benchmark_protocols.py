@@ -62,7 +62,7 @@ def _prcc() -> tuple[Protocol, ...]:
         where = (("camera", (camera,)),)
         text = f"query camera {letter}, gallery camera A"
         full.append(Protocol(name, f"{text}: all its images", (_SAME_CAMERA,), where, gallery))
-        shot = f"{text}: one image a person, mean of 10 drawn galleries"
+        shot = f"{text}: one random image of each person, mean of 10 such galleries"
         single.append(Protocol(f"{name}_single_shot", shot, (_SAME_CAMERA,), where, gallery, draws=10))
     return (*full, *single, GENERAL)
 

@@ -124,12 +124,12 @@ class Estimate:
         if stage1:
             lines.append(
                 f"  arithmetic  {_tera(stage1)}  stage 1: {self.features // 2:,} images, RGB and gray, through the ViT "
-                f"({self.vit_flops / 1e9:.3g} GFLOP), {self.epochs[0]} epochs of {self.prompts:,} prompts "
+                f"({self.vit_flops / 1e9:.3g} GFLOP), {_epochs(self.epochs[0])} of {self.prompts:,} prompts "
                 f"(2 x {self.prompt_flops / 1e9:.3g})"
             )
         label = "            " if stage1 else "  arithmetic"
         lines += [
-            f"{label}  {_tera(stage2)}  stage 2: {self.epochs[1]} epochs of {self.stage2_images:,} images "
+            f"{label}  {_tera(stage2)}  stage 2: {_epochs(self.epochs[1])} of {self.stage2_images:,} images "
             f"(3 x {self.image_flops / 1e9:.3g} GFLOP)",
             f"  time        {duration(self.seconds)}  at {self.rate / 1e9:,.0f} GFLOP/s, measured just now with "
             f"{self.precision} matrix products on {self.device}",
@@ -139,6 +139,10 @@ class Estimate:
 
 def _mib(count: int) -> str:
     return f"{count / 2**20:8,.1f} MiB"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 def _tera(flops: int) -> str:
