@@ -335,7 +335,7 @@ def test_patched_loss_is_not_the_runs_plugin(people, tmp_path, monkeypatch):
     training.fit(small(hsf="none"), people, tmp_path)
     terms = run_files.stage2_terms
     monkeypatch.setattr(run_files, "stage2_terms", lambda *given: terms(*given) | {"pull": torch.zeros(())})
-    with pytest.raises(InputError, match="with the loss terms id_z12, .*triplet_f, and this is .*pull; remove this folder"):
+    with pytest.raises(InputError, match="the loss terms id_z12, .*triplet_f, and this is .*pull; remove this folder"):
         training.fit(small(hsf="none"), people, tmp_path)
 
 
