@@ -8,6 +8,7 @@ and the index finds nearly all of the nearest images.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -246,7 +247,7 @@ def _write(gallery: Gallery, out: Path) -> Gallery:
         header["index"] = index.name
     with writing(out), atomic_path(out) as temporary:
         save_file({FEATURES: gallery.features}, temporary, metadata=header)
-    for old in out.parent.glob(f"{out.stem}-*.faiss"):
+    for old in out.parent.glob(f"{glob.escape(out.stem)}-{'[0-9a-f]' * 8}.faiss"):  # not those of g-2 beside g
         if old != index:
             old.unlink()
     return Gallery(**_fields(gallery) | {"index": index})
