@@ -217,7 +217,7 @@ def set_candidates(index: Any, gallery_features: ArrayLike | Any, recall: float 
 
     Returns the recall that was reached, which is lower than ``recall`` if 128 do not suffice.
     """
-    gallery = unit_rows(gallery_features, "gallery_features")
+    gallery = as_array(gallery_features, "gallery_features")
     chosen = np.random.default_rng(0).choice(len(gallery), min(CHECKED, len(gallery)), replace=False)
     k = min(k, len(gallery) - 1)
     limit = search(gallery[chosen], gallery, k + 1).distances[:, -1:] + 1e-5  # equal distances count as found

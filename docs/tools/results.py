@@ -214,7 +214,7 @@ def _vocabulary_study(part: str, key: str) -> pd.DataFrame:
 
 
 MODELS = ("identity + triplet", "CLIP-ReID", "CSGN")  # of `make inside`
-SUBSPACES = {"plain": "", "clothing removed": ", clothing removed", "person only": ", person only"}
+SUBSPACES = ("plain", "clothing removed", "person only")
 
 
 def inside_neighbours() -> str:
@@ -224,7 +224,7 @@ def inside_neighbours() -> str:
     kinds, body = ("same person, other clothes", "other person, same outfit"), []
     for model, part in itertools.product(MODELS, SUBSPACES):
         times = [f"{found.loc[(model, part, kind), 'times']:.1f}" for kind in kinds]
-        gap = {"mean" if name == "value" else name: value for name, value in differences[f"{model}, {part}"].items()}
+        gap = pd.Series(differences[f"{model}, {part}"]).rename({"value": "mean"})
         body.append([f"{model}, {part}", *times, _interval(gap)])
     return _table(["", *kinds, "difference"], body)
 
@@ -234,17 +234,17 @@ def inside_leakage() -> str:
     lost, wrong = (_inside("31_clothes_leakage", part, "row", "feature") for part in ("clothes_share", "first_answers"))
     read = _inside("31_clothes_leakage", "attributes_read", "about").loc["clothes"].groupby(["row", "feature"])
     accuracy, body = read[["value", "shuffled"]].mean() * 100, []
-    for model, (shown, part) in itertools.product(MODELS, SUBSPACES.items()):
-        label = (model, f"joint embedding{part}")
+    for model, part in itertools.product(MODELS, SUBSPACES):
+        label = (model, _label("joint embedding", part))
         cells = [_percent(lost.loc[label]), _percent(wrong.loc[label], "same_")]
         cells.append(f"{accuracy.loc[label, 'value']:.0f} ({accuracy.loc[label, 'shuffled']:.0f})")
-        body.append([f"{model}, {shown}", *cells])
+        body.append([f"{model}, {part}", *cells])
     return _table(["%", "lost", "same outfit", "read"], body)
 
 
 def inside_chance() -> str:
     """By chance, how many wrong first answers of ``make inside`` show the query's outfit."""
-    return f"{_inside('31_clothes_leakage', 'first_answers', 'row')['same_chance'].mean():.0%}".replace("%", " %")
+    return f"{100 * _inside('31_clothes_leakage', 'first_answers', 'row')['same_chance'].mean():.0f} %"
 
 
 def inside_attention() -> str:
@@ -339,7 +339,7 @@ def _spread(over: pd.Series, digits: int = 1) -> str:
     return f"{over['mean']:.{digits}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{over['sd']:.{digits}f}"
 
 
-def _interval(over: pd.Series | dict[str, float], digits: int = 1) -> str:
+def _interval(over: pd.Series, digits: int = 1) -> str:
     mean, low, high = (_signed(over[name], digits) for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
